@@ -1,0 +1,131 @@
+"""What a network looks like: sizes, options and special tokens, as written to config.json."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from unmask.attention import LAYOUT_KINDS, LayoutKind
+from unmask.errors import UnmaskError
+
+Norm = Literal["rms", "layer"]
+Activation = Literal["swiglu", "gelu", "gelu_tanh"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and options of one transformer. Widths are counts of features, lengths of tokens."""
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    num_kv_heads: int = 0  # 0: as many as heads
+    head_dim: int = 0  # 0: hidden_size / num_heads
+    max_length: int = 512
+    norm: Norm = "rms"
+    norm_eps: float = 1e-5
+    norm_bias: bool = False
+    rope_theta: float = 10000.0
+    rope_fraction: float = 1.0  # share of each head that is rotated
+    qk_norm: bool = False
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    activation: Activation = "swiglu"
+    tie_embeddings: bool = True
+    time_condition_size: int = 0  # 0: no adaLN; else the width of the time embedding (DiT)
+    shift: bool = False  # the head scores the next position; un-shifted inside the network, once
+    layout: LayoutKind = "bidirectional"
+    block_length: int = 0  # of a block-causal model; 0 elsewhere
+    mask_token_id: int | None = None
+    eos_token_id: int | None = None
+    bos_token_id: int | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_heads > 0:
+            object.__setattr__(self, "num_kv_heads", self.num_kv_heads or self.num_heads)
+            object.__setattr__(self, "head_dim", self.head_dim or self.hidden_size // self.num_heads)
+        self.check()
+
+    def check(self) -> None:
+        """Raises UnmaskError naming the first impossible value."""
+        positive = "vocab_size hidden_size num_layers num_heads num_kv_heads head_dim intermediate_size max_length"
+        for name in positive.split():
+            if getattr(self, name) < 1:
+                raise UnmaskError(f"model config: {name} must be at least 1, got {getattr(self, name)}")
+        if self.num_heads % self.num_kv_heads:
+            raise UnmaskError(
+                f"model config: num_heads ({self.num_heads}) must be a multiple of num_kv_heads ({self.num_kv_heads})"
+            )
+        if not 0.0 <= self.rope_fraction <= 1.0 or self.rotary_size % 2:
+            raise UnmaskError(
+                f"model config: rope_fraction {self.rope_fraction} of head_dim {self.head_dim} must be an even share in 0..1"
+            )
+        if self.layout not in LAYOUT_KINDS or self.layout == "block_diffusion":
+            raise UnmaskError(f"model config: layout '{self.layout}' is not one a model decodes with")
+        if self.layout == "block_causal" and self.block_length < 1:
+            raise UnmaskError("model config: a block_causal model needs block_length >= 1")
+        for name in ("mask_token_id", "eos_token_id", "bos_token_id", "pad_token_id"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < self.vocab_size:
+                raise UnmaskError(f"model config: {name} {value} is outside the vocabulary of {self.vocab_size}")
+
+    @property
+    def rotary_size(self) -> int:
+        """How many features of each head are rotated."""
+        return int(self.head_dim * self.rope_fraction)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"model_type": "unmask", **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], source: str = "model config") -> ModelConfig:
+        """Reads a mapping; unknown or wrongly typed fields raise UnmaskError naming them."""
+        values = {k: v for k, v in values.items() if k != "model_type"}
+        return build(cls, values, source)
+
+
+def build(cls: type, values: dict[str, Any], source: str) -> Any:
+    """Makes a flat dataclass from a mapping, refusing unknown, missing or wrongly typed fields."""
+    if not isinstance(values, dict):
+        raise UnmaskError(f"{source}: expected a mapping of fields, got {type(values).__name__}")
+    hints = get_type_hints(cls)
+    known = {f.name for f in fields(cls) if f.init}
+    for name, value in values.items():
+        if name not in known:
+            raise UnmaskError(f"{source}: unknown field '{name}'; known fields: {', '.join(sorted(known))}")
+        values = {**values, name: _typed(hints[name], value, f"{source}: {name}")}
+    try:
+        return cls(**values)
+    except TypeError as error:  # a required field is missing; Python's message names it
+        raise UnmaskError(f"{source}: {str(error).split(') ')[-1].removeprefix('__init__() ')}") from None
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    """The value, if it is of the hinted type (int passes for float; lists pass for tuples)."""
+    options, origin = get_args(hint), get_origin(hint)
+    if origin is Literal:
+        if value not in options:
+            raise UnmaskError(f"{where} is {value!r}; use one of {', '.join(map(str, options))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UnmaskError(f"{where} must be a list, got {value!r}")
+        return tuple(_typed(options[0], item, where) for item in value)
+    accepted = (origin,) if isinstance(origin, type) and origin is not UnionType else options or (hint,)
+    if float in accepted and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if float in accepted and isinstance(value, str):  # YAML reads 1e-3 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    plain = tuple(t for t in accepted if isinstance(t, type))
+    if isinstance(value, bool) and bool not in plain or (plain and not isinstance(value, plain)):
+        names = " or ".join(t.__name__ for t in plain)
+        raise UnmaskError(f"{where} must be {names}, got {value!r}")
+    return value

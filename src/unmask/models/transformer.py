@@ -1,0 +1,250 @@
+"""One network: a pre-norm transformer with the options that the public families need.
+
+Shape letters: B batch, T tokens, D hidden size, H heads, G key/value heads, K head width, V vocabulary,
+C width of the time condition.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unmask.attention import AttentionMask, attend
+from unmask.models.config import ModelConfig
+
+
+class KeyValueCache(Protocol):
+    """What attention needs of a cache: keep this window's keys and values, return all visible ones."""
+
+    def update(self, layer: int, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm in float32 (arXiv 1910.07467)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), x.shape[-1:], self.weight.float(), self.eps).to(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Layer norm in float32, with or without a bias."""
+
+    def __init__(self, size: int, eps: float, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.bias = nn.Parameter(torch.zeros(size)) if bias else None
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.float()
+        return F.layer_norm(x.float(), x.shape[-1:], self.weight.float(), bias, self.eps).to(x.dtype)
+
+
+def make_norm(config: ModelConfig, size: int) -> nn.Module:
+    if config.norm == "rms":
+        return RMSNorm(size, config.norm_eps)
+    return LayerNorm(size, config.norm_eps, config.norm_bias)
+
+
+def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
+    """cos and sin [length, rotary_size / 2], float32 (RoPE, arXiv 2104.09864; half-split pairs)."""
+    size = config.rotary_size
+    frequency = config.rope_theta ** (-torch.arange(0, size, 2, dtype=torch.float64) / max(size, 1))
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
+    return angle.cos().float(), angle.sin().float()
+
+
+def rotate(x_BHTK: Tensor, cos_BTr: Tensor, sin_BTr: Tensor) -> Tensor:
+    """Rotates the first 2r features of each head, pairing feature i with i + r."""
+    r = cos_BTr.shape[-1]
+    cos, sin = cos_BTr[:, None].to(x_BHTK.dtype), sin_BTr[:, None].to(x_BHTK.dtype)
+    a, b, rest = x_BHTK[..., :r], x_BHTK[..., r : 2 * r], x_BHTK[..., 2 * r :]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.width = layer, config.head_dim
+        heads, groups = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, heads, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, groups, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, groups, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(heads, config.hidden_size, bias=config.out_bias)
+        self.q_norm = make_norm(config, config.head_dim) if config.qk_norm else None
+        self.k_norm = make_norm(config, config.head_dim) if config.qk_norm else None
+
+    def forward(
+        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], mask: AttentionMask, cache: KeyValueCache | None
+    ) -> Tensor:
+        batch, length, _ = x_BTD.shape
+        q = self.q_proj(x_BTD).view(batch, length, -1, self.width)
+        k = self.k_proj(x_BTD).view(batch, length, -1, self.width)
+        v = self.v_proj(x_BTD).view(batch, length, -1, self.width).transpose(1, 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q.transpose(1, 2), *rope), rotate(k.transpose(1, 2), *rope)
+        if cache is not None:
+            k, v = cache.update(self.layer, k, v)
+        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(batch, length, -1))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        inner, bias = config.intermediate_size, config.mlp_bias
+        self.gate_proj = nn.Linear(config.hidden_size, inner, bias=bias) if config.activation == "swiglu" else None
+        self.up_proj = nn.Linear(config.hidden_size, inner, bias=bias)
+        self.down_proj = nn.Linear(inner, config.hidden_size, bias=bias)
+        self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate_proj is not None:
+            return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(F.gelu(self.up_proj(x), approximate=self.approximate))
+
+
+def make_mixer(config: ModelConfig, layer: int) -> nn.Module:
+    """What mixes positions in a layer. An attention-free mixer is one more file and one line here."""
+    return Attention(config, layer)
+
+
+def make_mlp(config: ModelConfig, layer: int) -> nn.Module:
+    """What mixes features in a layer. Mixture of experts is one more file and one line here."""
+    return MLP(config)
+
+
+class TimeEmbedding(nn.Module):
+    """Noise level [B] to condition [B, C]: sinusoids of 256 features, then a two-layer MLP (DiT)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(256, size), nn.Linear(size, size)
+
+    def forward(self, time_B: Tensor) -> Tensor:
+        frequency = torch.exp(-math.log(10000.0) * torch.arange(128, device=time_B.device) / 128)
+        angle = time_B.float()[:, None] * frequency
+        sinusoids = torch.cat([angle.cos(), angle.sin()], -1).to(self.up.weight.dtype)
+        return F.silu(self.down(F.silu(self.up(sinusoids))))
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.norm1, self.mixer = make_norm(config, config.hidden_size), make_mixer(config, layer)
+        self.norm2, self.mlp = make_norm(config, config.hidden_size), make_mlp(config, layer)
+        size = config.time_condition_size
+        self.modulation = nn.Linear(size, 6 * config.hidden_size) if size else None
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask: AttentionMask,
+        cache: KeyValueCache | None,
+        condition_BC: Tensor | None,
+    ) -> Tensor:
+        if self.modulation is None or condition_BC is None:
+            x = x + self.mixer(self.norm1(x), rope, mask, cache)
+            return x + self.mlp(self.norm2(x))
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition_BC)[:, None].chunk(6, -1)
+        x = x + gate1 * self.mixer(self.norm1(x) * (1 + scale1) + shift1, rope, mask, cache)
+        return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+
+
+class Transformer(nn.Module):
+    """The denoiser: a canvas in, logits out, logits[:, i] scoring position i."""
+
+    rope_cos: Tensor
+    rope_sin: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
+        self.norm = make_norm(config, config.hidden_size)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        size = config.time_condition_size
+        self.time_embedding = TimeEmbedding(size) if size else None
+        self.final_modulation = nn.Linear(size, 2 * config.hidden_size) if size else None
+        if config.tie_embeddings:
+            self.head.weight = self.embedding.weight
+        cos, sin = rotary_tables(config, config.max_length)
+        self.register_buffer("rope_cos", cos, persistent=False)
+        self.register_buffer("rope_sin", sin, persistent=False)
+
+    def initialise(self, seed: int, std: float = 0.02) -> Transformer:
+        """GPT-2 initialisation: normal weights, residual outputs scaled by 1/sqrt(2 layers)."""
+        generator = torch.Generator().manual_seed(seed)
+        residual = std / math.sqrt(2 * self.config.num_layers)
+        for name, parameter in self.named_parameters():
+            if "modulation" in name:
+                nn.init.zeros_(parameter)  # adaLN-Zero: every block starts as the identity
+            elif parameter.dim() == 2:
+                out = name.endswith(("o_proj.weight", "down_proj.weight"))
+                nn.init.normal_(parameter, std=residual if out else std, generator=generator)
+        return self
+
+    def hidden(
+        self,
+        ids_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        mask: AttentionMask = None,
+        cache: KeyValueCache | None = None,
+        time_B: Tensor | None = None,
+    ) -> Tensor:
+        """Final hidden states [B, T, D], before any un-shift and before the head.
+
+        positions_BT defaults to 0..T-1; with a cache the mask covers the cache's slots; time_B is the
+        noise level that an adaLN network is conditioned on, and is ignored by others.
+        """
+        if positions_BT is None:
+            cos, sin = self.rope_cos[None, : ids_BT.shape[1]], self.rope_sin[None, : ids_BT.shape[1]]
+        else:
+            cos, sin = self.rope_cos[positions_BT], self.rope_sin[positions_BT]
+        condition = None
+        if self.time_embedding is not None:
+            zeros = torch.zeros(ids_BT.shape[0], device=ids_BT.device)
+            condition = self.time_embedding(zeros if time_B is None else time_B)
+        x = self.embedding(ids_BT)
+        for block in self.blocks:
+            x = block(x, (cos, sin), mask, cache, condition)
+        x = self.norm(x)
+        if self.final_modulation is not None and condition is not None:
+            shift, scale = self.final_modulation(condition)[:, None].chunk(2, -1)
+            x = x * (1 + scale) + shift
+        return x
+
+    def unshift(self, x_BTD: Tensor, positions_BT: Tensor | None = None) -> Tensor:
+        """Moves a shifted head's states one to the right, so that row i scores position i.
+
+        The first position of a document has nothing to its left and keeps its own state (Dream).
+        """
+        if not self.config.shift:
+            return x_BTD
+        moved = torch.cat([x_BTD[:, :1], x_BTD[:, :-1]], 1)
+        return moved if positions_BT is None else torch.where((positions_BT > 0)[..., None], moved, x_BTD)
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        mask: AttentionMask = None,
+        cache: KeyValueCache | None = None,
+        time_B: Tensor | None = None,
+    ) -> Tensor:
+        """Logits [B, T, V] in the weights' dtype; arguments as for `hidden`."""
+        return self.head(self.unshift(self.hidden(ids_BT, positions_BT, mask, cache, time_B), positions_BT))
+
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.parameters())

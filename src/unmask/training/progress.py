@@ -1,0 +1,63 @@
+"""What a training run shows: a progress bar with tokens/s and time left, and TensorBoard scalars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class TrainingProgress:
+    """A bar on a terminal, a line every so often in a log; scalars under `folder`/tensorboard."""
+
+    def __init__(self, folder: Path, steps: int, tokens_per_step: int, console: Console, active: bool) -> None:
+        self.folder, self.steps, self.tokens = folder, steps, tokens_per_step
+        self.console, self.active = console, active
+        columns = (
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}"),
+            TextColumn("{task.fields[speed]:,.0f} tokens/s"),
+            TimeRemainingColumn(),
+        )
+        self.bar = Progress(*columns, console=console, disable=not (active and console.is_terminal))
+        self.task = self.bar.add_task("training", total=steps, loss=float("nan"), speed=0.0)
+        self.speed = 0.0
+
+    def __enter__(self) -> TrainingProgress:
+        self.writer: Any = None
+        if self.active:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(self.folder / "tensorboard"))
+        self.bar.start()
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        self.bar.stop()
+        if self.writer is not None:
+            self.writer.close()
+
+    def start_at(self, step: int) -> None:
+        self.bar.update(self.task, completed=step)
+
+    def advance(self, record: dict[str, float]) -> None:
+        """Shows one step's record (step, loss, learning_rate, grad_norm, seconds, maybe validation)."""
+        if not self.active:
+            return
+        step, now = int(record["step"]), self.tokens / record["seconds"]
+        self.speed = now if not self.speed else 0.9 * self.speed + 0.1 * now
+        self.bar.update(self.task, completed=step, loss=record["loss"], speed=self.speed)
+        for name in ("loss", "validation", "learning_rate", "grad_norm"):
+            if name in record:
+                self.writer.add_scalar(name, record[name], step)
+        if not self.console.is_terminal and (step % 20 == 0 or "validation" in record or step == self.steps):
+            left = (self.steps - step) * self.tokens / self.speed / 60
+            check = f" validation {record['validation']:.4f}" if "validation" in record else ""
+            self.console.print(
+                f"step {step}/{self.steps} loss {record['loss']:.4f}{check} {self.speed:,.0f} tokens/s, {left:.1f} min left",
+                highlight=False,
+            )

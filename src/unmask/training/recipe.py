@@ -1,0 +1,125 @@
+"""A recipe: everything a training run is made of, read from YAML, any field overridable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from unmask.errors import UnmaskError
+from unmask.models.config import build
+from unmask.objectives import OBJECTIVES, Objective
+from unmask.training.data import DataConfig
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long and how: counts are of optimiser steps and, for batches, of rows over all ranks."""
+
+    steps: int
+    batch_size: int
+    micro_batch_size: int = 0  # rows per forward on each rank; 0: all of the rank's rows
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    final_learning_rate: float = 0.1  # share of the peak that cosine decay ends at
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: hidden matrices by Muon, the rest by AdamW
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: float = 1.0
+    ema: float = 0.99
+    precision: Literal["no", "bf16"] = "no"
+    threads: int = 0  # CPU threads per process; 0: torch's default
+    save_every: int = 200
+    validate_every: int = 200
+    validation_rows: int = 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. `model` holds ModelConfig fields except the vocabulary and special tokens."""
+
+    name: str
+    seed: int
+    objective: Objective
+    model: dict[str, Any]
+    data: DataConfig
+    training: TrainingConfig
+
+    def check(self) -> None:
+        """Raises UnmaskError naming the first impossible value."""
+        t, d = self.training, self.data
+        limits = {
+            "training.steps": t.steps >= 1,
+            "training.batch_size": t.batch_size >= 1,
+            "training.micro_batch_size": t.micro_batch_size >= 0,
+            "training.learning_rate": 0 < t.learning_rate < 10,
+            "training.warmup_steps": 0 <= t.warmup_steps,
+            "training.final_learning_rate": 0 <= t.final_learning_rate <= 1,
+            "training.ema": 0 <= t.ema < 1,
+            "training.save_every": t.save_every >= 1,
+            "training.validate_every": t.validate_every >= 1,
+            "training.validation_rows": t.validation_rows >= 1,
+            "training.threads": t.threads >= 0,
+            "data.length": d.length >= 2,
+            "data.cut": 0 <= d.cut <= 1,
+            "data.vocab_size": d.vocab_size >= 258 or d.tokenizer != "bpe",
+            "data.files": len(d.files) > 0,
+        }
+        for name, fine in limits.items():
+            if not fine:
+                section, field = name.split(".")
+                raise UnmaskError(f"recipe: {name} has the impossible value {getattr(getattr(self, section), field)!r}")
+
+
+def read_recipe(path: Path, overrides: list[str]) -> Recipe:
+    """Reads a YAML recipe and applies `section.field=value` overrides; raises UnmaskError on any flaw."""
+    if not path.is_file():
+        raise UnmaskError(f"recipe {path} does not exist; see the recipes folder")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for override in overrides:
+            _apply(tree, override)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UnmaskError(f"recipe {path} is not valid YAML ({str(error).splitlines()[0]})") from None
+    return parse_recipe(tree, str(path))
+
+
+def parse_recipe(tree: Any, source: str) -> Recipe:
+    """Builds the recipe from plain mappings."""
+    if not isinstance(tree, dict):
+        raise UnmaskError(f"{source}: a recipe is a mapping of {', '.join(f.name for f in fields(Recipe))}")
+    sections = {"data": DataConfig, "training": TrainingConfig}
+    made = dict(tree)
+    for name, cls in sections.items():
+        made[name] = build(cls, tree.get(name, {}), f"{source}: {name}")
+    if not isinstance(made.get("model"), dict):
+        raise UnmaskError(f"{source}: section 'model' is missing or not a mapping")
+    made["objective"] = _objective(tree.get("objective"), source)
+    recipe: Recipe = build(Recipe, made, source)
+    recipe.check()
+    return recipe
+
+
+def _objective(section: Any, source: str) -> Objective:
+    kind = section.get("kind") if isinstance(section, dict) else None
+    if kind not in OBJECTIVES:
+        raise UnmaskError(f"{source}: objective.kind is {kind!r}; use one of {', '.join(OBJECTIVES)}")
+    options = {k: v for k, v in section.items() if k != "kind"}
+    try:
+        objective: Objective = build(OBJECTIVES[kind], options, f"{source}: objective")
+    except ValueError as error:
+        raise UnmaskError(f"{source}: objective: {error}") from None
+    return objective
+
+
+def _apply(tree: Any, override: str) -> None:
+    key, equals, value = override.partition("=")
+    *path, last = key.split(".")
+    node = tree
+    for part in path:
+        node = node.setdefault(part, {}) if isinstance(node, dict) else None
+    if not equals or not isinstance(node, dict):
+        raise UnmaskError(f"override '{override}' must read section.field=value, for example training.steps=100")
+    node[last] = yaml.safe_load(value)

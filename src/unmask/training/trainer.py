@@ -1,0 +1,286 @@
+"""The training loop, on Accelerate: one CPU, several processes or GPUs, the same curve.
+
+Noise and row order are functions of (seed, step), the normaliser is summed over ranks before the
+backward pass, and checkpoints hold all that a step reads, so a killed run continues its own curve.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from unmask.errors import UnmaskError
+from unmask.files import replacing, write_text
+from unmask.models import checkpoint
+from unmask.models.config import ModelConfig
+from unmask.models.transformer import Transformer
+from unmask.noise import Draws
+from unmask.objectives import Noised, Objective
+from unmask.training.curve import draw_curve
+from unmask.training.data import Corpus, read_documents
+from unmask.training.progress import TrainingProgress
+from unmask.training.recipe import Recipe, TrainingConfig
+from unmask.training.tokenizer import EOS, MASK, train_tokenizer
+
+VALIDATION_SEED = 2**31 - 1  # validation noise is the same at every check and in every run
+
+
+class Scored(nn.Module):
+    """Network and objective as one module, so that DDP sees one forward per backward."""
+
+    def __init__(self, network: Transformer, objective: Objective) -> None:
+        super().__init__()
+        self.network, self.objective = network, objective
+
+    def forward(self, noised: Noised) -> Tensor:
+        return self.objective.loss(self.network, noised)
+
+
+def prepare_data(recipe: Recipe) -> tuple[Tokenizer, Corpus, Corpus | None]:
+    """Tokenizer, training rows and held-out rows of a recipe."""
+    data, policy = recipe.data, recipe.objective.eos
+    documents = read_documents(data.files, data)
+    if data.tokenizer_file:
+        tokenizer = checkpoint.load_tokenizer(Path(data.tokenizer_file).parent)
+        if tokenizer is None:
+            raise UnmaskError(f"data.tokenizer_file {data.tokenizer_file} does not exist")
+    else:
+        tokenizer = train_tokenizer(data.tokenizer, (d.text for d in documents), data.vocab_size)
+    corpus = Corpus(documents, tokenizer, data, recipe.seed, policy)
+    if not data.validation:
+        return tokenizer, corpus, None
+    held_out = replace(data, cut=0.0)
+    return tokenizer, corpus, Corpus(read_documents(data.validation, held_out), tokenizer, held_out, 0, policy)
+
+
+def model_config(recipe: Recipe, tokenizer: Tokenizer) -> ModelConfig:
+    """The recipe's network with the tokenizer's vocabulary and special tokens."""
+    eos = tokenizer.token_to_id(EOS)
+    given = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "max_length": recipe.data.length,
+        "shift": recipe.objective.shift,
+        "mask_token_id": tokenizer.token_to_id(MASK),
+        "eos_token_id": eos,
+        "bos_token_id": eos,
+        "pad_token_id": eos,
+    }
+    return ModelConfig.from_dict({**given, **recipe.model}, "recipe: model")
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """AdamW, or Muon (Jordan et al. 2024) for hidden matrices beside AdamW for all else.
+
+    Weight decay touches matrices only. Muon's updates are scaled to AdamW's size, so one rate serves both.
+    """
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    muon = [p for n, p in named if config.optimizer == "muon" and p.dim() == 2 and "embedding" not in n and "head" not in n]
+    chosen = {id(p) for p in muon}
+    rest = [p for _, p in named if id(p) not in chosen]
+    groups = [
+        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+    if not muon:
+        return [adamw]
+    options = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
+    return [adamw, torch.optim.Muon(muon, **options)]  # type: ignore[arg-type]
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """Linear warm-up, then cosine decay to final_learning_rate of the peak."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    floor = config.final_learning_rate
+    return config.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+class Trainer:
+    """Runs a recipe in `folder`: checkpoints under it, the finished model in `folder`/model."""
+
+    def __init__(self, recipe: Recipe, folder: Path, console: Console | None = None) -> None:
+        self.recipe, self.folder, self.config = recipe, folder, recipe.training
+        if self.config.threads:
+            torch.set_num_threads(self.config.threads)
+        self.accelerator = Accelerator(mixed_precision=self.config.precision, cpu=not torch.cuda.is_available())
+        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
+        if self.config.batch_size % ranks:
+            raise UnmaskError(f"training.batch_size {self.config.batch_size} does not divide over {ranks} processes")
+        self.rows_here = self.config.batch_size // ranks
+        self.first_here = rank * self.rows_here
+        self.console = console or Console(quiet=rank > 0)
+        self.tokenizer, self.corpus, self.held_out = prepare_data(recipe)
+        self.network = Transformer(model_config(recipe, self.tokenizer)).initialise(recipe.seed)
+        self.network.to(self.accelerator.device)
+        self.model = self.accelerator.prepare_model(Scored(self.network, recipe.objective))
+        self.optimizers = make_optimizer(self.network, self.config)
+        self.ema = {n: p.detach().clone() for n, p in self.network.named_parameters()}
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+
+    def run(self) -> Path:
+        """Trains to the last step and returns the folder of the finished model."""
+        self._resume()
+        main = self.accelerator.is_main_process
+        tokens_per_step = self.config.batch_size * self.recipe.data.length
+        with TrainingProgress(self.folder, self.config.steps, tokens_per_step, self.console, main) as progress:
+            progress.start_at(self.step)
+            while self.step < self.config.steps:
+                record = self._train_step()
+                if self.held_out and (self.step % self.config.validate_every == 0 or self.step == self.config.steps):
+                    record["validation"] = self._validate()
+                self.history.append(record)
+                progress.advance(record)
+                if self.step % self.config.save_every == 0 or self.step == self.config.steps:
+                    self._save_checkpoint()
+        if main:
+            self._save_model()
+        self.accelerator.wait_for_everyone()
+        return self.folder / "model"
+
+    def _train_step(self) -> dict[str, float]:
+        rate, began = learning_rate(self.config, self.step), time.perf_counter()
+        rows = self.corpus.rows(self.step * self.config.batch_size + self.first_here, self.rows_here)
+        draws = Draws(self.recipe.seed, self.step, self.config.batch_size, self.first_here, self.rows_here)
+        noised = self.recipe.objective.corrupt(
+            rows.to(self.accelerator.device), draws, self.network.config.mask_token_id
+        )
+        normaliser = max(1.0, self._sum_over_ranks(noised.normaliser))
+        count = noised.inputs.shape[0]
+        micro = min(count, self.config.micro_batch_size or count)
+        total = 0.0
+        for start in range(0, count, micro):
+            last = start + micro >= count
+            with self.accelerator.no_sync(self.model) if not last else _nothing():
+                with self.accelerator.autocast():
+                    loss = self.model(noised.slice(start, start + micro))
+                # DDP averages gradients over ranks; the loss is a sum over all of them
+                self.accelerator.backward(loss * (self.accelerator.num_processes / normaliser))
+            total += float(loss.detach())
+        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad()
+        self._update_ema()
+        self.step += 1
+        loss_value = self._sum_over_ranks(total) / normaliser
+        if not math.isfinite(loss_value):
+            raise UnmaskError(f"the loss is {loss_value} at step {self.step}; lower training.learning_rate and start again")
+        seconds = time.perf_counter() - began
+        record = {"step": self.step, "loss": loss_value, "learning_rate": rate, "grad_norm": float(norm or 0.0)}
+        return {**record, "seconds": seconds}
+
+    def _sum_over_ranks(self, value: float) -> float:
+        if self.accelerator.num_processes == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)
+        reduced = self.accelerator.reduce(tensor, "sum")
+        assert isinstance(reduced, Tensor)
+        return float(reduced)
+
+    def _update_ema(self) -> None:
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))  # follows closely at first
+        with torch.no_grad():
+            for name, parameter in self.network.named_parameters():
+                self.ema[name].lerp_(parameter.detach(), 1 - decay)
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        """Loss per token of the averaged weights on fixed held-out rows with fixed noise (nats)."""
+        assert self.held_out is not None
+        count = min(self.config.validation_rows, self.held_out.num_rows)
+        current = {n: p.detach().clone() for n, p in self.network.named_parameters()}
+        self._load_parameters(self.ema)
+        rows, draws = self.held_out.rows(0, count), Draws(VALIDATION_SEED, 0, count, 0, count)
+        noised = self.recipe.objective.corrupt(rows.to(self.accelerator.device), draws, self.network.config.mask_token_id)
+        total, micro = 0.0, max(1, self.config.micro_batch_size or 8)
+        with self.accelerator.autocast():
+            for start in range(0, noised.inputs.shape[0], micro):
+                total += float(self.recipe.objective.loss(self.network, noised.slice(start, start + micro)))
+        self._load_parameters(current)
+        return total / noised.normaliser
+
+    @torch.no_grad()
+    def _load_parameters(self, values: dict[str, Tensor]) -> None:
+        for name, parameter in self.network.named_parameters():
+            parameter.copy_(values[name])
+
+    def _save_checkpoint(self) -> None:
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process:
+            return
+        names = {id(p): n for n, p in self.network.named_parameters()}
+        moments: dict[str, Tensor] = {}
+        for optimizer in self.optimizers:
+            for parameter, state in optimizer.state.items():
+                for key, value in state.items():
+                    moments[f"{names[id(parameter)]}:{key}"] = torch.as_tensor(value)
+        with replacing(self.folder / f"checkpoint-{self.step:07d}") as temporary:
+            checkpoint.write_tensors(temporary / "weights.safetensors", dict(self.network.named_parameters()))
+            checkpoint.write_tensors(temporary / "average.safetensors", self.ema)
+            checkpoint.write_tensors(temporary / "optimizer.safetensors", moments)
+            state = {"step": self.step, "history": self.history}
+            write_text(temporary / "state.json", json.dumps(state))
+        for old in self._checkpoints()[:-2]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self.folder.glob("checkpoint-*"))
+
+    @torch.no_grad()
+    def _resume(self) -> None:
+        """Continues from the newest checkpoint, if there is one."""
+        found = self._checkpoints()
+        if not found:
+            return
+        folder = found[-1]
+        weights = checkpoint.read_tensors(folder / "weights.safetensors")
+        average = checkpoint.read_tensors(folder / "average.safetensors")
+        moments = checkpoint.read_tensors(folder / "optimizer.safetensors")
+        parameters = dict(self.network.named_parameters())
+        if {n: p.shape for n, p in parameters.items()} != {n: t.shape for n, t in weights.items()}:
+            raise UnmaskError(f"{folder} is of another network than this recipe; choose another --output or remove it")
+        self._load_parameters(weights)
+        self.ema = {n: t.to(self.accelerator.device) for n, t in average.items()}
+        for optimizer in self.optimizers:
+            owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            for name, parameter in parameters.items():
+                if id(parameter) in owned:
+                    prefix = f"{name}:"
+                    state = {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)}
+                    optimizer.state[parameter] = {k: v.to(self.accelerator.device) for k, v in state.items()}
+        saved = checkpoint.read_json(folder / "state.json")
+        self.step, self.history = saved["step"], saved["history"]
+        self.console.print(f"continuing from step {self.step} in {folder}")
+
+    def _save_model(self) -> None:
+        """The averaged weights in bfloat16 as a checkpoint folder, with the loss curve beside them."""
+        weights = {n: t.to(torch.bfloat16) for n, t in self.ema.items()}
+        details = {"objective": type(self.recipe.objective).__name__, "recipe": self.recipe.name}
+        folder = self.folder / "model"
+        checkpoint.save(folder, self.network.config, weights, self.tokenizer, details)
+        write_text(folder / "curve.jsonl", "".join(json.dumps(record) + "\n" for record in self.history))
+        draw_curve(self.history, folder / "curve.png", f"{self.recipe.name}: {type(self.recipe.objective).__name__}")
+
+
+class _nothing:
+    """A context that does nothing (the last micro-batch syncs as usual)."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *args: Any) -> None: ...
