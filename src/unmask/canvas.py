@@ -1,0 +1,100 @@
+"""The canvas being written, the commits that change it and the frames that record the changes.
+
+Shapes: B requests, L positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal["unmask", "edit", "remask", "renoise", "insert", "delete"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What one step did to one request. Everything that shows or stores decoding consumes frames only."""
+
+    step: int  # counts forward passes of the request, from 1
+    positions: tuple[int, ...]
+    tokens: tuple[int, ...]
+    confidences: tuple[float, ...]
+    kinds: tuple[Kind, ...]
+    row: int = 0  # which request of the batch
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Changes to a canvas: where `chosen` [B, L], the token becomes `tokens` [B, L]."""
+
+    chosen: Tensor
+    tokens: Tensor
+    confidence: Tensor
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Token ids [B, L] being written. `frozen` [B, L] marks prompt, given text and padding."""
+
+    ids: Tensor
+    frozen: Tensor
+    mask_id: int
+
+    @staticmethod
+    def of(rows: list[list[int]], mask_id: int, pad_id: int, given: list[list[bool]] | None = None) -> Canvas:
+        """Canvas of rows of different length, padded on the right. Masks are open, all else is frozen.
+
+        `given` marks tokens that are frozen even where they equal the mask id (a literal in a prompt).
+        """
+        length = max(len(row) for row in rows)
+        ids = torch.full((len(rows), length), pad_id)
+        frozen = torch.ones(len(rows), length, dtype=torch.bool)
+        for b, row in enumerate(rows):
+            ids[b, : len(row)] = torch.tensor(row)
+            open_here = ids[b, : len(row)] == mask_id
+            if given is not None:
+                open_here &= ~torch.tensor(given[b], dtype=torch.bool)
+            frozen[b, : len(row)] = ~open_here
+        return Canvas(ids, frozen, mask_id)
+
+    @property
+    def masked(self) -> Tensor:
+        """Open positions that are still noise, [B, L]."""
+        return (self.ids == self.mask_id) & ~self.frozen
+
+    def apply(self, commits: Iterable[Commit], steps: list[int]) -> tuple[Canvas, list[Frame]]:
+        """The changed canvas and a frame for each request that changed; `steps` are their step numbers.
+
+        Raises ValueError if a commit touches a frozen position.
+        """
+        ids = self.ids.clone()
+        changes: list[list[tuple[int, int, float, Kind]]] = [[] for _ in steps]
+        for commit in commits:
+            if bool((commit.chosen & self.frozen).any()):
+                raise ValueError("a commit touches a frozen position")
+            ids = torch.where(commit.chosen, commit.tokens, ids)
+            where = commit.chosen.nonzero()
+            tokens, confidence = commit.tokens[commit.chosen].tolist(), commit.confidence[commit.chosen].tolist()
+            for (row, position), token, c in zip(where.tolist(), tokens, confidence, strict=True):
+                changes[row].append((position, token, c, commit.kind))
+        frames = []
+        for row, changed in enumerate(changes):
+            if changed:
+                columns = zip(*changed, strict=True)
+                frames.append(Frame(steps[row], *(tuple(c) for c in columns), row=row))
+        return replace(self, ids=ids), frames
+
+    def replay(self, frames: Iterable[Frame]) -> Canvas:
+        """This canvas after the frames: replayed onto the first canvas they give the last."""
+        ids = self.ids.clone()
+        for frame in frames:
+            ids[frame.row, list(frame.positions)] = torch.tensor(frame.tokens)
+        return replace(self, ids=ids)
