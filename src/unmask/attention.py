@@ -37,9 +37,10 @@ class Coordinates(NamedTuple):
 
     def doubled(self) -> Coordinates:
         """The same tokens twice, [x_t ; x_0], along the last axis (BD3-LM, arXiv 2503.09573)."""
-        twice = [torch.cat([field, field], -1) for field in self[:2]]
         copies = [torch.full_like(self.copy, NOISED), torch.full_like(self.copy, CLEAN)]
-        return Coordinates(*twice, torch.cat(copies, -1))
+        return Coordinates(
+            torch.cat([self.position] * 2, -1), torch.cat([self.document] * 2, -1), torch.cat(copies, -1)
+        )
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ class Layout:
 
     def flex(self, q: Coordinates, k: Coordinates) -> BlockMask:
         """The same predicate as a FlexAttention block mask (empty tiles are skipped on CUDA)."""
-        q = Coordinates(*(torch.atleast_2d(field) for field in q))
-        k = Coordinates(*(torch.atleast_2d(field) for field in k))
+        q = Coordinates(*(field.view(-1, field.shape[-1]) for field in q))
+        k = Coordinates(*(field.view(-1, field.shape[-1]) for field in k))
 
         def mask_mod(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
             row_q = Coordinates(*(field[b % field.shape[0], i] for field in q))
@@ -130,6 +131,4 @@ def attend(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask: AttentionMask) 
         return out
     causal = isinstance(mask, CausalMask)
     dense = mask if isinstance(mask, Tensor) else None
-    return F.scaled_dot_product_attention(
-        q_BHTD, k_BGSD, v_BGSD, attn_mask=dense, is_causal=causal, enable_gqa=grouped
-    )
+    return F.scaled_dot_product_attention(q_BHTD, k_BGSD, v_BGSD, attn_mask=dense, is_causal=causal, enable_gqa=grouped)

@@ -88,8 +88,8 @@ class Canvas:
         frames = []
         for row, changed in enumerate(changes):
             if changed:
-                columns = zip(*changed, strict=True)
-                frames.append(Frame(steps[row], *(tuple(c) for c in columns), row=row))
+                where_, what, sure, kinds = zip(*changed, strict=True)
+                frames.append(Frame(steps[row], where_, what, sure, kinds, row))
         return replace(self, ids=ids), frames
 
     def replay(self, frames: Iterable[Frame]) -> Canvas:

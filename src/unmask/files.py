@@ -33,7 +33,7 @@ def replacing(target: Path) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UnmaskError(
-            f"cannot write {target}: {reason}; free some space or choose another folder (what was there before is untouched)"
+            f"cannot write {target}: {reason}; free space or choose another folder (what stood there is untouched)"
         ) from error
     finally:
         _remove(temporary)

@@ -60,8 +60,9 @@ class Noised:
 
     def slice(self, start: int, stop: int) -> Noised:
         time = None if self.time is None else self.time[start:stop]
-        tensors = (t[start:stop] for t in (self.inputs, self.targets, self.weights))
-        return Noised(*tensors, self.rows.slice(start, stop), self.normaliser, time)
+        part = slice(start, stop)
+        rows = self.rows.slice(start, stop)
+        return Noised(self.inputs[part], self.targets[part], self.weights[part], rows, self.normaliser, time)
 
 
 class Denoiser(Protocol):
@@ -70,9 +71,7 @@ class Denoiser(Protocol):
     config: Any
     head: torch.nn.Linear
 
-    def hidden(
-        self, ids_BT: Tensor, positions_BT: Tensor, mask: AttentionMask, *, time_B: Tensor | None
-    ) -> Tensor: ...
+    def hidden(self, ids_BT: Tensor, positions_BT: Tensor, mask: AttentionMask, *, time_B: Tensor | None) -> Tensor: ...
 
     def unshift(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor: ...
 
@@ -85,7 +84,7 @@ class MaskedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden_ND: Tensor, head_VD: Tensor, target_N: Tensor, weight_N: Tensor, banned: int | None, chunk: int
     ) -> Tensor:
         # under autocast the products run in the autocast dtype, as nn.Linear's would
@@ -111,7 +110,7 @@ class MaskedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_head = ctx.saved_tensors
         return grad_hidden * grad.to(grad_hidden.dtype), grad_head * grad, None, None, None, None
 
@@ -119,7 +118,7 @@ class MaskedCrossEntropy(torch.autograd.Function):
 def scored_loss(model: Denoiser, hidden_BLD: Tensor, noised: Noised, banned: int | None, chunk: int = 1024) -> Tensor:
     """Weighted cross-entropy, summed, on the rows whose weight is not zero."""
     index = noised.weights.flatten().nonzero().squeeze(1)
-    return MaskedCrossEntropy.apply(
+    return MaskedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden_BLD.flatten(0, 1)[index],
         model.head.weight,
         noised.targets.flatten()[index],

@@ -36,7 +36,7 @@ class Request:
     temperature: float = 0.0
     top_k: int = 0  # 0: off
     top_p: float = 1.0  # 1: off
-    rule: RuleOptions = RuleOptions()
+    rule: RuleOptions = field(default_factory=RuleOptions)
     block_length: int | None = None  # None: the whole canvas at once
     max_denoising_steps: int | None = None  # per block; None: as many as the block has masks
     remask_budget: int = 0  # committed tokens that may be masked again, each once
@@ -84,7 +84,9 @@ class Decoder:
         config = self.model.config
         assert config.mask_token_id is not None
         pad = config.pad_token_id or 0
-        self.canvas = Canvas.of([r.ids for r in self.requests], config.mask_token_id, pad, [r.given for r in self.requests])
+        self.canvas = Canvas.of(
+            [r.ids for r in self.requests], config.mask_token_id, pad, [r.given for r in self.requests]
+        )
         self.canvas = Canvas(self.canvas.ids.to(self.device), self.canvas.frozen.to(self.device), self.canvas.mask_id)
         self.steps = [0] * len(self.requests)
         # with a bidirectional layout every key changes at every step: nothing exact to keep
@@ -100,7 +102,9 @@ class Decoder:
         cache = None
         if self.exact:
             longest = int(state.length.max())
-            cache = SlotCache(self.model.config, len(state.row), longest, self.device, self.model.embedding.weight.dtype)
+            cache = SlotCache(
+                self.model.config, len(state.row), longest, self.device, self.model.embedding.weight.dtype
+            )
         options = _Options(self.requests, self.device)
         state, canvas, options = self._settle(state, canvas, options, cache)
         while len(state.row):
@@ -153,7 +157,11 @@ class Decoder:
         """Logits [N, V] of the open positions, from one forward over all that must be fed."""
         shift = int(self.model.config.shift)
         causal = self.layout.kind == "causal"
-        low = torch.minimum(state.cached, (state.start - shift).clamp(min=0)) if self.exact else torch.zeros_like(state.start)
+        low = (
+            torch.minimum(state.cached, (state.start - shift).clamp(min=0))
+            if self.exact
+            else torch.zeros_like(state.start)
+        )
         if self.layout.kind == "bidirectional":
             high = state.length
         else:  # nothing after the window is seen, and under a causal shifted head not its last token either
@@ -200,7 +208,9 @@ class Decoder:
         )
         return flat.grid(open_BL)
 
-    def _commit(self, scores: Scores, open_BL: Tensor, state: _State, canvas: Canvas, options: _Options) -> list[Commit]:
+    def _commit(
+        self, scores: Scores, open_BL: Tensor, state: _State, canvas: Canvas, options: _Options
+    ) -> list[Commit]:
         steps_left = (state.budget - state.steps_in_block).clamp(min=1)
         chosen = torch.zeros_like(open_BL)
         for rule, rows in options.by_rule():
@@ -214,7 +224,9 @@ class Decoder:
         state.confidence = torch.where(chosen, scores.confidence, state.confidence)
         return commits
 
-    def _revise(self, chosen: Tensor, open_BL: Tensor, steps_left: Tensor, state: _State, canvas: Canvas) -> Tensor | None:
+    def _revise(
+        self, chosen: Tensor, open_BL: Tensor, steps_left: Tensor, state: _State, canvas: Canvas
+    ) -> Tensor | None:
         """Committed tokens of the window to mask again, within each request's budget; never in its last step."""
         if not bool((state.remask_left > 0).any()):
             return None

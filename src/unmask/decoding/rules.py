@@ -32,7 +32,7 @@ class RuleOptions:
 def best_first(score: Tensor, masked: Tensor, count: Tensor) -> Tensor:
     """The `count` [B] masked positions with the highest score; ties go to the leftmost."""
     score = score.masked_fill(~masked, -torch.inf)
-    rank = score.argsort(-1, descending=True, stable=True).argsort(-1)
+    rank = score.argsort(stable=True, dim=-1, descending=True).argsort(-1)
     return (rank < count[:, None]) & masked
 
 
@@ -77,7 +77,7 @@ def factor(scores: Scores, masked: Tensor, steps_left: Tensor, options: RuleOpti
     """Fast-dLLM's factor rule: the largest n such that every c_i >= 1 - factor / (i + 1) for i <= n,
     confidences sorted; the best is always kept. The reference's scan keeps one rank more when it ends at
     the first or the last rank, and so does this."""
-    ranked = scores.confidence.masked_fill(~masked, -torch.inf).sort(-1, descending=True, stable=True).values
+    ranked = scores.confidence.masked_fill(~masked, -torch.inf).sort(stable=True, dim=-1, descending=True).values
     order = torch.arange(1, masked.shape[1] + 1, device=masked.device)
     passes = ranked >= 1 - options.factor / (order + 1)
     passes[:, 0] = True
@@ -94,7 +94,7 @@ def entropy_bound(scores: Scores, masked: Tensor, steps_left: Tensor, options: R
     """DiffusionGemma's acceptance: entropies ascending, keep while the sum of the ones before is within
     the bound, so the surest is always kept."""
     entropy = scores.entropy.masked_fill(~masked, torch.inf)
-    ranked = entropy.sort(-1, stable=True).values
+    ranked = entropy.sort(stable=True, dim=-1).values
     before = ranked.cumsum(-1) - ranked
     count = ((before <= options.entropy_bound) & ranked.isfinite()).sum(1)
     return best_first(-entropy, masked, torch.maximum(count, due(masked, steps_left)))

@@ -48,7 +48,9 @@ class Scores:
 
     def rows(self, index: Tensor) -> Scores:
         """The scores of some requests of a grid."""
-        return Scores(self.token[index], self.confidence[index], self.entropy[index], self.margin[index], self.draw[index])
+        return Scores(
+            self.token[index], self.confidence[index], self.entropy[index], self.margin[index], self.draw[index]
+        )
 
     def grid(self, where: Tensor) -> Scores:
         """Lays flat scores out on a [B, L] grid; -inf confidence and margin, +inf entropy elsewhere."""
@@ -56,7 +58,9 @@ class Scores:
         fields = (self.token, self.confidence, self.entropy, self.margin, self.draw)
         out = []
         for field, fill in zip(fields, fills, strict=True):
-            out.append(torch.full(where.shape, fill, dtype=field.dtype, device=field.device).masked_scatter(where, field))
+            out.append(
+                torch.full(where.shape, fill, dtype=field.dtype, device=field.device).masked_scatter(where, field)
+            )
         return Scores(*out)
 
 
@@ -65,7 +69,7 @@ def keep_top(logits_NV: Tensor, top_k_N: Tensor, top_p_N: Tensor) -> Tensor:
 
     top_k 0 and top_p 1 switch a filter off; the token that crosses p is kept (Dream, SDAR, LLaDA2).
     """
-    order = logits_NV.sort(-1, descending=True, stable=True)
+    order = logits_NV.sort(stable=True, dim=-1, descending=True)
     rank = torch.arange(logits_NV.shape[-1], device=logits_NV.device)
     k = torch.where(top_k_N > 0, top_k_N, logits_NV.shape[-1])
     kept = order.values.masked_fill(rank >= k[:, None], -torch.inf)

@@ -81,7 +81,9 @@ def load(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = 
     tensors = read_tensors(folder / WEIGHTS)
     values = sum(t.numel() for t in tensors.values())
     if (config.vocab_size + config.num_layers * config.intermediate_size) * config.hidden_size > 4 * values + 2**20:
-        raise UnmaskError(f"{folder / CONFIG} describes a network far larger than {WEIGHTS} holds; they do not belong together")
+        raise UnmaskError(
+            f"{folder / CONFIG} describes a network far larger than {WEIGHTS} holds; they do not belong together"
+        )
     model = Transformer(config)
     load_weights(model, tensors, str(folder / WEIGHTS))
     return model.to(device=device, dtype=dtype).eval()

@@ -63,7 +63,7 @@ class ModelConfig:
             )
         if not 0.0 <= self.rope_fraction <= 1.0 or self.rotary_size % 2:
             raise UnmaskError(
-                f"model config: rope_fraction {self.rope_fraction} of head_dim {self.head_dim} must be an even share in 0..1"
+                f"model config: rope_fraction {self.rope_fraction} of head_dim {self.head_dim} must be even and in 0..1"
             )
         if self.layout not in LAYOUT_KINDS or self.layout == "block_diffusion":
             raise UnmaskError(f"model config: layout '{self.layout}' is not one a model decodes with")
@@ -125,7 +125,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         except ValueError:
             pass
     plain = tuple(t for t in accepted if isinstance(t, type))
-    if isinstance(value, bool) and bool not in plain or (plain and not isinstance(value, plain)):
+    if (isinstance(value, bool) and bool not in plain) or (plain and not isinstance(value, plain)):
         names = " or ".join(t.__name__ for t in plain)
         raise UnmaskError(f"{where} must be {names}, got {value!r}")
     return value

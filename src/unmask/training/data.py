@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from unmask.attention import PADDING
 from unmask.errors import UnmaskError
 from unmask.objectives import EosPolicy, Rows
-from unmask.attention import PADDING
 from unmask.training.tokenizer import EOS, TokenizerKind
 
 
@@ -132,7 +132,7 @@ class Corpus:
             self.supervised[start : start + length] = False
         if config.packed and len(self.tokens) < config.length:
             raise UnmaskError(
-                f"the corpus has {len(self.tokens)} tokens, less than one row of {config.length}; lower data.length or add text"
+                f"the corpus has {len(self.tokens)} tokens, less than a row of {config.length}; lower data.length"
             )
 
     @property
@@ -144,9 +144,7 @@ class Corpus:
         """Rows number first .. first + count of the endless shuffled stream."""
         picked = [self._row(index) for index in range(first, first + count)]
         ids, document, supervised = (np.stack(x) for x in zip(*picked, strict=True))
-        return Rows.of(
-            torch.from_numpy(ids).long(), torch.from_numpy(document).long(), torch.from_numpy(supervised)
-        )
+        return Rows.of(torch.from_numpy(ids).long(), torch.from_numpy(document).long(), torch.from_numpy(supervised))
 
     def _row(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, place = divmod(index, self.num_rows)

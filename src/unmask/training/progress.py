@@ -57,7 +57,5 @@ class TrainingProgress:
         if not self.console.is_terminal and (step % 20 == 0 or "validation" in record or step == self.steps):
             left = (self.steps - step) * self.tokens / self.speed / 60
             check = f" validation {record['validation']:.4f}" if "validation" in record else ""
-            self.console.print(
-                f"step {step}/{self.steps} loss {record['loss']:.4f}{check} {self.speed:,.0f} tokens/s, {left:.1f} min left",
-                highlight=False,
-            )
+            speed = f"{self.speed:,.0f} tokens/s, {left:.1f} min left"
+            self.console.print(f"step {step}/{self.steps} loss {record['loss']:.4f}{check} {speed}", highlight=False)

@@ -55,7 +55,7 @@ class Recipe:
             "training.batch_size": t.batch_size >= 1,
             "training.micro_batch_size": t.micro_batch_size >= 0,
             "training.learning_rate": 0 < t.learning_rate < 10,
-            "training.warmup_steps": 0 <= t.warmup_steps,
+            "training.warmup_steps": t.warmup_steps >= 0,
             "training.final_learning_rate": 0 <= t.final_learning_rate <= 1,
             "training.ema": 0 <= t.ema < 1,
             "training.save_every": t.save_every >= 1,

@@ -85,7 +85,9 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> list[torch.optim
     Weight decay touches matrices only. Muon's updates are scaled to AdamW's size, so one rate serves both.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    muon = [p for n, p in named if config.optimizer == "muon" and p.dim() == 2 and "embedding" not in n and "head" not in n]
+    muon = [
+        p for n, p in named if config.optimizer == "muon" and p.dim() == 2 and "embedding" not in n and "head" not in n
+    ]
     chosen = {id(p) for p in muon}
     rest = [p for _, p in named if id(p) not in chosen]
     groups = [
@@ -180,7 +182,9 @@ class Trainer:
         self.step += 1
         loss_value = self._sum_over_ranks(total) / normaliser
         if not math.isfinite(loss_value):
-            raise UnmaskError(f"the loss is {loss_value} at step {self.step}; lower training.learning_rate and start again")
+            raise UnmaskError(
+                f"the loss is {loss_value} at step {self.step}; lower training.learning_rate and start again"
+            )
         seconds = time.perf_counter() - began
         record = {"step": self.step, "loss": loss_value, "learning_rate": rate, "grad_norm": float(norm or 0.0)}
         return {**record, "seconds": seconds}
@@ -207,7 +211,9 @@ class Trainer:
         current = {n: p.detach().clone() for n, p in self.network.named_parameters()}
         self._load_parameters(self.ema)
         rows, draws = self.held_out.rows(0, count), Draws(VALIDATION_SEED, 0, count, 0, count)
-        noised = self.recipe.objective.corrupt(rows.to(self.accelerator.device), draws, self.network.config.mask_token_id)
+        noised = self.recipe.objective.corrupt(
+            rows.to(self.accelerator.device), draws, self.network.config.mask_token_id
+        )
         total, micro = 0.0, max(1, self.config.micro_batch_size or 8)
         with self.accelerator.autocast():
             for start in range(0, noised.inputs.shape[0], micro):

@@ -1,0 +1,41 @@
+# Everything sets itself up: a virtual environment in .venv, made anew when the project's files ask for it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-slow lint types austen results wheel clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)  ## watch a diffusion model write, then race it against its autoregressive twin
+	$(BIN)/unmask generate "It is a truth universally acknowledged" -n 100 --seed 1 --pause 0.08
+	$(BIN)/unmask race "It is a truth universally acknowledged" -n 200 --seed 1
+
+test: $(STAMP)  ## the whole suite but the slow marks, under ten minutes on two cores
+	$(BIN)/python -m pytest -q
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+austen: $(STAMP)  ## train both models from scratch on two cores, one core each; resumes when started again
+	$(BIN)/unmask train recipes/austen.yaml training.threads=1 & first=$$!; \
+	$(BIN)/unmask train recipes/austen-ar.yaml training.threads=1; second=$$?; \
+	wait $$first && exit $$second
+
+wheel: $(STAMP)
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info

@@ -1,0 +1,119 @@
+"""The canvas in a terminal: committed, fresh and still masked positions told apart. Consumes frames only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from rich.columns import Columns
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+from tokenizers import Tokenizer
+
+from unmask.canvas import Frame
+
+GIVEN, WRITTEN, FRESH, AGAIN, MASKED = "dim", "default", "bold black on green", "bold black on yellow", "grey42"
+HOLE = "░░░ "  # a masked token, about as wide as a word
+
+
+class CanvasView:
+    """One canvas as coloured text, advanced frame by frame."""
+
+    def __init__(self, ids: list[int], mask_id: int, tokenizer: Tokenizer | None) -> None:
+        self.ids, self.mask_id, self.tokenizer = list(ids), mask_id, tokenizer
+        self.open = [token == mask_id for token in ids]
+        self.fresh: dict[int, str] = {}
+        self.step = 0
+
+    def advance(self, frame: Frame) -> None:
+        """Applies a frame and remembers what it changed."""
+        self.step = frame.step
+        self.fresh = {}
+        for position, token, kind in zip(frame.positions, frame.tokens, frame.kinds, strict=True):
+            self.ids[position] = token
+            self.fresh[position] = AGAIN if kind == "remask" else FRESH
+
+    def settle(self) -> None:
+        """Nothing is fresh any more."""
+        self.fresh = {}
+
+    def _word(self, token: int) -> str:
+        if self.tokenizer is None:
+            return f"{token} "
+        return self.tokenizer.decode([token], skip_special_tokens=False)
+
+    def text(self) -> Text:
+        out = Text()
+        for position, token in enumerate(self.ids):
+            if token == self.mask_id and self.open[position]:
+                out.append(HOLE, self.fresh.get(position, MASKED) if position in self.fresh else MASKED)
+            else:
+                style = self.fresh.get(position, WRITTEN if self.open[position] else GIVEN)
+                out.append(self._word(token), style)
+        return out
+
+    def masks(self) -> int:
+        """How many positions are still masked."""
+        return sum(self.open[i] and token == self.mask_id for i, token in enumerate(self.ids))
+
+
+def watch(view: CanvasView, frames: Iterable[Frame], console: Console, title: str, pause: float = 0.0) -> None:
+    """Draws the canvas while frames arrive; `pause` seconds between them for eyes to follow."""
+    legend = Text.assemble(("given", GIVEN), "  written  ", ("fresh", FRESH), "  ", ("░░░", MASKED), " masked")
+
+    def panel() -> RenderableType:
+        left = view.masks()
+        note = f"step {view.step}" + (f", {left} masked" if left else ", done")
+        return Group(Panel(view.text(), title=title, subtitle=note), legend)
+
+    with Live(panel(), console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        for frame in frames:
+            view.advance(frame)
+            live.update(panel(), refresh=True)
+            time.sleep(pause)
+        view.settle()
+        live.update(panel(), refresh=True)
+
+
+def replay_side_by_side(
+    views: list[tuple[str, CanvasView, list[tuple[float, Frame]]]], console: Console, slowdown: float = 1.0
+) -> None:
+    """Plays recorded runs together, each at its own measured pace (seconds since its start, frame)."""
+    width = max(20, (console.width - 2) // len(views))
+    ends = [moments[-1][0] if moments else 0.0 for _, _, moments in views]
+
+    def panels(now: float) -> RenderableType:
+        drawn = []
+        for (title, view, _), end in zip(views, ends, strict=True):
+            clock = f"step {view.step}, {min(now, end):.2f} s" + (" ✓" if now >= end else "")
+            drawn.append(Panel(view.text(), title=title, subtitle=clock, width=width))
+        return Columns(drawn, padding=0)
+
+    events = sorted((at, index, frame) for index, (_, _, moments) in enumerate(views) for at, frame in moments)
+    with Live(panels(0.0), console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        began = time.perf_counter()
+        for at, index, frame in events:
+            wait = at * slowdown - (time.perf_counter() - began)
+            if wait > 0:
+                time.sleep(wait)
+            views[index][1].advance(frame)
+            for i, (_, view, _) in enumerate(views):
+                if at >= ends[i] and i != index:
+                    view.settle()
+            live.update(panels(at), refresh=True)
+        for _, view, _ in views:
+            view.settle()
+        live.update(panels(max(ends, default=0.0)), refresh=True)
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
+    """A plain table: the first column left, the others right."""
+    out = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        out.add_column(column, justify="left" if number == 0 else "right")
+    for row in rows:
+        out.add_row(*row)
+    return out

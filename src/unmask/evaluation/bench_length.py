@@ -1,0 +1,131 @@
+"""`unmask bench length`: steps, seconds and quality against length, diffusion and AR in one run."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from unmask.evaluation.floor import forward_operations, gemm_rate
+from unmask.evaluation.quality import judge_perplexity, unigram_entropy
+from unmask.evaluation.race import Lap, timed, warm_up
+from unmask.files import replacing
+from unmask.lm import DiffusionLM
+
+
+@dataclass(frozen=True)
+class LengthResult:
+    """One row: medians over the rounds."""
+
+    name: str
+    tokens: int
+    steps: int
+    seconds: float
+    tokens_per_second: float
+    perplexity: float  # under the AR twin
+    entropy: float  # unigram, nats
+    floor_seconds: float  # operations over the measured GEMM rate
+    sample: str
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def bench_length(
+    diffusion: DiffusionLM,
+    ar: DiffusionLM,
+    prompts: list[str],
+    lengths: list[int],
+    steps: int,
+    rounds: int,
+    seed: int,
+    progress: Callable[[str], None],
+) -> list[LengthResult]:
+    """Every length in turn, diffusion and AR alternating within a round so that drift hits both."""
+    weight = diffusion.model.embedding.weight
+    rate = gemm_rate(weight.dtype, 512, diffusion.config.hidden_size, diffusion.config.intermediate_size)
+    rate_one = gemm_rate(weight.dtype, 1, ar.config.hidden_size, ar.config.intermediate_size)
+    for lm in (diffusion, ar):
+        warm_up(lm, prompts[0], max(lengths))
+    results = []
+    for length in lengths:
+        laps: dict[str, list[Lap]] = {diffusion.name: [], ar.name: []}
+        for number in range(rounds):
+            prompt = prompts[number % len(prompts)]
+            progress(f"{length} tokens, round {number + 1} of {rounds}")
+            options = {"seed": seed + number}
+            laps[diffusion.name].append(timed(diffusion, prompt, length, max_denoising_steps=steps, **options))
+            laps[ar.name].append(timed(ar, prompt, length, **options))
+        for lm in (diffusion, ar):
+            results.append(_summary(lm, laps[lm.name], length, ar, prompts, rate if lm is diffusion else rate_one))
+    return results
+
+
+def _summary(
+    lm: DiffusionLM, laps: list[Lap], length: int, judge: DiffusionLM, prompts: list[str], rate: float
+) -> LengthResult:
+    rows = [lap.output for lap in laps]
+    given = [out.canvas.tolist()[: len(out.canvas) - length] for out in rows]
+    prompt = round(statistics.mean(len(g) for g in given))
+    steps = round(statistics.median(out.steps for out in rows))
+    if lm.config.layout == "causal":  # one token at a time, each seeing those before it
+        operations = sum(forward_operations(lm.config, 1, prompt + i, 1) for i in range(length))
+    else:  # the whole canvas each step, the head on what is still masked
+        open_now = [round(length * (1 - s / steps)) for s in range(steps)]
+        whole = prompt + length
+        operations = sum(forward_operations(lm.config, whole, whole, n) for n in open_now)
+    seconds = statistics.median(lap.seconds for lap in laps)
+    texts = [out.token_ids for out in rows]
+    return LengthResult(
+        name=lm.name,
+        tokens=length,
+        steps=steps,
+        seconds=seconds,
+        tokens_per_second=statistics.median(lap.tokens_per_second for lap in laps),
+        perplexity=judge_perplexity(judge, given, texts),
+        entropy=unigram_entropy(texts),
+        floor_seconds=operations / rate,
+        sample=prompts[0] + rows[0].text,
+    )
+
+
+def draw(results: list[LengthResult], path: Path, title: str) -> None:
+    """Three panels over length: steps, seconds, perplexity with entropy; one line a model."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    steps_axes, time_axes, quality_axes = figure.subplots(1, 3)
+    colours = ("#c1440e", "#30507a")
+    for name, colour in zip(dict.fromkeys(r.name for r in results), colours, strict=False):
+        rows = [r for r in results if r.name == name]
+        x = [r.tokens for r in rows]
+        steps_axes.plot(x, [r.steps for r in rows], "o-", color=colour, label=name)
+        time_axes.plot(x, [r.seconds for r in rows], "o-", color=colour, label=name)
+        time_axes.plot(x, [r.floor_seconds for r in rows], ":", color=colour, label=f"{name}, floor")
+        quality_axes.plot(x, [r.perplexity for r in rows], "o-", color=colour, label=name)
+        for row in rows:
+            quality_axes.annotate(f"H={row.entropy:.1f}", (row.tokens, row.perplexity), fontsize=7, color=colour)
+    steps_axes.set(xlabel="new tokens", ylabel="steps (forward passes)", yscale="log", title="steps")
+    time_axes.set(xlabel="new tokens", ylabel="seconds", title="time (median)")
+    quality_axes.set(xlabel="new tokens", ylabel="perplexity under the AR twin", title="quality (H: entropy, nats)")
+    for axes in (steps_axes, time_axes, quality_axes):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.suptitle(title)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def settings(lm: DiffusionLM, steps: int, rounds: int) -> str:
+    """What the figures were made with, for under the table."""
+    d = lm.defaults
+    return (
+        f"rule {d.rule}, {steps} steps, temperature {d.temperature}, top-p {d.top_p}, batch 1, "
+        f"{str(lm.model.embedding.weight.dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads, "
+        f"medians of {rounds} rounds"
+    )

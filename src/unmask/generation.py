@@ -1,0 +1,123 @@
+"""A generation under way and what it gives: the objects behind generate, stream and fill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from unmask.canvas import Frame
+from unmask.decoding.loop import Decoder
+from unmask.decoding.rules import RuleName
+from unmask.errors import UnmaskError
+from unmask.models.config import build
+
+
+@dataclass(frozen=True)
+class DecodingDefaults:
+    """How a model decodes where the caller does not say (generation_config.json of its folder)."""
+
+    rule: RuleName = "threshold"
+    threshold: float = 0.9
+    factor: float = 1.0
+    entropy_bound: float = 0.1
+    max_denoising_steps: int | None = None
+    block_length: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    remask_budget: int = 0
+
+    def override(self, options: dict[str, Any]) -> DecodingDefaults:
+        """These with the options that are not None; one unknown or out of range raises UnmaskError."""
+        for name in options:
+            if name not in self.__dataclass_fields__:
+                known = ", ".join(self.__dataclass_fields__)
+                raise UnmaskError(f"option '{name}' is unknown; known options: {known}")
+        values = {**asdict(self), **{k: v for k, v in options.items() if v is not None}}
+        chosen: DecodingDefaults = build(DecodingDefaults, values, "option")
+        limits = {
+            "threshold": 0 <= chosen.threshold <= 1,
+            "factor": 0 <= chosen.factor < 1e6,
+            "entropy_bound": 0 <= chosen.entropy_bound < 1e6,
+            "max_denoising_steps": chosen.max_denoising_steps is None or chosen.max_denoising_steps >= 1,
+            "block_length": chosen.block_length is None or chosen.block_length >= 1,
+            "temperature": 0 <= chosen.temperature <= 100,
+            "top_p": 0 < chosen.top_p <= 1,
+            "top_k": chosen.top_k >= 0,
+            "remask_budget": chosen.remask_budget >= 0,
+        }
+        for name, fine in limits.items():
+            if not fine:
+                raise UnmaskError(f"option {name} is out of range: {getattr(chosen, name)}")
+        return chosen
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a request gave."""
+
+    text: str  # generated part up to end of text or a stop string
+    token_ids: list[int]  # generated part up to end of text
+    canvas: Tensor  # whole canvas, prompt included, LongTensor [L]
+    first_canvas: Tensor  # before the first step
+    steps: int  # forward passes (NFE)
+    frames: list[Frame]
+    seed: int
+
+    @property
+    def tokens_per_step(self) -> float:
+        return len(self.token_ids) / max(1, self.steps)
+
+
+@dataclass(frozen=True)
+class Filled(Output):
+    """A filled template: `text` is all of it, `gaps` what was written into each gap."""
+
+    gaps: list[str]
+
+
+class Run:
+    """Requests being decoded. Iterate `frames`, then ask for `outputs`."""
+
+    def __init__(self, decoder: Decoder, tokenizer: Tokenizer | None, stops: list[str]) -> None:
+        self.decoder, self.tokenizer, self.stops = decoder, tokenizer, stops
+        self.first = decoder.canvas
+        self.seen: list[list[Frame]] = [[] for _ in decoder.requests]
+
+    @property
+    def first_canvas(self) -> list[int]:
+        """Ids of the first request before any step."""
+        return self.first.ids[0].tolist()
+
+    @torch.inference_mode()
+    def frames(self) -> Iterator[Frame]:
+        """Decodes, giving each frame as it is made."""
+        for step in self.decoder.run():
+            for frame in step:
+                self.seen[frame.row].append(frame)
+                yield frame
+
+    def outputs(self) -> list[Output]:
+        """Decodes what is not decoded yet and returns every request's result."""
+        for _ in self.frames():
+            pass
+        return [self._output(row) for row in range(len(self.decoder.requests))]
+
+    def _output(self, row: int) -> Output:
+        request = self.decoder.requests[row]
+        length = len(request.ids)
+        canvas = self.decoder.canvas.ids[row, :length]
+        written = canvas[request.given.index(False) :].tolist()
+        # beyond an end of text nothing counts; masks are left only there or where a stop string cut in
+        ends = [i for i, token in enumerate(written) if token in self.decoder.eos_ids or token == self.first.mask_id]
+        ids = written[: ends[0]] if ends else written
+        text = "" if self.tokenizer is None else self.tokenizer.decode(ids)
+        for stop in self.stops:
+            text = text.split(stop, 1)[0]
+        first, steps = self.first.ids[row, :length], self.decoder.steps[row]
+        return Output(text, ids, canvas, first, steps, self.seen[row], request.seed)

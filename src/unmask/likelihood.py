@@ -1,0 +1,164 @@
+"""How likely a text is: exact for AR, per block for block diffusion, a bound with its error for full canvases.
+
+All values are negative log-likelihoods in nats. Shapes: R windows, T tokens of a window, S samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unmask.attention import Layout, plain_mask
+from unmask.models.transformer import Transformer
+
+Method = Literal["exact", "blockwise", "nelbo"]
+Progress = Callable[[float], None]  # called with the share that is done
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Negative log-likelihood of one text, or an upper bound on it."""
+
+    nats: float
+    tokens: int
+    std_error: float  # of `nats`; 0 for exact methods
+    num_bytes: int
+    method: Method
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / math.log(2) / max(1, self.num_bytes)
+
+    @property
+    def perplexity(self) -> float:
+        """Per token."""
+        return math.exp(min(700.0, self.nats / max(1, self.tokens)))
+
+
+def exact_causal(model: Transformer, window_RT: Tensor) -> Tensor:
+    """-log p(x_1.. | x_0) of a causal model in one forward, [R]."""
+    logits = model(window_RT, None, plain_mask(Layout("causal"), window_RT.shape[1], window_RT.device))
+    return -_log_p(model, logits, window_RT)[:, 1:].sum(1)
+
+
+def exact_sequential(model: Transformer, window_RT: Tensor, batch: int = 16) -> Tensor:
+    """Chain rule from left to right on a masked model: all to the right masked, one forward a token, [R]."""
+    length = window_RT.shape[1]
+    totals = []
+    for window in window_RT:
+        total = 0.0
+        for first in range(1, length, batch):
+            here = torch.arange(first, min(first + batch, length), device=window.device)
+            hidden_part = torch.arange(length, device=window.device) >= here[:, None]
+            ids = torch.where(hidden_part, _mask_id(model), window)
+            logits = model(ids)[torch.arange(len(here)), here]
+            total -= float(_log_p(model, logits, window[here]).sum())
+        totals.append(total)
+    return torch.tensor(totals, dtype=torch.float64)
+
+
+def exact_k_masks(count: int, samples: int, generator: torch.Generator) -> Tensor:
+    """Bool [S, count]: masks of exactly k positions at random, k stratified over 1 .. count.
+
+    Drawing k uniformly and weighing by count / k has the mean of the continuous-time NELBO of any
+    schedule (its time integral is a beta function), without the binomial noise (LLaDA, arXiv 2502.09992).
+    """
+    strata = (torch.arange(samples) + torch.rand(samples, generator=generator, dtype=torch.float64)) / samples
+    k = 1 + (strata * count).long().clamp(max=count - 1)
+    order = torch.rand(samples, count, generator=generator).argsort(1).argsort(1)
+    return order < k[:, None]
+
+
+def nelbo(
+    model: Transformer, window_RT: Tensor, samples: int, seed: int, batch: int, progress: Progress
+) -> tuple[Tensor, Tensor]:
+    """Continuous-time NELBO of x_1.. given x_0 and its standard error, each [R] float64.
+
+    The error is that of independent samples, so it errs on the large side: k is stratified.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    count, estimates = window_RT.shape[1] - 1, []
+    masks = torch.stack([exact_k_masks(count, samples, generator) for _ in window_RT]).flatten(0, 1)
+    rows = window_RT.repeat_interleave(samples, 0)
+    for first in range(0, len(rows), batch):
+        x0, masked = rows[first : first + batch], torch.zeros_like(rows[first : first + batch], dtype=torch.bool)
+        masked[:, 1:] = masks[first : first + batch].to(rows.device)
+        hidden = model.unshift(model.hidden(torch.where(masked, _mask_id(model), x0)))
+        losses = torch.zeros(masked.shape, dtype=torch.float64, device=rows.device)
+        losses[masked] = -_log_p(model, model.head(hidden[masked]), x0[masked])
+        estimates.append(losses.sum(1) * count / masked.sum(1))
+        progress(min(1.0, (first + batch) / len(rows)))
+    return _mean_and_error(torch.cat(estimates).view(len(window_RT), samples))
+
+
+def blockwise(
+    model: Transformer, window_RT: Tensor, block_length: int, samples: int, seed: int, batch: int, progress: Progress
+) -> tuple[Tensor, Tensor]:
+    """Sum over blocks of each block's NELBO given the clean blocks before it, in one pass over [x_t ; x_0]
+    per sample; the first token is given. Block length 1 is exact. Mean and standard error, each [R]."""
+    generator = torch.Generator().manual_seed(seed)
+    length = window_RT.shape[1]
+    layout = Layout("block_diffusion", block_length)
+    mask = plain_mask(layout, 2 * length, window_RT.device)
+    positions = torch.arange(length, device=window_RT.device).repeat(2)[None]
+    rows, estimates = window_RT.repeat_interleave(samples, 0), []
+    blocks = [slice(max(1, s), min(s + block_length, length)) for s in range(0, length, block_length)]
+    blocks = [b for b in blocks if b.stop > b.start]
+    masks, weights = (
+        torch.zeros(len(rows), length, dtype=torch.bool),
+        torch.zeros(len(rows), length, dtype=torch.float64),
+    )
+    for row in range(0, len(rows), samples):
+        for block in blocks:
+            count = block.stop - block.start
+            drawn = exact_k_masks(count, samples, generator)
+            drawn = drawn[torch.randperm(samples, generator=generator)]  # strata of blocks are not aligned
+            masks[row : row + samples, block] = drawn
+            weights[row : row + samples, block] = count / drawn.sum(1, keepdim=True)
+    for first in range(0, len(rows), batch):
+        x0, masked = rows[first : first + batch], masks[first : first + batch].to(rows.device)
+        hidden = model.hidden(torch.cat([torch.where(masked, _mask_id(model), x0), x0], 1), positions, mask)
+        own, clean = hidden[:, :length], hidden[:, length:]
+        if model.config.shift:
+            starts = (positions[:, :length] % block_length == 0)[..., None]
+            own = torch.where(starts, model.unshift(clean), model.unshift(own))
+        losses = torch.zeros(masked.shape, dtype=torch.float64, device=rows.device)
+        losses[masked] = -_log_p(model, model.head(own[masked]), x0[masked])
+        estimates.append((losses * weights[first : first + batch].to(rows.device)).sum(1))
+        progress(min(1.0, (first + batch) / len(rows)))
+    return _mean_and_error(torch.cat(estimates).view(len(window_RT), samples))
+
+
+def windows(ids: list[int], first: int, length: int) -> list[list[int]]:
+    """Cuts ids into windows of at most `length` tokens, each beginning with one given token: `first` (the
+    start of text), then the last token of the window before. Every id is scored exactly once."""
+    step, previous, out = length - 1, first, []
+    for start in range(0, len(ids), step):
+        piece = ids[start : start + step]
+        out.append([previous, *piece])
+        previous = piece[-1]
+    return out
+
+
+def _log_p(model: Transformer, logits: Tensor, target: Tensor) -> Tensor:
+    """Log-probability of the targets, float64, the mask token excluded (SUBS)."""
+    logits = logits.float()
+    if model.config.mask_token_id is not None:
+        logits[..., model.config.mask_token_id] = -torch.inf
+    return logits.log_softmax(-1).gather(-1, target[..., None]).squeeze(-1).double()
+
+
+def _mask_id(model: Transformer) -> int:
+    assert model.config.mask_token_id is not None
+    return model.config.mask_token_id
+
+
+def _mean_and_error(estimates_RS: Tensor) -> tuple[Tensor, Tensor]:
+    samples = estimates_RS.shape[1]
+    spread = estimates_RS.std(1) if samples > 1 else torch.full_like(estimates_RS[:, 0], math.inf)
+    return estimates_RS.mean(1), spread / math.sqrt(samples)

@@ -1,0 +1,52 @@
+"""Shared by all tests: one thread, reproducible hypothesis runs, small networks, fixture files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+from safetensors.torch import load_file
+from torch import Tensor
+
+from unmask.models.config import ModelConfig
+from unmask.models.transformer import Transformer
+
+torch.set_num_threads(1)
+settings.register_profile("unmask", derandomize=True, deadline=None, max_examples=30, database=None)
+settings.load_profile("unmask")
+
+CONFORMANCE = Path(__file__).parent / "conformance"
+
+
+def make_tiny(seed: int = 0, std: float = 0.3, **options: Any) -> Transformer:
+    """A network of two layers and 13 tokens, the last of which is the mask.
+
+    Its weights are larger than a fresh network's, so that mistakes show in the logits.
+    """
+    sizes: dict[str, Any] = {
+        "vocab_size": 13, "hidden_size": 32, "num_layers": 2, "num_heads": 4,
+        "intermediate_size": 48, "max_length": 64, "mask_token_id": 12,
+    }  # fmt: skip
+    return Transformer(ModelConfig(**{**sizes, **options})).initialise(seed, std).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Transformer]:
+    return make_tiny
+
+
+@pytest.fixture(scope="session")
+def conformance() -> Callable[[str], tuple[dict[str, Any], dict[str, Tensor]]]:
+    """Reads a fixture by name, "samplers/entropy_bound": its JSON and its tensors (none: an empty dict)."""
+
+    def read(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        tensors = CONFORMANCE / f"{name}.safetensors"
+        text = (CONFORMANCE / f"{name}.json").read_text()
+        return json.loads(text), load_file(tensors) if tensors.exists() else {}
+
+    return read

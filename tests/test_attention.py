@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from unmask.attention import LAYOUT_KINDS, NOISED, PADDING, Coordinates, Layout, LayoutKind, attend, plain_mask
+from unmask.models.transformer import Transformer
+from unmask.objectives import Rows, training_mask
+
+Tiny = Callable[..., Transformer]
+PLAIN: tuple[LayoutKind, ...] = ("bidirectional", "causal", "block_causal")
+
+
+def coordinates(lengths: list[int], padding: int, kind: LayoutKind) -> Coordinates:
+    """One row of packed documents and padding at its end."""
+    pieces = [*lengths, padding]
+    position = torch.cat([torch.arange(n) for n in pieces])
+    numbers = torch.tensor([*range(len(lengths)), PADDING])
+    row = Coordinates.of(position, numbers.repeat_interleave(torch.tensor(pieces)))
+    return row.doubled() if kind == "block_diffusion" else row
+
+
+def may_see(kind: LayoutKind, length: int, q: tuple[int, int, int], k: tuple[int, int, int]) -> bool:
+    """The rules of the four layouts, written out for one pair (position, document, copy)."""
+    (q_position, q_document, q_copy), (k_position, k_document, k_copy) = q, k
+    if q_document != k_document:
+        return False
+    q_block, k_block = q_position // length, k_position // length
+    if kind == "bidirectional":
+        return True
+    if kind == "causal":
+        return k_position <= q_position
+    if kind == "block_causal":
+        return k_block <= q_block
+    if k_copy == NOISED:  # nobody but its own block reads a noised token
+        return q_copy == NOISED and q_block == k_block
+    return k_block < q_block if q_copy == NOISED else k_block <= q_block
+
+
+packed = {
+    "kind": st.sampled_from(LAYOUT_KINDS),
+    "block_length": st.integers(1, 6),
+    "lengths": st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    "padding": st.integers(0, 3),
+}
+
+
+@given(**packed)
+def test_dense_mask_is_the_predicate_pair_by_pair(
+    kind: LayoutKind, block_length: int, lengths: list[int], padding: int
+) -> None:
+    row = coordinates(lengths, padding, kind)
+    tokens = list(zip(*(field.tolist() for field in row), strict=True))
+    expected = torch.tensor([[may_see(kind, block_length, q, k) for k in tokens] for q in tokens])
+    assert torch.equal(Layout(kind, block_length).dense(row, row)[0, 0], expected)
+
+
+@settings(max_examples=12)
+@given(**packed)
+def test_flex_mask_is_the_dense_one(kind: LayoutKind, block_length: int, lengths: list[int], padding: int) -> None:
+    one = coordinates(lengths, padding, kind)
+    other = coordinates([sum(lengths)], padding, kind)  # a second row of one document
+    layout = Layout(kind, block_length)
+    for row in (one, Coordinates(*(torch.stack(pair) for pair in zip(one, other, strict=True)))):
+        dense, mask = layout.dense(row, row), layout.flex(row, row)
+        b, i, j = torch.meshgrid(*(torch.arange(dense.shape[n]) for n in (0, 2, 3)), indexing="ij")
+        assert torch.equal(mask.mask_mod(b, torch.zeros_like(b), i, j), dense[:, 0])
+
+
+@pytest.mark.parametrize("kind", LAYOUT_KINDS)
+def test_padding_and_text_never_meet(kind: LayoutKind) -> None:
+    row = coordinates([3, 4], 3, kind)
+    mask, pad = Layout(kind, 2).dense(row, row)[0, 0], row.document == PADDING
+    assert not mask[~pad][:, pad].any()
+    assert not mask[pad][:, ~pad].any()
+    assert mask.any(1).all()  # a row that sees nothing would be NaN
+
+
+@pytest.mark.parametrize("kind", LAYOUT_KINDS)
+def test_plain_mask_is_the_mask_of_one_document(kind: LayoutKind) -> None:
+    """The fast paths (no mask, the kernel's causal one) give what the dense mask gives."""
+    row = coordinates([8], 0, kind)
+    length, layout = len(row.position), Layout(kind, 3)
+    q, k, v = torch.randn(3, 2, 2, length, 8, generator=torch.Generator().manual_seed(0))
+    found = attend(q, k, v, plain_mask(layout, length, torch.device("cpu")))
+    torch.testing.assert_close(found, attend(q, k, v, layout.dense(row, row)))
+
+
+def test_block_length_one_is_causal_and_a_long_block_is_bidirectional() -> None:
+    row = coordinates([5, 3], 2, "causal")
+    assert torch.equal(Layout("block_causal", 1).dense(row, row), Layout("causal").dense(row, row))
+    assert torch.equal(Layout("block_causal", 5).dense(row, row), Layout("bidirectional").dense(row, row))
+
+
+@pytest.mark.parametrize(("kind", "length"), [("sideways", 1), ("block_causal", 0)])
+def test_impossible_layouts_are_refused(kind: LayoutKind, length: int) -> None:
+    with pytest.raises(ValueError, match=r"unknown|at least 1"):
+        Layout(kind, length)
+
+
+def logits(model: Transformer, layout: Layout, rows: Rows, ids: Tensor | None = None) -> Tensor:
+    ids, positions = rows.ids if ids is None else ids, rows.position
+    if layout.kind == "block_diffusion":
+        positions = torch.cat([positions, positions], 1)
+    return model(ids, positions, training_mask(layout, rows))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("kind", "shift"),
+    # the two copies of a block-diffusion row are un-shifted by its objective, not by the network
+    [(kind, False) for kind in LAYOUT_KINDS] + [(kind, True) for kind in PLAIN],
+)
+def test_packed_documents_give_the_logits_they_give_alone(kind: LayoutKind, shift: bool, tiny: Tiny) -> None:
+    model, layout = tiny(shift=shift, std=0.15), Layout(kind, 3)
+    lengths, padding = [7, 4, 1], 2
+    edges = [0, 7, 11, 12]
+    ids = torch.randint(12, (1, 14), generator=torch.Generator().manual_seed(1))
+    document = torch.tensor([0, 1, 2, PADDING]).repeat_interleave(torch.tensor([*lengths, padding]))[None]
+    rows = Rows.of(ids, document)
+
+    def copies(part: Tensor) -> Tensor:
+        """The network's input for a row: itself, or [x_t ; x_0] with every third token noised."""
+        noised = torch.where(part % 3 == 0, 12, part)
+        return torch.cat([noised, part], 1) if kind == "block_diffusion" else part
+
+    together = logits(model, layout, rows, copies(ids))
+    for start, stop in pairwise(edges):
+        part = ids[:, start:stop]
+        alone = logits(model, layout, Rows.of(part), copies(part))
+        for copy in range(alone.shape[1] // part.shape[1]):
+            found = together[:, copy * 14 + start : copy * 14 + stop]
+            expected = alone[:, copy * part.shape[1] : (copy + 1) * part.shape[1]]
+            torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("block_length", [1, 3, 4, 16])
+def test_single_pass_over_both_copies_equals_block_by_block(block_length: int, tiny: Tiny) -> None:
+    model, length = tiny(std=0.15), 11
+    generator = torch.Generator().manual_seed(2)
+    clean = torch.randint(12, (2, length), generator=generator)
+    noised = torch.where(torch.rand(2, length, generator=generator) < 0.5, 12, clean)
+    single = logits(model, Layout("block_diffusion", block_length), Rows.of(clean), torch.cat([noised, clean], 1))
+    for start in range(0, length, block_length):
+        stop = min(start + block_length, length)
+        canvas = torch.cat([clean[:, :start], noised[:, start:stop]], 1)
+        two_pass = logits(model, Layout("block_causal", block_length), Rows.of(canvas))
+        torch.testing.assert_close(single[:, start:stop], two_pass[:, start:], atol=2e-6, rtol=2e-6)
+    # the clean copy is what decoding caches
+    cached = logits(model, Layout("block_causal", block_length), Rows.of(clean))
+    torch.testing.assert_close(single[:, length:], cached, atol=2e-6, rtol=2e-6)
