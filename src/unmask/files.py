@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unmask.errors import UnmaskError
@@ -26,7 +26,11 @@ def replacing(target: Path) -> Iterator[Path]:
         if temporary.is_dir() and target.exists():
             old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
             os.rename(target, old)
-            os.rename(temporary, target)
+            try:
+                os.rename(temporary, target)
+            except OSError:
+                os.rename(old, target)
+                raise
             _remove(old)
         else:
             os.replace(temporary, target)
@@ -43,7 +47,8 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or its folder is a file
+            path.unlink()
 
 
 def write_text(target: Path, text: str) -> None:

@@ -90,13 +90,16 @@ def situations(draw: st.DrawFn) -> tuple[Scores, Tensor, Tensor]:
     return Scores(*(f[masked] for f in fields)).grid(masked), masked, steps_left
 
 
-options = st.builds(
-    RuleOptions, threshold=st.floats(0, 1.1), factor=st.floats(0, 8), entropy_bound=st.floats(0, 8), name=st.just("quota")
-)  # fmt: skip
+parameter_sets = st.builds(
+    RuleOptions,
+    threshold=st.floats(0, 1.1),
+    factor=st.floats(0, 8),
+    entropy_bound=st.floats(0, 8),
+)
 
 
 @pytest.mark.parametrize("name", RULE_NAMES)
-@given(situations(), options)
+@given(situations(), parameter_sets)
 def test_rules_write_masks_only_and_meet_their_budget(
     name: RuleName, situation: tuple[Scores, Tensor, Tensor], parameters: RuleOptions
 ) -> None:

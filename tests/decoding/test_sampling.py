@@ -44,6 +44,11 @@ def test_draws_are_inside_the_unit_interval_and_repeat(seed: int, step: int, pos
     assert torch.equal(value, draw(seed, step, where, purpose))
 
 
+def test_the_largest_draw_is_below_one() -> None:
+    """This seed was found by running the mixing backwards from a state of all ones."""
+    assert draw(-414741781689359410, 0, torch.tensor([0])).item() < 1
+
+
 def test_draws_do_not_depend_on_the_batch() -> None:
     seeds, steps = torch.tensor([5, 6, 5])[:, None], torch.tensor([1, 2, 9])[:, None]
     together = uniforms(seeds, steps, torch.arange(10).expand(3, -1), 1)

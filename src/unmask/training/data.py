@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from unmask.attention import PADDING
 from unmask.errors import UnmaskError
 from unmask.objectives import EosPolicy, Rows
-from unmask.training.tokenizer import EOS, TokenizerKind
+from unmask.training.tokenizer import EOS, MASK, TokenizerKind
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def read_documents(patterns: tuple[str, ...], config: DataConfig) -> list[Docume
     try:
         table: Any = datasets.load_dataset(builder, data_files=paths, split="train", **options)
     except Exception as error:  # datasets wraps every parser's own exceptions
-        reason = str(error.__cause__ or error).splitlines()[0]
+        reason = [*str(error.__cause__ or error).splitlines(), "no rows in it"][0]
         raise UnmaskError(f"corpus {paths[0]}: not readable as {config.format} ({reason})") from None
     documents = [d for record in table for d in _documents(record, config, paths[0])]
     if not any(d.text.strip() for d in documents):
@@ -127,6 +127,8 @@ class Corpus:
         self.starts = np.cumsum([0] + [len(p) for p in pieces])
         self.tokens = np.concatenate([np.asarray(p, np.int32) for p in pieces])
         self.document = np.repeat(np.arange(len(pieces), dtype=np.int32), [len(p) for p in pieces])
+        if np.isin(self.tokens, tokenizer.token_to_id(MASK)).any():
+            raise UnmaskError(f"the corpus holds the text '{MASK}', which is the mask token; take it out")
         self.supervised = np.ones(len(self.tokens), bool)
         for start, length in zip(self.starts, given, strict=False):
             self.supervised[start : start + length] = False
@@ -152,8 +154,8 @@ class Corpus:
         row, length = rng.permutation(self.num_rows)[place], self.config.length
         if not self.config.packed:
             return self._padded(int(row))
-        where = (int(rng.integers(length)) + row * length + np.arange(length)) % len(self.tokens)
-        document = self.document[where].copy()
+        turn, where = np.divmod(int(rng.integers(length)) + row * length + np.arange(length), len(self.tokens))
+        document = self.document[where] + turn.astype(np.int32) * len(self.starts)  # its end never sees its start
         own = np.random.default_rng([self.seed, epoch, int(row)])
         if own.random() < self.config.cut:
             document[own.integers(1, length) :] += len(self.starts)  # same text, no longer in sight

@@ -57,6 +57,9 @@ class Recipe:
             "training.learning_rate": 0 < t.learning_rate < 10,
             "training.warmup_steps": t.warmup_steps >= 0,
             "training.final_learning_rate": 0 <= t.final_learning_rate <= 1,
+            "training.weight_decay": 0 <= t.weight_decay < 10,
+            "training.betas": len(t.betas) == 2 and all(0 <= beta < 1 for beta in t.betas),
+            "training.clip_norm": t.clip_norm > 0,
             "training.ema": 0 <= t.ema < 1,
             "training.save_every": t.save_every >= 1,
             "training.validate_every": t.validate_every >= 1,
@@ -67,6 +70,8 @@ class Recipe:
             "data.vocab_size": d.vocab_size >= 258 or d.tokenizer != "bpe",
             "data.files": len(d.files) > 0,
         }
+        if self.seed < 0:
+            raise UnmaskError(f"recipe: seed must be at least 0, got {self.seed}")
         for name, fine in limits.items():
             if not fine:
                 section, field = name.split(".")
@@ -104,7 +109,7 @@ def parse_recipe(tree: Any, source: str) -> Recipe:
 
 def _objective(section: Any, source: str) -> Objective:
     kind = section.get("kind") if isinstance(section, dict) else None
-    if kind not in OBJECTIVES:
+    if not isinstance(kind, str) or kind not in OBJECTIVES:
         raise UnmaskError(f"{source}: objective.kind is {kind!r}; use one of {', '.join(OBJECTIVES)}")
     options = {k: v for k, v in section.items() if k != "kind"}
     try:

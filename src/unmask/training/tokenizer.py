@@ -17,7 +17,7 @@ def train_tokenizer(kind: TokenizerKind, texts: Iterable[str], vocab_size: int) 
         characters = sorted(set().union(*(set(text) for text in texts)))
         vocabulary = {token: i for i, token in enumerate([EOS, MASK, UNKNOWN, *characters])}
         tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?s)."), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         tokenizer.decoder = decoders.Fuse()
         tokenizer.add_special_tokens([EOS, MASK, UNKNOWN])
         return tokenizer

@@ -56,7 +56,7 @@ def prepare_data(recipe: Recipe) -> tuple[Tokenizer, Corpus, Corpus | None]:
         if tokenizer is None:
             raise UnmaskError(f"data.tokenizer_file {data.tokenizer_file} does not exist")
     else:
-        tokenizer = train_tokenizer(data.tokenizer, (d.text for d in documents), data.vocab_size)
+        tokenizer = train_tokenizer(data.tokenizer, (d.prompt + d.text for d in documents), data.vocab_size)
     corpus = Corpus(documents, tokenizer, data, recipe.seed, policy)
     if not data.validation:
         return tokenizer, corpus, None

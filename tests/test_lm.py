@@ -1,0 +1,203 @@
+"""DiffusionLM: the public surface on a small model with a real tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from unmask import DiffusionLM, UnmaskError
+from unmask.generation import DecodingDefaults
+from unmask.models.transformer import Transformer
+from unmask.training.tokenizer import train_tokenizer
+
+Tiny = Callable[..., Transformer]
+TEXT = "the cat sat on the mat. the dog sat on the log. a cat and a dog sat. " * 4
+
+
+def make(tiny: Tiny, **options: Any) -> DiffusionLM:
+    tokenizer = train_tokenizer("bpe", [TEXT], 300)
+    sizes = {"vocab_size": tokenizer.get_vocab_size(), "mask_token_id": 1, "eos_token_id": 0, "bos_token_id": 0}
+    return DiffusionLM(tiny(pad_token_id=0, **sizes, **options), tokenizer, DecodingDefaults(rule="quota"), "toy")
+
+
+@pytest.fixture()
+def lm(tiny: Tiny) -> DiffusionLM:
+    return make(tiny)
+
+
+@pytest.fixture()
+def ar(tiny: Tiny) -> DiffusionLM:
+    return make(tiny, layout="causal", shift=True)
+
+
+def test_generate_gives_all_it_promises(lm: DiffusionLM) -> None:
+    out = lm.generate("the cat", max_new_tokens=12, max_denoising_steps=4, seed=3)
+    prompt = lm.tokenizer.encode("the cat").ids  # type: ignore[union-attr]
+    assert out.canvas.dtype == torch.long
+    assert out.canvas[: len(prompt)].tolist() == prompt
+    assert len(out.canvas) == len(prompt) + 12
+    assert out.steps <= 4
+    assert out.tokens_per_step == len(out.token_ids) / out.steps
+    assert out.text == lm.tokenizer.decode(out.token_ids)  # type: ignore[union-attr]
+    assert out.seed == 3
+    streamed = list(lm.stream("the cat", max_new_tokens=12, max_denoising_steps=4, seed=3))
+    assert streamed == out.frames
+
+
+def test_a_seed_is_a_text(lm: DiffusionLM) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 16, "temperature": 1.0}
+    assert lm.generate("the", seed=5, **options).token_ids == lm.generate("the", seed=5, **options).token_ids
+    different = {tuple(lm.generate("the", seed=s, **options).token_ids) for s in range(5)}
+    assert len(different) == 5
+
+
+def test_a_list_of_prompts_is_a_batch(lm: DiffusionLM) -> None:
+    outs = lm.generate(["the cat", "a dog and a cat sat on"], max_new_tokens=8, seed=10, temperature=0.8)
+    alone = lm.generate("a dog and a cat sat on", max_new_tokens=8, seed=11, temperature=0.8)
+    assert outs[1].token_ids == alone.token_ids
+    ids = lm.tokenizer.encode("the cat").ids  # type: ignore[union-attr]
+    assert lm.generate(ids, max_new_tokens=8, seed=10, temperature=0.8).token_ids == outs[0].token_ids
+    assert (
+        lm.generate(torch.tensor([ids]), max_new_tokens=8, seed=10, temperature=0.8)[0].token_ids == outs[0].token_ids
+    )
+
+
+def test_streamer_sees_every_frame(lm: DiffusionLM) -> None:
+    seen: list[Any] = []
+    out = lm.generate("the", max_new_tokens=6, streamer=seen.append)
+    assert seen == out.frames
+
+
+def test_stop_cuts_the_text(ar: DiffusionLM) -> None:
+    whole = ar.generate("the cat", max_new_tokens=24, temperature=1.0, seed=1)
+    stop = whole.text[5:8]
+    cut = ar.generate("the cat", max_new_tokens=24, temperature=1.0, seed=1, stop=stop)
+    assert cut.text == whole.text.split(stop, 1)[0]
+    assert cut.steps <= whole.steps
+
+
+def test_empty_prompt_is_the_start_of_a_text(lm: DiffusionLM) -> None:
+    assert lm.generate("", max_new_tokens=4).canvas[0] == 0
+
+
+def test_logits_score_their_own_position(lm: DiffusionLM, ar: DiffusionLM) -> None:
+    ids = torch.tensor([[5, 9, 12, 7, 40]])
+    assert lm.logits(ids).shape == (1, 5, lm.config.vocab_size)
+    # a shifted model is un-shifted: what scores position 3 must not change with the token there
+    changed = ids.clone()
+    changed[0, 3] = 50
+    torch.testing.assert_close(ar.logits(ids)[:, :4], ar.logits(changed)[:, :4])
+
+
+@pytest.mark.parametrize("layout", ["bidirectional", "causal", "block_causal"])
+def test_padding_on_either_side_changes_nothing(lm: DiffusionLM, layout: str) -> None:
+    row = torch.tensor([[5, 9, 12, 7, 40]])
+    alone = lm.logits(row, layout, 2)
+    left = torch.cat([torch.zeros(1, 3, dtype=torch.long), row], 1)
+    right = torch.cat([row, torch.zeros(1, 3, dtype=torch.long)], 1)
+    mask_left = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1]])
+    torch.testing.assert_close(lm.logits(left, layout, 2, mask_left)[:, 3:], alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(lm.logits(right, layout, 2, mask_left.flip(1))[:, :5], alone, atol=1e-5, rtol=0)
+
+
+def test_fill_fills_gaps_and_nothing_else(lm: DiffusionLM) -> None:
+    out = lm.fill("the [[mask:2]] sat on[[mask:1-3]] log.", seed=1)
+    assert len(out.gaps) == 2
+    assert out.text == f"the{out.gaps[0]} sat on{out.gaps[1]} log."
+    assert 3 <= len(out.token_ids) <= 5
+    fixed = lm.fill("the [[mask:2]] sat[[mask:3]]", seed=1)
+    assert len(fixed.token_ids) == 5
+
+
+def test_save_and_load(lm: DiffusionLM, tmp_path: Path) -> None:
+    lm.save_pretrained(tmp_path / "toy")
+    again = DiffusionLM.from_pretrained(tmp_path / "toy")
+    ids = torch.tensor([[5, 9, 12]])
+    assert torch.equal(again.logits(ids), lm.logits(ids))
+    assert again.defaults == lm.defaults
+    assert again.generate("the cat", 8, seed=1).text == lm.generate("the cat", 8, seed=1).text
+
+
+def test_likelihood_by_the_models_own_method(lm: DiffusionLM, ar: DiffusionLM) -> None:
+    bound = lm.likelihood(["the cat sat", "a dog"], samples=32)
+    assert [b.method for b in bound] == ["nelbo", "nelbo"]
+    assert bound[0].std_error > 0
+    assert bound[0].bits_per_byte > 0
+    exact = ar.likelihood(["the cat sat"])[0]
+    assert (exact.method, exact.std_error) == ("exact", 0.0)
+    # a text in windows is longer than one window, and every token is scored
+    long = ar.likelihood([TEXT])[0]
+    assert long.tokens > ar.config.max_length
+
+
+BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"max_new_tokens": 0}, "max_new_tokens"),
+    ({"max_new_tokens": 1000}, "do not fit"),
+    ({"rule": "best"}, "rule"),
+    ({"threshold": 1.5}, "threshold"),
+    ({"threshold": float("nan")}, "threshold"),
+    ({"temperature": -1.0}, "temperature"),
+    ({"temperature": float("inf")}, "temperature"),
+    ({"top_p": 0.0}, "top_p"),
+    ({"top_k": -1}, "top_k"),
+    ({"block_length": 0}, "block_length"),
+    ({"max_denoising_steps": 0}, "max_denoising_steps"),
+    ({"remask_budget": -1}, "remask_budget"),
+    ({"mode": "ar"}, "mode"),
+    ({"mode": "verify"}, "mode"),
+    ({"cache": "prefix"}, "cache"),
+    ({"cache": "exact"}, "cache"),
+]
+
+
+@pytest.mark.parametrize(("options", "named"), BAD_OPTIONS)
+def test_bad_options_are_named(lm: DiffusionLM, options: dict[str, Any], named: str) -> None:
+    with pytest.raises(UnmaskError, match=named) as caught:
+        lm.generate("the cat", **{"max_new_tokens": 8, **options})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("prompt", [[5, 10**6], [5, -1], [1.5], 7, [{"role": "user", "content": "hi"}], ["a", 1]])
+def test_bad_prompts_are_named(lm: DiffusionLM, prompt: Any) -> None:
+    with pytest.raises(UnmaskError):
+        lm.generate(prompt)
+
+
+@pytest.mark.parametrize(
+    "template", ["no gap", "a [[mask:0]] b", "a [[mask:3-1]] b", "a [[mask:900]] b", "[[mask:1-900]]", "[[mask:-1]]"]
+)
+def test_bad_templates_are_named(lm: DiffusionLM, template: str) -> None:
+    with pytest.raises(UnmaskError):
+        lm.fill(template)
+
+
+def test_bad_logits_input_is_named(lm: DiffusionLM, ar: DiffusionLM) -> None:
+    for ids in (
+        torch.tensor([1, 2]),
+        torch.tensor([[1.0]]),
+        torch.tensor([[99999]]),
+        torch.zeros(1, 65, dtype=torch.long),
+    ):
+        with pytest.raises(UnmaskError):
+            lm.logits(ids)
+    with pytest.raises(UnmaskError, match="layout"):
+        lm.logits(torch.tensor([[1]]), layout="diagonal")
+    with pytest.raises(UnmaskError, match="attention_mask"):
+        lm.logits(torch.tensor([[1, 2]]), attention_mask=torch.ones(1, 3))
+    with pytest.raises(UnmaskError, match="fill gaps"):
+        ar.fill("the [[mask:2]]")
+    with pytest.raises(UnmaskError, match="does not fit"):
+        ar.likelihood(["a"], method="nelbo")
+
+
+def test_bad_names_devices_and_dtypes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UnmaskError, match="neither a folder"):
+        DiffusionLM.from_pretrained("no-such-model")
+    with pytest.raises(UnmaskError, match=r"config\.json"):
+        DiffusionLM.from_pretrained(tmp_path)
+    with pytest.raises(UnmaskError, match="dtype"):
+        DiffusionLM.from_pretrained(tmp_path, dtype="int3")
