@@ -60,6 +60,7 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="Stop at this text; may be given several times.")] = None,
     pause: Annotated[float, typer.Option(help="Seconds to wait after each drawn step.")] = 0.0,
     trace: Annotated[Path | None, typer.Option(help="Write the frames to this file, one JSON object a line.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Write a film strip of the canvas (SVG) here.")] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     plain: Plain = False,
@@ -91,6 +92,11 @@ def generate(
     seconds = time.perf_counter() - began
     if trace is not None:
         _write_trace(trace, output)
+    if picture is not None:
+        from unmask.display import CanvasView, filmstrip
+
+        first = CanvasView(output.first_canvas.tolist(), lm.config.mask_token_id, lm.tokenizer)
+        filmstrip(first, output.frames, picture, lm.name)
     _report(output, seconds, as_json, draw, {"text": output.text})
 
 
@@ -279,10 +285,11 @@ def bench_length_command(
     diffusion: Annotated[str, typer.Option(help="The diffusion model.")] = "austen",
     ar: Annotated[str, typer.Option(help="Its autoregressive twin, which also judges.")] = "austen-ar",
     lengths: Annotated[str, typer.Option(help="New tokens, separated by commas.")] = "50,100,200,500",
-    steps: Annotated[int, typer.Option(help="Denoising steps, the same for every length.")] = 32,
+    steps: Annotated[str, typer.Option(help="Denoising steps, separated by commas.")] = "32",
     rounds: Annotated[int, typer.Option(help="Timed rounds; medians are printed.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the first round.")] = 0,
     picture: Annotated[Path | None, typer.Option(help="Write the picture (PNG) here.")] = None,
+    samples: Annotated[bool, typer.Option("--samples", help="Print one text of every row as well.")] = False,
     as_json: Json = False,
 ) -> None:
     """Steps, seconds and quality for several lengths, diffusion and AR in one run.
@@ -294,17 +301,13 @@ def bench_length_command(
     from unmask.display import table
     from unmask.evaluation.bench_length import bench_length, draw, settings
 
-    try:
-        wanted = [int(part) for part in lengths.split(",")]
-    except ValueError:
-        raise UnmaskError(f"--lengths '{lengths}' must be numbers separated by commas, for example 50,500") from None
-    if rounds < 1 or steps < 1:
-        raise UnmaskError("--rounds and --steps must be at least 1")
     first, second = _load(diffusion, "cpu", "float32"), _load(ar, "cpu", "float32")
-    console, errors = Console(), Console(stderr=True)
-    with errors.status("warming up") as status:
+    wanted, step_list = _numbers("--lengths", lengths), _numbers("--steps", steps)
+    if rounds < 1:
+        raise UnmaskError("--rounds must be at least 1")
+    with Console(stderr=True).status("warming up") as status:
         results = bench_length(
-            first, second, prompt or DEFAULT_PROMPTS, wanted, steps, rounds, seed, lambda text: status.update(text)
+            first, second, prompt or DEFAULT_PROMPTS, wanted, step_list, rounds, seed, lambda text: status.update(text)
         )
     note = settings(first, steps, rounds)
     if picture is not None:
@@ -317,7 +320,18 @@ def bench_length_command(
         speed = [f"{r.seconds:.2f}", f"{r.floor_seconds:.2f}", f"{r.tokens_per_second:.0f}"]
         rows.append([r.name, str(r.tokens), str(r.steps), *speed, f"{r.perplexity:.1f}", f"{r.entropy:.2f}"])
     columns = ["model", "tokens", "steps", "seconds", "floor s", "tokens/s", "perplexity", "entropy"]
-    console.print(table(note, columns, rows))
+    Console().print(table(note, columns, rows))
+    if samples:
+        for r in results:
+            print(f"\n--- {r.name}, {r.tokens} tokens, {r.steps} steps\n{r.sample}")
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    """Positive numbers separated by commas."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise UnmaskError(f"{option} '{text}' must be positive numbers separated by commas, for example 50,500")
+    return [int(part) for part in parts]
 
 
 DEFAULT_PROMPTS = [

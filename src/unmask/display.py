@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
@@ -14,9 +16,10 @@ from rich.text import Text
 from tokenizers import Tokenizer
 
 from unmask.canvas import Frame
+from unmask.files import write_text
 
 GIVEN, WRITTEN, FRESH, AGAIN, MASKED = "dim", "default", "bold black on green", "bold black on yellow", "grey42"
-HOLE = "░░░ "  # a masked token, about as wide as a word
+HOLE = " ░░░"  # a masked token, about as wide as a word
 
 
 class CanvasView:
@@ -49,7 +52,7 @@ class CanvasView:
         out = Text()
         for position, token in enumerate(self.ids):
             if token == self.mask_id and self.open[position]:
-                out.append(HOLE, self.fresh.get(position, MASKED) if position in self.fresh else MASKED)
+                out.append(HOLE, self.fresh.get(position, MASKED))
             else:
                 style = self.fresh.get(position, WRITTEN if self.open[position] else GIVEN)
                 out.append(self._word(token), style)
@@ -76,6 +79,19 @@ def watch(view: CanvasView, frames: Iterable[Frame], console: Console, title: st
             time.sleep(pause)
         view.settle()
         live.update(panel(), refresh=True)
+
+
+def filmstrip(view: CanvasView, frames: list[Frame], path: Path, title: str, moments: int = 4) -> None:
+    """Writes an SVG picture of the canvas at `moments` points of a run, the first and the last among them."""
+    wanted = {round(i * (len(frames) - 1) / max(1, moments - 1)) for i in range(moments)}
+    panels: list[RenderableType] = []
+    for number, frame in enumerate(frames):
+        view.advance(frame)
+        if number in wanted:
+            panels.append(Panel(view.text(), title=f"{title}, step {view.step} of {frames[-1].step}"))
+    console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
+    console.print(Group(*panels))
+    write_text(path, console.export_svg(title="unmask generate"))
 
 
 def replay_side_by_side(

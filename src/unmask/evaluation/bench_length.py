@@ -39,12 +39,13 @@ def bench_length(
     ar: DiffusionLM,
     prompts: list[str],
     lengths: list[int],
-    steps: int,
+    step_list: list[int],
     rounds: int,
     seed: int,
     progress: Callable[[str], None],
 ) -> list[LengthResult]:
-    """Every length in turn, diffusion and AR alternating within a round so that drift hits both."""
+    """Every length in turn, diffusion (at each number of steps) and AR alternating within a round, so that
+    drift of the machine's speed hits both."""
     weight = diffusion.model.embedding.weight
     rate = gemm_rate(weight.dtype, 512, diffusion.config.hidden_size, diffusion.config.intermediate_size)
     rate_one = gemm_rate(weight.dtype, 1, ar.config.hidden_size, ar.config.intermediate_size)
@@ -52,15 +53,15 @@ def bench_length(
         warm_up(lm, prompts[0], max(lengths))
     results = []
     for length in lengths:
-        laps: dict[str, list[Lap]] = {diffusion.name: [], ar.name: []}
+        laps: list[list[Lap]] = [[] for _ in range(len(step_list) + 1)]
         for number in range(rounds):
             prompt = prompts[number % len(prompts)]
             progress(f"{length} tokens, round {number + 1} of {rounds}")
-            options = {"seed": seed + number}
-            laps[diffusion.name].append(timed(diffusion, prompt, length, max_denoising_steps=steps, **options))
-            laps[ar.name].append(timed(ar, prompt, length, **options))
-        for lm in (diffusion, ar):
-            results.append(_summary(lm, laps[lm.name], length, ar, prompts, rate if lm is diffusion else rate_one))
+            for place, steps in enumerate(step_list):
+                laps[place].append(timed(diffusion, prompt, length, max_denoising_steps=steps, seed=seed + number))
+            laps[-1].append(timed(ar, prompt, length, seed=seed + number))
+        results += [_summary(diffusion, some, length, ar, prompts, rate) for some in laps[:-1]]
+        results.append(_summary(ar, laps[-1], length, ar, prompts, rate_one))
     return results
 
 
@@ -121,7 +122,7 @@ def draw(results: list[LengthResult], path: Path, title: str) -> None:
         figure.savefig(temporary, format="png", dpi=110)
 
 
-def settings(lm: DiffusionLM, steps: int, rounds: int) -> str:
+def settings(lm: DiffusionLM, steps: str, rounds: int) -> str:
     """What the figures were made with, for under the table."""
     d = lm.defaults
     return (

@@ -1,0 +1,141 @@
+"""The command line: JSON where a program reads it, one clear line and exit status 2 on bad input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from unmask.canvas import Canvas, Frame
+from unmask.cli import main
+from unmask.generation import DecodingDefaults
+from unmask.lm import DiffusionLM
+from unmask.models.transformer import Transformer
+from unmask.training.tokenizer import train_tokenizer
+
+TEXT = "the cat sat on the mat. the dog sat on the log. a cat and a dog sat. " * 4
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Transformer]) -> dict[str, str]:
+    """A diffusion model and an AR one on disk."""
+    tokenizer = train_tokenizer("bpe", [TEXT], 300)
+    sizes = {"vocab_size": tokenizer.get_vocab_size(), "mask_token_id": 1, "eos_token_id": 0, "bos_token_id": 0}
+    out = {}
+    for name, options in {"toy": {}, "toy-ar": {"layout": "causal", "shift": True}}.items():
+        folder = tmp_path_factory.mktemp("models") / name
+        lm = DiffusionLM(tiny(pad_token_id=0, **sizes, **options), tokenizer, DecodingDefaults(rule="quota"), name)
+        lm.save_pretrained(folder)
+        out[name] = str(folder)
+    return out
+
+
+@pytest.fixture()
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["unmask", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        out, err = capfd.readouterr()
+        return int(left.value.code or 0), out, err
+
+    return call
+
+
+def test_generate_in_a_pipe_prints_text_only(run: Run, folders: dict[str, str]) -> None:
+    code, out, err = run("generate", "the cat", "-m", folders["toy"], "-n", "12", "--steps", "4", "--seed", "1")
+    assert code == 0
+    assert "░" not in out
+    assert "tokens/s" in err
+
+
+def test_generate_json_and_trace(run: Run, folders: dict[str, str], tmp_path: Path) -> None:
+    trace, strip = tmp_path / "trace.jsonl", tmp_path / "strip.svg"
+    code, out, _ = run(
+        "generate", "the cat", "-m", folders["toy"], "-n", "12", "--steps", "4", "--seed", "1", "--json",
+        "--trace", str(trace), "--picture", str(strip),
+    )  # fmt: skip
+    record = json.loads(out)
+    assert code == 0
+    assert record["steps"] <= 4
+    assert record["tokens"] == len(record["token_ids"])
+    first, *frames = (json.loads(line) for line in trace.read_text().splitlines())
+    canvas = Canvas.of([first["canvas"]], mask_id=1, pad_id=0)
+    last = canvas.replay(Frame(**{k: tuple(v) if isinstance(v, list) else v for k, v in f.items()}) for f in frames)
+    assert last.ids[0].tolist()[-12:][: record["tokens"]] == record["token_ids"]
+    assert strip.read_text().startswith("<svg")
+
+
+def test_fill_json(run: Run, folders: dict[str, str]) -> None:
+    code, out, _ = run("fill", "the [[mask:2]] sat[[mask:1-2]]", "-m", folders["toy"], "--json", "--seed", "2")
+    record = json.loads(out)
+    assert code == 0
+    assert len(record["gaps"]) == 2
+
+
+def test_race_bench_and_eval(run: Run, folders: dict[str, str], tmp_path: Path) -> None:
+    pair = ("--diffusion", folders["toy"], "--ar", folders["toy-ar"])
+    code, out, _ = run("race", "the cat", *pair, "-n", "10", "--steps", "3", "--json")
+    assert code == 0
+    assert [lap["steps"] for lap in json.loads(out)][1] == 3
+    code, out, _ = run("race", "the cat", *pair, "-n", "10", "--steps", "3", "--plain")
+    assert code == 0
+    assert "toy-ar" in out
+    picture = tmp_path / "p.png"
+    short = ("--lengths", "5,9", "--steps", "2,4", "--rounds", "1", "--prompt", "the cat", "--json")
+    code, out, _ = run("bench", "length", *pair, *short, "--picture", str(picture))
+    results = json.loads(out)["results"]
+    assert code == 0
+    assert [(r["tokens"], r["steps"]) for r in results if r["name"] == "toy"] == [(5, 2), (5, 4), (9, 2), (9, 4)]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    code, out, _ = run("eval", folders["toy"], str(text), "--samples", "4", "--json")
+    bound = json.loads(out)[0]
+    assert code == 0
+    assert bound["method"] == "nelbo"
+    assert bound["bits_per_character"] > 0
+    code, out, _ = run("eval", folders["toy-ar"], str(text))
+    assert code == 0
+    assert "exact" in out
+
+
+def test_every_command_helps_with_an_example(run: Run) -> None:
+    for command in ("generate", "fill", "race", "train", "eval", "models", "bench length", "bench training"):
+        code, out, _ = run(*command.split(), "--help")
+        assert code == 0
+        assert "Example" in out
+
+
+def bad(folder: str, missing: str) -> list[list[str]]:
+    return [
+        ["generate", "x", "-m", missing],
+        ["generate", "x", "-m", folder, "-n", "0"],
+        ["generate", "x", "-m", folder, "-n", "500"],
+        ["generate", "x", "-m", folder, "--rule", "best", "-n", "8"],
+        ["generate", "x", "-m", folder, "--threshold", "2", "-n", "8"],
+        ["generate", "x", "-m", folder, "--mode", "verify", "-n", "8"],
+        ["generate", "x", "-m", folder, "--dtype", "int3"],
+        ["generate", "x", "-m", folder, "--device", "warp"],
+        ["generate", "x", "-m", folder, "-n", "8", "--trace", "/proc/nowhere/trace"],
+        ["fill", "no gap", "-m", folder],
+        ["fill", "[[mask:700]]", "-m", folder],
+        ["eval", folder, missing],
+        ["eval", folder, "/dev/null"],
+        ["train", missing],
+        ["bench", "length", "--diffusion", folder, "--ar", folder, "--lengths", "5,-1"],
+        ["race", "--diffusion", missing],
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(bad("", ""))))
+def test_bad_input_is_one_line_and_status_2(run: Run, folders: dict[str, str], number: int) -> None:
+    code, out, err = run(*bad(folders["toy"], "no/such/thing")[number])
+    assert code == 2
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1, err
+    assert err.startswith("unmask: ")
