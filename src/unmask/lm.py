@@ -24,10 +24,12 @@ from unmask.generation import DecodingDefaults, Filled, Run
 from unmask.likelihood import Likelihood, blockwise, exact_causal, exact_sequential, nelbo, windows
 from unmask.models import catalogue, checkpoint
 from unmask.models.config import build
+from unmask.models.family import Family
 from unmask.models.transformer import Transformer
 
 Prompt = str | list[str] | list[int] | list[dict[str, str]] | Tensor
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": None}
+GENERATION = "generation_config.json"
 
 
 class DiffusionLM:
@@ -39,37 +41,46 @@ class DiffusionLM:
         tokenizer: Tokenizer | None,
         defaults: DecodingDefaults | None = None,
         name: str = "model",
+        family: Family | None = None,
+        raw_config: dict[str, Any] | None = None,
     ) -> None:
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.defaults = defaults or DecodingDefaults()
         self.config = model.config
+        self.family, self.raw_config = family, raw_config
 
     @classmethod
     def from_pretrained(cls, name: str | Path, device: str = "cpu", dtype: str = "float32") -> DiffusionLM:
         """Loads a shipped model by name ("default", "austen", "austen-ar") or a checkpoint folder.
 
-        Raises UnmaskError if there is no such model or it cannot be read.
+        dtype: float32, bfloat16, float16, or auto for the file's own. Raises UnmaskError if there is no such
+        model or it cannot be read.
         """
         if dtype not in DTYPES:
             raise UnmaskError(f"dtype '{dtype}' is unknown; use one of {', '.join(DTYPES)}")
         folder = catalogue.find(str(name))
         try:
             target = torch.device(device)
-            model = checkpoint.load(folder, target, DTYPES[dtype])
+            model, family = checkpoint.load(folder, target, DTYPES[dtype])
         except (RuntimeError, AssertionError) as error:
             raise UnmaskError(
                 f"device '{device}' cannot be used ({str(error).splitlines()[0]}); try device='cpu'"
             ) from None
-        path = folder / "generation_config.json"
-        values = checkpoint.read_json(path) if path.is_file() else {}
+        path = folder / GENERATION
+        values = checkpoint.read_json(path) if family is None and path.is_file() else {}
+        values = values if family is None else family.defaults  # other layouts' file speaks of other things
         defaults: DecodingDefaults = build(DecodingDefaults, values, str(path))
-        return cls(model, checkpoint.load_tokenizer(folder), defaults, folder.name)
+        raw = checkpoint.read_json(folder / checkpoint.CONFIG)
+        return cls(model, checkpoint.load_tokenizer(folder), defaults, folder.name, family, raw)
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Writes a checkpoint folder that from_pretrained reads back."""
-        folder = Path(path)
-        checkpoint.save(folder, self.config, self.model.state_dict(), self.tokenizer)
-        write_text(folder / "generation_config.json", json.dumps(asdict(self.defaults), indent=2) + "\n")
+        """Writes a checkpoint folder that from_pretrained reads back, in the family's own layout."""
+        folder, state = Path(path), self.model.state_dict()
+        table = checkpoint.weight_table(self.model, self.family)
+        weights = {theirs: state[ours] for ours, theirs in table.items()}
+        checkpoint.save(folder, self.raw_config or self.config.to_dict(), weights, self.tokenizer)
+        if self.family is None:
+            write_text(folder / GENERATION, json.dumps(asdict(self.defaults), indent=2) + "\n")
 
     @torch.inference_mode()
     def logits(

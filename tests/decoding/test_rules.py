@@ -129,6 +129,25 @@ def test_rules_prefer_the_surest(situation: tuple[Scores, Tensor, Tensor]) -> No
         assert (kept.amin(1) >= left.amax(1)).all(), name
 
 
+def scan(confidence: list[float], factor: float) -> int:
+    """Fast-dLLM's get_transfer_index_dynamic: how many of the sorted confidences it commits."""
+    thresholds = [-1.0] + [1 - factor / (n + 1) for n in range(2, len(confidence) + 1)]
+    stop = 0
+    for stop, (c, least) in enumerate(zip(confidence, thresholds, strict=True)):  # noqa: B007
+        if c < least:
+            break
+    return stop + 1 if stop in (0, len(thresholds) - 1) else stop
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=9), st.floats(0, 4), st.integers(0, 3))
+def test_factor_counts_as_the_reference_scans(confidence: list[float], factor: float, committed: int) -> None:
+    """Its last rank in particular, where it keeps one more than passes."""
+    masked = torch.tensor([[True] * len(confidence) + [False] * committed])
+    scores = grid([confidence + [0.99] * committed])
+    chosen = RULES["factor"](scores, masked, ONE_STEP_OF_MANY, RuleOptions("factor", factor=factor))
+    assert chosen.sum().item() == scan(sorted(confidence, reverse=True), factor)
+
+
 def test_ties_go_to_the_leftmost() -> None:
     masked = torch.tensor([[False, True, True, True]])
     chosen = best_first(torch.full((1, 4), 0.5), masked, torch.tensor([2]))

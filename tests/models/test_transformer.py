@@ -189,6 +189,18 @@ def test_cached_blocks_may_be_rewritten_and_rows_have_their_own_windows(tiny: Ti
     torch.testing.assert_close(found, alone(ids[:1])[:, 3:], atol=1e-5, rtol=1e-5)
 
 
+def test_padding_is_written_to_the_spare_slot(tiny: Tiny) -> None:
+    config = tiny().config
+    cache = SlotCache(config, 2, 4, torch.device("cpu"), torch.float32)
+    position, valid = torch.tensor([[1, 2], [3, 0]]), torch.tensor([[True, True], [True, False]])
+    keys = torch.arange(1.0, 5.0).view(2, 1, 2, 1).expand(2, config.num_kv_heads, 2, config.head_dim)
+    cache.begin(position, valid, 4)
+    k, v = cache.update(1, keys, -keys)
+    assert k[:, 0, :, 0].tolist() == [[0, 1, 2, 0], [0, 0, 0, 3]]
+    assert torch.equal(v, -k)
+    assert not cache.keys[0].any()  # the other layer
+
+
 @torch.no_grad()
 def test_a_shifted_head_is_unshifted_once(tiny: Tiny) -> None:
     """logits[:, i] scores position i: the raw head's row i - 1, and its own row at a document's start."""

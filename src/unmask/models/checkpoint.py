@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +18,27 @@ from torch import Tensor
 from unmask.errors import UnmaskError
 from unmask.files import replacing, write_text
 from unmask.models.config import ModelConfig
+from unmask.models.families import registry
+from unmask.models.family import Family
 from unmask.models.transformer import Transformer
 
-WEIGHTS, CONFIG, TOKENIZER, CARD = "model.safetensors", "config.json", "tokenizer.json", "README.md"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file; a missing, cut or hostile file raises UnmaskError."""
     if not path.is_file():
         raise UnmaskError(f"{path} does not exist; a checkpoint folder holds {CONFIG} and {WEIGHTS}")
+    with _reading(path), safe_open(str(path), framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns what safetensors raises on a cut or hostile file into one clear line."""
     try:
-        with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        yield
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise UnmaskError(f"{path} is not a readable safetensors file ({error}); copy or download it again") from None
 
@@ -54,39 +66,108 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def load_weights(model: Transformer, tensors: dict[str, Tensor], source: str) -> None:
-    """Copies tensors into the network; a missing, extra or misshapen one raises UnmaskError naming it."""
-    wanted = model.state_dict()
-    if model.config.tie_embeddings:
-        wanted.pop("head.weight")
-    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+class TensorFiles:
+    """The safetensors files of a folder, one or sharded, read tensor by tensor."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        index, single = folder / INDEX, folder / WEIGHTS
+        if single.is_file():
+            self.shards = [single]
+        elif index.is_file():
+            self.shards = self._indexed(index)
+        else:
+            pickles = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+            if pickles:
+                raise UnmaskError(
+                    f"{folder / pickles[0]} is a pickle, which can run code and is never read; convert it to safetensors"
+                )
+            raise UnmaskError(f"{single} does not exist; a checkpoint folder holds {CONFIG} and {WEIGHTS}")
+
+    def _indexed(self, index: Path) -> list[Path]:
+        shards = read_json(index).get("weight_map")
+        names = set(shards.values()) if isinstance(shards, dict) else {None}
+        for name in names:
+            if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+                raise UnmaskError(f"{index} names {name!r}, which is not a safetensors file of this folder")
+            if not (self.folder / name).is_file():
+                raise UnmaskError(f"{self.folder / name} is missing; {index.name} asks for it, download it again")
+        return sorted(self.folder / str(name) for name in names)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's shape, from the headers alone."""
+        out: dict[str, tuple[int, ...]] = {}
+        for shard in self.shards:
+            with _reading(shard), safe_open(str(shard), framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (not a dict)
+                    out[name] = tuple(file.get_slice(name).get_shape())
+        return out
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor in turn; only one is held here at a time."""
+        for shard in self.shards:
+            with _reading(shard), safe_open(str(shard), framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (not a dict)
+                    yield name, file.get_tensor(name)
+
+
+def load_weights(model: Transformer, files: TensorFiles, table: dict[str, str], dtype: torch.dtype | None) -> None:
+    """Puts a folder's tensors into a network built on the meta device, one at a time.
+
+    `table` maps our names to theirs. A missing, extra or misshapen tensor raises UnmaskError naming it
+    before any is read.
+    """
+    source, shapes = files.shards[0].parent, files.shapes()
+    wanted = {theirs: (ours, model.get_parameter(ours)) for ours, theirs in table.items()}
+    missing, extra = sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys())
     for what, names in (("lacks tensor", missing), ("has an unknown tensor", extra)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise UnmaskError(f"{source} {what} '{names[0]}'{more}; it does not fit its {CONFIG}")
-    for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
-            found, expected = list(tensor.shape), list(wanted[name].shape)
-            raise UnmaskError(f"{source}: tensor '{name}' has shape {found}, {CONFIG} asks for {expected}")
+    for name, shape in shapes.items():
+        expected = tuple(wanted[name][1].shape)
+        if shape != expected:
+            raise UnmaskError(f"{source}: tensor '{name}' has shape {list(shape)}, {CONFIG} asks for {list(expected)}")
+    for name, tensor in files.tensors():
         if not tensor.is_floating_point():
             raise UnmaskError(f"{source}: tensor '{name}' has dtype {tensor.dtype}, expected floating point")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            wanted[name].copy_(tensor)
+        module, _, leaf = wanted[name][0].rpartition(".")
+        setattr(model.get_submodule(module), leaf, torch.nn.Parameter(tensor if dtype is None else tensor.to(dtype)))
+    if model.config.tie_embeddings:
+        model.head.weight = model.embedding.weight
 
 
-def load(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Transformer:
-    """The network of a checkpoint folder, in evaluation mode."""
-    config = ModelConfig.from_dict(read_json(folder / CONFIG), str(folder / CONFIG))
-    tensors = read_tensors(folder / WEIGHTS)
-    values = sum(t.numel() for t in tensors.values())
-    if (config.vocab_size + config.num_layers * config.intermediate_size) * config.hidden_size > 4 * values + 2**20:
-        raise UnmaskError(
-            f"{folder / CONFIG} describes a network far larger than {WEIGHTS} holds; they do not belong together"
-        )
-    model = Transformer(config)
-    load_weights(model, tensors, str(folder / WEIGHTS))
-    return model.to(device=device, dtype=dtype).eval()
+def weight_table(model: Transformer, family: Family | None) -> dict[str, str]:
+    """Our tensor name -> the name in the file; the same one in our own layout."""
+    if family is not None:
+        return family.table(model.config)
+    names = [name for name, _ in model.named_parameters()]  # a tied head is listed once, as the embedding
+    return {name: name for name in names}
+
+
+def load(
+    folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = torch.float32
+) -> tuple[Transformer, Family | None]:
+    """The network of a checkpoint folder in evaluation mode, and its family (None: our own layout).
+    dtype None keeps the file's.
+
+    Peak memory is near the size of the weights: the network is built on the meta device and every
+    parameter is replaced by its tensor as it is read.
+    """
+    source = str(folder / CONFIG)
+    raw = read_json(folder / CONFIG)
+    family = registry.recognise(raw, source)
+    config = ModelConfig.from_dict(raw, source) if family is None else family.config(raw, source)
+    files = TensorFiles(folder)
+    values = sum(math.prod(shape) for shape in files.shapes().values())
+    layer = config.hidden_size * (config.num_heads * config.head_dim + config.intermediate_size)
+    if config.vocab_size * config.hidden_size + config.num_layers * layer > 2 * values + 2**20:
+        raise UnmaskError(f"{source} describes a network far larger than the weights beside it")
+    with torch.device("meta"):
+        model = Transformer(config)
+    load_weights(model, files, weight_table(model, family), dtype)
+    model.make_rotary_tables()
+    return model.to(device).eval(), family
 
 
 def load_tokenizer(folder: Path) -> Tokenizer | None:
@@ -102,14 +183,13 @@ def load_tokenizer(folder: Path) -> Tokenizer | None:
 
 def save(
     folder: Path,
-    config: ModelConfig,
+    config: dict[str, Any],
     weights: dict[str, Tensor],
     tokenizer: Tokenizer | None,
     metadata: dict[str, str] | None = None,
 ) -> None:
-    """Writes a checkpoint folder's files, each whole or not at all."""
-    weights = {k: v for k, v in weights.items() if not (config.tie_embeddings and k == "head.weight")}
+    """Writes a checkpoint folder's files, each whole or not at all; names and config as the layout has them."""
     write_tensors(folder / WEIGHTS, weights, metadata)
     if tokenizer is not None:
         write_text(folder / TOKENIZER, tokenizer.to_str(pretty=False))
-    write_text(folder / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")

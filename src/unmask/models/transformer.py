@@ -179,7 +179,11 @@ class Transformer(nn.Module):
         self.final_modulation = nn.Linear(size, 2 * config.hidden_size) if size else None
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
-        cos, sin = rotary_tables(config, config.max_length)
+        self.make_rotary_tables()
+
+    def make_rotary_tables(self) -> None:
+        """Makes cos and sin for every position; again after a network was built on the meta device."""
+        cos, sin = rotary_tables(self.config, self.config.max_length)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
 
@@ -188,7 +192,7 @@ class Transformer(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         residual = std / math.sqrt(2 * self.config.num_layers)
         for name, parameter in self.named_parameters():
-            if "modulation" in name:
+            if "modulation" in name or name.endswith("bias"):
                 nn.init.zeros_(parameter)  # adaLN-Zero: every block starts as the identity
             elif parameter.dim() == 2:
                 out = name.endswith(("o_proj.weight", "down_proj.weight"))

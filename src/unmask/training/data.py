@@ -127,7 +127,8 @@ class Corpus:
         self.starts = np.cumsum([0] + [len(p) for p in pieces])
         self.tokens = np.concatenate([np.asarray(p, np.int32) for p in pieces])
         self.document = np.repeat(np.arange(len(pieces), dtype=np.int32), [len(p) for p in pieces])
-        if np.isin(self.tokens, tokenizer.token_to_id(MASK)).any():
+        mask = tokenizer.token_to_id(MASK)
+        if mask is not None and (self.tokens == mask).any():
             raise UnmaskError(f"the corpus holds the text '{MASK}', which is the mask token; take it out")
         self.supervised = np.ones(len(self.tokens), bool)
         for start, length in zip(self.starts, given, strict=False):

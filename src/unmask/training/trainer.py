@@ -26,7 +26,7 @@ from unmask.models import checkpoint
 from unmask.models.config import ModelConfig
 from unmask.models.transformer import Transformer
 from unmask.noise import Draws
-from unmask.objectives import Noised, Objective
+from unmask.objectives import AR, Noised, Objective
 from unmask.training.curve import draw_curve
 from unmask.training.data import Corpus, read_documents
 from unmask.training.progress import TrainingProgress
@@ -76,7 +76,12 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer) -> ModelConfig:
         "bos_token_id": eos,
         "pad_token_id": eos,
     }
-    return ModelConfig.from_dict({**given, **recipe.model}, "recipe: model")
+    if given["mask_token_id"] is None and not isinstance(recipe.objective, AR):
+        raise UnmaskError(f"the tokenizer has no '{MASK}' token, which masked diffusion needs")
+    config = ModelConfig.from_dict({**given, **recipe.model}, "recipe: model")
+    if config.max_length < recipe.data.length:
+        raise UnmaskError(f"recipe: model.max_length {config.max_length} is less than data.length {recipe.data.length}")
+    return config
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
@@ -135,8 +140,9 @@ class Trainer:
 
     def run(self) -> Path:
         """Trains to the last step and returns the folder of the finished model."""
-        self._resume()
         main = self.accelerator.is_main_process
+        self._prepare_folder()
+        self._resume()
         tokens_per_step = self.config.batch_size * self.recipe.data.length
         with TrainingProgress(self.folder, self.config.steps, tokens_per_step, self.console, main) as progress:
             progress.start_at(self.step)
@@ -152,6 +158,16 @@ class Trainer:
             self._save_model()
         self.accelerator.wait_for_everyone()
         return self.folder / "model"
+
+    def _prepare_folder(self) -> None:
+        """Makes the folder and takes away what a killed run left half-written in it."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UnmaskError(f"cannot write to {self.folder}: {error.strerror}; choose another --output") from None
+        if self.accelerator.is_main_process:
+            for stale in self.folder.glob(".checkpoint-*.tmp"):
+                shutil.rmtree(stale, ignore_errors=True)
 
     def _train_step(self) -> dict[str, float]:
         rate, began = learning_rate(self.config, self.step), time.perf_counter()
@@ -269,8 +285,12 @@ class Trainer:
                 if id(parameter) in owned:
                     prefix = f"{name}:"
                     state = {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)}
+                    if state and ("momentum_buffer" in state) != isinstance(optimizer, torch.optim.Muon):
+                        raise UnmaskError(f"{folder} is of another optimizer than this recipe; choose another --output")
                     optimizer.state[parameter] = {k: v.to(self.accelerator.device) for k, v in state.items()}
         saved = checkpoint.read_json(folder / "state.json")
+        if not isinstance(saved.get("step"), int) or not isinstance(saved.get("history"), list):
+            raise UnmaskError(f"{folder / 'state.json'} lacks step and history; remove {folder} to go on without it")
         self.step, self.history = saved["step"], saved["history"]
         self.console.print(f"continuing from step {self.step} in {folder}")
 
@@ -279,7 +299,7 @@ class Trainer:
         weights = {n: t.to(torch.bfloat16) for n, t in self.ema.items()}
         details = {"objective": type(self.recipe.objective).__name__, "recipe": self.recipe.name}
         folder = self.folder / "model"
-        checkpoint.save(folder, self.network.config, weights, self.tokenizer, details)
+        checkpoint.save(folder, self.network.config.to_dict(), weights, self.tokenizer, details)
         write_text(folder / "curve.jsonl", "".join(json.dumps(record) + "\n" for record in self.history))
         draw_curve(self.history, folder / "curve.png", f"{self.recipe.name}: {type(self.recipe.objective).__name__}")
 

@@ -1,0 +1,143 @@
+"""Files are whole or not there: replacing() and write_text()."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from unmask.errors import UnmaskError
+from unmask.files import replacing, write_text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def test_a_file_is_made_with_its_folders(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b" / "c.txt", "naïve 東京\n")
+    assert (tmp_path / "a/b/c.txt").read_bytes() == "naïve 東京\n".encode()
+    assert names(tmp_path / "a/b") == ["c.txt"]
+
+
+def test_a_file_replaces_a_file(tmp_path: Path) -> None:
+    target = tmp_path / "c.txt"
+    write_text(target, "old, and longer")
+    with replacing(target) as temporary:
+        assert temporary.parent == target.parent  # one rename can't cross file systems
+        assert temporary.name.startswith(".")
+        temporary.write_text("new")
+        assert target.read_text() == "old, and longer"  # until the very end
+    assert target.read_text() == "new"
+    assert names(tmp_path) == ["c.txt"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt()], ids=repr)
+def test_a_failure_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
+    target = tmp_path / "c.txt"
+    write_text(target, "old")
+
+    def write() -> None:
+        with replacing(target) as temporary:
+            temporary.write_text("half of the n")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["c.txt"]
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["old", "none"])
+def test_a_full_disk_is_one_line(tmp_path: Path, old: bool) -> None:
+    target = tmp_path / "c.txt"
+    if old:
+        write_text(target, "old")
+
+    def write() -> None:
+        with replacing(target) as temporary:
+            temporary.write_text("half of the n")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(UnmaskError, match=r"^cannot write .*c\.txt: No space left on device") as caught:
+        write()
+    assert "\n" not in str(caught.value)
+    assert names(tmp_path) == (["c.txt"] if old else [])
+    assert not old or target.read_text() == "old"
+
+
+def test_a_folder_is_made_and_replaced_whole(tmp_path: Path) -> None:
+    target = tmp_path / "made"
+    for content in ({"a": "1", "b": "2"}, {"b": "3"}):
+        with replacing(target) as temporary:
+            for name, text in content.items():
+                write_text(temporary / name, text)
+        assert {name: (target / name).read_text() for name in names(target)} == content
+    assert names(tmp_path) == ["made"]
+
+
+def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
+    target = tmp_path / "made"
+    write_text(target / "a", "old")
+
+    def write() -> None:
+        with replacing(target) as temporary:
+            write_text(temporary / "a", "new")
+            write_text(temporary / "a" / "below a file", "impossible")
+
+    with pytest.raises(UnmaskError):
+        write()
+    assert (target / "a").read_text() == "old"
+    assert names(tmp_path) == ["made"]
+    assert names(target) == ["a"]
+
+
+def test_a_folder_that_cannot_be_moved_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, rename = tmp_path / "made", os.rename
+    write_text(target / "a", "old")
+
+    def rename_old_only(source: Path, to: Path) -> None:
+        if source.name.endswith(".tmp"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(source, to)
+
+    monkeypatch.setattr(os, "rename", rename_old_only)
+
+    def write() -> None:
+        with replacing(target) as temporary:
+            write_text(temporary / "a", "new")
+
+    with pytest.raises(UnmaskError, match="untouched"):
+        write()
+    assert (target / "a").read_text() == "old"
+    assert names(tmp_path) == ["made"]
+
+
+def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(UnmaskError, match="cannot write") as caught:
+        write_text(tmp_path / "file" / "c.txt", "text")
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "file").read_text() == "a file"
+
+
+def test_a_file_cannot_take_the_place_of_a_folder(tmp_path: Path) -> None:
+    write_text(tmp_path / "made" / "a", "old")
+    with pytest.raises(UnmaskError, match="cannot write"):
+        write_text(tmp_path / "made", "text")
+    assert (tmp_path / "made" / "a").read_text() == "old"
+    assert names(tmp_path) == ["made"]
+
+
+def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
+    write_text(tmp_path / "c.txt", "old")
+
+    def write() -> None:
+        with replacing(tmp_path / "c.txt"):
+            pass
+
+    with pytest.raises(UnmaskError):
+        write()
+    assert (tmp_path / "c.txt").read_text() == "old"
