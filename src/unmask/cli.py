@@ -36,7 +36,7 @@ TopP = Annotated[float | None, typer.Option("--top-p", help="Nucleus, 0 to 1.")]
 TopK = Annotated[int | None, typer.Option("--top-k", help="0 is off.")]
 Remask = Annotated[int | None, typer.Option("--remask", help="Committed tokens that may be masked again.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Same seed, same text.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or auto (the file's).")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Text only, no drawing (the default in a pipe).")]
@@ -133,6 +133,7 @@ def race(
     steps: Steps = None,
     seed: Seed = 0,
     slowdown: Annotated[float, typer.Option(help="Replay this many times slower than measured.")] = 1.0,
+    dtype: Dtype = "float32",
     plain: Plain = False,
     as_json: Json = False,
 ) -> None:
@@ -147,7 +148,7 @@ def race(
 
     laps, views = [], []
     for name, options in ((ar, {}), (diffusion, {"max_denoising_steps": steps})):
-        lm = _load(name, "cpu", "float32")
+        lm = _load(name, "cpu", dtype)
         warm_up(lm, prompt, max_new_tokens)
         lap = timed(lm, prompt, max_new_tokens, seed=seed, **options)
         view = CanvasView(lap.output.first_canvas.tolist(), lm.config.mask_token_id or 0, lm.tokenizer)
@@ -288,6 +289,7 @@ def bench_length_command(
     steps: Annotated[str, typer.Option(help="Denoising steps, separated by commas.")] = "32",
     rounds: Annotated[int, typer.Option(help="Timed rounds; medians are printed.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the first round.")] = 0,
+    dtype: Dtype = "float32",
     picture: Annotated[Path | None, typer.Option(help="Write the picture (PNG) here.")] = None,
     samples: Annotated[bool, typer.Option("--samples", help="Print one text of every row as well.")] = False,
     as_json: Json = False,
@@ -301,7 +303,7 @@ def bench_length_command(
     from unmask.display import table
     from unmask.evaluation.bench_length import bench_length, draw, settings
 
-    first, second = _load(diffusion, "cpu", "float32"), _load(ar, "cpu", "float32")
+    first, second = _load(diffusion, "cpu", dtype), _load(ar, "cpu", dtype)
     wanted, step_list = _numbers("--lengths", lengths), _numbers("--steps", steps)
     if rounds < 1:
         raise UnmaskError("--rounds must be at least 1")

@@ -17,11 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unmask.errors import UnmaskError
-from unmask.models.checkpoint import CONFIG, TOKENIZER, WEIGHTS, load, load_tokenizer, read_tensors, save
+from unmask.models.checkpoint import CONFIG, INDEX, TOKENIZER, WEIGHTS, load, load_tokenizer, read_tensors, save
 from unmask.models.config import ModelConfig
+from unmask.models.families import registry
 from unmask.models.transformer import Transformer
 
 Tiny = Callable[..., Transformer]
+CONFORMANCE = Path(__file__).parents[1] / "conformance"
 HUGE = 2**60  # far beyond any memory, so that asking for it fails at once instead of swapping
 
 
@@ -29,7 +31,7 @@ HUGE = 2**60  # far beyond any memory, so that asking for it fails at once inste
 def sound(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Path:
     """A sound checkpoint, not to be written to."""
     folder, model = tmp_path_factory.mktemp("sound"), tiny(num_kv_heads=2)
-    save(folder, model.config, model.state_dict(), None)
+    write(folder, model)
     return folder
 
 
@@ -37,6 +39,11 @@ def sound(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Path:
 def folder(sound: Path, tmp_path: Path) -> Path:
     """A sound checkpoint of the test's own."""
     return Path(shutil.copytree(sound, tmp_path / "model"))
+
+
+def write(folder: Path, model: Transformer) -> None:
+    """Saves in our own layout, a tied head once."""
+    save(folder, model.config.to_dict(), {name: p.detach() for name, p in model.named_parameters()}, None)
 
 
 def one_line(error: UnmaskError) -> str:
@@ -79,11 +86,12 @@ def edit_tensors(folder: Path, **changes: Tensor | None) -> None:
 )
 def test_a_checkpoint_comes_back_as_it_was(options: dict[str, Any], tmp_path: Path, tiny: Tiny) -> None:
     model = tiny(**options)
-    save(tmp_path / "one", model.config, model.state_dict(), None)
-    again = load(tmp_path / "one")
+    write(tmp_path / "one", model)
+    again, family = load(tmp_path / "one")
+    assert family is None  # our own layout
     assert again.config == model.config
     assert not again.training
-    save(tmp_path / "two", again.config, again.state_dict(), None)
+    write(tmp_path / "two", again)
     for name in (CONFIG, WEIGHTS):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     ids = torch.arange(6)[None]
@@ -93,17 +101,34 @@ def test_a_checkpoint_comes_back_as_it_was(options: dict[str, Any], tmp_path: Pa
 
 
 def test_weights_are_read_in_the_dtype_asked_for(sound: Path) -> None:
-    assert {p.dtype for p in load(sound, dtype=torch.bfloat16).parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in load(sound, dtype=torch.bfloat16)[0].parameters()} == {torch.bfloat16}
 
 
 def test_half_precision_weights_are_read(folder: Path, sound: Path) -> None:
     edit_tensors(folder, **{name: t.half() for name, t in load_file(sound / WEIGHTS).items()})
-    torch.testing.assert_close(load(folder).state_dict(), load(sound).state_dict(), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(load(folder)[0].state_dict(), load(sound)[0].state_dict(), atol=1e-3, rtol=1e-3)
+    assert {p.dtype for p in load(folder, dtype=None)[0].parameters()} == {torch.half}
 
 
 def test_a_tied_head_stays_tied(sound: Path) -> None:
-    model = load(sound)
+    model, _ = load(sound)
     assert model.head.weight is model.embedding.weight
+
+
+@torch.no_grad()
+def test_shards_give_the_network_of_the_whole(folder: Path, sound: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    names = sorted(tensors)
+    parts = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
+    for shard, part in parts.items():
+        save_file({name: tensors[name] for name in part}, folder / shard)
+    weight_map = {name: shard for shard, part in parts.items() for name in part}
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    ids = torch.arange(6)[None]
+    assert torch.equal(load(folder)[0](ids), load(sound)[0](ids))
+    (folder / "b.safetensors").unlink()
+    assert "b.safetensors" in refused(folder)
 
 
 # --- broken weights -----------------------------------------------------------------------------------------
@@ -144,12 +169,29 @@ class Trap:
         return Path.touch, (self.target,)
 
 
-@pytest.mark.parametrize("write", [pickle.dump, torch.save])
-def test_a_pickle_with_another_name_is_refused_unread(write: Callable[..., None], folder: Path) -> None:
+@pytest.mark.parametrize("dump", [pickle.dump, torch.save])
+def test_a_pickle_with_another_name_is_refused_unread(dump: Callable[..., None], folder: Path) -> None:
     with (folder / WEIGHTS).open("wb") as file:
-        write({"embedding.weight": Trap(folder / "sprung")}, file)
+        dump({"embedding.weight": Trap(folder / "sprung")}, file)
     assert WEIGHTS in refused(folder)
     assert not (folder / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    "weight_map",
+    [None, [], {}, {"a": None}, {"a": []}, {"a": {}}, {"a": 1}, {"a": "../a.safetensors"}, {"a": "/etc/passwd"},
+     {"a": "a.bin"}, {"a": "a\n.safetensors"}, {"a": "\0.safetensors"}, {"a": "no.safetensors"}, {"a": "x" * 5000}],
+    ids=lambda value: repr(value)[:20],
+)  # fmt: skip
+def test_a_hostile_index_is_refused(weight_map: Any, folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    refused(folder)
+
+
+def test_a_folder_of_pickles_is_refused_unread(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
+    assert "pytorch_model.bin" in refused(folder)
 
 
 def test_missing_files_are_named(folder: Path) -> None:
@@ -315,7 +357,7 @@ def test_a_size_a_little_off_is_refused_by_its_tensors(folder: Path) -> None:
         edited = folder / CONFIG
         before = edited.read_text()
         edit_config(folder, **{name: size})
-        assert WEIGHTS in refused(folder)
+        assert CONFIG in refused(folder)
         edited.write_text(before)
 
 
@@ -327,7 +369,7 @@ def test_names_and_values_with_line_breaks_make_one_line(folder: Path) -> None:
         (folder / CONFIG).write_text(before)
 
 
-fields = st.sampled_from(sorted(ModelConfig.__dataclass_fields__))
+fields = st.sampled_from([*sorted(ModelConfig.__dataclass_fields__), "model_type", "architectures"])
 # sizes stay small here, so that what is accepted is cheap to build
 values = json_values.filter(lambda v: not isinstance(v, int) or abs(v) < 1000) | st.integers(-9, 99)
 
@@ -341,6 +383,24 @@ def test_hostile_configurations_load_or_raise_one_line(
     edit_config(folder, **changes)
     try:
         load(folder)
+    except UnmaskError as error:
+        one_line(error)
+
+
+CONFIGS = [json.loads(path.read_text()) for path in sorted(CONFORMANCE.glob("*/config.json"))]
+assert CONFIGS
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(CONFIGS), st.data())
+def test_hostile_configurations_of_other_families_are_read_or_raise_one_line(
+    raw: dict[str, Any], data: st.DataObject
+) -> None:
+    changes = data.draw(st.dictionaries(st.sampled_from(sorted(raw)), json_values, max_size=3))
+    raw = {**raw, **changes}
+    try:
+        family = registry.recognise(raw, CONFIG)
+        assert (ModelConfig.from_dict(raw, CONFIG) if family is None else family.config(raw, CONFIG)).vocab_size > 0
     except UnmaskError as error:
         one_line(error)
 

@@ -11,10 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-torch.set_num_threads(1)
-
 from unmask.training import trainer as trainer_module
 from unmask.training.recipe import read_recipe
 from unmask.training.trainer import Trainer

@@ -125,8 +125,8 @@ def test_accumulation_gives_the_curve_of_one_batch(
     make_recipe: MakeRecipe, finished: Path, tmp_path: Path, micro: int
 ) -> None:
     trainer(make_recipe(training__micro_batch_size=micro), tmp_path).run()
-    np.testing.assert_allclose(curve(tmp_path), curve(finished), rtol=1e-4)
-    np.testing.assert_allclose(curve(tmp_path, "validation"), curve(finished, "validation"), rtol=1e-4)
+    for field in ("loss", "validation", "grad_norm"):  # AdamW and Muon hide a gradient wrong by a factor
+        np.testing.assert_allclose(curve(tmp_path, field), curve(finished, field), rtol=1e-4)
 
 
 def test_accumulation_with_complementary_copies(make_recipe: MakeRecipe, tmp_path: Path) -> None:

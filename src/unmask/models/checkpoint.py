@@ -79,9 +79,7 @@ class TensorFiles:
         else:
             pickles = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
             if pickles:
-                raise UnmaskError(
-                    f"{folder / pickles[0]} is a pickle, which can run code and is never read; convert it to safetensors"
-                )
+                raise UnmaskError(f"{folder / pickles[0]} is a pickle, which can run code; convert it to safetensors")
             raise UnmaskError(f"{single} does not exist; a checkpoint folder holds {CONFIG} and {WEIGHTS}")
 
     def _indexed(self, index: Path) -> list[Path]:
