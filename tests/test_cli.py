@@ -34,7 +34,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Transf
     return out
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["unmask", *arguments])

@@ -24,12 +24,12 @@ def make(tiny: Tiny, **options: Any) -> DiffusionLM:
     return DiffusionLM(tiny(pad_token_id=0, **sizes, **options), tokenizer, DecodingDefaults(rule="quota"), "toy")
 
 
-@pytest.fixture()
+@pytest.fixture
 def lm(tiny: Tiny) -> DiffusionLM:
     return make(tiny)
 
 
-@pytest.fixture()
+@pytest.fixture
 def ar(tiny: Tiny) -> DiffusionLM:
     return make(tiny, layout="causal", shift=True)
 

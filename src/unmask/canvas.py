@@ -96,5 +96,5 @@ class Canvas:
         """This canvas after the frames: replayed onto the first canvas they give the last."""
         ids = self.ids.clone()
         for frame in frames:
-            ids[frame.row, list(frame.positions)] = torch.tensor(frame.tokens)
+            ids[frame.row, list(frame.positions)] = torch.tensor(frame.tokens, device=ids.device)
         return replace(self, ids=ids)

@@ -60,12 +60,12 @@ class DiffusionLM:
             raise UnmaskError(f"dtype '{dtype}' is unknown; use one of {', '.join(DTYPES)}")
         folder = catalogue.find(str(name))
         try:
-            target = torch.device(device)
-            model, family = checkpoint.load(folder, target, DTYPES[dtype])
+            target = torch.empty(0, device=device).device
         except (RuntimeError, AssertionError) as error:
             raise UnmaskError(
                 f"device '{device}' cannot be used ({str(error).splitlines()[0]}); try device='cpu'"
             ) from None
+        model, family = checkpoint.load(folder, target, DTYPES[dtype])
         path = folder / GENERATION
         values = checkpoint.read_json(path) if family is None and path.is_file() else {}
         values = values if family is None else family.defaults  # other layouts' file speaks of other things

@@ -230,8 +230,11 @@ class MDLM(Objective):
         weights = noise.nelbo_weight(self.schedule, t) if self.weight == "nelbo" else torch.ones_like(t)
         weights, normaliser = self._weigh(weights, masked, rows)
         noised = torch.where(masked, mask_id, rows.ids)
-        sigma = -noise.alpha(self.schedule, t[:, 0]).clamp(min=1e-5).log()
-        return Noised(self.assemble(noised, rows), rows.ids, weights, rows, normaliser, sigma)
+        return Noised(self.assemble(noised, rows), rows.ids, weights, rows, normaliser, self.condition(t))
+
+    def condition(self, t_BL: Tensor) -> Tensor | None:
+        """Noise level sigma = -log alpha [B] that an adaLN network is told."""
+        return -noise.alpha(self.schedule, t_BL[:, 0]).clamp(min=1e-5).log()
 
     def assemble(self, noised_BL: Tensor, rows: Rows) -> Tensor:
         """The network's input."""
@@ -279,13 +282,17 @@ class BD3LM(MDLM):
     def assemble(self, noised_BL: Tensor, rows: Rows) -> Tensor:
         return torch.cat([noised_BL, rows.ids], 1)
 
+    def condition(self, t_BL: Tensor) -> Tensor | None:
+        """None: a row has as many noise levels as blocks (the reference feeds its adaLN zeros)."""
+        return None
+
     def loss(self, model: Denoiser, noised: Noised) -> Tensor:
         rows, length = noised.rows, noised.targets.shape[1]
         positions = torch.cat([rows.position, rows.position], 1)
         hidden = model.hidden(noised.inputs, positions, training_mask(self.layout, rows), time_B=noised.time)
         own, clean = hidden[:, :length], hidden[:, length:]
         if self.shift:
-            starts_block = (rows.position % self.block_length == 0)[..., None]
+            starts_block = ((rows.position % self.block_length == 0) & (rows.position > 0))[..., None]
             own = torch.where(starts_block, model.unshift(clean, rows.position), model.unshift(own, rows.position))
         return scored_loss(model, own, noised, model.config.mask_token_id if self.forbid_mask else None)
 

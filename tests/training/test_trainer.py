@@ -125,8 +125,9 @@ def test_accumulation_gives_the_curve_of_one_batch(
     make_recipe: MakeRecipe, finished: Path, tmp_path: Path, micro: int
 ) -> None:
     trainer(make_recipe(training__micro_batch_size=micro), tmp_path).run()
-    for field in ("loss", "validation", "grad_norm"):  # AdamW and Muon hide a gradient wrong by a factor
-        np.testing.assert_allclose(curve(tmp_path, field), curve(finished, field), rtol=1e-4)
+    # the norm too, because AdamW and Muon hide a gradient that is wrong by a factor
+    for field, rtol in (("loss", 1e-4), ("validation", 1e-4), ("grad_norm", 5e-3)):
+        np.testing.assert_allclose(curve(tmp_path, field), curve(finished, field), rtol=rtol)
 
 
 def test_accumulation_with_complementary_copies(make_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from rich.console import Console
 
+from unmask.models import checkpoint
 from unmask.training.recipe import Recipe
 from unmask.training.trainer import Trainer
 
@@ -54,8 +56,9 @@ def test_a_killed_run_continues_its_own_curve(
     Trainer(make_recipe(), folder, Console(quiet=True)).run()
     for got, expected in zip(curve(folder), curve(finished), strict=True):
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
-    saved = [(f / "model" / "model.safetensors").read_bytes() for f in (folder, finished)]
-    assert saved[0] == saved[1]
+    first, second = (checkpoint.read_tensors(f / "model" / "model.safetensors") for f in (folder, finished))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
     assert not list(folder.rglob(".*")), "a killed run's half-written files stay for ever"
 
 
@@ -74,6 +77,7 @@ def test_two_processes_give_the_curve_of_one(
     assert [process.returncode for process in ranks] == [0, 0], "\n".join(outputs)
     assert "step 12/12" in outputs[0]
     assert "step" not in outputs[1]  # one process speaks for both
-    for got, expected in zip(curve(folder), curve(finished), strict=True):
-        np.testing.assert_allclose(got, expected, rtol=1e-4)
+    # Muon orthogonalises in bfloat16, which enlarges rounding; it shows in the norm first
+    for got, expected, rtol in zip(curve(folder), curve(finished), (1e-4, 1e-4, 5e-3), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=rtol)
     assert not list(folder.rglob(".*"))

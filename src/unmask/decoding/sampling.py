@@ -33,7 +33,7 @@ def uniforms(seed: Tensor, step: Tensor, position: Tensor, purpose: int) -> Tens
     state = _mix(seed + _GOLDEN)
     for part in (step, position, torch.full_like(position, purpose)):
         state = _mix(state ^ (part * _GOLDEN + _MIX2))
-    return (_shift_right(state, 11).double() + 0.5) / 2**53
+    return (_shift_right(state, 12).double() + 0.5) / 2**52
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,13 @@ def propose(
     """
     logits = logits_NV.double()
     if banned is not None:
-        logits[:, banned] = -torch.inf
+        logits = logits.index_fill(-1, torch.tensor(banned, device=logits.device), -torch.inf)
     warm = temperature_N > 0
     if bool(warm.any()):
         logits = logits / torch.where(warm, temperature_N, 1.0)[:, None]
-        if bool(((top_k_N > 0) | (top_p_N < 1)).any()):
-            logits = keep_top(logits, top_k_N, top_p_N)
+        top_k, top_p = torch.where(warm, top_k_N, 0), torch.where(warm, top_p_N, 1.0)
+        if bool(((top_k > 0) | (top_p < 1)).any()):
+            logits = keep_top(logits, top_k, top_p)
     best = logits.topk(min(2, logits.shape[-1]), -1)
     p = (logits - best.values[:, :1]).exp_()
     total = p.sum(-1, keepdim=True)

@@ -84,13 +84,18 @@ class TensorFiles:
 
     def _indexed(self, index: Path) -> list[Path]:
         shards = read_json(index).get("weight_map")
-        names = set(shards.values()) if isinstance(shards, dict) else {None}
+        names = list(shards.values()) if isinstance(shards, dict) and shards else [None]
         for name in names:
-            if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            if (
+                not isinstance(name, str)
+                or not name.isprintable()
+                or Path(name).name != name
+                or not name.endswith(".safetensors")
+            ):
                 raise UnmaskError(f"{index} names {name!r}, which is not a safetensors file of this folder")
             if not (self.folder / name).is_file():
                 raise UnmaskError(f"{self.folder / name} is missing; {index.name} asks for it, download it again")
-        return sorted(self.folder / str(name) for name in names)
+        return sorted({self.folder / str(name) for name in names})
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor's shape, from the headers alone."""
@@ -121,7 +126,7 @@ def load_weights(model: Transformer, files: TensorFiles, table: dict[str, str], 
     for what, names in (("lacks tensor", missing), ("has an unknown tensor", extra)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise UnmaskError(f"{source} {what} '{names[0]}'{more}; it does not fit its {CONFIG}")
+            raise UnmaskError(f"{source} {what} {names[0]!r}{more}; it does not fit its {CONFIG}")
     for name, shape in shapes.items():
         expected = tuple(wanted[name][1].shape)
         if shape != expected:

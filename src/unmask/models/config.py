@@ -57,6 +57,15 @@ class ModelConfig:
         for name in positive.split():
             if getattr(self, name) < 1:
                 raise UnmaskError(f"model config: {name} must be at least 1, got {getattr(self, name)}")
+            if getattr(self, name) >= 2**24:
+                raise UnmaskError(f"model config: {name} {getattr(self, name)} is impossibly large")
+        for name in ("time_condition_size", "block_length"):
+            if not 0 <= getattr(self, name) < 2**24:
+                raise UnmaskError(f"model config: {name} must be 0 or a sensible size, got {getattr(self, name)}")
+        if not 0 < self.rope_theta < float("inf"):
+            raise UnmaskError(f"model config: rope_theta must be above 0, got {self.rope_theta}")
+        if not 0 <= self.norm_eps < float("inf"):
+            raise UnmaskError(f"model config: norm_eps must be at least 0, got {self.norm_eps}")
         if self.num_heads % self.num_kv_heads:
             raise UnmaskError(
                 f"model config: num_heads ({self.num_heads}) must be a multiple of num_kv_heads ({self.num_kv_heads})"
@@ -97,7 +106,7 @@ def build(cls: type, values: dict[str, Any], source: str) -> Any:
     known = {f.name for f in fields(cls) if f.init}
     for name, value in values.items():
         if name not in known:
-            raise UnmaskError(f"{source}: unknown field '{name}'; known fields: {', '.join(sorted(known))}")
+            raise UnmaskError(f"{source}: unknown field {name!r}; known fields: {', '.join(sorted(known))}")
         values = {**values, name: _typed(hints[name], value, f"{source}: {name}")}
     try:
         return cls(**values)
@@ -118,7 +127,10 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         return tuple(_typed(options[0], item, where) for item in value)
     accepted = (origin,) if isinstance(origin, type) and origin is not UnionType else options or (hint,)
     if float in accepted and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise UnmaskError(f"{where} is too large") from None
     if float in accepted and isinstance(value, str):  # YAML reads 1e-3 as text
         try:
             return float(value)
