@@ -75,10 +75,8 @@ class DiffusionLM:
 
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a checkpoint folder that from_pretrained reads back, in the family's own layout."""
-        folder, state = Path(path), self.model.state_dict()
-        table = checkpoint.weight_table(self.model, self.family)
-        weights = {theirs: state[ours] for ours, theirs in table.items()}
-        checkpoint.save(folder, self.raw_config or self.config.to_dict(), weights, self.tokenizer)
+        folder, raw = Path(path), self.raw_config or self.config.to_dict()
+        checkpoint.save(folder, raw, checkpoint.weights_to_save(self.model, self.family, raw), self.tokenizer)
         if self.family is None:
             write_text(folder / GENERATION, json.dumps(asdict(self.defaults), indent=2) + "\n")
 

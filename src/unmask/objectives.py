@@ -118,9 +118,13 @@ class MaskedCrossEntropy(torch.autograd.Function):
 def scored_loss(model: Denoiser, hidden_BLD: Tensor, noised: Noised, banned: int | None, chunk: int = 1024) -> Tensor:
     """Weighted cross-entropy, summed, on the rows whose weight is not zero."""
     index = noised.weights.flatten().nonzero().squeeze(1)
+    hidden, head = hidden_BLD.flatten(0, 1)[index], model.head.weight
+    if model.head.bias is not None:  # a bias is one more column, met by a feature that is always one
+        hidden = torch.cat([hidden, torch.ones_like(hidden[:, :1])], 1)
+        head = torch.cat([head, model.head.bias[:, None]], 1)
     return MaskedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden_BLD.flatten(0, 1)[index],
-        model.head.weight,
+        hidden,
+        head,
         noised.targets.flatten()[index],
         noised.weights.flatten()[index],
         banned,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,13 @@ def test_cut_makes_two_documents_of_a_row(byte: Tokenizer) -> None:
     assert 10 < sum(len(row.unique()) > 1 for row in half.document) < 40
     torch.testing.assert_close(always.ids, never.ids)  # the same text, only out of sight
     assert always.supervised.all()
+
+
+def test_rows_are_cut_elsewhere_in_the_next_epoch(byte: Tokenizer) -> None:
+    source = corpus([Document("a" * 400)], byte, cut=1.0)
+    epochs = [source.rows(e * source.num_rows, source.num_rows).document for e in (0, 1)]
+    first, second = (Counter((rows != rows[:, :1]).int().argmax(1).tolist()) for rows in epochs)
+    assert (first - second).total() > 4  # of 51 rows
 
 
 def test_prompts_are_given_and_not_learned(byte: Tokenizer) -> None:

@@ -49,7 +49,10 @@ def test_a_killed_run_continues_its_own_curve(
 ) -> None:
     folder = tmp_path / "killed"
     process = start(make_tree(), folder, "8")  # killed while it saves its second checkpoint
-    output, _ = process.communicate(timeout=240)
+    try:
+        output, _ = process.communicate(timeout=240)
+    finally:
+        process.kill()
     assert process.returncode == -signal.SIGKILL, output
     assert [p.name for p in folder.glob("checkpoint-*")] == ["checkpoint-0000004"]
     assert list(folder.glob(".checkpoint-0000008.*"))  # half a checkpoint, not to be taken for one

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from unmask.errors import UnmaskError
 from unmask.files import replacing, write_text
 from unmask.models.config import ModelConfig
 from unmask.models.families import registry
-from unmask.models.family import Family
+from unmask.models.family import Family, Table
 from unmask.models.transformer import Transformer
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -49,6 +49,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     with replacing(path) as temporary:
         try:
             save_file(contiguous, str(temporary), metadata=metadata)
+            temporary.chmod(0o644)  # the library makes files that only their owner can read
         except SafetensorError as error:  # the library reports a full disk as its own error
             raise OSError(str(error)) from None
 
@@ -114,38 +115,54 @@ class TensorFiles:
                     yield name, file.get_tensor(name)
 
 
-def load_weights(model: Transformer, files: TensorFiles, table: dict[str, str], dtype: torch.dtype | None) -> None:
+def load_weights(
+    model: Transformer, files: TensorFiles, table: Table, constants: Collection[str], dtype: torch.dtype | None
+) -> None:
     """Puts a folder's tensors into a network built on the meta device, one at a time.
 
-    `table` maps our names to theirs. A missing, extra or misshapen tensor raises UnmaskError naming it
-    before any is read.
+    A missing, extra or misshapen tensor raises UnmaskError naming it before any is read. `constants` are
+    tensors that may be in the file and are not read.
     """
     source, shapes = files.shards[0].parent, files.shapes()
-    wanted = {theirs: (ours, model.get_parameter(ours)) for ours, theirs in table.items()}
-    missing, extra = sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys())
+    parts = {theirs: [model.get_parameter(name).shape for name in ours] for theirs, ours in table.items()}
+    missing, extra = sorted(table.keys() - shapes.keys()), sorted(shapes.keys() - table.keys() - set(constants))
     for what, names in (("lacks tensor", missing), ("has an unknown tensor", extra)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise UnmaskError(f"{source} {what} {names[0]!r}{more}; it does not fit its {CONFIG}")
-    for name, shape in shapes.items():
-        expected = tuple(wanted[name][1].shape)
-        if shape != expected:
-            raise UnmaskError(f"{source}: tensor '{name}' has shape {list(shape)}, {CONFIG} asks for {list(expected)}")
+    for name, split in parts.items():
+        expected = (sum(shape[0] for shape in split), *split[0][1:])
+        if shapes[name] != expected:
+            found = list(shapes[name])
+            raise UnmaskError(f"{source}: tensor {name!r} has shape {found}, {CONFIG} asks for {list(expected)}")
     for name, tensor in files.tensors():
+        if name not in table:
+            continue
         if not tensor.is_floating_point():
-            raise UnmaskError(f"{source}: tensor '{name}' has dtype {tensor.dtype}, expected floating point")
-        module, _, leaf = wanted[name][0].rpartition(".")
-        setattr(model.get_submodule(module), leaf, torch.nn.Parameter(tensor if dtype is None else tensor.to(dtype)))
+            raise UnmaskError(f"{source}: tensor {name!r} has dtype {tensor.dtype}, expected floating point")
+        tensor = tensor if dtype is None else tensor.to(dtype)
+        pieces = torch.split(tensor, [shape[0] for shape in parts[name]]) if len(parts[name]) > 1 else [tensor]
+        for ours, piece in zip(table[name], pieces, strict=True):
+            module, _, leaf = ours.rpartition(".")
+            setattr(model.get_submodule(module), leaf, torch.nn.Parameter(piece))
     if model.config.tie_embeddings:
         model.head.weight = model.embedding.weight
 
 
-def weight_table(model: Transformer, family: Family | None) -> dict[str, str]:
-    """Our tensor name -> the name in the file; the same one in our own layout."""
+def weight_table(model: Transformer, family: Family | None) -> Table:
+    """Names in the file and ours; the same ones in our own layout."""
     if family is not None:
         return family.table(model.config)
-    names = [name for name, _ in model.named_parameters()]  # a tied head is listed once, as the embedding
-    return {name: name for name in names}
+    return {name: [name] for name, _ in model.named_parameters()}  # a tied head is listed once, as the embedding
+
+
+def weights_to_save(model: Transformer, family: Family | None, raw: dict[str, Any]) -> dict[str, Tensor]:
+    """The network's tensors under the names of the layout, joined as it joins them."""
+    state = model.state_dict()
+    out = {}
+    for theirs, ours in weight_table(model, family).items():
+        out[theirs] = state[ours[0]] if len(ours) == 1 else torch.cat([state[name] for name in ours])
+    return out if family is None else {**out, **family.constants(model.config, raw)}
 
 
 def load(
@@ -168,7 +185,8 @@ def load(
         raise UnmaskError(f"{source} describes a network far larger than the weights beside it")
     with torch.device("meta"):
         model = Transformer(config)
-    load_weights(model, files, weight_table(model, family), dtype)
+    constants = family.constants(config, raw) if family is not None else {}
+    load_weights(model, files, weight_table(model, family), constants, dtype)
     model.make_rotary_tables()
     return model.to(device).eval(), family
 

@@ -11,6 +11,7 @@ from unmask.errors import UnmaskError
 
 Norm = Literal["rms", "layer"]
 Activation = Literal["swiglu", "gelu", "gelu_tanh"]
+Router = Literal["softmax", "sigmoid"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,18 @@ class ModelConfig:
     mlp_bias: bool = False
     activation: Activation = "swiglu"
     tie_embeddings: bool = True
+    head_bias: bool = False
+    num_experts: int = 0  # 0: no mixture of experts, and the fields down to expert_groups_kept are not read
+    experts_per_token: int = 1
+    expert_size: int = 0  # intermediate size of one expert
+    shared_expert_size: int = 0  # of the expert that every token passes, beside the routed ones; 0: none
+    first_dense_layers: int = 0  # layers before the first with experts
+    router: Router = "softmax"
+    router_bias: bool = False  # a bias that takes part in choosing experts, not in weighing them
+    router_normalise: bool = False  # the chosen experts' weights are made to sum to one
+    router_scale: float = 1.0
+    expert_groups: int = 1
+    expert_groups_kept: int = 1  # experts are chosen from the best groups only
     time_condition_size: int = 0  # 0: no adaLN; else the width of the time embedding (DiT)
     shift: bool = False  # the head scores the next position; un-shifted inside the network, once
     layout: LayoutKind = "bidirectional"
@@ -59,7 +72,7 @@ class ModelConfig:
                 raise UnmaskError(f"model config: {name} must be at least 1, got {getattr(self, name)}")
             if getattr(self, name) >= 2**24:
                 raise UnmaskError(f"model config: {name} {getattr(self, name)} is impossibly large")
-        for name in ("time_condition_size", "block_length"):
+        for name in ("time_condition_size", "block_length", "num_experts", "shared_expert_size", "first_dense_layers"):
             if not 0 <= getattr(self, name) < 2**24:
                 raise UnmaskError(f"model config: {name} must be 0 or a sensible size, got {getattr(self, name)}")
         if not 0 < self.rope_theta < float("inf"):
@@ -74,6 +87,8 @@ class ModelConfig:
             raise UnmaskError(
                 f"model config: rope_fraction {self.rope_fraction} of head_dim {self.head_dim} must be even and in 0..1"
             )
+        if self.num_experts:
+            self._check_experts()
         if self.layout not in LAYOUT_KINDS or self.layout == "block_diffusion":
             raise UnmaskError(f"model config: layout '{self.layout}' is not one a model decodes with")
         if self.layout == "block_causal" and self.block_length < 1:
@@ -82,6 +97,23 @@ class ModelConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < self.vocab_size:
                 raise UnmaskError(f"model config: {name} {value} is outside the vocabulary of {self.vocab_size}")
+
+    def _check_experts(self) -> None:
+        if not 1 <= self.experts_per_token <= self.num_experts or not 1 <= self.expert_size < 2**24:
+            raise UnmaskError(
+                f"model config: experts_per_token {self.experts_per_token} of num_experts {self.num_experts} "
+                f"with expert_size {self.expert_size} is impossible"
+            )
+        groups, kept = self.expert_groups, self.expert_groups_kept
+        if (
+            not 1 <= kept <= groups
+            or self.num_experts % groups
+            or self.num_experts // groups * kept < self.experts_per_token
+        ):
+            raise UnmaskError(
+                f"model config: {kept} of {groups} expert_groups cannot give {self.experts_per_token} of "
+                f"{self.num_experts} experts"
+            )
 
     @property
     def rotary_size(self) -> int:

@@ -6,10 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig, build
 
-Names = list[tuple[str, str]]  # (ours, theirs); {i} stands for every layer's number
+# (ours, theirs); {i} stands for every layer's number; "a + b" on our side are joined in theirs, a first
+Names = list[tuple[str, str]]
+Table = dict[str, list[str]]  # their tensor -> ours, in the order they are joined along the first axis
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Family:
     read: Callable[[dict[str, Any]], dict[str, Any]]
     names: Callable[[ModelConfig], Names]
     defaults: dict[str, Any] = field(default_factory=dict)  # decoding options of the model card
+    constants: Callable[[ModelConfig, dict[str, Any]], dict[str, Tensor]] = lambda config, raw: {}
+    # tensors in their files that follow from the config: not read, and written again
 
     def config(self, raw: dict[str, Any], source: str) -> ModelConfig:
         """Our config of theirs; impossible values raise UnmaskError naming them."""
@@ -34,10 +40,10 @@ class Family:
         config: ModelConfig = build(ModelConfig, fields, source)
         return config
 
-    def table(self, config: ModelConfig) -> dict[str, str]:
-        """Our tensor name -> theirs, every layer written out."""
-        out = {}
+    def table(self, config: ModelConfig) -> Table:
+        """Their tensor names and ours, every layer written out."""
+        out: Table = {}
         for ours, theirs in self.names(config):
             for i in range(config.num_layers) if "{i}" in ours else (0,):
-                out[ours.replace("{i}", str(i))] = theirs.replace("{i}", str(i))
+                out[theirs.replace("{i}", str(i))] = ours.replace("{i}", str(i)).split(" + ")
         return out

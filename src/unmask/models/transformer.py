@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from unmask.attention import AttentionMask, attend
 from unmask.models.config import ModelConfig
+from unmask.models.moe import MixtureOfExperts
 
 
 class KeyValueCache(Protocol):
@@ -99,9 +100,9 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, inner: int) -> None:
         super().__init__()
-        inner, bias = config.intermediate_size, config.mlp_bias
+        bias = config.mlp_bias
         self.gate_proj = nn.Linear(config.hidden_size, inner, bias=bias) if config.activation == "swiglu" else None
         self.up_proj = nn.Linear(config.hidden_size, inner, bias=bias)
         self.down_proj = nn.Linear(inner, config.hidden_size, bias=bias)
@@ -119,8 +120,12 @@ def make_mixer(config: ModelConfig, layer: int) -> nn.Module:
 
 
 def make_mlp(config: ModelConfig, layer: int) -> nn.Module:
-    """What mixes features in a layer. Mixture of experts is one more file and one line here."""
-    return MLP(config)
+    """What mixes features in a layer: an MLP, or experts."""
+    if config.num_experts and layer >= config.first_dense_layers:
+        experts = nn.ModuleList(MLP(config, config.expert_size) for _ in range(config.num_experts))
+        shared = MLP(config, config.shared_expert_size) if config.shared_expert_size else None
+        return MixtureOfExperts(config, experts, shared)
+    return MLP(config, config.intermediate_size)
 
 
 class TimeEmbedding(nn.Module):
@@ -173,7 +178,7 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
         self.norm = make_norm(config, config.hidden_size)
-        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
         size = config.time_condition_size
         self.time_embedding = TimeEmbedding(size) if size else None
         self.final_modulation = nn.Linear(size, 2 * config.hidden_size) if size else None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from unmask.errors import UnmaskError
-from unmask.models.families import a2d, dream, fast_dllm_v2, llada, sdar, stable_diffcoder
+from unmask.models.families import a2d, dit, dream, fast_dllm_v2, llada, llada2, llada_moe, sdar, stable_diffcoder
 from unmask.models.family import Family
 
-FAMILIES = [m.FAMILY for m in (llada, dream, sdar, a2d, fast_dllm_v2, stable_diffcoder)]
+FAMILIES = [m.FAMILY for m in (llada, llada_moe, llada2, dream, sdar, a2d, fast_dllm_v2, stable_diffcoder, dit)]
 
 
 def recognise(raw: dict[str, Any], source: str) -> Family | None:
