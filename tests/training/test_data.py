@@ -14,7 +14,6 @@ import torch
 from tokenizers import Tokenizer
 
 from unmask.attention import PADDING
-from unmask.errors import UnmaskError
 from unmask.training.data import Corpus, DataConfig, Document, read_documents
 from unmask.training.tokenizer import EOS, MASK, TokenizerKind, train_tokenizer
 
@@ -141,7 +140,6 @@ def test_an_invalid_split_is_named(tmp_path: Path, refused: Refused) -> None:
         read(path, split="(CHAPTER")
 
 
-@pytest.mark.xfail(strict=True, reason="read_documents blames the first file of the corpus for any other one")
 def test_the_bad_one_of_two_files_is_named(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "1-good.jsonl").write_text('{"text": "fine"}\n')
     (tmp_path / "2-bad.jsonl").write_text("{nope\n")
@@ -149,7 +147,6 @@ def test_the_bad_one_of_two_files_is_named(tmp_path: Path, refused: Refused) -> 
         read(tmp_path / "*.jsonl", format="jsonl")
 
 
-@pytest.mark.xfail(strict=True, raises=UnmaskError, reason="names are globs only: '[1]' is read as a character class")
 def test_a_file_name_with_brackets_is_found(tmp_path: Path) -> None:
     path = tmp_path / "novel [1].txt"
     path.write_text("text")

@@ -194,8 +194,13 @@ def load(
 def load_tokenizer(folder: Path) -> Tokenizer | None:
     """The folder's tokenizer, or None where there is none (ids go in and come out)."""
     path = folder / TOKENIZER
+    return read_tokenizer(path) if path.is_file() else None
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer.json of any name; one that is missing or broken raises UnmaskError."""
     if not path.is_file():
-        return None
+        raise UnmaskError(f"tokenizer {path} does not exist")
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception

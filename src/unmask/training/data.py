@@ -55,7 +55,7 @@ def read_documents(patterns: tuple[str, ...], config: DataConfig) -> list[Docume
 
     paths = []
     for pattern in patterns:
-        found = sorted(glob.glob(pattern, recursive=True))
+        found = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
         if not found:
             raise UnmaskError(f"corpus '{pattern}': no such file; check `data.files` in the recipe")
         paths += found
@@ -63,14 +63,17 @@ def read_documents(patterns: tuple[str, ...], config: DataConfig) -> list[Docume
         if config.format != "parquet":
             _check_text(Path(path))
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     kinds = {"text": ("text", {"sample_by": "document"}), "jsonl": ("json", {}), "parquet": ("parquet", {})}
     builder, options = kinds[config.format]
-    try:
-        table: Any = datasets.load_dataset(builder, data_files=paths, split="train", **options)
-    except Exception as error:  # datasets wraps every parser's own exceptions
-        reason = [*str(error.__cause__ or error).splitlines(), "no rows in it"][0]
-        raise UnmaskError(f"corpus {paths[0]}: not readable as {config.format} ({reason})") from None
-    documents = [d for record in table for d in _documents(record, config, paths[0])]
+    documents = []
+    for path in paths:
+        try:
+            table: Any = datasets.load_dataset(builder, data_files=glob.escape(path), split="train", **options)
+        except Exception as error:  # datasets wraps every parser's own exceptions
+            reason = [*str(error.__cause__ or error).splitlines(), "no rows in it"][0]
+            raise UnmaskError(f"corpus {path}: not readable as {config.format} ({reason})") from None
+        documents += [d for record in table for d in _documents(record, config, path)]
     if not any(d.text.strip() for d in documents):
         raise UnmaskError(f"corpus {', '.join(paths)}: no text in it; an empty corpus cannot be trained on")
     return documents
@@ -116,11 +119,12 @@ class Corpus:
 
     def __init__(self, documents: list[Document], tokenizer: Tokenizer, config: DataConfig, seed: int, eos: EosPolicy):
         self.config, self.seed, self.eos_policy = config, seed, eos
+        self.epoch: tuple[int, np.ndarray, int] = (-1, np.empty(0, np.int64), 0)
         self.eos = tokenizer.token_to_id(EOS)
         if self.eos is None:
             raise UnmaskError(f"the tokenizer has no '{EOS}' token to end documents with")
-        texts = [t for t in tokenizer.encode_batch([d.text for d in documents], add_special_tokens=False)]
-        prompts = [t for t in tokenizer.encode_batch([d.prompt for d in documents], add_special_tokens=False)]
+        texts = tokenizer.encode_batch([d.text for d in documents], add_special_tokens=False)
+        prompts = tokenizer.encode_batch([d.prompt for d in documents], add_special_tokens=False)
         self.characters = sum(len(d.text) for d in documents)
         pieces = [[self.eos, *p.ids, *t.ids, self.eos] for p, t in zip(prompts, texts, strict=True)]
         given = [len(p.ids) + (1 if p.ids else 0) for p in prompts]
@@ -151,13 +155,16 @@ class Corpus:
 
     def _row(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, place = divmod(index, self.num_rows)
-        rng = np.random.default_rng([self.seed, epoch])
-        row, length = rng.permutation(self.num_rows)[place], self.config.length
+        if self.epoch[0] != epoch:  # a new order and a new place to begin cutting
+            rng = np.random.default_rng([self.seed, epoch])
+            self.epoch = (epoch, rng.permutation(self.num_rows), int(rng.integers(self.config.length)))
+        _, order, offset = self.epoch
+        row, length = int(order[place]), self.config.length
         if not self.config.packed:
-            return self._padded(int(row))
-        turn, where = np.divmod(int(rng.integers(length)) + row * length + np.arange(length), len(self.tokens))
+            return self._padded(row)
+        turn, where = np.divmod(offset + row * length + np.arange(length), len(self.tokens))
         document = self.document[where] + turn.astype(np.int32) * len(self.starts)  # its end never sees its start
-        own = np.random.default_rng([self.seed, epoch, int(row)])
+        own = np.random.default_rng([self.seed, epoch, row])
         if own.random() < self.config.cut:
             document[own.integers(1, length) :] += len(self.starts)  # same text, no longer in sight
         return self.tokens[where], document, self.supervised[where]

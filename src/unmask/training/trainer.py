@@ -10,9 +10,9 @@ import json
 import math
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -52,9 +52,7 @@ def prepare_data(recipe: Recipe) -> tuple[Tokenizer, Corpus, Corpus | None]:
     data, policy = recipe.data, recipe.objective.eos
     documents = read_documents(data.files, data)
     if data.tokenizer_file:
-        tokenizer = checkpoint.load_tokenizer(Path(data.tokenizer_file).parent)
-        if tokenizer is None:
-            raise UnmaskError(f"data.tokenizer_file {data.tokenizer_file} does not exist")
+        tokenizer = checkpoint.read_tokenizer(Path(data.tokenizer_file))
     else:
         tokenizer = train_tokenizer(data.tokenizer, (d.prompt + d.text for d in documents), data.vocab_size)
     corpus = Corpus(documents, tokenizer, data, recipe.seed, policy)
@@ -122,7 +120,7 @@ class Trainer:
         self.recipe, self.folder, self.config = recipe, folder, recipe.training
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
-        self.accelerator = Accelerator(mixed_precision=self.config.precision, cpu=not torch.cuda.is_available())
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         if self.config.batch_size % ranks:
             raise UnmaskError(f"training.batch_size {self.config.batch_size} does not divide over {ranks} processes")
@@ -182,8 +180,8 @@ class Trainer:
         total = 0.0
         for start in range(0, count, micro):
             last = start + micro >= count
-            with self.accelerator.no_sync(self.model) if not last else _nothing():
-                with self.accelerator.autocast():
+            with self.accelerator.no_sync(self.model) if not last else nullcontext():
+                with self._autocast():
                     loss = self.model(noised.slice(start, start + micro))
                 # DDP averages gradients over ranks; the loss is a sum over all of them
                 self.accelerator.backward(loss * (self.accelerator.num_processes / normaliser))
@@ -204,6 +202,9 @@ class Trainer:
         seconds = time.perf_counter() - began
         record = {"step": self.step, "loss": loss_value, "learning_rate": rate, "grad_norm": float(norm or 0.0)}
         return {**record, "seconds": seconds}
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def _sum_over_ranks(self, value: float) -> float:
         if self.accelerator.num_processes == 1:
@@ -231,7 +232,7 @@ class Trainer:
             rows.to(self.accelerator.device), draws, self.network.config.mask_token_id
         )
         total, micro = 0.0, max(1, self.config.micro_batch_size or 8)
-        with self.accelerator.autocast():
+        with self._autocast():
             for start in range(0, noised.inputs.shape[0], micro):
                 total += float(self.recipe.objective.loss(self.network, noised.slice(start, start + micro)))
         self._load_parameters(current)
@@ -256,7 +257,7 @@ class Trainer:
             checkpoint.write_tensors(temporary / "weights.safetensors", dict(self.network.named_parameters()))
             checkpoint.write_tensors(temporary / "average.safetensors", self.ema)
             checkpoint.write_tensors(temporary / "optimizer.safetensors", moments)
-            state = {"step": self.step, "history": self.history}
+            state = {"step": self.step, "history": self.history, "identity": self._identity()}
             write_text(temporary / "state.json", json.dumps(state))
         for old in self._checkpoints()[:-2]:
             shutil.rmtree(old, ignore_errors=True)
@@ -291,22 +292,20 @@ class Trainer:
         saved = checkpoint.read_json(folder / "state.json")
         if not isinstance(saved.get("step"), int) or not isinstance(saved.get("history"), list):
             raise UnmaskError(f"{folder / 'state.json'} lacks step and history; remove {folder} to go on without it")
+        if saved.get("identity", self._identity()) != self._identity():
+            raise UnmaskError(f"{folder} was made with another objective, data or seed; choose another --output")
         self.step, self.history = saved["step"], saved["history"]
         self.console.print(f"continuing from step {self.step} in {folder}")
+
+    def _identity(self) -> str:
+        """What may not change when a run goes on; how long and how fast it trains may."""
+        return repr((self.recipe.objective, self.network.config, self.recipe.data, self.recipe.seed))
 
     def _save_model(self) -> None:
         """The averaged weights in bfloat16 as a checkpoint folder, with the loss curve beside them."""
         weights = {n: t.to(torch.bfloat16) for n, t in self.ema.items()}
-        details = {"objective": type(self.recipe.objective).__name__, "recipe": self.recipe.name}
+        details = {"recipe": self.recipe.name}  # one key: the order of several would vary from run to run
         folder = self.folder / "model"
         checkpoint.save(folder, self.network.config.to_dict(), weights, self.tokenizer, details)
         write_text(folder / "curve.jsonl", "".join(json.dumps(record) + "\n" for record in self.history))
         draw_curve(self.history, folder / "curve.png", f"{self.recipe.name}: {type(self.recipe.objective).__name__}")
-
-
-class _nothing:
-    """A context that does nothing (the last micro-batch syncs as usual)."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *args: Any) -> None: ...
