@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,25 @@ def test_bf16_follows_float32(make_recipe: MakeRecipe, finished: Path, tmp_path:
 def test_two_precisions_in_one_process(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     trainer(make_recipe(), tmp_path / "a")
     trainer(make_recipe(training__precision="bf16"), tmp_path / "b")
+
+
+def test_the_model_is_the_best_check_also_after_a_resume(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(training__steps=6, training__validate_every=2, training__save_every=2)
+    values, averages = iter([3.0, 1.0, 2.0]), []
+
+    def validate(self: Trainer) -> float:
+        averages.append({n: t.clone() for n, t in self.ema.items()})
+        return next(values)
+
+    monkeypatch.setattr(Trainer, "_validate", validate)
+    first = trainer(recipe, tmp_path)
+    first.config = replace(first.config, steps=4)
+    first.run()
+    trainer(recipe, tmp_path).run()
+    saved = checkpoint.read_tensors(tmp_path / "model" / "model.safetensors")
+    assert all(torch.equal(saved[name], averages[1][name].to(torch.bfloat16)) for name in saved)
 
 
 # parts

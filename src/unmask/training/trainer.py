@@ -133,6 +133,7 @@ class Trainer:
         self.model = self.accelerator.prepare_model(Scored(self.network, recipe.objective))
         self.optimizers = make_optimizer(self.network, self.config)
         self.ema = {n: p.detach().clone() for n, p in self.network.named_parameters()}
+        self.best: dict[str, Tensor] = {}  # averaged weights of the best check so far
         self.step = 0
         self.history: list[dict[str, float]] = []
 
@@ -148,6 +149,8 @@ class Trainer:
                 record = self._train_step()
                 if self.held_out and (self.step % self.config.validate_every == 0 or self.step == self.config.steps):
                     record["validation"] = self._validate()
+                    if record["validation"] <= min(r.get("validation", math.inf) for r in [*self.history, record]):
+                        self.best = {n: t.clone() for n, t in self.ema.items()}
                 self.history.append(record)
                 progress.advance(record)
                 if self.step % self.config.save_every == 0 or self.step == self.config.steps:
@@ -257,6 +260,8 @@ class Trainer:
             checkpoint.write_tensors(temporary / "weights.safetensors", dict(self.network.named_parameters()))
             checkpoint.write_tensors(temporary / "average.safetensors", self.ema)
             checkpoint.write_tensors(temporary / "optimizer.safetensors", moments)
+            if self.best:
+                checkpoint.write_tensors(temporary / "best.safetensors", self.best)
             state = {"step": self.step, "history": self.history, "identity": self._identity()}
             write_text(temporary / "state.json", json.dumps(state))
         for old in self._checkpoints()[:-2]:
@@ -280,6 +285,9 @@ class Trainer:
             raise UnmaskError(f"{folder} is of another network than this recipe; choose another --output or remove it")
         self._load_parameters(weights)
         self.ema = {n: t.to(self.accelerator.device) for n, t in average.items()}
+        if (folder / "best.safetensors").is_file():
+            best = checkpoint.read_tensors(folder / "best.safetensors")
+            self.best = {n: t.to(self.accelerator.device) for n, t in best.items()}
         for optimizer in self.optimizers:
             owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
             for name, parameter in parameters.items():
@@ -302,8 +310,9 @@ class Trainer:
         return repr((self.recipe.objective, self.network.config, self.recipe.data, self.recipe.seed))
 
     def _save_model(self) -> None:
-        """The averaged weights in bfloat16 as a checkpoint folder, with the loss curve beside them."""
-        weights = {n: t.to(torch.bfloat16) for n, t in self.ema.items()}
+        """The averaged weights in bfloat16 as a checkpoint folder, with the loss curve beside them: those of
+        the best check on held-out rows, or the last where nothing is held out."""
+        weights = {n: t.to(torch.bfloat16) for n, t in (self.best or self.ema).items()}
         details = {"recipe": self.recipe.name}  # one key: the order of several would vary from run to run
         folder = self.folder / "model"
         checkpoint.save(folder, self.network.config.to_dict(), weights, self.tokenizer, details)
