@@ -1,0 +1,59 @@
+"""The models in the package: they load by name, write, fill and score as their card says."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from unmask import DiffusionLM
+from unmask.models import catalogue
+
+HELD_OUT = Path(__file__).parent.parent / "data" / "austen" / "persuasion.txt"
+
+
+def bits_per_character(lm: DiffusionLM, text: str, samples: int = 1) -> tuple[float, float]:
+    score = lm.likelihood([text], samples=samples)[0]
+    return score.nats / math.log(2) / len(text), score.std_error / math.log(2) / len(text)
+
+
+def test_both_are_shipped_and_small() -> None:
+    assert catalogue.shipped() == ["austen", "austen-ar"]
+    sizes = [sum(f.stat().st_size for f in catalogue.find(name).iterdir()) for name in catalogue.shipped()]
+    assert max(sizes) < 20e6
+    assert all((catalogue.find(name) / "README.md").is_file() for name in catalogue.shipped())
+
+
+def test_the_default_writes_50_and_400_tokens_in_the_same_number_of_steps() -> None:
+    lm = DiffusionLM.from_pretrained("default")
+    outs = [lm.generate("Emma was", n, rule="quota", max_denoising_steps=4, seed=1) for n in (50, 400)]
+    assert [out.steps for out in outs] == [4, 4]
+    assert "\ufffd" not in outs[0].text
+    assert lm.fill("Mr. Darcy was [[mask:3]].", seed=1).text.startswith("Mr. Darcy was")
+
+
+def test_the_twins_are_one_network_and_one_tokenizer() -> None:
+    one, other = DiffusionLM.from_pretrained("austen"), DiffusionLM.from_pretrained("austen-ar")
+    assert one.model.num_parameters() == other.model.num_parameters()
+    assert one.tokenizer is not None
+    assert other.tokenizer is not None
+    assert one.tokenizer.to_str() == other.tokenizer.to_str()
+
+
+def test_they_have_learned_the_held_out_novel() -> None:
+    """Far below the unigram entropy of these tokens (about 2.4 bits a character)."""
+    text = HELD_OUT.read_text(encoding="utf-8")[20000:26000]
+    ar, _ = bits_per_character(DiffusionLM.from_pretrained("austen-ar"), text)
+    bound, error = bits_per_character(DiffusionLM.from_pretrained("austen"), text, samples=4)
+    assert ar < 1.7
+    assert bound < 1.95 + 2 * error
+
+
+@pytest.mark.slow
+def test_the_bound_over_the_twins_exact_bits() -> None:
+    """On the whole held-out novel, at most 1.15."""
+    text = HELD_OUT.read_text(encoding="utf-8")
+    ar, _ = bits_per_character(DiffusionLM.from_pretrained("austen-ar"), text)
+    bound, _ = bits_per_character(DiffusionLM.from_pretrained("austen"), text, samples=4)
+    assert bound / ar <= 1.15
