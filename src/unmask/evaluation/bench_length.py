@@ -126,7 +126,7 @@ def settings(lm: DiffusionLM, steps: str, rounds: int) -> str:
     """What the figures were made with, for under the table."""
     d = lm.defaults
     return (
-        f"rule {d.rule}, {steps} steps, temperature {d.temperature}, top-p {d.top_p}, batch 1, "
+        f"rule {d.rule}, {steps} steps, temperature {d.temperature}, remask budget {d.remask_budget}, batch 1, "
         f"{str(lm.model.embedding.weight.dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads, "
         f"medians of {rounds} rounds"
     )
