@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from unmask.evaluation.floor import forward_operations, gemm_rate
 from unmask.objectives import BD3LM
@@ -36,7 +37,7 @@ def bench_training(recipe: Recipe, steps: int) -> TrainingResult:
     short = replace(recipe.training, steps=steps + 2, save_every=10**9, validate_every=10**9)
     dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(replace(recipe, training=short), Path(folder))
+        trainer = Trainer(replace(recipe, training=short), Path(folder), Console(stderr=True))
         config, tokens = trainer.network.config, recipe.training.batch_size * recipe.data.length
         sizes = (min(4096, tokens), config.hidden_size, config.intermediate_size)
         before = gemm_rate(dtype, *sizes)
