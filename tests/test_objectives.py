@@ -373,7 +373,7 @@ class FixedLogits:
     def __init__(self, logits: Tensor, shift: bool = False) -> None:
         self.logits, self.shift = logits, shift
         self.config = SimpleNamespace(mask_token_id=REFERENCE_MASK)
-        self.head = SimpleNamespace(weight=torch.eye(V))
+        self.head = SimpleNamespace(weight=torch.eye(V), bias=None)
 
     def hidden(self, ids: Tensor, positions: Tensor, mask: Any, *, time_B: Tensor | None) -> Tensor:
         return torch.cat([self.logits, self.logits], 1)[:, : ids.shape[1]]

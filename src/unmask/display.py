@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 from rich.columns import Columns
@@ -48,15 +49,23 @@ class CanvasView:
             return f"{token} "
         return self.tokenizer.decode([token], skip_special_tokens=False)
 
-    def text(self) -> Text:
-        out = Text()
+    def _pieces(self) -> Iterator[tuple[str, str]]:
+        """Text and style of every position; the space before a highlighted word is not highlighted."""
         for position, token in enumerate(self.ids):
-            if token == self.mask_id and self.open[position]:
-                out.append(HOLE, self.fresh.get(position, MASKED))
+            hole = token == self.mask_id and self.open[position]
+            word = HOLE if hole else self._word(token)
+            plain = MASKED if hole else WRITTEN if self.open[position] else GIVEN
+            if position in self.fresh:
+                rest = word.lstrip(" ")
+                yield word[: len(word) - len(rest)], ""
+                yield rest, self.fresh[position]
             else:
-                style = self.fresh.get(position, WRITTEN if self.open[position] else GIVEN)
-                out.append(self._word(token), style)
-        return out
+                yield word, plain
+
+    def text(self) -> Text:
+        """The canvas as one coloured text, a span for every run of one style."""
+        runs = groupby(self._pieces(), key=lambda piece: piece[1])
+        return Text.assemble(*(("".join(word for word, _ in run), style) for style, run in runs))
 
     def masks(self) -> int:
         """How many positions are still masked."""

@@ -34,6 +34,8 @@ def replacing(target: Path) -> Iterator[Path]:
             _remove(old)
         else:
             os.replace(temporary, target)
+    except UnmaskError as error:  # from a file inside the folder being written: name where it was to be
+        raise UnmaskError(str(error).replace(str(temporary), str(target))) from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise UnmaskError(
