@@ -92,6 +92,9 @@ def test_race_bench_and_eval(run: Run, folders: dict[str, str], tmp_path: Path) 
     assert code == 0
     assert [(r["tokens"], r["steps"]) for r in results if r["name"] == "toy"] == [(5, 2), (5, 4), (9, 2), (9, 4)]
     assert picture.read_bytes().startswith(b"\x89PNG")
+    code, out, _ = run("bench", "rules", *pair, "-n", "5", "--steps", "2", "--texts", "2", "--json")
+    assert code == 0
+    assert {r["rule"] for r in json.loads(out)} >= {"quota", "random", "threshold"}
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
     code, out, _ = run("eval", folders["toy"], str(text), "--samples", "4", "--json")
@@ -105,7 +108,17 @@ def test_race_bench_and_eval(run: Run, folders: dict[str, str], tmp_path: Path) 
 
 
 def test_every_command_helps_with_an_example(run: Run) -> None:
-    for command in ("generate", "fill", "race", "train", "eval", "models", "bench length", "bench training"):
+    for command in (
+        "generate",
+        "fill",
+        "race",
+        "train",
+        "eval",
+        "models",
+        "bench length",
+        "bench rules",
+        "bench training",
+    ):
         code, out, _ = run(*command.split(), "--help")
         assert code == 0
         assert "Example" in out

@@ -345,6 +345,43 @@ DEFAULT_PROMPTS = [
 ]
 
 
+@bench.command("rules")
+def bench_rules_command(
+    diffusion: Annotated[str, typer.Option(help="The diffusion model.")] = "austen",
+    ar: Annotated[str, typer.Option(help="The autoregressive model that judges.")] = "austen-ar",
+    max_new_tokens: Tokens = 100,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 32,
+    texts: Annotated[int, typer.Option(help="Texts per line, over the default prompts in turn.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the first text.")] = 11,
+    as_json: Json = False,
+) -> None:
+    """Quality of every commit rule at several temperatures, and of revising, under the AR judge.
+
+    Example: `unmask bench rules --steps 32 --texts 10`
+    """
+    from rich.console import Console
+
+    from unmask.display import table
+    from unmask.evaluation.bench_rules import bench_rules
+
+    if texts < 1 or steps < 1:
+        raise UnmaskError("--texts and --steps must be at least 1")
+    first, judge = _load(diffusion, "cpu", "float32"), _load(ar, "cpu", "float32")
+    prompts = [DEFAULT_PROMPTS[i % len(DEFAULT_PROMPTS)] for i in range(texts)]
+    sizes, grid = (max_new_tokens, steps), ([0.6, 0.8, 1.0], [30, 100])
+    with Console(stderr=True).status("starting") as status:
+        results = list(bench_rules(first, judge, prompts, *sizes, *grid, seed, lambda text: status.update(text)))
+    if as_json:
+        print(json.dumps([r.to_dict() for r in results]))
+        return
+    rows = []
+    for r in results:
+        made = [f"{r.temperature}", str(r.remask_budget), f"{r.steps:.0f}"]
+        rows.append([r.rule, *made, f"{r.perplexity:.1f}", f"{r.entropy:.2f}"])
+    columns = ["rule", "temperature", "revisions", "steps", "perplexity", "entropy"]
+    Console().print(table(f"{max_new_tokens} tokens, {texts} texts a line, seed {seed}", columns, rows))
+
+
 @bench.command("training")
 def bench_training_command(
     recipe: Annotated[Path, typer.Argument(help="The recipe to measure.")],
