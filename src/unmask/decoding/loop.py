@@ -264,7 +264,9 @@ class Decoder:
             state.budget = torch.where(full, 0, state.budget)
         masks = (canvas.masked & self._window(state, canvas)).sum(1)
         fresh = state.budget == 0
-        state.budget = torch.where(fresh, torch.where(options.max_steps > 0, options.max_steps, masks), state.budget)
+        # never more steps than masks: a step that is not needed is not paid for
+        steps = torch.where(options.max_steps > 0, torch.minimum(options.max_steps, masks), masks)
+        state.budget = torch.where(fresh, steps, state.budget)
         return state, canvas, options
 
     def _done(self, state: _State, canvas: Canvas, full: Tensor) -> Tensor:
