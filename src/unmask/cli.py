@@ -89,7 +89,7 @@ def generate(
     output = _generate_drawn(lm, prompt, max_new_tokens, options, pause) if draw else None
     if output is None:
         output = lm.generate(prompt, max_new_tokens, **options)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - began - (pause * len(output.frames) if draw else 0.0)  # pauses are not work
     if trace is not None:
         _write_trace(trace, output)
     if picture is not None:
