@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from unmask.decoding.rules import RULE_NAMES
 from unmask.evaluation.quality import judge_perplexity, unigram_entropy
@@ -42,7 +43,7 @@ def bench_rules(
     ways += [("random", t, budget) for budget in budgets for t in temperatures]
     for rule, temperature, budget in ways:
         progress(f"{rule}, temperature {temperature}, {budget} revisions")
-        options = {"rule": rule, "temperature": temperature, "remask_budget": budget, "seed": seed}
+        options: dict[str, Any] = {"rule": rule, "temperature": temperature, "remask_budget": budget, "seed": seed}
         outs = diffusion.generate(prompts, length, max_denoising_steps=steps, **options)
         given = [out.canvas.tolist()[: len(out.canvas) - length] for out in outs]
         texts = [out.token_ids for out in outs]
