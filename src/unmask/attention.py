@@ -1,4 +1,4 @@
-"""Who may attend to whom: one predicate, rendered as a dense mask or as a FlexAttention block mask.
+"""Attention in torch: a layout rendered as a dense mask or a FlexAttention block mask, and the product itself.
 
 Shapes: B batch, H heads, T queries, S keys, D head width.
 """
@@ -7,103 +7,63 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-LayoutKind = Literal["bidirectional", "causal", "block_causal", "block_diffusion"]
-LAYOUT_KINDS: tuple[LayoutKind, ...] = ("bidirectional", "causal", "block_causal", "block_diffusion")
-
-PADDING = -1  # document id of padding: it attends to padding only, and nothing else attends to it
-EMPTY = -2  # document id of a cache slot that holds nothing yet
-NOISED, CLEAN = 0, 1  # the two copies of a token in the training row [x_t ; x_0]
+from unmask.layout import CLEAN, NOISED, Coordinates, Layout
 
 
-class Coordinates(NamedTuple):
-    """Where tokens stand: LongTensors of one shape, [T] or [B, T]."""
+def flex_mask(layout: Layout, q: Coordinates, k: Coordinates) -> BlockMask:
+    """The layout as a FlexAttention block mask (empty tiles are skipped on CUDA)."""
+    q = Coordinates(*(field.view(-1, field.shape[-1]) for field in q))
+    k = Coordinates(*(field.view(-1, field.shape[-1]) for field in k))
 
-    position: Tensor  # inside its document, from 0
-    document: Tensor  # tokens of different documents never meet
-    copy: Tensor  # NOISED or CLEAN; only the block-diffusion layout looks at it
+    def mask_mod(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        row_q = Coordinates(*(field[b % field.shape[0], i] for field in q))
+        row_k = Coordinates(*(field[b % field.shape[0], j] for field in k))
+        allowed: Tensor = layout.allows(row_q, row_k)
+        return allowed
 
-    @staticmethod
-    def of(position: Tensor, document: Tensor | None = None) -> Coordinates:
-        """Coordinates of plain rows: one copy and, unless told, one document."""
-        zeros = torch.zeros_like(position)
-        return Coordinates(position, zeros if document is None else document, zeros)
-
-    def doubled(self) -> Coordinates:
-        """The same tokens twice, [x_t ; x_0], along the last axis (BD3-LM, arXiv 2503.09573)."""
-        copies = [torch.full_like(self.copy, NOISED), torch.full_like(self.copy, CLEAN)]
-        return Coordinates(
-            torch.cat([self.position] * 2, -1), torch.cat([self.document] * 2, -1), torch.cat(copies, -1)
-        )
+    rows, (n_q, n_k) = q.position.shape[0], (q.position.shape[1], k.position.shape[1])
+    return create_block_mask(mask_mod, rows if rows > 1 else None, None, n_q, n_k, device=str(q.position.device))
 
 
-@dataclass(frozen=True)
-class Layout:
-    """An attention pattern. `block_length` is read by the two block layouts only."""
+def render(layout: Layout, q: Coordinates, k: Coordinates | None = None) -> AttentionMask:
+    """What `attend` takes: a block mask on CUDA, else a dense one."""
+    k = q if k is None else k
+    return flex_mask(layout, q, k) if q.position.is_cuda else layout.dense(q, k)
 
-    kind: LayoutKind
-    block_length: int = 1
 
-    def __post_init__(self) -> None:
-        if self.kind not in LAYOUT_KINDS:
-            raise ValueError(f"layout '{self.kind}' is unknown; use one of {', '.join(LAYOUT_KINDS)}")
-        if self.block_length < 1:
-            raise ValueError(f"block_length must be at least 1, got {self.block_length}")
-
-    def allows(self, q: Coordinates, k: Coordinates) -> Tensor:
-        """THE predicate: may q see k? Broadcasts its arguments, bool out."""
-        same_document = q.document == k.document
-        if self.kind == "bidirectional":
-            return same_document
-        if self.kind == "causal":
-            return same_document & (k.position <= q.position)
-        q_block = q.position // self.block_length
-        k_block = k.position // self.block_length
-        if self.kind == "block_causal":
-            return same_document & (k_block <= q_block)
-        noised_to_itself = (q.copy == k.copy) & (q_block == k_block)
-        noised_to_clean = (q.copy == NOISED) & (k.copy == CLEAN) & (k_block < q_block)
-        clean_to_clean = (q.copy == CLEAN) & (k.copy == CLEAN) & (k_block <= q_block)
-        return same_document & (noised_to_itself | noised_to_clean | clean_to_clean)
-
-    def dense(self, q: Coordinates, k: Coordinates) -> Tensor:
-        """Bool mask [1 or B, 1, T, S], true where attention is allowed."""
-        q = Coordinates(*(field[..., :, None] for field in q))
-        k = Coordinates(*(field[..., None, :] for field in k))
-        mask = self.allows(q, k)
-        return mask[None, None] if mask.dim() == 2 else mask[:, None]
-
-    def flex(self, q: Coordinates, k: Coordinates) -> BlockMask:
-        """The same predicate as a FlexAttention block mask (empty tiles are skipped on CUDA)."""
-        q = Coordinates(*(field.view(-1, field.shape[-1]) for field in q))
-        k = Coordinates(*(field.view(-1, field.shape[-1]) for field in k))
-
-        def mask_mod(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-            row_q = Coordinates(*(field[b % field.shape[0], i] for field in q))
-            row_k = Coordinates(*(field[b % field.shape[0], j] for field in k))
-            return self.allows(row_q, row_k)
-
-        rows, (n_q, n_k) = q.position.shape[0], (q.position.shape[1], k.position.shape[1])
-        device = str(q.position.device)
-        return create_block_mask(mask_mod, rows if rows > 1 else None, None, n_q, n_k, device=device)
-
-    def render(self, q: Coordinates, k: Coordinates | None = None) -> AttentionMask:
-        """What `attend` takes: a block mask on CUDA, else a dense one."""
-        k = q if k is None else k
-        return self.flex(q, k) if q.position.is_cuda else self.dense(q, k)
+def doubled(rows: Coordinates) -> Coordinates:
+    """The same tokens twice, [x_t ; x_0], along the last axis (BD3-LM, arXiv 2503.09573)."""
+    copies = [torch.full_like(rows.copy, NOISED), torch.full_like(rows.copy, CLEAN)]
+    return Coordinates(torch.cat([rows.position] * 2, -1), torch.cat([rows.document] * 2, -1), torch.cat(copies, -1))
 
 
 class CausalMask:
     """Plain causal attention over one document: the kernel's own fast path, no mask tensor."""
 
 
-AttentionMask = Tensor | BlockMask | CausalMask | None
+@dataclass(frozen=True)
+class GroupMask:
+    """The drafts layout while training: keys are the text, then the drafts' own, in groups of one length.
+
+    Same predicate, but the many pairs of slots in different groups are never computed.
+    text: bool [B, 1, M, T], which of the text each slot sees. length: slots of a group, a divisor of M.
+    """
+
+    text: Tensor
+    length: int
+
+    @staticmethod
+    def of(own: Coordinates, text: Coordinates, length: int) -> GroupMask:
+        return GroupMask(Layout("drafts").dense(own, text), length)
+
+
+AttentionMask = Tensor | BlockMask | CausalMask | GroupMask | None
 _compiled_flex = torch.compile(flex_attention, dynamic=True)
 
 
@@ -118,8 +78,8 @@ def plain_mask(layout: Layout, length: int, device: torch.device) -> AttentionMa
     if layout.kind == "causal":
         return CausalMask()
     if layout.kind == "block_diffusion":
-        return layout.render(Coordinates.of(torch.arange(length // 2, device=device)).doubled())
-    return layout.render(Coordinates.of(torch.arange(length, device=device)))
+        return render(layout, doubled(Coordinates.of(torch.arange(length // 2, device=device))))
+    return render(layout, Coordinates.of(torch.arange(length, device=device)))
 
 
 def attend(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask: AttentionMask) -> Tensor:
@@ -129,6 +89,29 @@ def attend(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask: AttentionMask) 
         out = _compiled_flex(q_BHTD, k_BGSD, v_BGSD, block_mask=mask, enable_gqa=grouped)
         assert isinstance(out, Tensor)
         return out
+    if isinstance(mask, GroupMask):
+        return _attend_groups(q_BHTD, k_BGSD, v_BGSD, mask)
     causal = isinstance(mask, CausalMask)
     dense = mask if isinstance(mask, Tensor) else None
     return F.scaled_dot_product_attention(q_BHTD, k_BGSD, v_BGSD, attn_mask=dense, is_causal=causal, enable_gqa=grouped)
+
+
+def _attend_groups(q: Tensor, k: Tensor, v: Tensor, mask: GroupMask) -> Tensor:
+    """Attention of drafts [B, H, M, D] to the text and to their own group; keys [B, G, T + M, D]."""
+    batch, heads, slots, width = q.shape
+    kv, seen = k.shape[1], mask.text.shape[-1]
+    share = heads // kv
+    q = (q * width**-0.5).view(batch, kv, share, slots, width)
+    own = (batch, kv, 1, slots // mask.length, mask.length, width)
+    k_own, v_own = k[:, :, seen:].reshape(own), v[:, :, seen:].reshape(own)
+    k_text, v_text = k[:, :, :seen], v[:, :, :seen]
+    to_text = (q.reshape(batch, kv, -1, width) @ k_text.transpose(-1, -2)).view(batch, kv, share, slots, seen)
+    to_text = to_text.masked_fill(~mask.text[:, :, None], -torch.inf)
+    grouped = q.view(batch, kv, share, -1, mask.length, width)
+    to_own = (grouped[..., :, None, :] * k_own[..., None, :, :]).sum(-1).flatten(3, 4)  # [B, kv, share, M, K]
+    p = torch.cat([to_text, to_own], -1).softmax(-1).to(v.dtype)
+    p_text, p_own = p[..., :seen], p[..., seen:]
+    from_text = (p_text.reshape(batch, kv, -1, seen) @ v_text).view(batch, kv, share, slots, width)
+    p_own = p_own.view(batch, kv, share, -1, mask.length, mask.length)
+    from_own = (p_own[..., None] * v_own[..., None, :, :]).sum(-2).flatten(3, 4)
+    return (from_text + from_own).reshape(batch, heads, slots, width)

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
+Array = NDArray[Any]
 Kind = Literal["unmask", "edit", "remask", "renoise", "insert", "delete"]
 
 
@@ -34,9 +35,9 @@ class Frame:
 class Commit:
     """Changes to a canvas: where `chosen` [B, L], the token becomes `tokens` [B, L]."""
 
-    chosen: Tensor
-    tokens: Tensor
-    confidence: Tensor
+    chosen: Array
+    tokens: Array
+    confidence: Array
     kind: Kind
 
 
@@ -44,8 +45,8 @@ class Commit:
 class Canvas:
     """Token ids [B, L] being written. `frozen` [B, L] marks prompt, given text and padding."""
 
-    ids: Tensor
-    frozen: Tensor
+    ids: Array
+    frozen: Array
     mask_id: int
 
     @staticmethod
@@ -55,18 +56,18 @@ class Canvas:
         `given` marks tokens that are frozen even where they equal the mask id (a literal in a prompt).
         """
         length = max(len(row) for row in rows)
-        ids = torch.full((len(rows), length), pad_id)
-        frozen = torch.ones(len(rows), length, dtype=torch.bool)
+        ids = np.full((len(rows), length), pad_id, np.int64)
+        frozen = np.ones((len(rows), length), bool)
         for b, row in enumerate(rows):
-            ids[b, : len(row)] = torch.tensor(row)
+            ids[b, : len(row)] = row
             open_here = ids[b, : len(row)] == mask_id
             if given is not None:
-                open_here &= ~torch.tensor(given[b], dtype=torch.bool)
+                open_here &= ~np.array(given[b], bool)
             frozen[b, : len(row)] = ~open_here
         return Canvas(ids, frozen, mask_id)
 
     @property
-    def masked(self) -> Tensor:
+    def masked(self) -> Array:
         """Open positions that are still noise, [B, L]."""
         return (self.ids == self.mask_id) & ~self.frozen
 
@@ -75,15 +76,15 @@ class Canvas:
 
         Raises ValueError if a commit touches a frozen position.
         """
-        ids = self.ids.clone()
+        ids = self.ids.copy()
         changes: list[list[tuple[int, int, float, Kind]]] = [[] for _ in steps]
         for commit in commits:
-            if bool((commit.chosen & self.frozen).any()):
+            if (commit.chosen & self.frozen).any():
                 raise ValueError("a commit touches a frozen position")
-            ids = torch.where(commit.chosen, commit.tokens, ids)
-            where = commit.chosen.nonzero()
+            ids = np.where(commit.chosen, commit.tokens, ids)
+            rows, positions = (x.tolist() for x in commit.chosen.nonzero())
             tokens, confidence = commit.tokens[commit.chosen].tolist(), commit.confidence[commit.chosen].tolist()
-            for (row, position), token, c in zip(where.tolist(), tokens, confidence, strict=True):
+            for row, position, token, c in zip(rows, positions, tokens, confidence, strict=True):
                 changes[row].append((position, token, c, commit.kind))
         frames = []
         for row, changed in enumerate(changes):
@@ -94,7 +95,7 @@ class Canvas:
 
     def replay(self, frames: Iterable[Frame]) -> Canvas:
         """This canvas after the frames: replayed onto the first canvas they give the last."""
-        ids = self.ids.clone()
+        ids = self.ids.copy()
         for frame in frames:
-            ids[frame.row, list(frame.positions)] = torch.tensor(frame.tokens, device=ids.device)
+            ids[frame.row, list(frame.positions)] = frame.tokens
         return replace(self, ids=ids)

@@ -259,25 +259,73 @@ def evaluate(
 
 
 @app.command()
-def models() -> None:
-    """List the models that can be used by name.
+def models(as_json: Json = False) -> None:
+    """List the models that can be used by name, and which of them are on this machine.
 
     Example: `unmask models`
     """
     from rich.console import Console
 
     from unmask.display import table
-    from unmask.models import catalogue, checkpoint
+    from unmask.models import catalogue, entries
 
+    records: list[dict[str, Any]] = []
+    for entry in entries.ENTRIES.values():
+        present, folder = catalogue.is_present(entry), catalogue.place(entry)
+        weights = [folder / name for name in ("model.safetensors", "adapter.safetensors")]
+        size = sum(f.size for f in entry.files) or sum(f.stat().st_size for f in weights if f.is_file())
+        records.append(
+            {
+                "name": entry.name,
+                "also": [alias for alias, target in catalogue.ALIASES.items() if target == entry.name],
+                "kind": entry.kind,
+                "bytes": size,
+                "source": str(entry.source),
+                "licence": entry.licence,
+                "present": present,
+                "base": entry.base,
+                "notes": entry.notes,
+            }
+        )
+    if as_json:
+        print(json.dumps(records))
+        return
     rows = []
-    for name in catalogue.shipped():
-        folder = catalogue.find(name)
-        config = checkpoint.read_json(folder / checkpoint.CONFIG)
-        size = (folder / checkpoint.WEIGHTS).stat().st_size / 1e6
-        alias = next((a for a, target in catalogue.ALIASES.items() if target == name), "")
-        kind = "autoregressive" if config["layout"] == "causal" else "diffusion"
-        rows.append([name, kind, str(config["max_length"]), f"{size:.1f} MB", alias])
-    Console().print(table("models", ["name", "kind", "canvas", "size", "also called"], rows))
+    for r in records:
+        name = f"{r['name']} ({', '.join(r['also'])})" if r["also"] else r["name"]
+        kind, here = "AR" if r["kind"] == "autoregressive" else r["kind"], "yes" if r["present"] else "no"
+        rows.append([name, kind, f"{r['bytes'] / 1e6:.1f}", r["source"], r["licence"], here])
+    shown = table("models", ["name", "kind", "MB", "source", "licence", "here"], rows)
+    shown.columns[0].no_wrap = True  # a name must be readable to be typed
+    Console().print(shown)
+    print("\n".join(f"{r['name']}: {r['notes']}" for r in records if r["notes"]))
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="A name that `unmask models` lists, or a hub id, owner/name.")],
+    check: Annotated[bool, typer.Option("--check", help="Fetch nothing; compare what is here by SHA-256.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch a model into the cache, once; every other command does so at first use.
+
+    Example: `unmask pull smollm2-135m-instruct`
+    """
+    from unmask.models import catalogue, entries
+    from unmask.models import pull as fetching
+
+    entry = entries.need(catalogue.ALIASES.get(name, name))
+    needed = [entry.name] if entry.base is None else [entry.base, entry.name]
+    folders = {}
+    for each in needed:  # an adapter is of no use without its base
+        shipped = isinstance(entries.need(each).source, entries.Shipped)
+        folders[each] = catalogue.find(each) if shipped or not check else fetching.check(each)
+    files = [{"name": f.name, "bytes": f.size, "sha256": f.sha256} for each in needed for f in entries.need(each).files]
+    if as_json:
+        print(json.dumps({"name": entry.name, "folders": {k: str(v) for k, v in folders.items()}, "files": files}))
+        return
+    for each, folder in folders.items():
+        print(f"{each}: {'as it should be' if check else 'here'}, {folder}")
 
 
 @bench.command("length")

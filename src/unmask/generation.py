@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from tokenizers import Tokenizer
-from torch import Tensor
-
-from unmask.canvas import Frame
+from unmask.canvas import Array, Frame
 from unmask.decoding.loop import Decoder
 from unmask.decoding.rules import RuleName
 from unmask.errors import UnmaskError
 from unmask.models.config import build
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,26 @@ class Output:
 
     text: str  # generated part up to end of text or a stop string
     token_ids: list[int]  # generated part up to end of text
-    canvas: Tensor  # whole canvas, prompt included, LongTensor [L]
-    first_canvas: Tensor  # before the first step
+    written: Array  # whole canvas after the last step, prompt included, int64 [L]
+    first: Array  # the canvas before the first step
     steps: int  # forward passes (NFE)
     frames: list[Frame]
     seed: int
+    accepted: tuple[int, ...] = ()  # in mode verify: drafts that held, at each step
+
+    @property
+    def canvas(self) -> Tensor:
+        """The whole canvas, prompt included, LongTensor [L]."""
+        import torch
+
+        return torch.from_numpy(self.written)
+
+    @property
+    def first_canvas(self) -> Tensor:
+        """The canvas before the first step, LongTensor [L]."""
+        import torch
+
+        return torch.from_numpy(self.first)
 
     @property
     def tokens_per_step(self) -> float:
@@ -78,7 +93,7 @@ class Output:
 class Filled(Output):
     """A filled template: `text` is all of it, `gaps` what was written into each gap."""
 
-    gaps: list[str]
+    gaps: tuple[str, ...] = ()
 
 
 class Run:
@@ -94,7 +109,6 @@ class Run:
         """Ids of the first request before any step."""
         return self.first.ids[0].tolist()
 
-    @torch.inference_mode()
     def frames(self) -> Iterator[Frame]:
         """Decodes, giving each frame as it is made."""
         for step in self.decoder.run():
@@ -120,4 +134,5 @@ class Run:
         for stop in self.stops:
             text = text.split(stop, 1)[0]
         first, steps = self.first.ids[row, :length], self.decoder.steps[row]
-        return Output(text, ids, canvas, first, steps, self.seen[row], request.seed)
+        accepted = tuple(self.decoder.accepted[row])
+        return Output(text, ids, canvas.copy(), first.copy(), steps, self.seen[row], request.seed, accepted)

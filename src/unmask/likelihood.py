@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
-from unmask.attention import Layout, plain_mask
+from unmask.attention import plain_mask
+from unmask.errors import UnmaskError
+from unmask.layout import Layout
 from unmask.models.transformer import Transformer
 
 Method = Literal["exact", "blockwise", "nelbo"]
@@ -162,3 +164,55 @@ def _mean_and_error(estimates_RS: Tensor) -> tuple[Tensor, Tensor]:
     samples = estimates_RS.shape[1]
     spread = estimates_RS.std(1) if samples > 1 else torch.full_like(estimates_RS[:, 0], math.inf)
     return estimates_RS.mean(1), spread / math.sqrt(samples)
+
+
+@torch.inference_mode()
+def score_texts(
+    model: Transformer,
+    texts: list[str],
+    tokens: list[list[int]],
+    method: str,
+    samples: int,
+    seed: int,
+    batch: int,
+    progress: Callable[[float], None],
+) -> list[Likelihood]:
+    """Negative log-likelihood of each text in nats; see `DiffusionLM.likelihood`. tokens: each text's ids.
+
+    An adapted model's text is its base's, so it is scored as one. Raises UnmaskError for a method that does
+    not fit the model, samples below 1 or a model without a start of text.
+    """
+    layout, first = model.config.layout, model.config.bos_token_id
+    layout = "causal" if layout == "drafts" else layout
+    fits = {"causal": ("exact",), "block_causal": ("blockwise",), "bidirectional": ("nelbo", "exact")}[layout]
+    method = fits[0] if method == "auto" else method
+    if method not in fits:
+        raise UnmaskError(f"likelihood method '{method}' does not fit a {layout} model; use '{fits[0]}'")
+    if samples < 1:
+        raise UnmaskError(f"samples must be at least 1, got {samples}")
+    if first is None:
+        raise UnmaskError("the model has no start-of-text token to score from")
+
+    def score(group: Tensor, number: int, done: Callable[[float], None]) -> tuple[Tensor, Tensor]:
+        if method == "nelbo":
+            return nelbo(model, group, samples, seed + number, batch, done)
+        if method == "blockwise":
+            return blockwise(model, group, model.config.block_length, samples, seed + number, batch, done)
+        exact = exact_causal if layout == "causal" else exact_sequential
+        nats = torch.cat([exact(model, group[i : i + batch]) for i in range(0, len(group), batch)])
+        return nats, torch.zeros_like(nats)
+
+    results = []
+    for number, (text, ids) in enumerate(zip(texts, tokens, strict=True)):
+        cut = windows(ids, first, model.config.max_length)
+        mean = error = 0.0
+        for length in sorted({len(w) for w in cut}, reverse=True):
+            group = torch.tensor([w for w in cut if len(w) == length], device=model.embedding.weight.device)
+
+            def done(share: float, number: int = number, part: float = len(group) / len(cut)) -> None:
+                progress((number + share * part) / len(texts))
+
+            nats, spread = score(group, number, done)
+            mean, error = mean + float(nats.sum()), error + float((spread**2).sum())
+        results.append(Likelihood(mean, len(ids), error**0.5, len(text.encode()), cast(Method, method)))
+    return results

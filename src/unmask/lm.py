@@ -7,29 +7,36 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
-from tokenizers import Tokenizer
-from torch import Tensor
+import numpy as np
 
-from unmask.attention import LAYOUT_KINDS, PADDING, Coordinates, Layout, LayoutKind, plain_mask
 from unmask.canvas import Frame
+from unmask.decoding.feed import Backend
 from unmask.decoding.infill import parse_template
-from unmask.decoding.loop import Decoder, Request
+from unmask.decoding.loop import Decoder, Mode, Request
 from unmask.decoding.rules import RuleOptions
 from unmask.errors import UnmaskError
 from unmask.files import write_text
 from unmask.generation import DecodingDefaults, Filled, Run
-from unmask.likelihood import Likelihood, blockwise, exact_causal, exact_sequential, nelbo, windows
-from unmask.models import catalogue, checkpoint
-from unmask.models.config import build
-from unmask.models.family import Family
-from unmask.models.transformer import Transformer
+from unmask.layout import LAYOUT_KINDS, PADDING, Coordinates, Layout, LayoutKind
+from unmask.models import loading
+from unmask.models.config import ModelConfig
+from unmask.prompts import Prompt, encode, is_single
 
-Prompt = str | list[str] | list[int] | list[dict[str, str]] | Tensor
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": None}
-GENERATION = "generation_config.json"
+if TYPE_CHECKING:  # torch takes two seconds to import, and a compiled model does without it
+    from tokenizers import Tokenizer
+    from torch import Tensor
+
+    from unmask.likelihood import Likelihood
+    from unmask.models.transformer import Transformer
+
+MODES: dict[str, tuple[Mode, ...]] = {
+    "bidirectional": ("diffusion",),
+    "block_causal": ("diffusion",),
+    "causal": ("ar",),
+    "drafts": ("diffusion", "ar", "verify"),
+}
 
 
 class DiffusionLM:
@@ -37,50 +44,80 @@ class DiffusionLM:
 
     def __init__(
         self,
-        model: Transformer,
+        model: Transformer | None,
         tokenizer: Tokenizer | None,
         defaults: DecodingDefaults | None = None,
         name: str = "model",
-        family: Family | None = None,
-        raw_config: dict[str, Any] | None = None,
+        loaded: loading.Loaded | None = None,
+        backend: Backend | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.name = model, tokenizer, name
+        """A network in memory, or one that `loaded` describes and that is read when first needed."""
+        self._model, self.tokenizer, self.name, self.loaded = model, tokenizer, name, loaded
         self.defaults = defaults or DecodingDefaults()
-        self.config = model.config
-        self.family, self.raw_config = family, raw_config
+        if model is None and loaded is None:
+            raise ValueError("a DiffusionLM needs a network or what describes one")
+        self.config: ModelConfig = model.config if model is not None else cast(loading.Loaded, loaded).config
+        self._backend = backend
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, device: str = "cpu", dtype: str = "float32") -> DiffusionLM:
-        """Loads a shipped model by name ("default", "austen", "austen-ar") or a checkpoint folder.
+    def from_pretrained(
+        cls, name: str | Path, device: str = "cpu", dtype: str | None = None, backend: str = "auto"
+    ) -> DiffusionLM:
+        """Loads a model by name ("default", "austen", ...; see `unmask models`), a checkpoint folder or a GGUF file.
 
-        dtype: float32, bfloat16, float16, or auto for the file's own. Raises UnmaskError if there is no such
-        model or it cannot be read.
+        dtype: of the torch network: float32 (None means it too), bfloat16, float16, or auto for the file's
+        own. backend: what generates: `torch`, `openvino` (int8 on a CPU), or `auto`, which takes OpenVINO on
+        a CPU for models of 50M parameters and more, unless a dtype is asked for. Raises UnmaskError if there
+        is no such model or it cannot be read.
         """
-        if dtype not in DTYPES:
-            raise UnmaskError(f"dtype '{dtype}' is unknown; use one of {', '.join(DTYPES)}")
-        folder = catalogue.find(str(name))
-        try:
-            target = torch.empty(0, device=device).device
-        except (RuntimeError, AssertionError) as error:
-            raise UnmaskError(
-                f"device '{device}' cannot be used ({str(error).splitlines()[0]}); try device='cpu'"
-            ) from None
-        model, family = checkpoint.load(folder, target, DTYPES[dtype])
-        path = folder / GENERATION
-        values = checkpoint.read_json(path) if family is None and path.is_file() else {}
-        values = values if family is None else family.defaults  # other layouts' file speaks of other things
-        defaults: DecodingDefaults = build(DecodingDefaults, values, str(path))
-        raw = checkpoint.read_json(folder / checkpoint.CONFIG)
-        return cls(model, checkpoint.load_tokenizer(folder), defaults, folder.name, family, raw)
+        if backend not in ("auto", "torch", "openvino"):
+            raise UnmaskError(f"backend '{backend}' is unknown; use auto, torch or openvino")
+        loaded = loading.describe(str(name), device, dtype or "float32")
+        compiled: Backend | None = None
+        if backend == "openvino" or (backend == "auto" and dtype is None and loading.suits_openvino(loaded)):
+            if device != "cpu":
+                raise UnmaskError(f"backend 'openvino' computes on the CPU, not on '{device}'; use backend='torch'")
+            from unmask.engine.openvino_backend import OpenVINOBackend
+
+            compiled = OpenVINOBackend.compiled(loaded)
+        model = loaded.network() if compiled is None else None
+        return cls(model, loaded.tokenizer, loaded.defaults, loaded.name, loaded, compiled)
+
+    @property
+    def model(self) -> Transformer:
+        """The torch network; read from its files when first asked for."""
+        if self._model is None:
+            self._model = cast(loading.Loaded, self.loaded).network()
+        return self._model
+
+    @property
+    def backend(self) -> Backend:
+        """What computes forwards when text is generated."""
+        if self._backend is None:
+            from unmask.engine.torch_backend import TorchBackend
+
+            self._backend = TorchBackend(self.model)
+        return self._backend
+
+    @property
+    def chat_template(self) -> str | None:
+        return None if self.loaded is None else self.loaded.chat_template
 
     def save_pretrained(self, path: str | Path) -> None:
         """Writes a checkpoint folder that from_pretrained reads back, in the family's own layout."""
-        folder, raw = Path(path), self.raw_config or self.config.to_dict()
-        checkpoint.save(folder, raw, checkpoint.weights_to_save(self.model, self.family, raw), self.tokenizer)
-        if self.family is None:
-            write_text(folder / GENERATION, json.dumps(asdict(self.defaults), indent=2) + "\n")
+        from unmask.models import adapter, checkpoint
 
-    @torch.inference_mode()
+        folder, loaded = Path(path), self.loaded
+        if loaded is not None and loaded.base is not None:
+            adapter.save(folder, self.model, dict(adapter.own_parameters(self.model)), loaded.base)
+        else:
+            family, raw = (None, None) if loaded is None else (loaded.family, loaded.raw_config)
+            raw = raw or self.config.to_dict()
+            checkpoint.save(folder, raw, checkpoint.weights_to_save(self.model, family, raw), self.tokenizer)
+            if family is not None:
+                return
+        write_text(folder / loading.GENERATION, json.dumps(asdict(self.defaults), indent=2) + "\n")
+
     def logits(
         self,
         input_ids: Tensor | list[list[int]],
@@ -88,27 +125,32 @@ class DiffusionLM:
         block_length: int | None = None,
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """Logits [B, L, V], float; logits[:, i] scores the token AT position i.
+        """Logits [B, L, V], float, from the torch network; logits[:, i] scores the token AT position i.
 
         input_ids: LongTensor [B, L]. layout: bidirectional, causal or block_causal, the model's own by
         default. attention_mask: [B, L], 1 for tokens and 0 for padding on either side.
         Raises UnmaskError for ids outside the vocabulary or rows longer than the model reads.
         """
+        import torch
+
+        from unmask.attention import plain_mask, render
+
         ids = torch.as_tensor(input_ids, device=self.model.embedding.weight.device)
         if ids.dim() != 2 or ids.dtype.is_floating_point or not ids.numel():
             raise UnmaskError("input_ids must be a non-empty [B, L] tensor of integers")
         self._check_ids(ids, "input_ids")
-        shape = self._layout(layout, block_length)
-        if attention_mask is None:
-            self._check_length(ids.shape[1])
-            return self.model(ids, None, plain_mask(shape, ids.shape[1], ids.device)).float()
-        valid = attention_mask.to(ids.device).bool()
-        if valid.shape != ids.shape:
-            raise UnmaskError(f"attention_mask has shape {list(valid.shape)}, input_ids {list(ids.shape)}")
-        position = (valid.long().cumsum(1) - 1).clamp(min=0)
-        self._check_length(int(position.max()) + 1)
-        mask = shape.render(Coordinates.of(position, torch.where(valid, 0, PADDING)))
-        return self.model(ids, position, mask).float()
+        shape = self._layout(layout or ("causal" if self.config.layout == "drafts" else None), block_length)
+        with torch.inference_mode():
+            if attention_mask is None:
+                self._check_length(ids.shape[1])
+                return self.model(ids, None, plain_mask(shape, ids.shape[1], ids.device)).float()
+            valid = attention_mask.to(ids.device).bool()
+            if valid.shape != ids.shape:
+                raise UnmaskError(f"attention_mask has shape {list(valid.shape)}, input_ids {list(ids.shape)}")
+            position = (valid.long().cumsum(1) - 1).clamp(min=0)
+            self._check_length(int(position.max()) + 1)
+            mask = render(shape, Coordinates.of(position, torch.where(valid, 0, PADDING)))
+            return self.model(ids, position, mask).float()
 
     def generate(
         self,
@@ -132,8 +174,10 @@ class DiffusionLM:
     ) -> Any:
         """Writes after a prompt; returns an Output, or a list of them for a list of prompts.
 
-        prompt: text, a list of texts, or token ids. mode: `diffusion` or `ar`; what the model was trained
-        for by default. rule: quota, threshold, factor, entropy_bound, margin, random or sequential.
+        prompt: text, a list of texts, token ids, or chat messages ({"role": ..., "content": ...}) for a model
+        with a chat template. mode: `diffusion`, `ar` or `verify` (drafted by diffusion, identical to `ar`),
+        of those that the model has; the first by default. block_length: the window's, so in mode verify one
+        more than the drafts of a step. rule: quota, threshold, factor, entropy_bound, margin, random or sequential.
         max_denoising_steps: steps per block. cache: auto, none or exact. temperature 0 is greedy.
         remask_budget: how many committed tokens may be masked again. seed: None draws one. streamer: called
         with every frame. What is None comes from the model's own defaults. Raises UnmaskError for options
@@ -144,7 +188,7 @@ class DiffusionLM:
         for frame in run.frames():
             if streamer is not None:
                 streamer(frame)
-        return run.outputs()[0] if _is_single(prompt) else run.outputs()
+        return run.outputs()[0] if is_single(prompt) else run.outputs()
 
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[Frame]:
         """The frames of `generate`, as they are made; same arguments."""
@@ -152,11 +196,13 @@ class DiffusionLM:
 
     def start(self, prompt: Prompt, max_new_tokens: int = 128, cache: str = "auto", **options: Any) -> Run:
         """Prepares a generation: check everything, decode nothing. Arguments as for `generate`."""
-        rows = self._encode(prompt)
+        rows = encode(prompt, self.tokenizer, self.chat_template, self.config, self.name)
         if max_new_tokens < 1:
             raise UnmaskError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         if cache not in ("auto", "none", "exact"):
             raise UnmaskError(f"cache '{cache}' is unknown; use auto, none or exact")
+        if options.get("block_length") == 1 and options.get("mode") == "verify":
+            raise UnmaskError("mode 'verify' needs a block_length of at least 2: one sure token and a draft")
         if cache == "exact" and self.config.layout == "bidirectional":
             raise UnmaskError("an exact cache needs a causal or block-causal model; use cache='auto'")
         for row in rows:
@@ -171,7 +217,7 @@ class DiffusionLM:
             ids = row + [self._mask_id()] * max_new_tokens
             requests.append(replace(base, ids=ids, given=given, seed=seed + number))
         eos = frozenset() if self.config.eos_token_id is None else frozenset([self.config.eos_token_id])
-        decoder = Decoder(self.model, self._layout(None, base.block_length), requests, eos, use_cache=cache != "none")
+        decoder = Decoder(self.backend, self._layout(None, base.block_length), requests, eos, cache != "none")
         return Run(decoder, self.tokenizer, stops)
 
     def fill(self, template: str, streamer: Callable[[Frame], None] | None = None, **options: Any) -> Filled:
@@ -180,7 +226,7 @@ class DiffusionLM:
         Gaps of ranged length are settled from left to right: all lengths are tried in one batch and the one
         whose text the model is surest of (mean log-confidence per token) is taken. Options as for `generate`.
         """
-        if self.config.layout == "causal":
+        if self.config.layout in ("causal", "drafts"):
             raise UnmaskError(
                 f"model '{self.name}' writes from left to right and cannot fill gaps; use a diffusion model"
             )
@@ -195,7 +241,7 @@ class DiffusionLM:
         def run(candidates: list[list[int]]) -> Run:
             canvases = [parsed.canvas(lengths, mask_id) for lengths in candidates]
             requests = [replace(base, ids=ids, given=given) for ids, given in canvases]
-            return Run(Decoder(self.model, self._layout(None, None), requests), tokenizer, [])
+            return Run(Decoder(self.backend, self._layout(None, None), requests), tokenizer, [])
 
         for gap, (low, high) in enumerate(zip(parsed.shortest, parsed.longest, strict=True)):
             if low < high:
@@ -210,9 +256,8 @@ class DiffusionLM:
         gaps = parsed.gaps(canvas, lengths)
         written = [token for gap in gaps for token in gap]
         fields = {**vars(output), "text": tokenizer.decode(canvas), "token_ids": written}
-        return Filled(**fields, gaps=[tokenizer.decode(gap) for gap in gaps])
+        return Filled(**fields, gaps=tuple(tokenizer.decode(gap) for gap in gaps))
 
-    @torch.inference_mode()
     def likelihood(
         self,
         texts: list[str],
@@ -222,63 +267,32 @@ class DiffusionLM:
         batch: int = 8,
         progress: Callable[[float], None] = lambda share: None,
     ) -> list[Likelihood]:
-        """Negative log-likelihood of each text in nats, given the start of text.
+        """Negative log-likelihood of each text in nats, given the start of text, under the torch network.
 
         method: `exact` (AR; left-to-right chain rule on a masked model), `blockwise` (block diffusion),
         `nelbo` (upper bound by `samples` masks a window); `auto` takes the one made for the model. Texts
         longer than the model reads are cut into windows, each given the token before it.
         """
-        tokenizer, first = self._need_tokenizer(), self.config.bos_token_id
-        own = {"causal": "exact", "block_causal": "blockwise", "bidirectional": "nelbo"}[self.config.layout]
-        method = own if method == "auto" else method
-        fits = {"causal": ("exact",), "block_causal": ("blockwise",), "bidirectional": ("exact", "nelbo")}
-        if method not in fits[self.config.layout]:
-            raise UnmaskError(f"likelihood method '{method}' does not fit a {self.config.layout} model; use '{own}'")
-        if samples < 1:
-            raise UnmaskError(f"samples must be at least 1, got {samples}")
-        if first is None:
-            raise UnmaskError(f"model '{self.name}' has no start-of-text token to score from")
-        results = []
-        for number, text in enumerate(texts):
-            ids = tokenizer.encode(text, add_special_tokens=False).ids
-            cut = windows(ids, first, self.config.max_length)
-            mean = error = 0.0
-            for length in sorted({len(w) for w in cut}, reverse=True):
-                group = torch.tensor([w for w in cut if len(w) == length], device=self.model.embedding.weight.device)
+        from unmask.likelihood import score_texts
 
-                def done(share: float, number: int = number, part: float = len(group) / len(cut)) -> None:
-                    progress((number + share * part) / len(texts))
-
-                nats, spread = self._score(group, method, samples, seed + number, batch, done)
-                mean, error = mean + float(nats.sum()), error + float((spread**2).sum())
-            results.append(Likelihood(mean, len(ids), error**0.5, len(text.encode()), cast(Any, method)))
-        return results
-
-    def _score(
-        self, group: Tensor, method: str, samples: int, seed: int, batch: int, progress: Callable[[float], None]
-    ) -> tuple[Tensor, Tensor]:
-        if method == "nelbo":
-            return nelbo(self.model, group, samples, seed, batch, progress)
-        if method == "blockwise":
-            return blockwise(self.model, group, self.config.block_length, samples, seed, batch, progress)
-        exact = exact_causal if self.config.layout == "causal" else exact_sequential
-        nats = torch.cat([exact(self.model, group[i : i + batch]) for i in range(0, len(group), batch)])
-        return nats, torch.zeros_like(nats)
+        ids = [self._need_tokenizer().encode(text, add_special_tokens=False).ids for text in texts]
+        return score_texts(self.model, texts, ids, method, samples, seed, batch, progress)
 
     def _options(self, seed: int, mode: str | None = None, **options: Any) -> Request:
         """A request without a canvas: the caller's options over the model's defaults, checked."""
-        own = "ar" if self.config.layout == "causal" else "diffusion"
-        if mode not in (None, own):
-            raise UnmaskError(f"model '{self.name}' decodes in mode '{own}', not '{mode}'")
+        modes = MODES[self.config.layout]
+        chosen_mode = next((m for m in modes if m == (mode or modes[0])), None)
+        if chosen_mode is None:
+            raise UnmaskError(f"model '{self.name}' decodes in mode {' or '.join(modes)}, not '{mode}'")
         chosen = self.defaults.override(options)
         rule = RuleOptions(chosen.rule, chosen.threshold, chosen.factor, chosen.entropy_bound)
         block, steps, budget = chosen.block_length, chosen.max_denoising_steps, chosen.remask_budget
-        if own == "ar":
+        if chosen_mode == "ar":
             rule, block, steps, budget = RuleOptions("sequential"), 1, None, 0
-        elif self.config.layout == "block_causal":
+        elif self.config.layout in ("block_causal", "drafts"):
             block = block or self.config.block_length
         sampling = (chosen.temperature, chosen.top_k, chosen.top_p)
-        return Request([], [], seed, *sampling, rule, block, steps, budget)
+        return Request([], [], seed, *sampling, rule, block, steps, budget, mode=chosen_mode)
 
     def _stop(self, stops: list[str]) -> Callable[[list[int]], bool] | None:
         if not stops:
@@ -286,42 +300,16 @@ class DiffusionLM:
         tokenizer = self._need_tokenizer()
         return lambda ids: any(stop in tokenizer.decode(ids) for stop in stops)
 
-    def _encode(self, prompt: Prompt) -> list[list[int]]:
-        """Token rows of a prompt."""
-        prompt = prompt.tolist() if isinstance(prompt, Tensor) else prompt
-        if isinstance(prompt, str):
-            return [self._encode_text(prompt)]
-        if not isinstance(prompt, list):
-            raise UnmaskError(f"a prompt is text, a list of texts or token ids, not {type(prompt).__name__}")
-        if prompt and isinstance(prompt[0], dict):
-            raise UnmaskError(f"model '{self.name}' has no chat template; give it plain text")
-        if prompt and all(isinstance(p, str) for p in prompt):
-            return [self._encode_text(str(p)) for p in prompt]
-        rows = cast(list[list[int]], prompt if prompt and isinstance(prompt[0], list) else [prompt])
-        for row in rows:
-            if not all(isinstance(token, int) and not isinstance(token, bool) for token in row):
-                raise UnmaskError("a prompt of token ids must hold integers only")
-            self._check_ids(torch.tensor(row or [0]), "the prompt")
-        return [row or self._start() for row in rows]
-
-    def _encode_text(self, text: str) -> list[int]:
-        ids: list[int] = self._need_tokenizer().encode(text, add_special_tokens=False).ids
-        return ids or self._start()
-
-    def _start(self) -> list[int]:
-        """An empty prompt is the start of a text."""
-        return [] if self.config.bos_token_id is None else [self.config.bos_token_id]
-
     def _layout(self, layout: str | None, block_length: int | None) -> Layout:
         kind = layout or self.config.layout
-        if kind not in LAYOUT_KINDS or kind == "block_diffusion":
+        if kind not in LAYOUT_KINDS or kind == "block_diffusion" or layout == "drafts":
             raise UnmaskError(f"layout '{kind}' is unknown; use bidirectional, causal or block_causal")
         block = block_length or self.config.block_length or 32
         if block < 1:
             raise UnmaskError(f"block_length must be at least 1, got {block}")
         return Layout(cast(LayoutKind, kind), block if kind == "block_causal" else 1)
 
-    def _check_ids(self, ids: Tensor, what: str) -> None:
+    def _check_ids(self, ids: Any, what: str) -> None:
         if int(ids.min()) < 0 or int(ids.max()) >= self.config.vocab_size:
             raise UnmaskError(f"{what} holds an id outside the vocabulary of {self.config.vocab_size}")
 
@@ -350,12 +338,4 @@ def _mean_log_confidence(frames: list[Frame]) -> float:
     last: dict[int, float] = {}
     for frame in frames:
         last.update(zip(frame.positions, frame.confidences, strict=True))
-    logs = torch.tensor(list(last.values()), dtype=torch.float64).clamp(min=1e-30).log()
-    return float(logs.mean())
-
-
-def _is_single(prompt: Prompt) -> bool:
-    """Whether a prompt asks for one text."""
-    if isinstance(prompt, Tensor):
-        return prompt.dim() == 1
-    return isinstance(prompt, str) or not prompt or isinstance(prompt[0], int)
+    return float(np.log(np.maximum(list(last.values()), 1e-30)).mean())

@@ -83,6 +83,10 @@ class Draws:
         """Uniform draws in [0, 1), [rows, length]."""
         return self._mine(torch.rand(self.total_rows, length, generator=self._generator(2)))
 
+    def shared(self) -> float:
+        """One uniform draw in [0, 1) that all rows and ranks of the step share."""
+        return float(torch.rand((), generator=self._generator(4), dtype=torch.float64))
+
     def tokens(self, length: int, vocab_size: int) -> Tensor:
         """Uniform token ids [rows, length]."""
         return self._mine(torch.randint(vocab_size, (self.total_rows, length), generator=self._generator(3)))

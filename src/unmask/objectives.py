@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from unmask import noise
-from unmask.attention import PADDING, AttentionMask, Coordinates, Layout, plain_mask
+from unmask.attention import AttentionMask, doubled, plain_mask, render
+from unmask.layout import PADDING, Coordinates, Layout
 
 Normaliser = Literal["tokens", "masked", "answer"]
 EosPolicy = Literal["learn", "ignore"]
@@ -138,7 +139,7 @@ def training_mask(layout: Layout, rows: Rows) -> AttentionMask:
     if bool((rows.document == rows.document[:, :1]).all()):
         return plain_mask(layout, 2 * length if layout.kind == "block_diffusion" else length, rows.ids.device)
     coordinates = Coordinates.of(rows.position, rows.document)
-    return layout.render(coordinates.doubled() if layout.kind == "block_diffusion" else coordinates)
+    return render(layout, doubled(coordinates) if layout.kind == "block_diffusion" else coordinates)
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,14 @@ class Objective:
     def loss(self, model: Denoiser, noised: Noised) -> Tensor:
         """Summed loss (nats); divide by the normaliser of the global batch."""
         raise NotImplementedError
+
+    def held_out(self) -> Objective:
+        """The objective that held-out rows are scored with."""
+        return self
+
+    def report(self, model: Denoiser, noised: Noised) -> dict[str, float]:
+        """More figures of a held-out batch, as sums, with their `count`; none for most objectives."""
+        return {}
 
     def _weigh(self, weights: Tensor, scored: Tensor, rows: Rows) -> tuple[Tensor, float]:
         """Applies the normaliser: per-token weights [B, L] and what their sum is divided by."""

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unmask.attention import Layout
+from unmask.layout import Layout
 from unmask.canvas import Frame
 from unmask.decoding.loop import Decoder, Request
 from unmask.decoding.rules import RULE_NAMES, RuleOptions

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from unmask import DiffusionLM
-from unmask.attention import Layout
+from unmask.layout import Layout
 from unmask.decoding.loop import Decoder, Request
 from unmask.decoding.rules import RuleOptions
 
@@ -82,7 +82,7 @@ def test_llada(name: str) -> None:
         # Fast-dLLM's threshold and factor go on until the block is written
         max_denoising_steps=recorded["steps"] // blocks if rule.name == "quota" else None,
     )
-    decoder = Decoder(lm.model, Layout("bidirectional"), [request])
+    decoder = Decoder(lm.backend, Layout("bidirectional"), [request])
     *before, final = canvases(decoder)
     assert before == [step[0] for step in recorded["canvas_before_each_forward"]]
     assert final == recorded["final_ids"][0]
@@ -97,7 +97,7 @@ def block_decoder(lm: DiffusionLM, recorded: dict[str, Any], steps: int) -> Deco
     given = [True] * len(prompt) + [False] * (length - len(prompt))
     request = Request(ids, given, rule=rule_of(recorded), block_length=block, max_denoising_steps=steps)
     eos = frozenset(recorded.get("stopping_criteria_idx") or [])
-    return Decoder(lm.model, Layout("block_causal", block), [request], eos)
+    return Decoder(lm.backend, Layout("block_causal", block), [request], eos)
 
 
 @pytest.mark.parametrize("name", SDAR)

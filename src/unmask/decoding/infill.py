@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING
 
 from unmask.errors import UnmaskError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _GAP = re.compile(r"\[\[mask:(\d{1,6})(?:-(\d{1,6}))?\]\]")
 

@@ -1,121 +1,129 @@
-"""From logits to proposed tokens: temperature, top-p, top-k and seed, per request, in float64.
+"""From logits to proposed tokens: temperature, top-p, top-k and seed, per request.
 
-Shapes: N scored positions, V vocabulary, B requests, L positions.
+Shapes: N scored positions, V vocabulary, B requests, L positions. The same in torch, for networks on a GPU,
+is in `engine.torch_backend`; both draw the same tokens.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
-_GOLDEN, _MIX1, _MIX2 = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
+from unmask.canvas import Array
 
-
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int64."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+_GOLDEN, _MIX1, _MIX2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
-def _mix(x: Tensor) -> Tensor:
-    """splitmix64's finaliser on int64 (arithmetic wraps around)."""
-    x = (x ^ _shift_right(x, 30)) * _MIX1
-    x = (x ^ _shift_right(x, 27)) * _MIX2
-    return x ^ _shift_right(x, 31)
+def _mix(x: Array) -> Array:
+    """splitmix64's finaliser on uint64 (arithmetic wraps around)."""
+    x = (x ^ (x >> np.uint64(30))) * _MIX1
+    x = (x ^ (x >> np.uint64(27))) * _MIX2
+    return x ^ (x >> np.uint64(31))
 
 
-def uniforms(seed: Tensor, step: Tensor, position: Tensor, purpose: int) -> Tensor:
-    """Float64 draws in (0, 1), a pure function of int64 (seed, step, position) that broadcast together.
+def uniforms(seed: Array, step: Array, position: Array, purpose: int) -> Array:
+    """Float64 draws in (0, 1), a pure function of integers (seed, step, position) that broadcast together.
 
     Counter-based, so a request's draws depend on its own seed and never on who shares its batch.
     """
-    state = _mix(seed + _GOLDEN)
-    for part in (step, position, torch.full_like(position, purpose)):
+    parts = [np.atleast_1d(np.asarray(part, np.int64)).astype(np.uint64) for part in (seed, step, position, purpose)]
+    state = _mix(parts[0] + _GOLDEN)
+    for part in parts[1:]:
         state = _mix(state ^ (part * _GOLDEN + _MIX2))
-    return (_shift_right(state, 12).double() + 0.5) / 2**52
+    return ((state >> np.uint64(12)).astype(np.float64) + 0.5) / 2**52
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What the network thinks of each position: tensors of one shape, [N] or laid out as [B, L]."""
+    """What the network thinks of each position: arrays of one shape, [N] or laid out as [B, L]."""
 
-    token: Tensor  # proposed token
-    confidence: Tensor  # its probability under the network, float64
-    entropy: Tensor  # of the distribution, nats
-    margin: Tensor  # probability of the best token minus that of the second
-    draw: Tensor  # one uniform per position, for rules that choose at random
+    token: Array  # proposed token
+    confidence: Array  # its probability under the network, float64
+    entropy: Array  # of the distribution, nats
+    margin: Array  # probability of the best token minus that of the second
+    draw: Array  # one uniform per position, for rules that choose at random
 
-    def rows(self, index: Tensor) -> Scores:
+    def rows(self, index: Array) -> Scores:
         """The scores of some requests of a grid."""
         return Scores(
             self.token[index], self.confidence[index], self.entropy[index], self.margin[index], self.draw[index]
         )
 
-    def grid(self, where: Tensor) -> Scores:
+    def grid(self, row: Array, position: Array, shape: tuple[int, int]) -> Scores:
         """Lays flat scores out on a [B, L] grid; -inf confidence and margin, +inf entropy elsewhere."""
-        fills = (0, -torch.inf, torch.inf, -torch.inf, 1.0)
-        fields = (self.token, self.confidence, self.entropy, self.margin, self.draw)
+        fills = (0, -np.inf, np.inf, -np.inf, 1.0)
         out = []
-        for field, fill in zip(fields, fills, strict=True):
-            out.append(
-                torch.full(where.shape, fill, dtype=field.dtype, device=field.device).masked_scatter(where, field)
-            )
+        for values, fill in zip(vars(self).values(), fills, strict=True):
+            laid = np.full(shape, fill, values.dtype)
+            laid[row, position] = values
+            out.append(laid)
         return Scores(*out)
 
 
-def keep_top(logits_NV: Tensor, top_k_N: Tensor, top_p_N: Tensor) -> Tensor:
+def keep_top(logits_NV: Array, top_k_N: Array, top_p_N: Array) -> Array:
     """Logits with everything outside top-k, then outside the nucleus, at -inf.
 
     top_k 0 and top_p 1 switch a filter off; the token that crosses p is kept (Dream, SDAR, LLaDA2).
     """
-    order = logits_NV.sort(stable=True, dim=-1, descending=True)
-    rank = torch.arange(logits_NV.shape[-1], device=logits_NV.device)
-    k = torch.where(top_k_N > 0, top_k_N, logits_NV.shape[-1])
-    kept = order.values.masked_fill(rank >= k[:, None], -torch.inf)
-    p = kept.softmax(-1)
+    order = (-logits_NV).argsort(-1, kind="stable")
+    ranked = np.take_along_axis(logits_NV, order, -1)
+    rank = np.arange(logits_NV.shape[-1])
+    k = np.where(top_k_N > 0, top_k_N, logits_NV.shape[-1])
+    ranked = np.where(rank >= k[:, None], -np.inf, ranked)
+    p = np.exp(ranked - ranked[:, :1])
+    p /= p.sum(-1, keepdims=True)
     outside = (p.cumsum(-1) - p >= top_p_N[:, None]) & (top_p_N[:, None] < 1.0) & (rank > 0)
-    kept = kept.masked_fill(outside, -torch.inf)
-    return torch.full_like(logits_NV, -torch.inf).scatter(-1, order.indices, kept)
+    kept = np.full_like(logits_NV, -np.inf)
+    np.put_along_axis(kept, order, np.where(outside, -np.inf, ranked), -1)
+    return kept
+
+
+def warmed(logits_NV: Array, temperature_N: Array, top_k_N: Array, top_p_N: Array) -> Array:
+    """Float64 logits over temperature, filtered; rows of temperature 0 are left as they are."""
+    logits = logits_NV.astype(np.float64)
+    warm = temperature_N > 0
+    if warm.any():
+        logits /= np.where(warm, temperature_N, 1.0)[:, None]
+        top_k, top_p = np.where(warm, top_k_N, 0), np.where(warm, top_p_N, 1.0)
+        if ((top_k > 0) | (top_p < 1)).any():
+            logits = keep_top(logits, top_k, top_p)
+    return logits
 
 
 def propose(
-    logits_NV: Tensor,
-    temperature_N: Tensor,
-    top_k_N: Tensor,
-    top_p_N: Tensor,
-    token_draw_N: Tensor,
-    choice_draw_N: Tensor,
+    logits_NV: Array,
+    temperature_N: Array,
+    top_k_N: Array,
+    top_p_N: Array,
+    token_draw_N: Array,
+    choice_draw_N: Array,
     banned: int | None,
 ) -> Scores:
-    """Samples a token for every position and scores it.
+    """Samples a token for every position and scores it; logits are float32 and stay as they are.
 
     Temperature 0 takes the best token. Confidence, entropy and margin are of the distribution that is
     sampled from: the network's own at temperature 0 or 1 without filters.
     """
-    logits = logits_NV.double()
     if banned is not None:
-        logits = logits.index_fill(-1, torch.tensor(banned, device=logits.device), -torch.inf)
-    warm = temperature_N > 0
-    if bool(warm.any()):
-        logits = logits / torch.where(warm, temperature_N, 1.0)[:, None]
-        top_k, top_p = torch.where(warm, top_k_N, 0), torch.where(warm, top_p_N, 1.0)
-        if bool(((top_k > 0) | (top_p < 1)).any()):
-            logits = keep_top(logits, top_k, top_p)
-    best = logits.topk(min(2, logits.shape[-1]), -1)
-    p = (logits - best.values[:, :1]).exp_()
-    total = p.sum(-1, keepdim=True)
-    token = best.indices[:, 0]
-    if bool(warm.any()):
+        logits_NV = logits_NV.copy()
+        logits_NV[:, banned] = -np.inf
+    cold = not (temperature_N > 0).any()
+    # at temperature 0 a sum of float32 exponentials is exact enough to compare confidences by
+    logits = logits_NV if cold else warmed(logits_NV, temperature_N, top_k_N, top_p_N)
+    index = np.arange(len(logits))
+    token = logits.argmax(-1)
+    top = logits[index, token]
+    p = np.exp(logits - top[:, None])
+    total = p.sum(-1, dtype=np.float64)
+    entropy = np.log(total) - np.einsum("nv,nv->n", p, np.maximum(logits, -1e30) - top[:, None]) / total
+    p[index, token] = -1.0
+    second = p.max(-1).clip(min=0) if p.shape[-1] > 1 else np.zeros(len(p))
+    p[index, token] = 1.0
+    if not cold:
         cumulative = p.cumsum(-1)
-        sampled = torch.searchsorted(cumulative, token_draw_N[:, None] * cumulative[:, -1:], right=True)
-        token = torch.where(warm, sampled.squeeze(1).clamp(max=p.shape[-1] - 1), token)
-    p = p / total
-    top = p.gather(1, best.indices)
-    return Scores(
-        token=token,
-        confidence=p.gather(1, token[:, None]).squeeze(1),
-        entropy=torch.special.entr(p).sum(-1),
-        margin=top[:, 0] - top[:, 1] if top.shape[1] > 1 else top[:, 0],
-        draw=choice_draw_N,
-    )
+        for n in (temperature_N > 0).nonzero()[0]:
+            drawn = np.searchsorted(cumulative[n], token_draw_N[n] * cumulative[n, -1], side="right")
+            token[n] = min(drawn, p.shape[-1] - 1)
+    confidence = p[index, token] / total
+    return Scores(token, confidence.astype(np.float64), entropy.astype(np.float64), (1 - second) / total, choice_draw_N)

@@ -1,13 +1,15 @@
-"""Where models are found by name: those shipped in the package, else a folder."""
+"""Where models are found by name: shipped in the package, fetched into the cache, or a path."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from unmask.errors import UnmaskError
+from unmask.models import entries, pull
+from unmask.models.entries import Entry, Shipped
 
 SHIPPED = Path(__file__).parent.parent / "weights"
-ALIASES = {"default": "austen"}
+ALIASES = {"default": "austen"}  # goes when ENTRIES has a `default` of its own, an adapter in weights/default
 
 
 def shipped() -> list[str]:
@@ -15,12 +17,28 @@ def shipped() -> list[str]:
     return sorted(p.name for p in SHIPPED.iterdir() if (p / "config.json").is_file()) if SHIPPED.is_dir() else []
 
 
+def place(entry: Entry) -> Path:
+    """Where a model of the catalogue lies or would lie."""
+    return SHIPPED / entry.source.folder if isinstance(entry.source, Shipped) else pull.folder(entry)
+
+
+def is_present(entry: Entry) -> bool:
+    """Whether a model of the catalogue can be used without fetching anything for it (its base aside)."""
+    return (place(entry) / "config.json").is_file() if isinstance(entry.source, Shipped) else pull.is_present(entry)
+
+
 def find(name: str) -> Path:
-    """The folder of a shipped model or of a checkpoint path; anything else raises UnmaskError."""
-    known = ALIASES.get(name, name)
-    if known in shipped():
-        return SHIPPED / known
-    folder = Path(name)
-    if folder.is_dir():
-        return folder
-    raise UnmaskError(f"model '{name}' is neither a folder nor one of the shipped models: {', '.join(shipped())}")
+    """The folder of a named model or of a checkpoint path, or a GGUF file; anything else raises UnmaskError.
+
+    A model that is not in the package is fetched at first use, which it says on standard error.
+    """
+    known, path = ALIASES.get(name, name), Path(name)
+    entry = entries.get(known)
+    if known not in entries.ENTRIES and (path.is_dir() or (path.suffix == ".gguf" and path.is_file())):
+        return path
+    if entry is None:
+        names = ", ".join([*ALIASES, *entries.ENTRIES])
+        raise UnmaskError(f"model '{name}' is neither a folder nor a GGUF file nor one of: {names}")
+    if isinstance(entry.source, Shipped):
+        return place(entry)
+    return pull.pull_shown(known)

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder with config.json, model.safetensors and tokenizer.json. No pickle is ever read."""
+"""Checkpoints: a folder with config.json, model.safetensors and tokenizer.json, or a GGUF file. No pickle is read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,13 +17,13 @@ from torch import Tensor
 
 from unmask.errors import UnmaskError
 from unmask.files import replacing, write_text
+from unmask.models import gguf_file
 from unmask.models.config import ModelConfig
 from unmask.models.families import registry
 from unmask.models.family import Family, Table
+from unmask.models.folder import CONFIG, INDEX, TOKENIZER, WEIGHTS, gguf_of, read_config, read_json
 from unmask.models.transformer import Transformer
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -54,24 +54,21 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
             raise OSError(str(error)) from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; anything else raises UnmaskError."""
-    if not path.is_file():
-        raise UnmaskError(f"{path} does not exist; a checkpoint folder holds {CONFIG} and {WEIGHTS}")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UnmaskError(f"{path} is not valid JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise UnmaskError(f"{path} must hold a JSON object, found {type(value).__name__}")
-    return value
+class Tensors(Protocol):
+    """Where weights come from: shapes without reading them, then one tensor at a time."""
+
+    source: Path
+
+    def shapes(self) -> dict[str, tuple[int, ...]]: ...
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]: ...
 
 
 class TensorFiles:
     """The safetensors files of a folder, one or sharded, read tensor by tensor."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.source = self.folder = folder
         index, single = folder / INDEX, folder / WEIGHTS
         if single.is_file():
             self.shards = [single]
@@ -116,14 +113,14 @@ class TensorFiles:
 
 
 def load_weights(
-    model: Transformer, files: TensorFiles, table: Table, constants: Collection[str], dtype: torch.dtype | None
+    model: Transformer, files: Tensors, table: Table, constants: Collection[str], dtype: torch.dtype | None
 ) -> None:
-    """Puts a folder's tensors into a network built on the meta device, one at a time.
+    """Puts a checkpoint's tensors into a network built on the meta device, one at a time.
 
     A missing, extra or misshapen tensor raises UnmaskError naming it before any is read. `constants` are
     tensors that may be in the file and are not read.
     """
-    source, shapes = files.shards[0].parent, files.shapes()
+    source, shapes = files.source, files.shapes()
     parts = {theirs: [model.get_parameter(name).shape for name in ours] for theirs, ours in table.items()}
     missing, extra = sorted(table.keys() - shapes.keys()), sorted(shapes.keys() - table.keys() - set(constants))
     for what, names in (("lacks tensor", missing), ("has an unknown tensor", extra)):
@@ -168,17 +165,18 @@ def weights_to_save(model: Transformer, family: Family | None, raw: dict[str, An
 def load(
     folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = torch.float32
 ) -> tuple[Transformer, Family | None]:
-    """The network of a checkpoint folder in evaluation mode, and its family (None: our own layout).
-    dtype None keeps the file's.
+    """The network of a checkpoint (a folder or a GGUF file) in evaluation mode, and its family (None: our own
+    layout). dtype None keeps the file's; a GGUF file's blocks become float32.
 
     Peak memory is near the size of the weights: the network is built on the meta device and every
     parameter is replaced by its tensor as it is read.
     """
-    source = str(folder / CONFIG)
-    raw = read_json(folder / CONFIG)
+    gguf = gguf_of(folder)
+    source = str(folder / CONFIG if gguf is None else gguf)
+    raw = read_config(folder)
     family = registry.recognise(raw, source)
     config = ModelConfig.from_dict(raw, source) if family is None else family.config(raw, source)
-    files = TensorFiles(folder)
+    files: Tensors = TensorFiles(folder) if gguf is None else gguf_file.read(gguf)
     values = sum(math.prod(shape) for shape in files.shapes().values())
     layer = config.hidden_size * (config.num_heads * config.head_dim + config.intermediate_size)
     if config.vocab_size * config.hidden_size + config.num_layers * layer > 2 * values + 2**20:
@@ -189,22 +187,6 @@ def load(
     load_weights(model, files, weight_table(model, family), constants, dtype)
     model.make_rotary_tables()
     return model.to(device).eval(), family
-
-
-def load_tokenizer(folder: Path) -> Tokenizer | None:
-    """The folder's tokenizer, or None where there is none (ids go in and come out)."""
-    path = folder / TOKENIZER
-    return read_tokenizer(path) if path.is_file() else None
-
-
-def read_tokenizer(path: Path) -> Tokenizer:
-    """A tokenizer.json of any name; one that is missing or broken raises UnmaskError."""
-    if not path.is_file():
-        raise UnmaskError(f"tokenizer {path} does not exist")
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise UnmaskError(f"{path} is not a readable tokenizer ({error})") from None
 
 
 def save(

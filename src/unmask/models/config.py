@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from unmask.attention import LAYOUT_KINDS, LayoutKind
+from unmask.layout import LAYOUT_KINDS, LayoutKind
 from unmask.errors import UnmaskError
 
 Norm = Literal["rms", "layer"]
@@ -50,6 +50,7 @@ class ModelConfig:
     expert_groups: int = 1
     expert_groups_kept: int = 1  # experts are chosen from the best groups only
     time_condition_size: int = 0  # 0: no adaLN; else the width of the time embedding (DiT)
+    adapter_rank: int = 0  # of the low-rank adapter that acts at masked positions only; 0: none
     shift: bool = False  # the head scores the next position; un-shifted inside the network, once
     layout: LayoutKind = "bidirectional"
     block_length: int = 0  # of a block-causal model; 0 elsewhere
@@ -72,7 +73,14 @@ class ModelConfig:
                 raise UnmaskError(f"model config: {name} must be at least 1, got {getattr(self, name)}")
             if getattr(self, name) >= 2**24:
                 raise UnmaskError(f"model config: {name} {getattr(self, name)} is impossibly large")
-        for name in ("time_condition_size", "block_length", "num_experts", "shared_expert_size", "first_dense_layers"):
+        for name in (
+            "time_condition_size",
+            "block_length",
+            "num_experts",
+            "shared_expert_size",
+            "first_dense_layers",
+            "adapter_rank",
+        ):
             if not 0 <= getattr(self, name) < 2**24:
                 raise UnmaskError(f"model config: {name} must be 0 or a sensible size, got {getattr(self, name)}")
         if not 0 < self.rope_theta < float("inf"):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig, build
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # (ours, theirs); {i} stands for every layer's number; "a + b" on our side are joined in theirs, a first
 Names = list[tuple[str, str]]
@@ -28,6 +29,7 @@ class Family:
     defaults: dict[str, Any] = field(default_factory=dict)  # decoding options of the model card
     constants: Callable[[ModelConfig, dict[str, Any]], dict[str, Tensor]] = lambda config, raw: {}
     # tensors in their files that follow from the config: not read, and written again
+    borrows_mask: bool = False  # an AR vocabulary has no mask; a control token that no text holds stands in
 
     def config(self, raw: dict[str, Any], source: str) -> ModelConfig:
         """Our config of theirs; impossible values raise UnmaskError naming them."""

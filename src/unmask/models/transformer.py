@@ -72,46 +72,76 @@ def rotate(x_BHTK: Tensor, cos_BTr: Tensor, sin_BTr: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
 
 
+class Projection(nn.Linear):
+    """A linear layer with room for a low-rank adapter that acts at gated positions only.
+
+    Where the gate is 0 the adapter's share is left out, not added as zero, so a pass without a gate is the
+    base network to the bit (LoRA, arXiv 2106.09685; gated as in arXiv 2507.11851).
+    """
+
+    def __init__(self, inputs: int, outputs: int, bias: bool, rank: int = 0) -> None:
+        super().__init__(inputs, outputs, bias=bias)
+        self.down = nn.Parameter(torch.empty(rank, inputs)) if rank else None
+        self.up = nn.Parameter(torch.zeros(outputs, rank)) if rank else None
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        """x [..., inputs]; gate [..., 1], 1 where the adapter acts, or None for nowhere."""
+        y = super().forward(x)
+        if gate is None or self.down is None or self.up is None:
+            return y
+        low = F.linear(x, self.down.to(x.dtype)) * gate
+        return y + F.linear(low, self.up.to(x.dtype))
+
+
 class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.width = layer, config.head_dim
-        heads, groups = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, heads, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(config.hidden_size, groups, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(config.hidden_size, groups, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(heads, config.hidden_size, bias=config.out_bias)
+        heads, groups, rank = (
+            config.num_heads * config.head_dim,
+            config.num_kv_heads * config.head_dim,
+            config.adapter_rank,
+        )
+        self.q_proj = Projection(config.hidden_size, heads, config.qkv_bias, rank)
+        self.k_proj = Projection(config.hidden_size, groups, config.qkv_bias, rank)
+        self.v_proj = Projection(config.hidden_size, groups, config.qkv_bias, rank)
+        self.o_proj = Projection(heads, config.hidden_size, config.out_bias, rank)
         self.q_norm = make_norm(config, config.head_dim) if config.qk_norm else None
         self.k_norm = make_norm(config, config.head_dim) if config.qk_norm else None
 
     def forward(
-        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], mask: AttentionMask, cache: KeyValueCache | None
+        self,
+        x_BTD: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask: AttentionMask,
+        cache: KeyValueCache | None,
+        gate: Tensor | None,
     ) -> Tensor:
         batch, length, _ = x_BTD.shape
-        q = self.q_proj(x_BTD).view(batch, length, -1, self.width)
-        k = self.k_proj(x_BTD).view(batch, length, -1, self.width)
-        v = self.v_proj(x_BTD).view(batch, length, -1, self.width).transpose(1, 2)
+        q = self.q_proj(x_BTD, gate).view(batch, length, -1, self.width)
+        k = self.k_proj(x_BTD, gate).view(batch, length, -1, self.width)
+        v = self.v_proj(x_BTD, gate).view(batch, length, -1, self.width).transpose(1, 2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q.transpose(1, 2), *rope), rotate(k.transpose(1, 2), *rope)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
-        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(batch, length, -1))
+        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(batch, length, -1), gate)
 
 
 class MLP(nn.Module):
     def __init__(self, config: ModelConfig, inner: int) -> None:
         super().__init__()
-        bias = config.mlp_bias
-        self.gate_proj = nn.Linear(config.hidden_size, inner, bias=bias) if config.activation == "swiglu" else None
-        self.up_proj = nn.Linear(config.hidden_size, inner, bias=bias)
-        self.down_proj = nn.Linear(inner, config.hidden_size, bias=bias)
+        size, bias, rank = config.hidden_size, config.mlp_bias, config.adapter_rank
+        self.gate_proj = Projection(size, inner, bias, rank) if config.activation == "swiglu" else None
+        self.up_proj = Projection(size, inner, bias, rank)
+        self.down_proj = Projection(inner, size, bias, rank)
         self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
         if self.gate_proj is not None:
-            return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-        return self.down_proj(F.gelu(self.up_proj(x), approximate=self.approximate))
+            return self.down_proj(F.silu(self.gate_proj(x, gate)) * self.up_proj(x, gate), gate)
+        return self.down_proj(F.gelu(self.up_proj(x, gate), approximate=self.approximate), gate)
 
 
 def make_mixer(config: ModelConfig, layer: int) -> nn.Module:
@@ -157,12 +187,13 @@ class Block(nn.Module):
         mask: AttentionMask,
         cache: KeyValueCache | None,
         condition_BC: Tensor | None,
+        gate: Tensor | None,
     ) -> Tensor:
         if self.modulation is None or condition_BC is None:
-            x = x + self.mixer(self.norm1(x), rope, mask, cache)
-            return x + self.mlp(self.norm2(x))
+            x = x + self.mixer(self.norm1(x), rope, mask, cache, gate)
+            return x + (self.mlp(self.norm2(x)) if gate is None else self.mlp(self.norm2(x), gate))
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition_BC)[:, None].chunk(6, -1)
-        x = x + gate1 * self.mixer(self.norm1(x) * (1 + scale1) + shift1, rope, mask, cache)
+        x = x + gate1 * self.mixer(self.norm1(x) * (1 + scale1) + shift1, rope, mask, cache, None)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
 
@@ -171,6 +202,7 @@ class Transformer(nn.Module):
 
     rope_cos: Tensor
     rope_sin: Tensor
+    draft_vocabulary: Tensor | None  # the tokens that an adapter's slots can propose, ascending ids [V']
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -182,6 +214,8 @@ class Transformer(nn.Module):
         size = config.time_condition_size
         self.time_embedding = TimeEmbedding(size) if size else None
         self.final_modulation = nn.Linear(size, 2 * config.hidden_size) if size else None
+        self.mask_embedding = nn.Parameter(torch.zeros(config.hidden_size)) if config.adapter_rank else None
+        self.register_buffer("draft_vocabulary", None, persistent=False)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
         self.make_rotary_tables()
@@ -211,11 +245,13 @@ class Transformer(nn.Module):
         mask: AttentionMask = None,
         cache: KeyValueCache | None = None,
         time_B: Tensor | None = None,
+        gate_BT: Tensor | None = None,
     ) -> Tensor:
         """Final hidden states [B, T, D], before any un-shift and before the head.
 
         positions_BT defaults to 0..T-1; with a cache the mask covers the cache's slots; time_B is the
-        noise level that an adaLN network is conditioned on, and is ignored by others.
+        noise level that an adaLN network is conditioned on, and is ignored by others; gate_BT (bool) says
+        at which positions an adapter acts, None for nowhere.
         """
         if positions_BT is None:
             cos, sin = self.rope_cos[None, : ids_BT.shape[1]], self.rope_sin[None, : ids_BT.shape[1]]
@@ -225,9 +261,13 @@ class Transformer(nn.Module):
         if self.time_embedding is not None:
             zeros = torch.zeros(ids_BT.shape[0], device=ids_BT.device)
             condition = self.time_embedding(zeros if time_B is None else time_B)
-        x = self.embedding(ids_BT)
+        x, gate = self.embedding(ids_BT), None
+        if gate_BT is not None and self.mask_embedding is not None:
+            drafted = gate_BT & (ids_BT == self.config.mask_token_id)
+            x = torch.where(drafted[..., None], self.mask_embedding.to(x.dtype), x)
+            gate = gate_BT[..., None].to(x.dtype)
         for block in self.blocks:
-            x = block(x, (cos, sin), mask, cache, condition)
+            x = block(x, (cos, sin), mask, cache, condition, gate)
         x = self.norm(x)
         if self.final_modulation is not None and condition is not None:
             shift, scale = self.final_modulation(condition)[:, None].chunk(2, -1)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import yaml
 
+from unmask.drafts import Drafts
 from unmask.errors import UnmaskError
 from unmask.models.config import build
 from unmask.objectives import OBJECTIVES, Objective
@@ -109,11 +110,12 @@ def parse_recipe(tree: Any, source: str) -> Recipe:
 
 def _objective(section: Any, source: str) -> Objective:
     kind = section.get("kind") if isinstance(section, dict) else None
-    if not isinstance(kind, str) or kind not in OBJECTIVES:
-        raise UnmaskError(f"{source}: objective.kind is {kind!r}; use one of {', '.join(OBJECTIVES)}")
+    known: dict[str, type[Objective]] = {**OBJECTIVES, "drafts": Drafts}
+    if not isinstance(kind, str) or kind not in known:
+        raise UnmaskError(f"{source}: objective.kind is {kind!r}; use one of {', '.join(known)}")
     options = {k: v for k, v in section.items() if k != "kind"}
     try:
-        objective: Objective = build(OBJECTIVES[kind], options, f"{source}: objective")
+        objective: Objective = build(known[kind], options, f"{source}: objective")
     except ValueError as error:
         raise UnmaskError(f"{source}: objective: {error}") from None
     return objective

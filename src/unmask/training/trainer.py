@@ -13,6 +13,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -24,16 +25,27 @@ from unmask.errors import UnmaskError
 from unmask.files import replacing, write_text
 from unmask.models import checkpoint
 from unmask.models.config import ModelConfig
+from unmask.models.folder import read_json, read_tokenizer
 from unmask.models.transformer import Transformer
 from unmask.noise import Draws
-from unmask.objectives import AR, Noised, Objective
+from unmask.objectives import AR, Noised, Objective, Rows
 from unmask.training.curve import draw_curve
 from unmask.training.data import Corpus, read_documents
+from unmask.training.dialogues import Dialogues
 from unmask.training.progress import TrainingProgress
 from unmask.training.recipe import Recipe, TrainingConfig
 from unmask.training.tokenizer import EOS, MASK, train_tokenizer
 
 VALIDATION_SEED = 2**31 - 1  # validation noise is the same at every check and in every run
+
+
+class Stream(Protocol):
+    """Where rows come from; a row is a function of (seed, index) alone."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+    def rows(self, first: int, count: int) -> Rows: ...
 
 
 class Scored(nn.Module):
@@ -47,12 +59,15 @@ class Scored(nn.Module):
         return self.objective.loss(self.network, noised)
 
 
-def prepare_data(recipe: Recipe) -> tuple[Tokenizer, Corpus, Corpus | None]:
+def prepare_data(recipe: Recipe) -> tuple[Tokenizer | None, Stream, Stream | None]:
     """Tokenizer, training rows and held-out rows of a recipe."""
     data, policy = recipe.data, recipe.objective.eos
+    if data.format == "dialogues":
+        held = Dialogues(data.validation, data.length, 0) if data.validation else None
+        return None, Dialogues(data.files, data.length, recipe.seed), held
     documents = read_documents(data.files, data)
     if data.tokenizer_file:
-        tokenizer = checkpoint.read_tokenizer(Path(data.tokenizer_file))
+        tokenizer = read_tokenizer(Path(data.tokenizer_file))
     else:
         tokenizer = train_tokenizer(data.tokenizer, (d.prompt + d.text for d in documents), data.vocab_size)
     corpus = Corpus(documents, tokenizer, data, recipe.seed, policy)
@@ -62,8 +77,10 @@ def prepare_data(recipe: Recipe) -> tuple[Tokenizer, Corpus, Corpus | None]:
     return tokenizer, corpus, Corpus(read_documents(data.validation, held_out), tokenizer, held_out, 0, policy)
 
 
-def model_config(recipe: Recipe, tokenizer: Tokenizer) -> ModelConfig:
+def model_config(recipe: Recipe, tokenizer: Tokenizer | None) -> ModelConfig:
     """The recipe's network with the tokenizer's vocabulary and special tokens."""
+    if tokenizer is None:
+        raise UnmaskError("data.format 'dialogues' holds the ids of a base model; use `unmask adapt`")
     eos = tokenizer.token_to_id(EOS)
     given = {
         "vocab_size": tokenizer.get_vocab_size(),
@@ -116,7 +133,10 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 class Trainer:
     """Runs a recipe in `folder`: checkpoints under it, the finished model in `folder`/model."""
 
-    def __init__(self, recipe: Recipe, folder: Path, console: Console | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: Path, console: Console | None = None, network: Transformer | None = None
+    ) -> None:
+        """network: one to train the parameters of that ask for a gradient; made by the recipe if None."""
         self.recipe, self.folder, self.config = recipe, folder, recipe.training
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
@@ -128,11 +148,12 @@ class Trainer:
         self.first_here = rank * self.rows_here
         self.console = console or Console(quiet=rank > 0)
         self.tokenizer, self.corpus, self.held_out = prepare_data(recipe)
-        self.network = Transformer(model_config(recipe, self.tokenizer)).initialise(recipe.seed)
+        self.network = network or Transformer(model_config(recipe, self.tokenizer)).initialise(recipe.seed)
         self.network.to(self.accelerator.device)
         self.model = self.accelerator.prepare_model(Scored(self.network, recipe.objective))
         self.optimizers = make_optimizer(self.network, self.config)
-        self.ema = {n: p.detach().clone() for n, p in self.network.named_parameters()}
+        self.trained = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
+        self.ema = {n: p.detach().clone() for n, p in self.trained.items()}
         self.best: dict[str, Tensor] = {}  # averaged weights of the best check so far
         self.step = 0
         self.history: list[dict[str, float]] = []
@@ -148,7 +169,7 @@ class Trainer:
             while self.step < self.config.steps:
                 record = self._train_step()
                 if self.held_out and (self.step % self.config.validate_every == 0 or self.step == self.config.steps):
-                    record["validation"] = self._validate()
+                    record |= self._validate()
                     if record["validation"] <= min(r.get("validation", math.inf) for r in [*self.history, record]):
                         self.best = {n: t.clone() for n, t in self.ema.items()}
                 self.history.append(record)
@@ -189,7 +210,7 @@ class Trainer:
                 # DDP averages gradients over ranks; the loss is a sum over all of them
                 self.accelerator.backward(loss * (self.accelerator.num_processes / normaliser))
             total += float(loss.detach())
-        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+        norm = self.accelerator.clip_grad_norm_(self.trained.values(), self.config.clip_norm)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -220,44 +241,49 @@ class Trainer:
     def _update_ema(self) -> None:
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))  # follows closely at first
         with torch.no_grad():
-            for name, parameter in self.network.named_parameters():
+            for name, parameter in self.trained.items():
                 self.ema[name].lerp_(parameter.detach(), 1 - decay)
 
     @torch.no_grad()
-    def _validate(self) -> float:
-        """Loss per token of the averaged weights on fixed held-out rows with fixed noise (nats)."""
+    def _validate(self) -> dict[str, float]:
+        """Loss per token of the averaged weights on fixed held-out rows with fixed noise (nats), and what
+        else the objective reports of them."""
         assert self.held_out is not None
         count = min(self.config.validation_rows, self.held_out.num_rows)
-        current = {n: p.detach().clone() for n, p in self.network.named_parameters()}
+        current = {n: p.detach().clone() for n, p in self.trained.items()}
         self._load_parameters(self.ema)
         rows, draws = self.held_out.rows(0, count), Draws(VALIDATION_SEED, 0, count, 0, count)
-        noised = self.recipe.objective.corrupt(
-            rows.to(self.accelerator.device), draws, self.network.config.mask_token_id
-        )
+        objective = self.recipe.objective.held_out()
+        noised = objective.corrupt(rows.to(self.accelerator.device), draws, self.network.config.mask_token_id)
         total, micro = 0.0, max(1, self.config.micro_batch_size or 8)
+        sums: dict[str, float] = {}
         with self._autocast():
             for start in range(0, noised.inputs.shape[0], micro):
-                total += float(self.recipe.objective.loss(self.network, noised.slice(start, start + micro)))
+                part = noised.slice(start, start + micro)
+                total += float(objective.loss(self.network, part))
+                for name, value in objective.report(self.network, part).items():
+                    sums[name] = sums.get(name, 0.0) + value
         self._load_parameters(current)
-        return total / noised.normaliser
+        groups = sums.pop("count", 1.0)
+        return {"validation": total / noised.normaliser, **{name: value / groups for name, value in sums.items()}}
 
     @torch.no_grad()
     def _load_parameters(self, values: dict[str, Tensor]) -> None:
-        for name, parameter in self.network.named_parameters():
+        for name, parameter in self.trained.items():
             parameter.copy_(values[name])
 
     def _save_checkpoint(self) -> None:
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
             return
-        names = {id(p): n for n, p in self.network.named_parameters()}
+        names = {id(p): n for n, p in self.trained.items()}
         moments: dict[str, Tensor] = {}
         for optimizer in self.optimizers:
             for parameter, state in optimizer.state.items():
                 for key, value in state.items():
                     moments[f"{names[id(parameter)]}:{key}"] = torch.as_tensor(value)
         with replacing(self.folder / f"checkpoint-{self.step:07d}") as temporary:
-            checkpoint.write_tensors(temporary / "weights.safetensors", dict(self.network.named_parameters()))
+            checkpoint.write_tensors(temporary / "weights.safetensors", dict(self.trained))
             checkpoint.write_tensors(temporary / "average.safetensors", self.ema)
             checkpoint.write_tensors(temporary / "optimizer.safetensors", moments)
             if self.best:
@@ -280,7 +306,7 @@ class Trainer:
         weights = checkpoint.read_tensors(folder / "weights.safetensors")
         average = checkpoint.read_tensors(folder / "average.safetensors")
         moments = checkpoint.read_tensors(folder / "optimizer.safetensors")
-        parameters = dict(self.network.named_parameters())
+        parameters = self.trained
         if {n: p.shape for n, p in parameters.items()} != {n: t.shape for n, t in weights.items()}:
             raise UnmaskError(f"{folder} is of another network than this recipe; choose another --output or remove it")
         self._load_parameters(weights)
@@ -297,7 +323,7 @@ class Trainer:
                     if state and ("momentum_buffer" in state) != isinstance(optimizer, torch.optim.Muon):
                         raise UnmaskError(f"{folder} is of another optimizer than this recipe; choose another --output")
                     optimizer.state[parameter] = {k: v.to(self.accelerator.device) for k, v in state.items()}
-        saved = checkpoint.read_json(folder / "state.json")
+        saved = read_json(folder / "state.json")
         if not isinstance(saved.get("step"), int) or not isinstance(saved.get("history"), list):
             raise UnmaskError(f"{folder / 'state.json'} lacks step and history; remove {folder} to go on without it")
         if saved.get("identity", self._identity()) != self._identity():

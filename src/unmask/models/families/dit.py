@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from unmask.models.config import ModelConfig
 from unmask.models.family import Family, Names
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROOT = "backbone."
 
@@ -63,6 +63,8 @@ def names(config: ModelConfig) -> Names:
 def constants(config: ModelConfig, raw: dict[str, Any]) -> dict[str, Tensor]:
     """Buffers in the files: the rotary frequencies and, in BD3-LM, the clipped interval of times."""
     width = config.head_dim
+    import torch
+
     out = {ROOT + "rotary_emb.inv_freq": 1.0 / (10000 ** (torch.arange(0, width, 2).float() / width))}
     if raw.get("model_type") == "bd3lm":
         out |= {n: torch.tensor(float(raw[n])) for n in ("sampling_eps_min", "sampling_eps_max") if n in raw}

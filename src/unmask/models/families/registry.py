@@ -5,10 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from unmask.errors import UnmaskError
-from unmask.models.families import a2d, dit, dream, fast_dllm_v2, llada, llada2, llada_moe, sdar, stable_diffcoder
+from unmask.models.families import (
+    a2d,
+    dit,
+    dream,
+    fast_dllm_v2,
+    llada,
+    llada2,
+    llada_moe,
+    llama_ar,
+    sdar,
+    stable_diffcoder,
+)
 from unmask.models.family import Family
 
-FAMILIES = [m.FAMILY for m in (llada, llada_moe, llada2, dream, sdar, a2d, fast_dllm_v2, stable_diffcoder, dit)]
+FAMILIES = [
+    m.FAMILY for m in (llada, llada_moe, llada2, dream, sdar, a2d, fast_dllm_v2, stable_diffcoder, dit, llama_ar)
+]
 
 
 def recognise(raw: dict[str, Any], source: str) -> Family | None:

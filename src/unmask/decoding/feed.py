@@ -1,0 +1,105 @@
+"""What one forward reads and gives: the contract between the decoding loop and the backends that compute.
+
+Shapes: B requests, W columns, N scored rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from unmask.canvas import Array
+from unmask.decoding.sampling import Scores
+from unmask.layout import PADDING, Layout
+from unmask.models.config import ModelConfig
+
+TEXT = -1  # anchor of a column that is text
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of one request: ids, positions and anchors [W] (TEXT, or the last text position that a
+    draft's slot sees); and the columns [n] that are scored, each for the position `target` [n]."""
+
+    ids: Array
+    position: Array
+    anchor: Array
+    column: Array
+    target: Array
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One forward for all requests, padded on the right. Scored rows run request by request, left to right."""
+
+    ids: Array  # [B, W]
+    position: Array  # [B, W]
+    document: Array  # [B, W], 0, or PADDING
+    anchor: Array  # [B, W]
+    cached: Array  # [B], positions below it have keys and values in the cache
+    row: Array  # [N], request of each scored row
+    column: Array  # [N]
+    target: Array  # [N], position that the row's score is of
+
+    @staticmethod
+    def of(requests: list[Columns], cached: Array) -> Feed:
+        widths = np.array([len(r.ids) for r in requests])
+        shape = (len(requests), int(widths.max()))
+        ids, position, anchor = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.full(shape, TEXT, np.int64)
+        for b, r in enumerate(requests):
+            n = len(r.ids)
+            ids[b, :n], position[b, :n], anchor[b, :n] = r.ids, r.position, r.anchor
+        document = np.where(np.arange(shape[1]) < widths[:, None], 0, PADDING)
+        row = np.repeat(np.arange(len(requests)), [len(r.column) for r in requests])
+        column, target = (np.concatenate([getattr(r, f) for r in requests]) for f in ("column", "target"))
+        return Feed(ids, position, document, anchor, cached, row, column, target)
+
+    @property
+    def of_draft(self) -> Array:
+        """Which scored rows are slots of drafts, bool [N]."""
+        return self.anchor[self.row, self.column] != TEXT
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How each scored row is sampled: arrays [N]."""
+
+    temperature: Array
+    top_k: Array
+    top_p: Array
+    token_draw: Array
+    choice_draw: Array
+
+    def rows(self, index: Array) -> Sampling:
+        return Sampling(*(values[index] for values in vars(self).values()))
+
+
+class Logits(Protocol):
+    """Scores of a forward's rows, left where they were computed."""
+
+    def propose(self, sampling: Sampling) -> Scores:
+        """A token for each row and how sure the network is of it."""
+        ...
+
+    def probabilities(self, index: Array, sampling: Sampling) -> Array:
+        """Float64 distributions [len(index), V] that rows are sampled from."""
+        ...
+
+
+class Backend(Protocol):
+    """Computes forwards. `open` makes room for requests; `forward` keeps the keys and values of text columns
+    at their positions, where a later feed's `cached` says how many of them still hold."""
+
+    config: ModelConfig
+
+    def open(self, layout: Layout, rows: int, slots: int, use_cache: bool) -> None: ...
+
+    def forward(self, feed: Feed) -> Logits: ...
+
+    def keep(self, rows: Array) -> None:
+        """Goes on with the given requests only."""
+        ...
+
+

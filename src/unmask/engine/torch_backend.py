@@ -1,0 +1,148 @@
+"""Forwards of a torch network: the reference, and the path of every GPU.
+
+Shapes: B requests, W columns, N scored rows, V vocabulary, S cache slots.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unmask.attention import AttentionMask, render
+from unmask.canvas import Array
+from unmask.decoding.feed import TEXT, Feed, Sampling
+from unmask.decoding.sampling import Scores
+from unmask.engine.torch_cache import SlotCache
+from unmask.layout import EMPTY, PADDING, Coordinates, Layout
+from unmask.models.transformer import Transformer
+
+
+def keep_top(logits_NV: Tensor, top_k_N: Tensor, top_p_N: Tensor) -> Tensor:
+    """Logits with everything outside top-k, then outside the nucleus, at -inf.
+
+    top_k 0 and top_p 1 switch a filter off; the token that crosses p is kept (Dream, SDAR, LLaDA2).
+    """
+    order = logits_NV.sort(stable=True, dim=-1, descending=True)
+    rank = torch.arange(logits_NV.shape[-1], device=logits_NV.device)
+    k = torch.where(top_k_N > 0, top_k_N, logits_NV.shape[-1])
+    kept = order.values.masked_fill(rank >= k[:, None], -torch.inf)
+    p = kept.softmax(-1)
+    outside = (p.cumsum(-1) - p >= top_p_N[:, None]) & (top_p_N[:, None] < 1.0) & (rank > 0)
+    kept = kept.masked_fill(outside, -torch.inf)
+    return torch.full_like(logits_NV, -torch.inf).scatter(-1, order.indices, kept)
+
+
+def warmed(logits_NV: Tensor, temperature_N: Tensor, top_k_N: Tensor, top_p_N: Tensor) -> Tensor:
+    """Float64 logits over temperature, filtered; rows of temperature 0 are left as they are."""
+    logits, warm = logits_NV.double(), temperature_N > 0
+    if bool(warm.any()):
+        logits = logits / torch.where(warm, temperature_N, 1.0)[:, None]
+        top_k, top_p = torch.where(warm, top_k_N, 0), torch.where(warm, top_p_N, 1.0)
+        if bool(((top_k > 0) | (top_p < 1)).any()):
+            logits = keep_top(logits, top_k, top_p)
+    return logits
+
+
+class TorchLogits:
+    """Logits [N, V] on the network's device; banned tokens are already at -inf."""
+
+    def __init__(self, logits_NV: Tensor) -> None:
+        self.logits = logits_NV
+
+    def _column(self, values: Array) -> Tensor:
+        return torch.from_numpy(values).to(self.logits.device)
+
+    def propose(self, sampling: Sampling) -> Scores:
+        """See `decoding.sampling.propose`, in float64."""
+        temperature, draw = self._column(sampling.temperature), self._column(sampling.token_draw)
+        logits = warmed(self.logits, temperature, self._column(sampling.top_k), self._column(sampling.top_p))
+        best = logits.topk(min(2, logits.shape[-1]), -1)
+        p = (logits - best.values[:, :1]).exp_()
+        total = p.sum(-1, keepdim=True)
+        # of equal logits the first, as everywhere
+        token = logits.argmax(-1)
+        warm = temperature > 0
+        if bool(warm.any()):
+            cumulative = p.cumsum(-1)
+            drawn = torch.searchsorted(cumulative, draw[:, None] * cumulative[:, -1:], right=True)
+            token = torch.where(warm, drawn.squeeze(1).clamp(max=p.shape[-1] - 1), token)
+        p = p / total
+        top = p.gather(1, best.indices)
+        confidence = p.gather(1, token[:, None]).squeeze(1)
+        margin = top[:, 0] - top[:, 1] if top.shape[1] > 1 else top[:, 0]
+        entropy = torch.special.entr(p).sum(-1)
+        host = [x.cpu().numpy() for x in (token, confidence, entropy, margin)]
+        return Scores(host[0], host[1], host[2], host[3], sampling.choice_draw)
+
+    def probabilities(self, index: Array, sampling: Sampling) -> Array:
+        """Float64 distributions [len(index), V] that rows are sampled from."""
+        options = (self._column(x) for x in (sampling.temperature, sampling.top_k, sampling.top_p))
+        p = warmed(self.logits[self._column(index)], *options).softmax(-1)
+        return p.cpu().numpy()
+
+
+class TorchBackend:
+    """Feeds a network, keeping exact keys and values of text in slots by position."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model, self.config = model, model.config
+        self.layout, self.cache = Layout("causal"), cast(SlotCache | None, None)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embedding.weight.device
+
+    def open(self, layout: Layout, rows: int, slots: int, use_cache: bool) -> None:
+        self.layout = layout
+        dtype = self.model.embedding.weight.dtype
+        self.cache = SlotCache(self.config, rows, slots, self.device, dtype) if use_cache else None
+
+    def keep(self, rows: Array) -> None:
+        if self.cache is not None:
+            self.cache.select(torch.from_numpy(rows).to(self.device))
+
+    @torch.inference_mode()
+    def forward(self, feed: Feed) -> TorchLogits:
+        def tensor(values: Any) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
+
+        position, document = tensor(feed.position), tensor(feed.document)
+        drafts = self.layout.kind == "drafts"
+        anchor = tensor(feed.anchor)
+        q = Coordinates.drafts(position, anchor, document) if drafts else Coordinates.of(position, document)
+        gate = (anchor != TEXT) if drafts and bool((feed.anchor != TEXT).any()) else None
+        if self.cache is None:
+            plain = self.layout.kind == "bidirectional" and bool((feed.document != PADDING).all())
+            mask: AttentionMask = None if plain else render(self.layout, q)
+        else:
+            visible = int(feed.cached.max())
+            self.cache.begin(position, (document != PADDING) & (anchor == TEXT), visible)
+            mask = self._cached_mask(q, tensor(feed.cached), visible)
+        hidden = self.model.hidden(tensor(feed.ids), position, mask, self.cache, gate_BT=gate)
+        rows = hidden[tensor(feed.row), tensor(feed.column)]
+        return TorchLogits(self._score(rows, feed))
+
+    def _cached_mask(self, q: Coordinates, cached_B: Tensor, visible: int) -> AttentionMask:
+        """Mask [B, 1, W, S + W]; None where every query sees every key (one request, one block)."""
+        slots = torch.arange(visible, device=self.device).expand(len(cached_B), -1)
+        document = torch.where(slots < cached_B[:, None], 0, EMPTY)
+        text = Coordinates.drafts(slots, torch.full_like(slots, TEXT), document)
+        earlier = text if self.layout.kind == "drafts" else Coordinates.of(slots, document)
+        k = Coordinates(*(torch.cat([a, b], 1) for a, b in zip(earlier, q, strict=True)))
+        mask: Tensor = self.layout.dense(q, k)
+        return None if bool(mask.all()) else mask
+
+    def _score(self, rows_ND: Tensor, feed: Feed) -> Tensor:
+        """Logits [N, V]; drafts score the tokens of the draft vocabulary only."""
+        vocabulary, of_draft = self.model.draft_vocabulary, torch.from_numpy(feed.of_draft)
+        logits = self.model.head(rows_ND).float()
+        if vocabulary is not None and bool(of_draft.any()):
+            others = torch.ones(logits.shape[1], dtype=torch.bool, device=self.device)
+            others[vocabulary] = False
+            logits = logits.masked_fill(of_draft.to(self.device)[:, None] & others, -torch.inf)
+        if self.config.mask_token_id is not None:
+            logits[:, self.config.mask_token_id] = -torch.inf
+        return logits

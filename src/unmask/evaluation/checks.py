@@ -1,0 +1,146 @@
+"""Verdicts on a reply, by code alone: an item's `check` names rules and their arguments, and all must hold."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from unmask.errors import UnmaskError
+
+_STRAIGHT = str.maketrans("“”„«»‘’", '"""""\'\'')
+_BULLET = re.compile(r"[ \t]*(?:[-*•]|\d{1,3}[.)])[ \t]+(?=\S)")
+
+
+def score(check: Mapping[str, Any], reply: str) -> bool:
+    """Whether the reply meets every rule of the check; an empty one never does.
+
+    Raises UnmaskError for a rule that does not exist.
+    """
+    reply = unicodedata.normalize("NFC", reply.translate(_STRAIGHT)).strip()
+    return bool(reply) and all(_rule(name)(argument, reply) for name, argument in check.items())
+
+
+def _rule(name: str) -> Callable[[Any, str], bool]:
+    if name not in RULES:
+        raise UnmaskError(f"unknown rule '{name}' in a check; rules: {', '.join(RULES)}")
+    return RULES[name]
+
+
+def words(text: str) -> list[str]:
+    """Lower-cased runs of letters and digits; an apostrophe inside a word stays."""
+    return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.translate(_STRAIGHT).casefold())
+
+
+def sentences(text: str) -> int:
+    """Pieces that end in . ! or ? before a space, or at the end of a line, and hold a letter or digit."""
+    return sum(1 for part in re.split(r"[.!?]+[\"')*]*(?=\s|$)|\n", text) if words(part))
+
+
+def _has(needle: str, hay: list[str]) -> bool:
+    """The needle's words, one after the other, so that "art" is not found in "start"."""
+    return f" {' '.join(words(needle))} " in f" {' '.join(hay)} "
+
+
+def _within(limits: list[int | None], count: int) -> bool:
+    """Least and most, either of which may be None."""
+    least, most = limits
+    return (least is None or count >= least) and (most is None or count <= most)
+
+
+def _says(accepted: list[str], reply: str) -> bool:
+    """Any of these, as whole words, in any case."""
+    hay = words(reply)
+    return any(_has(one, hay) for one in accepted)
+
+
+def _says_all(wanted: list[str], reply: str) -> bool:
+    hay = words(reply)
+    return all(_has(one, hay) for one in wanted)
+
+
+def _lacks(unwanted: list[str], reply: str) -> bool:
+    """None of these: the rivals of an answer, so that naming everything earns nothing."""
+    return not _says(unwanted, reply)
+
+
+def _exact(text: str, reply: str) -> bool:
+    """The text stands in the reply, case and punctuation included; how blanks are laid out does not matter."""
+    return " ".join(text.split()) in " ".join(reply.split())
+
+
+def _mentions(stems: list[str], reply: str) -> bool:
+    """Any word that begins with one of these: a topic in any inflection."""
+    return any(word.startswith(tuple(stems)) for word in words(reply))
+
+
+def _prose(least: int, reply: str) -> bool:
+    """At least so many words, half of them distinct: a reply that loops passes no rule of form by accident."""
+    found = words(reply)
+    return len(found) >= least and 2 * len(set(found)) >= len(found)
+
+
+def _case(which: str, reply: str) -> bool:
+    return reply.islower() if which == "lower" else reply.isupper()
+
+
+def _without(characters: str, reply: str) -> bool:
+    return not any(c in reply for c in characters)
+
+
+def _count(argument: list[Any], reply: str) -> bool:
+    """[word, least, most]: how often a word or phrase stands in the reply."""
+    target, hay = words(argument[0]), words(reply)
+    found = sum(hay[i : i + len(target)] == target for i in range(len(hay) - len(target) + 1))
+    return _within(argument[1:], found)
+
+
+def _starts(phrase: str, reply: str) -> bool:
+    return reply.strip('"* ').casefold().startswith(phrase.casefold())
+
+
+def _ends(phrase: str, reply: str) -> bool:
+    return reply.strip('"* ').casefold().endswith(phrase.casefold())
+
+
+def _quoted(_: bool, reply: str) -> bool:
+    """The whole reply in double quotation marks, and something in them."""
+    return len(reply) > 2 and reply[0] == reply[-1] == '"' and bool(words(reply))
+
+
+def _title(_: bool, reply: str) -> bool:
+    return re.search(r"<<[^\n<>]*\w[^\n<>]*>>", reply) is not None
+
+
+def _bullets(limits: list[int | None], reply: str) -> bool:
+    """Lines that begin with -, *, • or a number."""
+    return _within(limits, sum(1 for line in reply.split("\n") if _BULLET.match(line)))
+
+
+def _lines(wanted: list[str], reply: str) -> bool:
+    """These lines in this order, bullets aside and in any case, with nothing else on them."""
+    found = [words(_BULLET.sub("", line, count=1)) for line in reply.split("\n")]
+    rest = iter(found)
+    return all(words(line) in rest for line in wanted)
+
+
+RULES: dict[str, Callable[[Any, str], bool]] = {
+    "says": _says,
+    "says_all": _says_all,
+    "lacks": _lacks,
+    "exact": _exact,
+    "mentions": _mentions,
+    "prose": _prose,
+    "case": _case,
+    "without": _without,
+    "count": _count,
+    "starts": _starts,
+    "ends": _ends,
+    "quoted": _quoted,
+    "title": _title,
+    "bullets": _bullets,
+    "lines": _lines,
+    "words": lambda limits, reply: _within(limits, len(words(reply))),
+    "sentences": lambda limits, reply: _within(limits, sentences(reply)),
+}

@@ -1,0 +1,79 @@
+"""Who may attend to whom: one predicate on coordinates, the same for numpy arrays and torch tensors.
+
+Rendered as a dense mask here, as a FlexAttention block mask in `attention`. Shapes: T queries, S keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+LayoutKind = Literal["bidirectional", "causal", "block_causal", "block_diffusion", "drafts"]
+LAYOUT_KINDS: tuple[LayoutKind, ...] = ("bidirectional", "causal", "block_causal", "block_diffusion", "drafts")
+
+PADDING = -1  # document id of padding: it attends to padding only, and nothing else attends to it
+EMPTY = -2  # document id of a cache slot that holds nothing yet
+NOISED, CLEAN = 0, 1  # the two copies of a token in the training row [x_t ; x_0]
+
+
+class Coordinates(NamedTuple):
+    """Where tokens stand: integer arrays or tensors of one shape, [T] or [B, T]."""
+
+    position: Any  # inside its document, from 0
+    document: Any  # tokens of different documents never meet
+    copy: Any  # NOISED or CLEAN (block diffusion), CLEAN or a group of drafts (drafts); others ignore it
+
+    @staticmethod
+    def of(position: Any, document: Any | None = None) -> Coordinates:
+        """Coordinates of plain rows: one copy and, unless told, one document."""
+        zeros = position * 0
+        return Coordinates(position, zeros if document is None else document, zeros)
+
+    @staticmethod
+    def drafts(position: Any, anchor: Any, document: Any | None = None) -> Coordinates:
+        """Coordinates under the drafts layout: anchor < 0 marks text, else the token is of the group of
+        drafts whose last sight of the text is position `anchor`."""
+        text = (anchor < 0) * 1
+        copy = text * CLEAN + (1 - text) * (-1 - anchor)
+        return Coordinates(position, position * 0 if document is None else document, copy)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """An attention pattern. `block_length` is read by the two block layouts only."""
+
+    kind: LayoutKind
+    block_length: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in LAYOUT_KINDS:
+            raise ValueError(f"layout '{self.kind}' is unknown; use one of {', '.join(LAYOUT_KINDS)}")
+        if self.block_length < 1:
+            raise ValueError(f"block_length must be at least 1, got {self.block_length}")
+
+    def allows(self, q: Coordinates, k: Coordinates) -> Any:
+        """THE predicate: may q see k? Broadcasts its arguments, bool out."""
+        same_document = q.document == k.document
+        if self.kind == "bidirectional":
+            return same_document
+        if self.kind == "causal":
+            return same_document & (k.position <= q.position)
+        if self.kind == "drafts":  # text is causal; a group sees the text up to its anchor, and itself
+            of_text, to_text = q.copy == CLEAN, k.copy == CLEAN
+            reach = of_text * q.position + (~of_text) * (-1 - q.copy)
+            return same_document & ((to_text & (k.position <= reach)) | (~of_text & (k.copy == q.copy)))
+        q_block = q.position // self.block_length
+        k_block = k.position // self.block_length
+        if self.kind == "block_causal":
+            return same_document & (k_block <= q_block)
+        noised_to_itself = (q.copy == k.copy) & (q_block == k_block)
+        noised_to_clean = (q.copy == NOISED) & (k.copy == CLEAN) & (k_block < q_block)
+        clean_to_clean = (q.copy == CLEAN) & (k.copy == CLEAN) & (k_block <= q_block)
+        return same_document & (noised_to_itself | noised_to_clean | clean_to_clean)
+
+    def dense(self, q: Coordinates, k: Coordinates) -> Any:
+        """Bool mask [1 or B, 1, T, S], true where attention is allowed."""
+        q = Coordinates(*(field[..., :, None] for field in q))
+        k = Coordinates(*(field[..., None, :] for field in k))
+        mask = self.allows(q, k)
+        return mask[None, None] if mask.ndim == 2 else mask[:, None]

@@ -1,0 +1,119 @@
+"""An adapter: a base network of the catalogue and low-rank matrices that act at masked positions only.
+
+Its folder holds config.json (ours), adapter.json (name and hash of the base) and model.safetensors with the
+adapter's own tensors; the base is fetched and read where it lies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from unmask.errors import UnmaskError
+from unmask.files import write_text
+from unmask.models import checkpoint
+from unmask.models.config import ModelConfig
+from unmask.models.folder import ADAPTER, CONFIG, WEIGHTS, read_json
+from unmask.models.transformer import Transformer
+
+def is_adapter_tensor(name: str) -> bool:
+    """Whether a parameter belongs to the adapter rather than to its base."""
+    return name == "mask_embedding" or name.endswith((".down", ".up"))
+
+
+def adapted_config(base: ModelConfig, rank: int, block_length: int) -> ModelConfig:
+    """The base's config as that of a drafting network."""
+    if base.layout != "causal" or not base.shift:
+        raise UnmaskError("an adapter needs an autoregressive base (causal layout, shifted head)")
+    if base.mask_token_id is None:
+        raise UnmaskError("the base's tokenizer has no mask token and no free token to use as one")
+    return replace(base, adapter_rank=rank, layout="drafts", block_length=block_length)
+
+
+def attach(base: Transformer, config: ModelConfig) -> Transformer:
+    """A network of `config` that shares the base's tensors; the adapter's are on the meta device."""
+    with torch.device("meta"):
+        network = Transformer(config)
+    for name, parameter in base.named_parameters():
+        module, _, leaf = name.rpartition(".")
+        setattr(network.get_submodule(module), leaf, nn.Parameter(parameter.detach(), requires_grad=False))
+    if config.tie_embeddings:
+        network.head.weight = network.embedding.weight
+    network.make_rotary_tables()
+    return network
+
+
+def own_parameters(network: Transformer) -> dict[str, nn.Parameter]:
+    """The adapter's parameters by name."""
+    return {name: p for name, p in network.named_parameters() if is_adapter_tensor(name)}
+
+
+def put(network: Transformer, tensors: dict[str, Tensor]) -> None:
+    """Sets the adapter's tensors; one missing, extra or misshapen raises UnmaskError naming it."""
+    expected = {name: p.shape for name, p in own_parameters(network).items()}
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        state = "lacks" if name in expected else "has an unknown"
+        raise UnmaskError(f"the adapter {state} tensor {name!r}; it is of another base or rank")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name]:
+            raise UnmaskError(
+                f"the adapter's tensor {name!r} has shape {list(tensor.shape)}, its base asks for "
+                f"{list(expected[name])}; it is of another base or rank"
+            )
+        module, _, leaf = name.rpartition(".")
+        setattr(network.get_submodule(module), leaf, nn.Parameter(tensor, requires_grad=False))
+
+
+def initial(network: Transformer, seed: int) -> dict[str, Tensor]:
+    """Tensors an adapter starts from: it changes nothing yet, and the mask looks like a mean token."""
+    generator, out = torch.Generator().manual_seed(seed), {}
+    for name, parameter in own_parameters(network).items():
+        if name == "mask_embedding":
+            out[name] = network.embedding.weight.detach().float().mean(0).cpu()
+        elif name.endswith(".down"):
+            out[name] = torch.randn(parameter.shape, generator=generator) / parameter.shape[1] ** 0.5
+        else:
+            out[name] = torch.zeros(parameter.shape)
+    return out
+
+
+def save(folder: Path, network: Transformer, tensors: dict[str, Tensor], base: str) -> None:
+    """Writes an adapter's folder: its tensors in bfloat16, the draft vocabulary, config and the base's name."""
+    assert network.draft_vocabulary is not None
+    weights = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+    weights["draft_vocabulary"] = network.draft_vocabulary.to(torch.int32)
+    checkpoint.write_tensors(folder / WEIGHTS, weights)
+    write_text(folder / ADAPTER, json.dumps({"base": base, "embedding": fingerprint(network)}, indent=2) + "\n")
+    write_text(folder / CONFIG, json.dumps(network.config.to_dict(), indent=2) + "\n")
+
+
+def load(folder: Path, base: Transformer, config: ModelConfig) -> Transformer:
+    """The base with the adapter of a folder; one of another base raises UnmaskError."""
+    expected = adapted_config(base.config, config.adapter_rank, config.block_length)
+    if config != expected:
+        raise UnmaskError(f"{folder}: its config is not that of its base with an adapter; it is of another base")
+    saved = read_json(folder / ADAPTER).get("embedding")
+    if saved != fingerprint(base):
+        raise UnmaskError(f"{folder}: the adapter was made for another base than the one that is here; pull it anew")
+    tensors = checkpoint.read_tensors(folder / WEIGHTS)
+    vocabulary = tensors.pop("draft_vocabulary", None)
+    if vocabulary is None or vocabulary.dim() != 1 or vocabulary.dtype != torch.int32 or not len(vocabulary):
+        raise UnmaskError(f"{folder / WEIGHTS} lacks its draft_vocabulary; copy it again")
+    if int(vocabulary.min()) < 0 or int(vocabulary.max()) >= config.vocab_size:
+        raise UnmaskError(f"{folder / WEIGHTS}: draft_vocabulary holds ids outside the vocabulary")
+    network = attach(base, config)
+    weight = base.embedding.weight
+    put(network, {name: t.to(weight.device, weight.dtype) for name, t in tensors.items()})
+    network.draft_vocabulary = vocabulary.long().to(weight.device)
+    return network.eval()
+
+
+def fingerprint(network: Transformer) -> str:
+    """Tells bases of one shape apart: a hash of the first embeddings, in bfloat16."""
+    rows = network.embedding.weight[:64].detach().to(torch.bfloat16).cpu().contiguous()
+    return hashlib.sha256(rows.view(torch.int16).numpy().tobytes()).hexdigest()[:16]

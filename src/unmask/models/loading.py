@@ -1,0 +1,91 @@
+"""What a model is, read without its weights; the torch network comes when it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from unmask.errors import UnmaskError
+from unmask.generation import DecodingDefaults
+from unmask.models import catalogue, folder
+from unmask.models.config import ModelConfig, build
+from unmask.models.families import registry
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from unmask.models.family import Family
+    from unmask.models.transformer import Transformer
+
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+GENERATION = "generation_config.json"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Where a model lies and what its small files say. An adapter also names its base and where that lies."""
+
+    path: Path
+    name: str
+    config: ModelConfig
+    raw_config: dict[str, Any]
+    family: Family | None
+    tokenizer: Tokenizer | None
+    chat_template: str | None
+    defaults: DecodingDefaults
+    device: str
+    dtype: str
+    base: str | None = None
+    base_path: Path | None = None
+
+    def network(self) -> Transformer:
+        """Reads the weights into a torch network; raises UnmaskError where the device cannot be used."""
+        import torch
+
+        from unmask.models import adapter, checkpoint
+
+        try:
+            device = torch.empty(0, device=self.device).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UnmaskError(f"device '{self.device}' cannot be used ({reason}); try device='cpu'") from None
+        dtype = None if self.dtype == "auto" else getattr(torch, self.dtype)
+        if self.base_path is None:
+            return checkpoint.load(self.path, device, dtype)[0]
+        base = checkpoint.load(self.base_path, device, dtype)[0]
+        return adapter.load(self.path, base, self.config)
+
+
+def describe(name: str, device: str = "cpu", dtype: str = "float32") -> Loaded:
+    """Finds a model and reads everything about it but the weights; raises UnmaskError naming what is wrong."""
+    if dtype not in DTYPES:
+        raise UnmaskError(f"dtype '{dtype}' is unknown; use one of {', '.join(DTYPES)}")
+    path = catalogue.find(name)
+    raw = folder.read_config(path)
+    family = registry.recognise(raw, str(path))
+    config = ModelConfig.from_dict(raw, str(path)) if family is None else family.config(raw, str(path))
+    base_name = folder.base_of(path)
+    base_path = None if base_name is None else catalogue.find(base_name)
+    source = path if base_path is None else base_path
+    values: dict[str, Any] = {} if family is None else family.defaults
+    file = path / GENERATION
+    if family is None and file.is_file():  # other layouts' file speaks of other things
+        values = folder.read_json(file)
+    defaults = cast(DecodingDefaults, build(DecodingDefaults, values, str(file)))
+    label = path.stem if path.is_file() else path.name
+    about = (path, label, config, raw, family, folder.load_tokenizer(source), folder.load_template(source))
+    return Loaded(*about, defaults, device, dtype, base_name, base_path)
+
+
+def suits_openvino(loaded: Loaded) -> bool:
+    """Whether OpenVINO is there and runs this model faster than torch does on a CPU."""
+    from importlib.util import find_spec
+
+    c = loaded.config
+    size = c.num_layers * c.hidden_size * (2 * c.hidden_size + 3 * c.intermediate_size)
+    plain = c.norm == "rms" and c.activation == "swiglu" and not c.num_experts and not c.time_condition_size
+    plain = plain and not (c.qk_norm or c.qkv_bias or c.out_bias or c.mlp_bias or c.head_bias)
+    supported = plain and c.shift and c.tie_embeddings and c.rope_fraction == 1.0
+    on_cpu = loaded.device == "cpu" and loaded.dtype == "float32"
+    return on_cpu and supported and c.layout in ("causal", "drafts") and size > 5e7 and bool(find_spec("openvino"))

@@ -1,0 +1,132 @@
+"""Small GGUF files that the tests write themselves, and the base model where it can be had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Kind
+from numpy.typing import NDArray
+from tokenizers.pre_tokenizers import ByteLevel
+
+from unmask.errors import UnmaskError
+from unmask.models.pull import pull
+
+Array = NDArray[np.float32]
+LAYERS, HIDDEN, INNER, HEADS, KEY_HEADS, HEAD = 2, 64, 96, 4, 2, 16
+CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<spare>"]
+MERGES = ["t h", "th e", "Ġ the", "a n", "an d"]
+WORDS = [*CONTROL, *sorted(ByteLevel.alphabet()), "th", "the", "Ġthe", "an", "and"]
+TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+WHOLE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+PARTS = {
+    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of the base model, fetched once into the user's cache."""
+    try:
+        return pull("smollm2-135m-instruct")
+    except UnmaskError as error:
+        if "cannot be fetched" not in str(error):
+            raise
+        pytest.skip(f"no network: {error}")
+
+
+def llama_weights(seed: int = 0, tied: bool = True) -> dict[str, Array]:
+    """Random weights of a small Llama under their Hugging Face names."""
+    draw = np.random.default_rng(seed)
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens": (len(WORDS), HIDDEN), "model.norm": (HIDDEN,)}
+    if not tied:
+        shapes["lm_head"] = (len(WORDS), HIDDEN)
+    rows = {"q_proj": HEADS * HEAD, "k_proj": KEY_HEADS * HEAD, "v_proj": KEY_HEADS * HEAD, "o_proj": HIDDEN}
+    for layer in range(LAYERS):
+        for part in PARTS:
+            last = part.split(".")[-1]
+            inner = {"gate_proj": (INNER, HIDDEN), "up_proj": (INNER, HIDDEN), "down_proj": (HIDDEN, INNER)}
+            shape = (HIDDEN,) if "norm" in last else inner.get(last) or (rows[last], HIDDEN)
+            shapes[f"model.layers.{layer}.{part}"] = shape
+    return {f"{k}.weight": draw.normal(0, 0.3, shape).astype(np.float32) for k, shape in shapes.items()}
+
+
+def permuted(values: Array, heads: int) -> Array:
+    """Rows as GGUF has them: of a head of K rows, row i goes to 2i and row i + K/2 to 2i + 1."""
+    out, size = np.empty_like(values), len(values) // heads
+    for head in range(heads):
+        for i in range(size // 2):
+            out[head * size + 2 * i] = values[head * size + i]
+            out[head * size + 2 * i + 1] = values[head * size + i + size // 2]
+    return out
+
+
+def write_gguf(
+    path: Path,
+    weights: dict[str, Array] | None = None,
+    kind: Kind = Kind.F32,
+    words: list[str] | None = None,
+    control: list[str] | None = None,
+    architecture: str = "llama",
+    pre: str = "smollm",
+    extra: Callable[[gguf.GGUFWriter], Any] = lambda writer: None,
+) -> Path:
+    """Writes a small Llama; norms are float32 whatever the type of the rest."""
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_block_count(LAYERS)
+    writer.add_context_length(64)
+    writer.add_embedding_length(HIDDEN)
+    writer.add_feed_forward_length(INNER)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KEY_HEADS)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(HEAD)
+    words, control = words or WORDS, CONTROL if control is None else control
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(words)
+    writer.add_token_types([3 if word in control else 1 for word in words])
+    writer.add_token_merges(MERGES)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_pad_token_id(2)
+    writer.add_chat_template(TEMPLATE)
+    extra(writer)
+    for name, values in (llama_weights() if weights is None else weights).items():
+        stem = name.removesuffix(".weight")
+        if stem in WHOLE:
+            theirs = WHOLE[stem]
+        else:
+            layer, part = stem.removeprefix("model.layers.").split(".", 1)
+            theirs = f"blk.{layer}.{PARTS[part]}"
+        heads = {"q_proj": HEADS, "k_proj": KEY_HEADS}.get(stem.split(".")[-1])
+        values = values if heads is None else permuted(values, heads)
+        if values.ndim == 1 or kind == Kind.F32:
+            writer.add_tensor(f"{theirs}.weight", values)
+        else:
+            writer.add_tensor(f"{theirs}.weight", gguf.quants.quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+Writer = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def gguf_writer() -> Writer:
+    return write_gguf
+
+
+@pytest.fixture(scope="session")
+def weights() -> Callable[..., dict[str, Array]]:
+    return llama_weights
