@@ -13,6 +13,7 @@ from hypothesis import settings
 from safetensors.torch import load_file
 from torch import Tensor
 
+from unmask.models import adapter
 from unmask.models.config import ModelConfig
 from unmask.models.transformer import Transformer
 
@@ -38,6 +39,29 @@ def make_tiny(seed: int = 0, std: float = 0.3, **options: Any) -> Transformer:
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Transformer]:
     return make_tiny
+
+
+def make_drafting(
+    seed: int = 0, block_length: int = 4, rank: int = 4, strength: float = 0.1, **options: Any
+) -> tuple[Transformer, Transformer]:
+    """A small causal base of 9 tokens, the last of which is the mask, and the same with a random adapter.
+
+    Its drafts are right often enough, and wrong often enough, for all that can happen to happen.
+    """
+    sizes = {"vocab_size": 9, "mask_token_id": 8, "layout": "causal", "shift": True, "num_kv_heads": 2}
+    base = make_tiny(seed, **{**sizes, **options})
+    network = adapter.attach(base, adapter.adapted_config(base.config, block_length=block_length, rank=rank))
+    generator = torch.Generator().manual_seed(seed + 1)
+    shapes = {name: p.shape for name, p in adapter.own_parameters(network).items()}
+    adapter.put(network, {n: strength * torch.randn(shape, generator=generator) for n, shape in shapes.items()})
+    ids = torch.arange(base.config.vocab_size)
+    network.draft_vocabulary = ids[ids != base.config.mask_token_id]
+    return base, network.eval()
+
+
+@pytest.fixture(scope="session")
+def drafting() -> Callable[..., tuple[Transformer, Transformer]]:
+    return make_drafting
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unmask.attention import LAYOUT_KINDS, NOISED, PADDING, Coordinates, Layout, LayoutKind, attend, plain_mask
+from unmask.attention import attend, doubled, flex_mask, plain_mask
+from unmask.layout import LAYOUT_KINDS, NOISED, PADDING, Coordinates, Layout, LayoutKind
 from unmask.models.transformer import Transformer
 from unmask.objectives import Rows, training_mask
 
 Tiny = Callable[..., Transformer]
 PLAIN: tuple[LayoutKind, ...] = ("bidirectional", "causal", "block_causal")
+# drafts stand beside their text, so no plain row is of that layout; see test_layout
+WHOLE: tuple[LayoutKind, ...] = (*PLAIN, "block_diffusion")
 
 
 def coordinates(lengths: list[int], padding: int, kind: LayoutKind) -> Coordinates:
@@ -22,12 +25,19 @@ def coordinates(lengths: list[int], padding: int, kind: LayoutKind) -> Coordinat
     pieces = [*lengths, padding]
     position = torch.cat([torch.arange(n) for n in pieces])
     numbers = torch.tensor([*range(len(lengths)), PADDING])
-    row = Coordinates.of(position, numbers.repeat_interleave(torch.tensor(pieces)))
-    return row.doubled() if kind == "block_diffusion" else row
+    document = numbers.repeat_interleave(torch.tensor(pieces))
+    if kind == "drafts":  # two groups of two slots hang on every document
+        anchors = torch.tensor([[n // 2, n - 1] for n in lengths]).flatten().repeat_interleave(2)
+        own = anchors + torch.tensor([1, 2]).repeat(2 * len(lengths))
+        anchor = torch.cat([torch.full_like(position, -1), anchors])
+        document = torch.cat([document, torch.arange(len(lengths)).repeat_interleave(4)])
+        return Coordinates.drafts(torch.cat([position, own]), anchor, document)
+    row = Coordinates.of(position, document)
+    return doubled(row) if kind == "block_diffusion" else row
 
 
 def may_see(kind: LayoutKind, length: int, q: tuple[int, int, int], k: tuple[int, int, int]) -> bool:
-    """The rules of the four layouts, written out for one pair (position, document, copy)."""
+    """The rules of the five layouts, written out for one pair (position, document, copy)."""
     (q_position, q_document, q_copy), (k_position, k_document, k_copy) = q, k
     if q_document != k_document:
         return False
@@ -38,6 +48,10 @@ def may_see(kind: LayoutKind, length: int, q: tuple[int, int, int], k: tuple[int
         return k_position <= q_position
     if kind == "block_causal":
         return k_block <= q_block
+    if kind == "drafts":  # copy 1 is text, -1 - a the group that sees the text up to position a
+        if k_copy != 1:
+            return k_copy == q_copy
+        return k_position <= (q_position if q_copy == 1 else -1 - q_copy)
     if k_copy == NOISED:  # nobody but its own block reads a noised token
         return q_copy == NOISED and q_block == k_block
     return k_block < q_block if q_copy == NOISED else k_block <= q_block
@@ -65,10 +79,11 @@ def test_dense_mask_is_the_predicate_pair_by_pair(
 @given(**packed)
 def test_flex_mask_is_the_dense_one(kind: LayoutKind, block_length: int, lengths: list[int], padding: int) -> None:
     one = coordinates(lengths, padding, kind)
-    other = coordinates([sum(lengths)], padding, kind)  # a second row of one document
+    # a second row, of one document where rows of one and of many are as long
+    other = coordinates(lengths[::-1] if kind == "drafts" else [sum(lengths)], padding, kind)
     layout = Layout(kind, block_length)
     for row in (one, Coordinates(*(torch.stack(pair) for pair in zip(one, other, strict=True)))):
-        dense, mask = layout.dense(row, row), layout.flex(row, row)
+        dense, mask = layout.dense(row, row), flex_mask(layout, row, row)
         b, i, j = torch.meshgrid(*(torch.arange(dense.shape[n]) for n in (0, 2, 3)), indexing="ij")
         assert torch.equal(mask.mask_mod(b, torch.zeros_like(b), i, j), dense[:, 0])
 
@@ -82,7 +97,7 @@ def test_padding_and_text_never_meet(kind: LayoutKind) -> None:
     assert mask.any(1).all()  # a row that sees nothing would be NaN
 
 
-@pytest.mark.parametrize("kind", LAYOUT_KINDS)
+@pytest.mark.parametrize("kind", WHOLE)
 def test_plain_mask_is_the_mask_of_one_document(kind: LayoutKind) -> None:
     """The fast paths (no mask, the kernel's causal one) give what the dense mask gives."""
     row = coordinates([8], 0, kind)
@@ -115,7 +130,7 @@ def logits(model: Transformer, layout: Layout, rows: Rows, ids: Tensor | None = 
 @pytest.mark.parametrize(
     ("kind", "shift"),
     # the two copies of a block-diffusion row are un-shifted by its objective, not by the network
-    [(kind, False) for kind in LAYOUT_KINDS] + [(kind, True) for kind in PLAIN],
+    [(kind, False) for kind in WHOLE] + [(kind, True) for kind in PLAIN],
 )
 def test_packed_documents_give_the_logits_they_give_alone(kind: LayoutKind, shift: bool, tiny: Tiny) -> None:
     model, layout = tiny(shift=shift, std=0.15), Layout(kind, 3)

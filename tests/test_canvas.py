@@ -1,12 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
-
-from unmask.canvas import Canvas, Commit, Frame, Kind
+from unmask.canvas import Array, Canvas, Commit, Frame, Kind
 
 MASK, PAD = 12, 0
 KINDS: tuple[Kind, ...] = ("unmask", "edit", "remask", "renoise")
@@ -14,8 +12,8 @@ KINDS: tuple[Kind, ...] = ("unmask", "edit", "remask", "renoise")
 rows_of_ids = st.lists(st.lists(st.integers(1, MASK), min_size=1, max_size=7), min_size=1, max_size=3)
 
 
-def commit(chosen: Tensor, token: int = 3, kind: Kind = "unmask") -> Commit:
-    return Commit(chosen, torch.full(chosen.shape, token), torch.full(chosen.shape, 0.5), kind)
+def commit(chosen: Array, token: int = 3, kind: Kind = "unmask") -> Commit:
+    return Commit(chosen, np.full(chosen.shape, token), np.full(chosen.shape, 0.5), kind)
 
 
 @given(rows_of_ids)
@@ -24,7 +22,7 @@ def test_rows_of_different_length_are_padded_and_frozen(rows: list[list[int]]) -
     for b, row in enumerate(rows):
         assert canvas.ids[b].tolist() == row + [PAD] * (canvas.ids.shape[1] - len(row))
         assert canvas.frozen[b].tolist() == [t != MASK for t in canvas.ids[b].tolist()]
-    assert torch.equal(canvas.masked, ~canvas.frozen)
+    assert (canvas.masked == ~canvas.frozen).all()
 
 
 def test_a_mask_literal_in_a_prompt_stays() -> None:
@@ -39,32 +37,32 @@ def test_padding_that_is_the_mask_is_not_open() -> None:
 @given(rows_of_ids, st.data())
 def test_frames_replayed_give_the_last_canvas(rows: list[list[int]], data: st.DataObject) -> None:
     first = canvas = Canvas.of(rows, MASK, PAD)
-    cells = canvas.ids.numel()
+    cells = canvas.ids.size
     frames: list[Frame] = []
     for step in range(1, data.draw(st.integers(0, 4)) + 1):
         commits = []
         for kind in data.draw(st.lists(st.sampled_from(KINDS), max_size=3)):  # may well overlap
-            flags = torch.tensor(data.draw(st.lists(st.booleans(), min_size=cells, max_size=cells)))
-            tokens = torch.tensor(data.draw(st.lists(st.integers(0, MASK), min_size=cells, max_size=cells)))
-            chosen = flags.view(canvas.ids.shape) & ~canvas.frozen
-            commits.append(Commit(chosen, tokens.view(chosen.shape), torch.rand(chosen.shape), kind))
-        before = canvas.ids.clone()
+            flags = np.array(data.draw(st.lists(st.booleans(), min_size=cells, max_size=cells)))
+            tokens = np.array(data.draw(st.lists(st.integers(0, MASK), min_size=cells, max_size=cells)))
+            chosen = flags.reshape(canvas.ids.shape) & ~canvas.frozen
+            commits.append(Commit(chosen, tokens.reshape(chosen.shape), np.random.default_rng(step).random(chosen.shape), kind))
+        before = canvas.ids.copy()
         canvas, new = canvas.apply(commits, [step] * len(rows))
-        assert torch.equal(first.replay(frames).ids, before)  # the earlier canvas is left alone
+        assert (first.replay(frames).ids == before).all()  # the earlier canvas is left alone
         assert all(frame.step == step for frame in new)
         frames += new
     replayed = first.replay(frames)
-    assert torch.equal(replayed.ids, canvas.ids)
-    assert torch.equal(replayed.ids[first.frozen], first.ids[first.frozen])
-    assert torch.equal(first.ids, Canvas.of(rows, MASK, PAD).ids)
+    assert (replayed.ids == canvas.ids).all()
+    assert (replayed.ids[first.frozen] == first.ids[first.frozen]).all()
+    assert (first.ids == Canvas.of(rows, MASK, PAD).ids).all()
 
 
 @given(rows_of_ids, st.data())
 def test_frozen_positions_can_not_be_committed(rows: list[list[int]], data: st.DataObject) -> None:
     canvas = Canvas.of([[1, *row] for row in rows], MASK, PAD)
-    frozen = canvas.frozen.nonzero().tolist()
+    frozen = np.argwhere(canvas.frozen).tolist()
     b, i = data.draw(st.sampled_from(frozen))
-    chosen = canvas.masked.clone()
+    chosen = canvas.masked.copy()
     chosen[b, i] = True
     with pytest.raises(ValueError, match="frozen"):
         canvas.apply([commit(chosen)], [1] * len(canvas.ids))
@@ -72,9 +70,9 @@ def test_frozen_positions_can_not_be_committed(rows: list[list[int]], data: st.D
 
 def test_a_frame_says_what_happened_and_to_whom() -> None:
     canvas = Canvas.of([[MASK, MASK], [1, 2], [5, MASK]], MASK, PAD)
-    chosen = torch.tensor([[False, True], [False, False], [False, True]])
-    tokens = torch.tensor([[0, 4], [0, 0], [0, 6]])
-    confidence = torch.tensor([[0, 0.25], [0, 0], [0, 0.75]])
+    chosen = np.array([[False, True], [False, False], [False, True]])
+    tokens = np.array([[0, 4], [0, 0], [0, 6]])
+    confidence = np.array([[0, 0.25], [0, 0], [0, 0.75]])
     after, frames = canvas.apply([Commit(chosen, tokens, confidence, "unmask")], [3, 7, 9])
     assert frames == [  # none for the request that did not change
         Frame(3, (1,), (4,), (0.25,), ("unmask",), row=0),
@@ -88,6 +86,6 @@ def test_a_frame_says_what_happened_and_to_whom() -> None:
 
 def test_nothing_chosen_is_no_frame() -> None:
     canvas = Canvas.of([[MASK]], MASK, PAD)
-    after, frames = canvas.apply([commit(torch.zeros(1, 1, dtype=torch.bool))], [1])
+    after, frames = canvas.apply([commit(np.zeros((1, 1), bool))], [1])
     assert frames == []
-    assert torch.equal(after.ids, canvas.ids)
+    assert (after.ids == canvas.ids).all()

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unmask.attention import Layout, plain_mask
+from unmask.attention import plain_mask
+from unmask.layout import Layout
 from unmask.likelihood import (
     blockwise,
     exact_causal,

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unmask.attention import PADDING, Layout
+from unmask.layout import PADDING, Layout
 from unmask.models.transformer import Transformer
 from unmask.noise import Draws
 from unmask.objectives import AR, BD3LM, MDLM, MaskedCrossEntropy, Noised, Objective, Rows, training_mask

@@ -10,6 +10,27 @@ from typing import Annotated, Any
 
 import typer
 
+from unmask.cli_bench import bench
+from unmask.cli_options import (
+    Backend,
+    Block,
+    Device,
+    Dtype,
+    Json,
+    Mode,
+    Model,
+    Plain,
+    Remask,
+    Rule,
+    Seed,
+    Steps,
+    Temperature,
+    Threshold,
+    Tokens,
+    TopK,
+    TopP,
+    load,
+)
 from unmask.errors import UnmaskError
 
 app = typer.Typer(
@@ -19,27 +40,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Diffusion language models that write text all at once.",
 )
-bench = typer.Typer(no_args_is_help=True, help="Measure speed and quality on this machine.")
 app.add_typer(bench, name="bench")
-
-Model = Annotated[str, typer.Option("--model", "-m", help="A shipped model's name or a checkpoint folder.")]
-Tokens = Annotated[int, typer.Option("--max-new-tokens", "-n", help="How many tokens to write.")]
-Steps = Annotated[int | None, typer.Option("--steps", help="Denoising steps per block.")]
-Block = Annotated[int | None, typer.Option("--block-length", help="Tokens decoded together; all by default.")]
-Rule = Annotated[
-    str | None,
-    typer.Option("--rule", help="quota, threshold, factor, entropy_bound, margin, random or sequential."),
-]
-Threshold = Annotated[float | None, typer.Option("--threshold", help="Of the rule `threshold`, 0 to 1.")]
-Temperature = Annotated[float | None, typer.Option("--temperature", "-t", help="0 takes the best token.")]
-TopP = Annotated[float | None, typer.Option("--top-p", help="Nucleus, 0 to 1.")]
-TopK = Annotated[int | None, typer.Option("--top-k", help="0 is off.")]
-Remask = Annotated[int | None, typer.Option("--remask", help="Committed tokens that may be masked again.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Same seed, same text.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or auto (the file's).")]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, ...")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Plain = Annotated[bool, typer.Option("--plain", help="Text only, no drawing (the default in a pipe).")]
 
 
 @app.command()
@@ -56,21 +57,25 @@ def generate(
     top_k: TopK = None,
     remask: Remask = None,
     seed: Seed = None,
-    mode: Annotated[str | None, typer.Option(help="diffusion or ar; the model's own by default.")] = None,
+    mode: Mode = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the text itself, outside the model's chat template.")
+    ] = False,
     stop: Annotated[list[str] | None, typer.Option(help="Stop at this text; may be given several times.")] = None,
     pause: Annotated[float, typer.Option(help="Seconds to wait after each drawn step.")] = 0.0,
     trace: Annotated[Path | None, typer.Option(help="Write the frames to this file, one JSON object a line.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Write a film strip of the canvas (SVG) here.")] = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
     device: Device = "cpu",
+    backend: Backend = "auto",
     plain: Plain = False,
     as_json: Json = False,
 ) -> None:
-    """Write after a prompt, drawing the canvas as it denoises.
+    """Answer or continue a prompt, drawing the canvas as it denoises.
 
-    Example: `unmask generate "Emma was" -n 100 --steps 32 --seed 7`
+    Example: `unmask generate "Why is the sky blue?"`, `unmask generate "Emma was" -m austen -n 100 --seed 7`
     """
-    lm, began = _load(model, device, dtype), time.perf_counter()
+    lm, began = load(model, device, dtype, backend), time.perf_counter()
     options: dict[str, Any] = {
         "mode": mode,
         "block_length": block_length,
@@ -84,32 +89,81 @@ def generate(
         "seed": seed,
         "stop": stop,
     }
-    prompt = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
+    text = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
+    asked: Any = [{"role": "user", "content": text}] if lm.chat_template and text and not raw else text
     draw = not (plain or as_json) and sys.stdout.isatty()
-    output = _generate_drawn(lm, prompt, max_new_tokens, options, pause) if draw else None
+    output = _generate_drawn(lm, asked, max_new_tokens, options, pause) if draw else None
     if output is None:
-        output = lm.generate(prompt, max_new_tokens, **options)
+        output = lm.generate(asked, max_new_tokens, **options)
     seconds = time.perf_counter() - began - (pause * len(output.frames) if draw else 0.0)  # pauses are not work
     if trace is not None:
         _write_trace(trace, output)
     if picture is not None:
         from unmask.display import CanvasView, filmstrip
 
-        first = CanvasView(output.first_canvas.tolist(), lm.config.mask_token_id, lm.tokenizer)
+        first = CanvasView(output.first.tolist(), lm.config.mask_token_id, lm.tokenizer)
         filmstrip(first, output.frames, picture, lm.name)
     _report(output, seconds, as_json, draw, {"text": output.text})
 
 
 @app.command()
+def chat(
+    model: Model = "default",
+    max_new_tokens: Tokens = 512,
+    mode: Mode = None,
+    threshold: Threshold = None,
+    block_length: Block = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    system: Annotated[str, typer.Option(help="A system prompt in place of the model's own.")] = "",
+    dtype: Dtype = None,
+    device: Device = "cpu",
+    backend: Backend = "auto",
+) -> None:
+    """Talk with a model; an empty line or end of input ends it.
+
+    Example: `unmask chat --mode verify`
+    """
+    lm = load(model, device, dtype, backend)
+    if lm.chat_template is None:
+        raise UnmaskError(f"model '{lm.name}' has no chat template; use `unmask generate -m {model}`")
+    options = {"mode": mode, "threshold": threshold, "block_length": block_length, "temperature": temperature}
+    messages = [{"role": "system", "content": system}] if system else []
+    while question := _ask():
+        messages.append({"role": "user", "content": question})
+        shown, ids, began = "", [], time.perf_counter()
+        run = lm.start(messages, max_new_tokens, top_p=top_p, seed=seed, **options)
+        for _ in run.frames():  # only what is written from the left without a gap, and whole characters
+            text = run.text_so_far()
+            if text.startswith(shown) and len(text) > len(shown) and not text.endswith("\ufffd"):
+                print(text[len(shown) :], end="", flush=True)
+                shown = text
+        output = run.outputs()[0]
+        print(output.text[len(shown) :] if output.text.startswith(shown) else "\n" + output.text)
+        messages.append({"role": "assistant", "content": output.text})
+        seconds, ids = time.perf_counter() - began, output.token_ids
+        figures = f"{len(ids)} tokens in {output.steps} steps, {len(ids) / seconds:.0f} tokens/s"
+        print(f"({figures})", file=sys.stderr)
+
+
+def _ask() -> str:
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except (EOFError, KeyboardInterrupt):
+        return ""
+
+
+@app.command()
 def fill(
     template: Annotated[str, typer.Argument(help='Text with gaps, such as "She was [[mask:3]] and [[mask:1-4]]."')],
-    model: Model = "default",
+    model: Model = "austen",
     steps: Steps = None,
     rule: Rule = None,
     threshold: Threshold = None,
     temperature: Temperature = None,
     seed: Seed = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -117,7 +171,7 @@ def fill(
 
     Example: `unmask fill "Mr. Darcy was [[mask:2-6]], and Elizabeth [[mask:4]]."`
     """
-    lm, began = _load(model, device, dtype), time.perf_counter()
+    lm, began = load(model, device, dtype), time.perf_counter()
     options = {"max_denoising_steps": steps, "rule": rule, "threshold": threshold, "temperature": temperature}
     output = lm.fill(template, seed=seed, **options)
     seconds = time.perf_counter() - began
@@ -133,7 +187,7 @@ def race(
     steps: Steps = None,
     seed: Seed = 0,
     slowdown: Annotated[float, typer.Option(help="Replay this many times slower than measured.")] = 1.0,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
     plain: Plain = False,
     as_json: Json = False,
 ) -> None:
@@ -148,10 +202,10 @@ def race(
 
     laps, views = [], []
     for name, options in ((ar, {}), (diffusion, {"max_denoising_steps": steps})):
-        lm = _load(name, "cpu", dtype)
+        lm = load(name, "cpu", dtype)
         warm_up(lm, prompt, max_new_tokens)
         lap = timed(lm, prompt, max_new_tokens, seed=seed, **options)
-        view = CanvasView(lap.output.first_canvas.tolist(), lm.config.mask_token_id or 0, lm.tokenizer)
+        view = CanvasView(lap.output.first.tolist(), lm.config.mask_token_id or 0, lm.tokenizer)
         laps.append(lap)
         views.append((lm.name, view, lap.moments))
     if as_json:
@@ -183,28 +237,65 @@ def train(
     from unmask.training.recipe import read_recipe
 
     read = read_recipe(recipe, overrides or [])
+    if "base" in read.model:
+        raise UnmaskError(f"recipe {recipe} adapts model.base '{read.model['base']}'; run `unmask adapt {recipe}`")
     from unmask.training.trainer import Trainer  # after the recipe is known to be good: it imports for seconds
 
     folder = Trainer(read, output or Path("runs") / read.name).run()
     print(f"model written to {folder}")
 
 
+@app.command()
+def adapt(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file with a model.base; recipes/default.yaml is one.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Fields to change, section.field=value.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME by default.")] = None,
+    stage: Annotated[str, typer.Option(help="text, train or all.")] = "all",
+) -> None:
+    """Teach an autoregressive model to draft, on text that it writes itself; started again, it goes on.
+
+    The text goes to OUTPUT/text, the training to OUTPUT/adapter, the finished model to OUTPUT/model.
+
+    Example: `unmask adapt recipes/default.yaml text.tokens=100000 training.steps=200 --output runs/try`
+    """
+    from unmask.training.recipe import read_recipe
+
+    read = read_recipe(recipe, overrides or [], output)
+    from unmask.training import adapt as adaptation  # after the recipe is known to be good: it imports for seconds
+
+    folder = adaptation.adapt(read, output or Path("runs") / read.name, stage)
+    print(f"{'text' if stage == 'text' else 'model'} written to {folder}")
+
+
 @app.command(name="eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="A shipped model's name or a checkpoint folder.")],
-    files: Annotated[list[Path], typer.Argument(help="UTF-8 text files to score.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="UTF-8 text files to score; none: the quality set.")
+    ] = None,
     method: Annotated[str, typer.Option(help="auto, exact, blockwise or nelbo.")] = "auto",
     samples: Annotated[int, typer.Option(help="Masks per window of the bound.")] = 16,
     seed: Annotated[int, typer.Option(help="Of the masks.")] = 0,
     characters: Annotated[int, typer.Option(help="Score only so many characters of each file; 0: all.")] = 0,
+    modes: Annotated[
+        str, typer.Option(help="Of the quality set: modes to compare, the first is the yardstick.")
+    ] = "ar",
+    threshold: Threshold = None,
+    block_length: Block = None,
+    limit: Annotated[int | None, typer.Option(help="Of the quality set: items of each kind.")] = None,
     device: Device = "cpu",
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
-    """Likelihood of texts: exact, per block, or the NELBO with its standard error.
+    """Likelihood of texts: exact, per block, or the NELBO with its standard error; without texts, the quality
+    set, in every mode given.
 
-    Example: `unmask eval austen data/austen/persuasion.txt --samples 8`
+    Example: `unmask eval austen data/austen/persuasion.txt --samples 8`, `unmask eval default --modes ar,diffusion`
     """
+    if not files:
+        from unmask.cli_bench import quality_command
+
+        return quality_command(model, modes, threshold, block_length, limit, device, dtype, as_json)
     import math
 
     from rich.console import Console
@@ -212,7 +303,7 @@ def evaluate(
 
     from unmask.display import table
 
-    lm, texts = _load(model, device, dtype), []
+    lm, texts = load(model, device, dtype), []
     for path in files:
         try:
             texts.append(path.read_text(encoding="utf-8")[: characters or None])
@@ -328,148 +419,7 @@ def pull(
         print(f"{each}: {'as it should be' if check else 'here'}, {folder}")
 
 
-@bench.command("length")
-def bench_length_command(
-    prompt: Annotated[list[str] | None, typer.Option(help="Prompts to rotate through.")] = None,
-    diffusion: Annotated[str, typer.Option(help="The diffusion model.")] = "austen",
-    ar: Annotated[str, typer.Option(help="Its autoregressive twin, which also judges.")] = "austen-ar",
-    lengths: Annotated[str, typer.Option(help="New tokens, separated by commas.")] = "50,100,200,500",
-    steps: Annotated[str, typer.Option(help="Denoising steps, separated by commas.")] = "32",
-    rounds: Annotated[int, typer.Option(help="Timed rounds; medians are printed.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of the first round.")] = 0,
-    dtype: Dtype = "float32",
-    picture: Annotated[Path | None, typer.Option(help="Write the picture (PNG) here.")] = None,
-    samples: Annotated[bool, typer.Option("--samples", help="Print one text of every row as well.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Steps, seconds and quality for several lengths, diffusion and AR in one run.
-
-    Example: `unmask bench length --steps 32 --picture length.png`
-    """
-    from rich.console import Console
-
-    from unmask.display import table
-    from unmask.evaluation.bench_length import bench_length, draw, settings
-
-    first, second = _load(diffusion, "cpu", dtype), _load(ar, "cpu", dtype)
-    wanted, step_list = _numbers("--lengths", lengths), _numbers("--steps", steps)
-    if rounds < 1:
-        raise UnmaskError("--rounds must be at least 1")
-    with Console(stderr=True).status("warming up") as status:
-        results = bench_length(
-            first, second, prompt or DEFAULT_PROMPTS, wanted, step_list, rounds, seed, lambda text: status.update(text)
-        )
-    note = settings(first, steps, rounds)
-    if picture is not None:
-        draw(results, picture, note)
-    if as_json:
-        print(json.dumps({"settings": note, "results": [r.to_dict() for r in results]}))
-        return
-    rows = []
-    for r in results:
-        speed = [f"{r.seconds:.2f}", f"{r.floor_seconds:.2f}", f"{r.tokens_per_second:.0f}"]
-        rows.append([r.name, str(r.tokens), str(r.steps), *speed, f"{r.perplexity:.1f}", f"{r.entropy:.2f}"])
-    columns = ["model", "tokens", "steps", "seconds", "floor s", "tokens/s", "perplexity", "entropy"]
-    Console().print(table(note, columns, rows))
-    if samples:
-        for r in results:
-            print(f"\n--- {r.name}, {r.tokens} tokens, {r.steps} steps\n{r.sample}")
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    """Positive numbers separated by commas."""
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise UnmaskError(f"{option} '{text}' must be positive numbers separated by commas, for example 50,500")
-    return [int(part) for part in parts]
-
-
-DEFAULT_PROMPTS = [
-    "It is a truth universally acknowledged",
-    "She had been three weeks in the country when",
-    '"My dear sister," said he,',
-    "The carriage was at the door, and",
-    "Of all the young women in the neighbourhood,",
-]
-
-
-@bench.command("rules")
-def bench_rules_command(
-    diffusion: Annotated[str, typer.Option(help="The diffusion model.")] = "austen",
-    ar: Annotated[str, typer.Option(help="The autoregressive model that judges.")] = "austen-ar",
-    max_new_tokens: Tokens = 100,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 32,
-    texts: Annotated[int, typer.Option(help="Texts per line, over the default prompts in turn.")] = 10,
-    seed: Annotated[int, typer.Option(help="Of the first text.")] = 11,
-    as_json: Json = False,
-) -> None:
-    """Quality of every commit rule at several temperatures, and of revising, under the AR judge.
-
-    Example: `unmask bench rules --steps 32 --texts 10`
-    """
-    from rich.console import Console
-
-    from unmask.display import table
-    from unmask.evaluation.bench_rules import bench_rules
-
-    if texts < 1 or steps < 1:
-        raise UnmaskError("--texts and --steps must be at least 1")
-    first, judge = _load(diffusion, "cpu", "float32"), _load(ar, "cpu", "float32")
-    prompts = [DEFAULT_PROMPTS[i % len(DEFAULT_PROMPTS)] for i in range(texts)]
-    sizes, grid = (max_new_tokens, steps), ([0.6, 0.8, 1.0], [30, 100])
-    with Console(stderr=True).status("starting") as status:
-        results = list(bench_rules(first, judge, prompts, *sizes, *grid, seed, lambda text: status.update(text)))
-    if as_json:
-        print(json.dumps([r.to_dict() for r in results]))
-        return
-    rows = []
-    for r in results:
-        made = [f"{r.temperature}", str(r.remask_budget), f"{r.steps:.0f}"]
-        rows.append([r.rule, *made, f"{r.perplexity:.1f}", f"{r.entropy:.2f}"])
-    columns = ["rule", "temperature", "revisions", "steps", "perplexity", "entropy"]
-    Console().print(table(f"{max_new_tokens} tokens, {texts} texts a line, seed {seed}", columns, rows))
-
-
-@bench.command("training")
-def bench_training_command(
-    recipe: Annotated[Path, typer.Argument(help="The recipe to measure.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Fields to change, section.field=value.")] = None,
-    steps: Annotated[int, typer.Option(help="Steps to time.")] = 8,
-    as_json: Json = False,
-) -> None:
-    """Training throughput of a recipe and its share of this machine's measured GEMM rate.
-
-    Example: `unmask bench training recipes/austen.yaml --steps 8`
-    """
-    from unmask.training.recipe import read_recipe
-
-    read = read_recipe(recipe, overrides or [])
-    from unmask.evaluation.bench_training import bench_training
-
-    result = bench_training(read, steps)
-    record = {
-        "parameters": result.parameters,
-        "tokens_per_second": round(result.tokens_per_second, 1),
-        "gflops": round(result.operations_per_second / 1e9, 1),
-        "gemm_gflops": round(result.gemm_per_second / 1e9, 1),
-        "share": round(result.share, 3),
-    }
-    if as_json:
-        print(json.dumps(record))
-        return
-    print(
-        f"{read.name}: {result.parameters / 1e6:.2f}M parameters, {record['tokens_per_second']} tokens/s, "
-        f"{record['gflops']} of {record['gemm_gflops']} GFLOP/s measured GEMM = {result.share:.0%}"
-    )
-
-
-def _load(model: str, device: str, dtype: str) -> Any:
-    from unmask.lm import DiffusionLM
-
-    return DiffusionLM.from_pretrained(model, device, dtype)
-
-
-def _generate_drawn(lm: Any, prompt: str, max_new_tokens: int, options: dict[str, Any], pause: float) -> Any:
+def _generate_drawn(lm: Any, prompt: Any, max_new_tokens: int, options: dict[str, Any], pause: float) -> Any:
     """Generates while drawing; the drawing consumes the frames."""
     from rich.console import Console
 
@@ -484,7 +434,7 @@ def _generate_drawn(lm: Any, prompt: str, max_new_tokens: int, options: dict[str
 def _write_trace(path: Path, output: Any) -> None:
     from unmask.files import write_text
 
-    first = json.dumps({"canvas": output.first_canvas.tolist(), "seed": output.seed})
+    first = json.dumps({"canvas": output.first.tolist(), "seed": output.seed})
     write_text(path, "\n".join([first, *(json.dumps(f.to_dict()) for f in output.frames)]) + "\n")
 
 

@@ -46,7 +46,8 @@ class Drafted(Noised):
     length: int = 1  # slots of a group
 
     def slice(self, start: int, stop: int) -> Drafted:
-        assert self.position is not None and self.anchor is not None
+        assert self.position is not None
+        assert self.anchor is not None
         part = slice(start, stop)
         return Drafted(
             self.inputs[part],
@@ -181,7 +182,9 @@ class Drafts(Objective):
 
     def hidden(self, model: Any, drafted: Noised) -> tuple[Tensor, Tensor]:
         """Hidden states of the text [B, T, D], without gradient, and of the drafts [B, M, D]."""
-        assert isinstance(drafted, Drafted) and drafted.position is not None and drafted.anchor is not None
+        assert isinstance(drafted, Drafted)
+        assert drafted.position is not None
+        assert drafted.anchor is not None
         rows, prefix = drafted.rows, Prefix()
         with torch.no_grad():
             clean = model.hidden(rows.ids, rows.position, training_mask(Layout("causal"), rows), prefix)
@@ -196,7 +199,8 @@ class Drafts(Objective):
         return clean, model.hidden(drafted.inputs, position, mask, prefix, gate_BT=gate)
 
     def loss(self, model: Any, noised: Noised) -> Tensor:
-        assert isinstance(noised, Drafted) and noised.position is not None
+        assert isinstance(noised, Drafted)
+        assert noised.position is not None
         clean, own = self.hidden(model, noised)
         row, slot = noised.weights.nonzero(as_tuple=True)
         place = noised.position[row, slot] + row * clean.shape[1]
@@ -219,7 +223,9 @@ class Drafts(Objective):
     def report(self, model: Any, noised: Noised) -> dict[str, float]:
         """Of fully masked groups: how often slot j agrees with the base's own best token (`agree_j`, the
         first four) and how many tokens are right in a row (`accepted`), as sums over `count` groups."""
-        assert isinstance(noised, Drafted) and noised.position is not None and noised.anchor is not None
+        assert isinstance(noised, Drafted)
+        assert noised.position is not None
+        assert noised.anchor is not None
         clean, own = self.hidden(model, noised)
         index = noised.position[..., None].expand(-1, -1, clean.shape[-1])
         head = model.head.weight
@@ -232,4 +238,3 @@ class Drafts(Objective):
         in_a_row = right.long().cumprod(-1)[whole]
         out = {f"agree_{j + 1}": float(right[whole][:, j].sum()) for j in range(min(4, length))}
         return {**out, "accepted": float(in_a_row.sum()), "count": float(whole.sum())}
-

@@ -116,6 +116,16 @@ class Run:
                 self.seen[frame.row].append(frame)
                 yield frame
 
+    def text_so_far(self) -> str:
+        """What the first request has written from the left without a gap."""
+        assert self.tokenizer is not None
+        request, ids = self.decoder.requests[0], []
+        for token in self.decoder.canvas.ids[0, request.given.index(False) : len(request.ids)].tolist():
+            if token == self.first.mask_id or token in self.decoder.eos_ids:
+                break
+            ids.append(token)
+        return self.tokenizer.decode(ids)
+
     def outputs(self) -> list[Output]:
         """Decodes what is not decoded yet and returns every request's result."""
         for _ in self.frames():

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
-    Prompt = str | list[str] | list[int] | list[dict[str, str]] | Tensor
+    Prompt = str | list[str] | list[int] | list[list[int]] | list[dict[str, str]] | Tensor
 else:
     Prompt = Any
 

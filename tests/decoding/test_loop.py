@@ -9,10 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unmask.layout import Layout
+from unmask.attention import plain_mask
 from unmask.canvas import Frame
 from unmask.decoding.loop import Decoder, Request
 from unmask.decoding.rules import RULE_NAMES, RuleOptions
+from unmask.engine.torch_backend import TorchBackend
+from unmask.layout import Layout
 from unmask.models.config import ModelConfig
 from unmask.models.transformer import Transformer
 
@@ -42,11 +44,10 @@ def request(prompt: list[int], new: int, **options: object) -> Request:
     return Request(prompt + [MASK] * new, given_part, **options)  # type: ignore[arg-type]
 
 
-@torch.inference_mode()
 def decode(
     model: Transformer, layout: Layout, requests: list[Request], **options: object
 ) -> tuple[Decoder, list[Frame]]:
-    decoder = Decoder(model, layout, requests, **options)  # type: ignore[arg-type]
+    decoder = Decoder(TorchBackend(model), layout, requests, **options)  # type: ignore[arg-type]
     return decoder, [frame for step in decoder.run() for frame in step]
 
 
@@ -60,8 +61,6 @@ def greedy_by_hand(model: Transformer, prompt: list[int], new: int) -> list[int]
     ids = list(prompt)
     mask = Layout("causal")
     for _ in range(new):
-        from unmask.attention import plain_mask
-
         raw = model.head(model.hidden(torch.tensor([ids]), None, plain_mask(mask, len(ids), torch.device("cpu"))))
         raw[..., MASK] = -torch.inf
         ids.append(int(raw[0, -1].argmax()))
@@ -152,11 +151,10 @@ def test_frames_replay_and_nothing_given_moves(
         max_denoising_steps=steps,
         remask_budget=budget,
     )
-    decoder = Decoder(model, Layout("bidirectional"), [asked])
+    decoder = Decoder(TorchBackend(model), Layout("bidirectional"), [asked])
     first = decoder.canvas
-    with torch.inference_mode():
-        frames = [frame for step in decoder.run() for frame in step]
-    assert first.replay(frames).ids.equal(decoder.canvas.ids)
+    frames = [frame for step in decoder.run() for frame in step]
+    assert (first.replay(frames).ids == decoder.canvas.ids).all()
     assert written(decoder)[:prompt] == list(range(prompt))
     assert MASK not in written(decoder)
     if block is None:

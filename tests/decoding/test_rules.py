@@ -3,32 +3,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unmask.decoding.rules import RULE_NAMES, RULES, RuleName, RuleOptions, best_first, due, remask
 from unmask.decoding.sampling import Scores, propose
 
+Array = NDArray[Any]
 Fixture = Callable[[str], tuple[dict[str, Any], dict[str, Tensor]]]
 
 
-def score(logits_BLV: Tensor, masked: Tensor, banned: int | None = None) -> Scores:
+def score(logits_BLV: Array, masked: Array, banned: int | None = None) -> Scores:
     """Greedy scores of the masked positions, on the grid."""
     flat = logits_BLV[masked]
-    zeros = torch.zeros(len(flat), dtype=torch.float64)
-    return propose(flat, zeros, zeros.long(), zeros + 1, zeros, zeros + 0.5, banned).grid(masked)
+    zeros = np.zeros(len(flat))
+    scores = propose(flat, zeros, zeros.astype(np.int64), zeros + 1, zeros, zeros + 0.5, banned)
+    return scores.grid(*masked.nonzero(), masked.shape)
 
 
-def grid(confidence: list[list[float]], masked: Tensor | None = None) -> Scores:
+def grid(confidence: list[list[float]]) -> Scores:
     """Scores with given confidences; margins are their squares and entropies fall with them."""
-    c = torch.tensor(confidence, dtype=torch.float64)
-    return Scores(torch.zeros_like(c, dtype=torch.long), c, -c.log(), c**2, 1 - c)
+    c = np.array(confidence, np.float64)
+    return Scores(np.zeros(c.shape, np.int64), c, -np.log(c), c**2, 1 - c)
 
 
-ONE_STEP_OF_MANY = torch.tensor([1000])  # nothing but the least is due
+ONE_STEP_OF_MANY = np.array([1000])  # nothing but the least is due
 
 
 def test_rules_agree_with_fast_dllm(conformance: Fixture) -> None:
@@ -36,58 +39,58 @@ def test_rules_agree_with_fast_dllm(conformance: Fixture) -> None:
     fixture, tensors = conformance("llada/commit_rules")
     mask_id = fixture["mask_id"]
     for case in fixture["cases"]:
-        canvas, logits = tensors[f"{case['tensor']}.x"], tensors[f"{case['tensor']}.logits"]
+        canvas, logits = (tensors[f"{case['tensor']}.{part}"].numpy() for part in ("x", "logits"))
         masked = canvas == mask_id
         scores = score(logits, masked, banned=mask_id)
         name, value = case["rule"], case["value"]
         if name == "quota":  # a value is a number of tokens
-            chosen = best_first(scores.confidence, masked, torch.tensor([value]))
+            chosen = best_first(scores.confidence, masked, np.array([value]))
             steps_left = -(-masked.sum(1) // value)
             if (due(masked, steps_left) == value).all():  # where whole steps can express it
-                assert torch.equal(RULES["quota"](scores, masked, steps_left, RuleOptions("quota")), chosen)
+                assert (RULES["quota"](scores, masked, steps_left, RuleOptions("quota")) == chosen).all()
         else:
             chosen = RULES[name](scores, masked, ONE_STEP_OF_MANY, RuleOptions(name, **{name: value}))
-        assert chosen[0].nonzero().flatten().tolist() == case["committed_positions"], case
-        assert torch.where(chosen, scores.token, canvas)[0].tolist() == case["x_after"], case
+        assert chosen[0].nonzero()[0].tolist() == case["committed_positions"], case
+        assert np.where(chosen, scores.token, canvas)[0].tolist() == case["x_after"], case
 
 
 def test_entropy_bound_agrees_with_transformers(conformance: Fixture) -> None:
     fixture, tensors = conformance("samplers/entropy_bound")
     for case in fixture["transformers_accept_canvas"]["cases"]:
-        logits = tensors[f"{case['tensor']}.logits"]
-        everything = torch.ones(logits.shape[:2], dtype=torch.bool)
+        logits = tensors[f"{case['tensor']}.logits"].numpy()
+        everything = np.ones(logits.shape[:2], bool)
         options = RuleOptions("entropy_bound", entropy_bound=case["entropy_bound"])
-        steps = ONE_STEP_OF_MANY.expand(len(logits))
+        steps = np.repeat(ONE_STEP_OF_MANY, len(logits))
         chosen = RULES["entropy_bound"](score(logits, everything), everything, steps, options)
-        assert chosen.int().tolist() == case["accepted_mask"], case
+        assert chosen.astype(int).tolist() == case["accepted_mask"], case
 
 
 def test_quota_keeps_lladas_schedule(conformance: Fixture) -> None:
     """Ours ends when nothing is left, where the reference pays for steps that write nothing."""
     for case in conformance("samplers/schedules")[0]["cases"]:
-        masked, counts = torch.ones(1, case["masked"], dtype=torch.bool), []
+        masked, counts = np.ones((1, case["masked"]), bool), []
         for left in range(case["steps"], 0, -1):
-            scores = grid([torch.rand(case["masked"], generator=torch.Generator().manual_seed(left)).tolist()])
-            assert due(masked, torch.tensor([left])).item() <= masked.sum()
-            chosen = RULES["quota"](scores, masked, torch.tensor([left]), RuleOptions("quota"))
+            scores = grid([np.random.default_rng(left).random(case["masked"]).tolist()])
+            assert due(masked, np.array([left])).item() <= masked.sum()
+            chosen = RULES["quota"](scores, masked, np.array([left]), RuleOptions("quota"))
             counts.append(int(chosen.sum()))
             masked = masked & ~chosen
         assert counts == case["llada"]
 
 
 @st.composite
-def situations(draw: st.DrawFn) -> tuple[Scores, Tensor, Tensor]:
+def situations(draw: st.DrawFn) -> tuple[Scores, Array, Array]:
     """Scores, masks and steps left of a few requests; confidences often tie."""
     rows, length = draw(st.integers(1, 3)), draw(st.integers(1, 9))
     level = st.sampled_from([0.01, 0.2, 0.5, 0.9, 0.95, 1.0]) | st.floats(1e-6, 1.0)
     confidence = draw(st.lists(st.lists(level, min_size=length, max_size=length), min_size=rows, max_size=rows))
-    masked = torch.tensor(
+    masked = np.array(
         draw(st.lists(st.lists(st.booleans(), min_size=length, max_size=length), min_size=rows, max_size=rows))
     )
-    steps_left = torch.tensor(draw(st.lists(st.integers(1, 12), min_size=rows, max_size=rows)))
+    steps_left = np.array(draw(st.lists(st.integers(1, 12), min_size=rows, max_size=rows)))
     flat = grid(confidence)
-    fields = (flat.token, flat.confidence, flat.entropy, flat.margin, flat.draw)
-    return Scores(*(f[masked] for f in fields)).grid(masked), masked, steps_left
+    laid = Scores(*(values[masked] for values in vars(flat).values())).grid(*masked.nonzero(), masked.shape)
+    return laid, masked, steps_left
 
 
 parameter_sets = st.builds(
@@ -101,32 +104,33 @@ parameter_sets = st.builds(
 @pytest.mark.parametrize("name", RULE_NAMES)
 @given(situations(), parameter_sets)
 def test_rules_write_masks_only_and_meet_their_budget(
-    name: RuleName, situation: tuple[Scores, Tensor, Tensor], parameters: RuleOptions
+    name: RuleName, situation: tuple[Scores, Array, Array], parameters: RuleOptions
 ) -> None:
     scores, masked, steps_left = situation
     chosen = RULES[name](scores, masked, steps_left, parameters)
-    assert chosen.dtype == torch.bool
+    assert chosen.dtype == np.bool_
     assert not (chosen & ~masked).any()
     if name != "random":
         assert (chosen.sum(1) >= due(masked, steps_left)).all()
         assert (chosen.any(1) == masked.any(1)).all()  # every step makes progress
-    last = RULES[name](scores, masked, torch.ones_like(steps_left), parameters)
-    assert torch.equal(last, masked)
+    last = RULES[name](scores, masked, np.ones_like(steps_left), parameters)
+    assert (last == masked).all()
     # a request's commits do not depend on the others
     for row in range(len(masked)):
         alone = RULES[name](
-            scores.rows(torch.tensor([row])), masked[row : row + 1], steps_left[row : row + 1], parameters
+            scores.rows(np.array([row])), masked[row : row + 1], steps_left[row : row + 1], parameters
         )
-        assert torch.equal(alone[0], chosen[row])
+        assert (alone[0] == chosen[row]).all()
 
 
 @given(situations())
-def test_rules_prefer_the_surest(situation: tuple[Scores, Tensor, Tensor]) -> None:
+def test_rules_prefer_the_surest(situation: tuple[Scores, Array, Array]) -> None:
     scores, masked, steps_left = situation
     for name in ("quota", "threshold", "factor", "margin", "entropy_bound"):
         chosen = RULES[name](scores, masked, steps_left, RuleOptions(name))
-        kept, left = scores.confidence.masked_fill(~chosen, 2), scores.confidence.masked_fill(~masked | chosen, -1)
-        assert (kept.amin(1) >= left.amax(1)).all(), name
+        kept = np.where(chosen, scores.confidence, 2)
+        left = np.where(masked & ~chosen, scores.confidence, -1)
+        assert (kept.min(1) >= left.max(1)).all(), name
 
 
 def scan(confidence: list[float], factor: float) -> int:
@@ -142,44 +146,44 @@ def scan(confidence: list[float], factor: float) -> int:
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=9), st.floats(0, 4), st.integers(0, 3))
 def test_factor_counts_as_the_reference_scans(confidence: list[float], factor: float, committed: int) -> None:
     """Its last rank in particular, where it keeps one more than passes."""
-    masked = torch.tensor([[True] * len(confidence) + [False] * committed])
+    masked = np.array([[True] * len(confidence) + [False] * committed])
     scores = grid([confidence + [0.99] * committed])
     chosen = RULES["factor"](scores, masked, ONE_STEP_OF_MANY, RuleOptions("factor", factor=factor))
     assert chosen.sum().item() == scan(sorted(confidence, reverse=True), factor)
 
 
 def test_ties_go_to_the_leftmost() -> None:
-    masked = torch.tensor([[False, True, True, True]])
-    chosen = best_first(torch.full((1, 4), 0.5), masked, torch.tensor([2]))
+    masked = np.array([[False, True, True, True]])
+    chosen = best_first(np.full((1, 4), 0.5), masked, np.array([2]))
     assert chosen.tolist() == [[False, True, True, False]]
 
 
 def test_threshold_keeps_what_equals_it() -> None:
-    masked = torch.ones(1, 3, dtype=torch.bool)
+    masked = np.ones((1, 3), bool)
     chosen = RULES["threshold"](grid([[0.9, 0.5, 0.95]]), masked, ONE_STEP_OF_MANY, RuleOptions(threshold=0.9))
     assert chosen.tolist() == [[True, False, True]]
 
 
 def test_sequential_writes_from_left_to_right() -> None:
-    masked = torch.tensor([[False, True, False, True, True]])
+    masked = np.array([[False, True, False, True, True]])
     scores = grid([[0.5, 0.1, 0.5, 0.2, 0.9]])
-    chosen = RULES["sequential"](scores, masked, torch.tensor([2]), RuleOptions("sequential"))
+    chosen = RULES["sequential"](scores, masked, np.array([2]), RuleOptions("sequential"))
     assert chosen.tolist() == [[False, True, False, True, False]]
 
 
 def test_random_commits_each_mask_with_the_chance_of_ancestral_sampling() -> None:
-    masked = torch.ones(1, 20_000, dtype=torch.bool)
-    uniform = torch.rand(1, 20_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    blank = torch.zeros_like(uniform)
-    scores = Scores(blank.long(), blank, blank, blank, uniform)
-    share = RULES["random"](scores, masked, torch.tensor([4]), RuleOptions("random")).double().mean()
+    masked = np.ones((1, 20_000), bool)
+    uniform = np.random.default_rng(0).random((1, 20_000))
+    blank = np.zeros_like(uniform)
+    scores = Scores(blank.astype(np.int64), blank, blank, blank, uniform)
+    share = RULES["random"](scores, masked, np.array([4]), RuleOptions("random")).mean()
     assert share.item() == pytest.approx(0.25, abs=0.012)
 
 
 def test_remask_takes_back_the_least_sure() -> None:
-    confidence = torch.tensor([[0.9, 0.2, 0.5, 0.1], [0.3, 0.4, 0.5, 0.6]])
-    eligible = torch.tensor([[True, True, True, False], [True, True, False, False]])
-    assert remask(confidence, eligible, torch.tensor([2, 0])).tolist() == [
+    confidence = np.array([[0.9, 0.2, 0.5, 0.1], [0.3, 0.4, 0.5, 0.6]])
+    eligible = np.array([[True, True, True, False], [True, True, False, False]])
+    assert remask(confidence, eligible, np.array([2, 0])).tolist() == [
         [False, True, True, False],
         [False, False, False, False],
     ]

@@ -1,112 +1,177 @@
+"""Draws, filters and proposals: in numpy and in torch, which must draw the same tokens."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 
-from unmask.decoding.sampling import Scores, keep_top, propose, uniforms
+from unmask.decoding import sampling
+from unmask.decoding.feed import Sampling
+from unmask.decoding.sampling import Scores, uniforms
+from unmask.engine import torch_backend
+from unmask.engine.torch_backend import TorchLogits
 
+Array = NDArray[Any]
 Fixture = Callable[[str], tuple[dict[str, Any], dict[str, Tensor]]]
 INT64 = st.integers(-(2**63), 2**63 - 1)
 ALMOST_ONE = 1 - 2.0**-53  # the largest double below 1
+FIELDS = ("token", "confidence", "entropy", "margin")
 
 
-def draw(seed: int, step: int, positions: Tensor, purpose: int = 0) -> Tensor:
-    return uniforms(torch.tensor(seed), torch.tensor(step), positions, purpose)
+def draw(seed: int, step: int, positions: Any, purpose: int = 0) -> Array:
+    return uniforms(np.array(seed), np.array(step), np.asarray(positions), purpose)
+
+
+def in_numpy(logits: Array, options: Sampling, banned: int | None) -> Scores:
+    return sampling.propose(logits, *vars(options).values(), banned)
+
+
+def in_torch(logits: Array, options: Sampling, banned: int | None) -> Scores:
+    """As the torch backend does: it is given logits whose banned token is at -inf already."""
+    rows = torch.from_numpy(logits.copy())
+    if banned is not None:
+        rows[:, banned] = -torch.inf
+    return TorchLogits(rows).propose(options)
+
+
+Propose = Callable[[Array, Sampling, int | None], Scores]
+both = pytest.mark.parametrize("propose", [in_numpy, in_torch])
 
 
 def proposals(
-    logits: Tensor,
+    propose: Propose,
+    logits: Array,
     temperature: float | list[float] = 0.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    draws: Tensor | None = None,
+    draws: Array | None = None,
     banned: int | None = None,
 ) -> Scores:
     n = len(logits)
-    warmth = torch.as_tensor(temperature, dtype=torch.float64).expand(n)
-    draws = torch.full((n,), 0.5, dtype=torch.float64) if draws is None else draws
-    k, p = torch.full((n,), top_k), torch.full((n,), top_p, dtype=torch.float64)
-    return propose(logits, warmth, k, p, draws, draws, banned)
+    warmth = np.broadcast_to(np.array(temperature, np.float64), n).copy()
+    draws = np.full(n, 0.5) if draws is None else draws
+    return propose(logits, Sampling(warmth, np.full(n, top_k), np.full(n, top_p), draws, draws), banned)
+
+
+def softmax(logits: Array) -> Array:
+    p = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return p / p.sum(-1, keepdims=True)
+
+
+RECORDED = [  # made by the first implementation, in torch
+    ((0, 0, 0, 0), "0x1.c751a0f09fb31p-1"),
+    ((0, 1, 0, 0), "0x1.cb9b59e107a48p-4"),
+    ((1, 0, 0, 0), "0x1.393d96e44d341p-1"),
+    ((0, 0, 1, 0), "0x1.a69a7aa73fbdfp-1"),
+    ((0, 0, 0, 1), "0x1.dc2c41b018f3cp-3"),
+    ((7, 3, 12, 1), "0x1.8ebe9cbdc9c9ep-2"),
+    ((-1, 5, 100, 0), "0x1.51287bfd646f8p-4"),
+    ((2**63 - 1, 10**6, 10**6, 2), "0x1.75d0d490f2317p-1"),
+    ((-(2**63), 1, 2, 3), "0x1.80bafa5b19a08p-4"),
+    ((-414741781689359410, 0, 0, 0), "0x1.fffffffffffffp-1"),
+    ((123456789, 17, 511, 1), "0x1.47bd3d59a24c1p-1"),
+]
+
+
+@pytest.mark.parametrize(("key", "recorded"), RECORDED)
+def test_draws_are_what_they_always_were(key: tuple[int, int, int, int], recorded: str) -> None:
+    """A seed must go on giving the text that it gave."""
+    assert draw(*key).item() == float.fromhex(recorded)
 
 
 @given(INT64, st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 3))
 def test_draws_are_inside_the_unit_interval_and_repeat(seed: int, step: int, position: int, purpose: int) -> None:
-    where = torch.tensor([position])
-    value = draw(seed, step, where, purpose)
-    assert value.dtype == torch.float64
+    value = draw(seed, step, [position], purpose)
+    assert value.dtype == np.float64
     assert 0 < value.item() < 1
-    assert torch.equal(value, draw(seed, step, where, purpose))
+    assert value == draw(seed, step, [position], purpose)
 
 
 def test_the_largest_draw_is_below_one() -> None:
     """This seed was found by running the mixing backwards from a state of all ones."""
-    assert draw(-414741781689359410, 0, torch.tensor([0])).item() < 1
+    assert draw(-414741781689359410, 0, [0]).item() < 1
 
 
 def test_draws_do_not_depend_on_the_batch() -> None:
-    seeds, steps = torch.tensor([5, 6, 5])[:, None], torch.tensor([1, 2, 9])[:, None]
-    together = uniforms(seeds, steps, torch.arange(10).expand(3, -1), 1)
+    seeds, steps = np.array([5, 6, 5])[:, None], np.array([1, 2, 9])[:, None]
+    together = uniforms(seeds, steps, np.broadcast_to(np.arange(10), (3, 10)), 1)
     for row in range(3):
-        assert torch.equal(together[row], draw(int(seeds[row]), int(steps[row]), torch.arange(10), 1))
+        assert (together[row] == draw(int(seeds[row, 0]), int(steps[row, 0]), np.arange(10), 1)).all()
 
 
 def test_draws_are_uniform_along_each_axis() -> None:
     """Kolmogorov-Smirnov distance of 20,000 draws: below 0.0136 in 999 of 1000 true samples."""
-    index, zero = torch.arange(20_000), torch.tensor(0)
+    index, zero = np.arange(20_000), np.array(0)
     axes = [
         uniforms(zero, zero, index, 0),
-        uniforms(zero, index, torch.zeros_like(index), 0),
-        uniforms(index, zero, torch.zeros_like(index), 0),
+        uniforms(zero, index, np.zeros_like(index), 0),
+        uniforms(index, zero, np.zeros_like(index), 0),
         uniforms(-index, index, index, 1),
     ]
     for sample in axes:
-        cdf = torch.linspace(0, 1, len(sample), dtype=torch.float64)
-        assert (sample.sort().values - cdf).abs().max() < 0.0136
-        assert torch.corrcoef(torch.stack([sample[1:], sample[:-1]]))[0, 1].abs() < 0.03
-        assert len(sample.unique()) == len(sample)
+        cdf = np.linspace(0, 1, len(sample))
+        assert np.abs(np.sort(sample) - cdf).max() < 0.0136
+        assert abs(np.corrcoef(np.stack([sample[1:], sample[:-1]]))[0, 1]) < 0.03
+        assert len(np.unique(sample)) == len(sample)
 
 
 def test_draws_differ_by_seed_step_position_and_purpose() -> None:
     keys = [(seed, step, purpose) for seed in (-1, 0, 1, 2**40) for step in range(4) for purpose in range(2)]
-    rows = torch.stack([draw(seed, step, torch.arange(256), purpose) for seed, step, purpose in keys])
-    assert len(rows.unique()) == rows.numel()
-    assert torch.corrcoef(rows).fill_diagonal_(0).abs().max() < 0.3  # standard deviation 0.06
+    rows = np.stack([draw(seed, step, np.arange(256), purpose) for seed, step, purpose in keys])
+    assert len(np.unique(rows)) == rows.size
+    correlation = np.corrcoef(rows)
+    np.fill_diagonal(correlation, 0)
+    assert np.abs(correlation).max() < 0.3  # standard deviation 0.06
 
 
 # --- filters ------------------------------------------------------------------------------------------------
 
 
-def test_filters_keep_what_the_references_keep(conformance: Fixture) -> None:
+def keep_in_numpy(logits: Array, k: Array, p: Array) -> Array:
+    return sampling.keep_top(logits, k, p)
+
+
+def keep_in_torch(logits: Array, k: Array, p: Array) -> Array:
+    return torch_backend.keep_top(*(torch.from_numpy(x) for x in (logits, k, p))).numpy()
+
+
+KeepTop = Callable[[Array, Array, Array], Array]
+both_filters = pytest.mark.parametrize("keep_top", [keep_in_numpy, keep_in_torch])
+
+
+@both_filters
+def test_filters_keep_what_the_references_keep(keep_top: KeepTop, conformance: Fixture) -> None:
     """SDAR's order, top-k before top-p; every case has one filter only, so Dream's order agrees."""
     cases, tensors = conformance("samplers/sampling_rules")
-    logits = tensors["logits"][0].double()
+    logits = tensors["logits"][0].double().numpy()
     for case in cases["filters"]["cases"]:
-        k = torch.full((6,), case.get("top_k", 0))
-        p = torch.full((6,), case.get("top_p", 1.0), dtype=torch.float64)
-        kept = keep_top(logits, k, p)
-        survivors = [row.isfinite().nonzero().flatten().tolist() for row in kept]
+        kept = keep_top(logits, np.full(6, case.get("top_k", 0)), np.full(6, case.get("top_p", 1.0), np.float64))
+        survivors = [np.isfinite(row).nonzero()[0].tolist() for row in kept]
         assert survivors == case["sdar"] == case["dream"], case
-        assert torch.equal(kept[kept.isfinite()], logits[kept.isfinite()])
+        assert (kept[np.isfinite(kept)] == logits[np.isfinite(kept)]).all()
 
 
 rows_of_logits = st.lists(st.floats(-8, 8), min_size=2, max_size=9)
 
 
+@both_filters
 @given(rows_of_logits, st.integers(0, 10), st.floats(0, 1))
-def test_filters_keep_the_smallest_set_that_reaches_p(row: list[float], k: int, p: float) -> None:
-    logits = torch.tensor([row], dtype=torch.float64)
-    kept = keep_top(logits, torch.tensor([k]), torch.tensor([p], dtype=torch.float64)).isfinite()[0]
+def test_filters_keep_the_smallest_set_that_reaches_p(keep_top: KeepTop, row: list[float], k: int, p: float) -> None:
+    logits = np.array(row)
+    kept = np.isfinite(keep_top(logits[None], np.array([k]), np.array([p])))[0]
     size = int(kept.sum())
     assert kept[logits.argmax()]
     assert size <= (k or len(row))
-    assert logits[0][kept].min() >= logits[0][~kept].max() if size < len(row) else True
-    among = logits[0].topk(min(k, len(row)) or len(row)).values.softmax(0)
+    assert logits[kept].min() >= logits[~kept].max() if size < len(row) else True
+    among = softmax(-np.sort(-logits)[: min(k, len(row)) or len(row)])
     if 0 < p < 1:
         assert among[:size].sum() >= p - 1e-9
         assert among[: size - 1].sum() < p + 1e-9
@@ -114,9 +179,10 @@ def test_filters_keep_the_smallest_set_that_reaches_p(row: list[float], k: int, 
         assert size == len(among)
 
 
-def test_confidences_agree_with_dream(conformance: Fixture) -> None:
+@both
+def test_confidences_agree_with_dream(propose: Propose, conformance: Fixture) -> None:
     cases, tensors = conformance("samplers/sampling_rules")
-    scores = proposals(tensors["logits"][0])
+    scores = proposals(propose, tensors["logits"][0].numpy())
     assert all(case["x0"] == scores.token.tolist() for case in cases["dream_confidence"]["cases"])
     pairs = [
         (scores.confidence, "maskgit_plus"),
@@ -124,87 +190,154 @@ def test_confidences_agree_with_dream(conformance: Fixture) -> None:
         (-scores.entropy, "entropy"),  # Dream's confidence is minus the entropy
     ]
     for ours, name in pairs:
-        torch.testing.assert_close(ours.float(), tensors[f"dream_conf_{name}"], atol=1e-6, rtol=1e-5)
+        np.testing.assert_allclose(ours, tensors[f"dream_conf_{name}"].numpy(), atol=1e-6, rtol=1e-5)
 
 
 # --- proposals ----------------------------------------------------------------------------------------------
 
-TOY = torch.tensor([0.3, -1.0, 2.0, 0.9])
+TOY = np.array([0.3, -1.0, 2.0, 0.9], np.float32)
 
 
+def toys(n: int) -> Array:
+    return np.tile(TOY, (n, 1))
+
+
+@both
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_samples_have_the_frequencies_of_the_softmax(temperature: float) -> None:
+def test_samples_have_the_frequencies_of_the_softmax(propose: Propose, temperature: float) -> None:
     n = 40_000
-    scores = proposals(TOY.expand(n, -1), temperature, draws=draw(7, 0, torch.arange(n)))
-    p = (TOY.double() / temperature).softmax(0)
-    found = scores.token.bincount(minlength=4) / n
-    torch.testing.assert_close(found.double(), p, atol=0.009, rtol=0)  # 3.6 standard deviations
-    torch.testing.assert_close(scores.confidence, p[scores.token])
+    scores = proposals(propose, toys(n), temperature, draws=draw(7, 0, np.arange(n)))
+    p = softmax(TOY.astype(np.float64) / temperature)
+    np.testing.assert_allclose(np.bincount(scores.token, minlength=4) / n, p, atol=0.009, rtol=0)  # 3.6 deviations
+    np.testing.assert_allclose(scores.confidence, p[scores.token], rtol=1e-7)
 
 
-def test_sampling_inverts_the_distribution_exactly() -> None:
+@both
+def test_sampling_inverts_the_distribution_exactly(propose: Propose) -> None:
     """A draw u takes the first token whose cumulative probability exceeds u."""
-    edges = TOY.double().softmax(0).cumsum(0)
+    edges = softmax(TOY).cumsum()
     for token in range(4):
-        low = edges[token - 1].item() if token else 0.0
-        draws = torch.tensor([low + 1e-12, edges[token].item() - 1e-12], dtype=torch.float64)
-        assert proposals(TOY.expand(2, -1), 1.0, draws=draws).token.tolist() == [token, token]
+        low = edges[token - 1] if token else 0.0
+        draws = np.array([low + 1e-12, edges[token] - 1e-12])
+        assert proposals(propose, toys(2), 1.0, draws=draws).token.tolist() == [token, token]
 
 
-def test_filtered_and_banned_tokens_are_never_proposed() -> None:
+@both
+def test_filtered_and_banned_tokens_are_never_proposed(propose: Propose) -> None:
     n = 5000
-    draws = draw(1, 0, torch.arange(n))
-    assert set(proposals(TOY.expand(n, -1), 1.0, top_k=2, draws=draws).token.tolist()) == {2, 3}
-    assert set(proposals(TOY.expand(n, -1), 1.0, draws=draws, banned=2).token.tolist()) == {0, 1, 3}
-    assert set(proposals(TOY.expand(n, -1), 1.0, top_p=0.1, draws=draws).token.tolist()) == {2}
-    assert proposals(TOY[None], banned=2).token.item() == 3
+    draws = draw(1, 0, np.arange(n))
+    assert set(proposals(propose, toys(n), 1.0, top_k=2, draws=draws).token.tolist()) == {2, 3}
+    assert set(proposals(propose, toys(n), 1.0, draws=draws, banned=2).token.tolist()) == {0, 1, 3}
+    assert set(proposals(propose, toys(n), 1.0, top_p=0.1, draws=draws).token.tolist()) == {2}
+    assert proposals(propose, toys(1), banned=2).token.item() == 3
 
 
+@both
 @given(rows_of_logits, st.sampled_from([2.0**-54, 0.5, ALMOST_ONE]))
-def test_no_draw_reaches_a_token_of_probability_zero(row: list[float], edge: float) -> None:
-    logits = torch.tensor([row], dtype=torch.float64)
+def test_no_draw_reaches_a_token_of_probability_zero(propose: Propose, row: list[float], edge: float) -> None:
     for banned in (0, len(row) - 1):
-        scores = proposals(logits.clone(), 1.0, draws=torch.tensor([edge], dtype=torch.float64), banned=banned)
+        scores = proposals(propose, np.array([row]), 1.0, draws=np.array([edge]), banned=banned)
         assert scores.token.item() != banned
         assert scores.confidence.item() > 0
 
 
+@both
 @given(st.lists(rows_of_logits.map(lambda row: (row + [0.0] * 9)[:9]), min_size=1, max_size=5))
-def test_temperature_zero_takes_the_best_and_scores_the_distribution(rows: list[list[float]]) -> None:
-    logits = torch.tensor(rows, dtype=torch.float64)
-    scores, p = proposals(logits), logits.softmax(-1)
-    best = p.topk(2).values
-    torch.testing.assert_close(p.gather(1, scores.token[:, None])[:, 0], best[:, 0])
-    torch.testing.assert_close(scores.confidence, best[:, 0])
-    torch.testing.assert_close(scores.margin, best[:, 0] - best[:, 1])
-    torch.testing.assert_close(scores.entropy, torch.distributions.Categorical(p).entropy())
-    assert scores.confidence.dtype == torch.float64
+def test_temperature_zero_takes_the_best_and_scores_the_distribution(propose: Propose, rows: list[list[float]]) -> None:
+    logits = np.array(rows)
+    scores, p = proposals(propose, logits), softmax(logits)
+    best = -np.sort(-p)[:, :2]
+    assert (scores.token == logits.argmax(-1)).all()  # of equal logits the first
+    np.testing.assert_allclose(p[np.arange(len(rows)), scores.token], best[:, 0], rtol=1e-7)
+    np.testing.assert_allclose(scores.confidence, best[:, 0], rtol=1e-7)
+    np.testing.assert_allclose(scores.margin, best[:, 0] - best[:, 1], rtol=1e-7, atol=1e-7)
+    entropy = torch.distributions.Categorical(torch.from_numpy(p)).entropy().numpy()
+    np.testing.assert_allclose(scores.entropy, entropy, rtol=1e-7, atol=1e-7)
+    assert scores.confidence.dtype == np.float64
 
 
-def test_a_request_is_scored_alike_whoever_shares_its_batch() -> None:
+@both
+def test_a_request_is_scored_alike_whoever_shares_its_batch(propose: Propose) -> None:
     """Also when it is greedy with filters set and its neighbour samples."""
-    logits = torch.randn(2, 9, generator=torch.Generator().manual_seed(0))
-    draws = torch.tensor([0.3, 0.8], dtype=torch.float64)
+    generator = np.random.default_rng(0)
+    draws = np.array([0.3, 0.8])
     for first in (0.0, 0.7):
-        alone = proposals(logits[:1], first, top_k=2, top_p=0.8, draws=draws[:1])
-        together = proposals(logits, [first, 1.0], top_k=2, top_p=0.8, draws=draws)
-        for name in ("token", "confidence", "entropy", "margin"):
-            assert getattr(alone, name)[0] == getattr(together, name)[0], (name, first)
+        for size in (9, 20_001):
+            logits = generator.normal(size=(2, size)).astype(np.float32)
+            alone = proposals(propose, logits[:1], first, top_k=2, top_p=0.8, draws=draws[:1])
+            together = proposals(propose, logits, [first, 1.0], top_k=2, top_p=0.8, draws=draws)
+            for name in FIELDS:
+                assert getattr(alone, name)[0] == getattr(together, name)[0], (name, first)
 
 
-def test_proposing_leaves_the_logits_as_they_were() -> None:
-    logits = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    before = logits.clone()
-    proposals(logits, 1.0, top_k=2, banned=1)
-    assert torch.equal(logits, before)
+@both
+def test_proposing_leaves_the_logits_as_they_were(propose: Propose) -> None:
+    logits = np.random.default_rng(0).normal(size=(3, 5))
+    before = logits.copy()
+    proposals(propose, logits, 1.0, top_k=2, banned=1)
+    assert (logits == before).all()
+    rows = torch.from_numpy(logits.copy())
+    half, off = np.full(3, 0.5), np.zeros(3, np.int64)
+    for temperature in (0.0, 1.0):
+        TorchLogits(rows).propose(Sampling(np.full(3, temperature), off + 2, half, half, half))
+        assert (rows.numpy() == before).all()
 
 
 def test_a_grid_holds_the_scores_where_they_belong() -> None:
-    where = torch.tensor([[True, False, True], [False, False, True]])
-    flat = proposals(torch.eye(3))
-    grid = flat.grid(where)
+    where = np.array([[True, False, True], [False, False, True]])
+    flat = proposals(in_numpy, np.eye(3))
+    grid = flat.grid(*where.nonzero(), where.shape)
     assert grid.token.tolist() == [[0, 0, 1], [0, 0, 2]]
-    assert torch.equal(grid.confidence[where], flat.confidence)
-    assert (grid.confidence[~where] == -torch.inf).all()
-    assert (grid.entropy[~where] == torch.inf).all()
-    assert grid.rows(torch.tensor([1])).token.tolist() == [[0, 0, 2]]
+    assert (grid.confidence[where] == flat.confidence).all()
+    assert (grid.confidence[~where] == -np.inf).all()
+    assert (grid.margin[~where] == -np.inf).all()
+    assert (grid.entropy[~where] == np.inf).all()
+    assert grid.rows(np.array([1])).token.tolist() == [[0, 0, 2]]
+
+
+# --- numpy and torch ----------------------------------------------------------------------------------------
+
+
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 6),
+    st.integers(2, 40),
+    st.sampled_from([0.0, 0.3, 0.7, 1.0, 2.0]),
+    st.booleans(),
+    st.integers(0, 12),
+    st.sampled_from([1.0, 0.9, 0.5, 0.1]),
+    st.booleans(),
+)
+def test_numpy_and_torch_propose_alike(
+    seed: int, rows: int, size: int, temperature: float, mixed: bool, k: int, p: float, ban: bool
+) -> None:
+    """The same tokens, and figures to 1e-6, for float32 logits of any scale; also where they tie."""
+    generator = np.random.default_rng(seed)
+    logits = (generator.normal(size=(rows, size)) * generator.choice([0.1, 1, 6])).astype(np.float32)
+    logits[:, size // 2] = logits[:, 0]  # a tie
+    warmth = np.where((np.arange(rows) % 2 == 0) | (not mixed), temperature, 0.0)
+    options = Sampling(warmth, np.full(rows, k), np.full(rows, p), *draw(seed, 1, np.arange(2 * rows)).reshape(2, rows))
+    banned = int(generator.integers(size)) if ban else None
+    ours, theirs = in_numpy(logits, options, banned), in_torch(logits, options, banned)
+    assert (ours.token == theirs.token).all()
+    for name in ("confidence", "entropy", "margin"):
+        found, expected = getattr(ours, name), getattr(theirs, name)
+        assert found.dtype == expected.dtype == np.float64
+        np.testing.assert_allclose(found, expected, atol=1e-6, rtol=1e-6, err_msg=name)
+    assert (ours.draw == theirs.draw).all()
+
+
+@given(st.integers(0, 2**32), st.sampled_from([0.0, 0.7, 1.5]), st.integers(0, 6), st.sampled_from([1.0, 0.6]))
+def test_probabilities_are_those_that_are_sampled_from(seed: int, temperature: float, k: int, p: float) -> None:
+    """A token's confidence is its probability; rows are chosen by index and filtered tokens have none."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(size=(5, 11)).astype(np.float32)
+    options = Sampling(np.full(5, temperature), np.full(5, k), np.full(5, p), *generator.random((2, 5)))
+    index = np.array([3, 0])
+    found = TorchLogits(torch.from_numpy(logits)).probabilities(index, options.rows(index))
+    expected = softmax(sampling.warmed(logits, options.temperature, options.top_k, options.top_p))
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected[index], atol=1e-12)
+    np.testing.assert_allclose(found.sum(-1), 1, atol=1e-12)
+    scores = in_torch(logits, options, None)
+    np.testing.assert_allclose(found[[0, 1], scores.token[index]], scores.confidence[index], atol=1e-12)

@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unmask.errors import UnmaskError
-from unmask.models.checkpoint import CONFIG, INDEX, TOKENIZER, WEIGHTS, load, load_tokenizer, read_tensors, save
+from unmask.models.checkpoint import load, read_tensors, save
 from unmask.models.config import ModelConfig
 from unmask.models.families import registry
+from unmask.models.folder import CONFIG, INDEX, TOKENIZER, WEIGHTS, load_tokenizer
 from unmask.models.transformer import Transformer
 
 Tiny = Callable[..., Transformer]

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unmask import DiffusionLM, UnmaskError
-from unmask.attention import Coordinates, Layout
+from unmask.attention import doubled
+from unmask.layout import Coordinates, Layout
 
 FIXTURES = Path(__file__).parent.parent / "conformance"
 FAMILIES = [
@@ -100,7 +101,7 @@ def test_training_pass(family: str, name: str, block: int) -> None:
     lm, numbers = load(family)
     x_t, x_0 = numbers[f"{name}.x_t"], numbers[f"{name}.x_0"]
     length = x_0.shape[1]
-    q = Coordinates.of(torch.arange(length)).doubled()
+    q = doubled(Coordinates.of(torch.arange(length)))
     with torch.inference_mode():
         logits = lm.model(torch.cat([x_t, x_0], 1), q.position[None], Layout("block_diffusion", block).dense(q, q))
     theirs = numbers[f"{name}.logits"]  # of all positions, or of the first half only

@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 from unmask import DiffusionLM
 from unmask.errors import UnmaskError
 from unmask.models import checkpoint, gguf_file
+from unmask.models import folder as small_files
 from unmask.models.special_tokens import free_token
 
 Writer = Callable[..., Path]
@@ -130,8 +131,8 @@ def test_side_files_take_the_place_of_the_metadata(small: Path, tmp_path: Path) 
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "chat_template.jinja", "config.json", "tokenizer.json", "toy.gguf",
     ]  # fmt: skip
-    assert checkpoint.read_config(tmp_path) == file.config()
-    tokenizer = checkpoint.load_tokenizer(tmp_path)
+    assert small_files.read_config(tmp_path) == file.config()
+    tokenizer = small_files.load_tokenizer(tmp_path)
     assert tokenizer is not None
     assert tokenizer.to_str() == file.tokenizer().to_str()
 

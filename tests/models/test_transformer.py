@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.attention import EMPTY, Coordinates, Layout
-from unmask.decoding.cache import SlotCache
+from unmask.engine.torch_cache import SlotCache
+from unmask.layout import EMPTY, PADDING, Coordinates, Layout
 from unmask.models.transformer import Transformer
 
 Tiny = Callable[..., Transformer]
@@ -148,8 +148,9 @@ def test_causal_windows_with_a_cache_give_the_logits_of_one_forward(
     for width in widths:
         stop = start + width
         position = torch.arange(start, stop).expand(2, -1)
+        # the keys are those of the slots before the window, then the window's own
         mask = CAUSAL.dense(Coordinates.of(position), Coordinates.of(torch.arange(stop).expand(2, -1)))
-        cache.begin(position, torch.ones_like(position, dtype=torch.bool), stop)
+        cache.begin(position, torch.ones_like(position, dtype=torch.bool), start)
         found.append(model(ids[:, start:stop], position, mask, cache))
         start = stop
     torch.testing.assert_close(torch.cat(found, 1), expected, atol=1e-5, rtol=1e-5)
@@ -166,10 +167,12 @@ def test_cached_blocks_may_be_rewritten_and_rows_have_their_own_windows(tiny: Ti
         position = first + torch.arange(int((past - first).max()))
         valid = position < past
         position = torch.where(valid, position, 0)
-        slots = torch.arange(int(past.max())).expand(len(low), -1)
-        keys = Coordinates.of(slots, torch.where(slots < past, 0, EMPTY))
+        slots = torch.arange(max(low)).expand(len(low), -1)
+        earlier = Coordinates.of(slots, torch.where(slots < first, 0, EMPTY))
+        own = Coordinates.of(position, torch.where(valid, 0, PADDING))
         cache.begin(position, valid, slots.shape[1])
-        mask = layout.dense(Coordinates.of(position), keys)
+        keys = Coordinates(*(torch.cat(pair, 1) for pair in zip(earlier, own, strict=True)))
+        mask = layout.dense(own, keys)
         return model(canvas.gather(1, position), position, mask, cache)
 
     def alone(canvas: Tensor) -> Tensor:
@@ -190,15 +193,23 @@ def test_cached_blocks_may_be_rewritten_and_rows_have_their_own_windows(tiny: Ti
 
 
 def test_padding_is_written_to_the_spare_slot(tiny: Tiny) -> None:
+    """And a forward gets what the slots held before it, then its own window, padding and all."""
     config = tiny().config
     cache = SlotCache(config, 2, 4, torch.device("cpu"), torch.float32)
     position, valid = torch.tensor([[1, 2], [3, 0]]), torch.tensor([[True, True], [True, False]])
     keys = torch.arange(1.0, 5.0).view(2, 1, 2, 1).expand(2, config.num_kv_heads, 2, config.head_dim)
     cache.begin(position, valid, 4)
     k, v = cache.update(1, keys, -keys)
-    assert k[:, 0, :, 0].tolist() == [[0, 1, 2, 0], [0, 0, 0, 3]]
+    assert k[:, 0, :, 0].tolist() == [[0, 0, 0, 0, 1, 2], [0, 0, 0, 0, 3, 4]]
     assert torch.equal(v, -k)
+    assert cache.keys[1, :, 0, :4, 0].tolist() == [[0, 1, 2, 0], [0, 0, 0, 3]]
+    assert torch.equal(cache.values[1, :, :, :4], -cache.keys[1, :, :, :4])
     assert not cache.keys[0].any()  # the other layer
+    cache.begin(torch.tensor([[3], [1]]), torch.tensor([[True], [True]]), 3)
+    k, v = cache.update(1, keys[:, :, :1] * 10, keys[:, :, :1])
+    assert k[:, 0, :, 0].tolist() == [[0, 1, 2, 10], [0, 0, 0, 30]]
+    assert v[:, 0, :, 0].tolist() == [[0, -1, -2, 1], [0, 0, 0, 3]]
+    assert cache.keys[1, :, 0, :4, 0].tolist() == [[0, 1, 2, 10], [0, 30, 0, 3]]
 
 
 @torch.no_grad()

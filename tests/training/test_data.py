@@ -13,7 +13,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from unmask.attention import PADDING
+from unmask.layout import PADDING
 from unmask.training.data import Corpus, DataConfig, Document, read_documents
 from unmask.training.tokenizer import EOS, MASK, TokenizerKind, train_tokenizer
 

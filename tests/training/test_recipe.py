@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from unmask.drafts import Drafts
 from unmask.models.config import ModelConfig
+from unmask.models.entries import ENTRIES
 from unmask.objectives import AR, BD3LM, MDLM
 from unmask.training.recipe import Recipe, parse_recipe, read_recipe
 
@@ -39,7 +41,12 @@ def test_recipes_are_shipped() -> None:
 def test_shipped_recipes_parse(path: Path) -> None:
     recipe = read_recipe(path, [])
     assert recipe.name == path.stem
-    ModelConfig.from_dict({"vocab_size": 4096, **recipe.model})
+    if recipe.data.format == "dialogues":  # an adapter's network is that of its base
+        assert isinstance(recipe.objective, Drafts)
+        assert recipe.model.keys() <= {"base", "adapter_rank", "block_length", "draft_vocabulary"}
+        assert recipe.model["base"] in ENTRIES
+    else:
+        ModelConfig.from_dict({"vocab_size": 4096, **recipe.model})
 
 
 def test_fields_keep_their_defaults_and_types(minimal: Path) -> None:

@@ -169,9 +169,9 @@ def test_the_model_is_the_best_check_also_after_a_resume(
     recipe = make_recipe(training__steps=6, training__validate_every=2, training__save_every=2)
     values, averages = iter([3.0, 1.0, 2.0]), []
 
-    def validate(self: Trainer) -> float:
+    def validate(self: Trainer) -> dict[str, float]:
         averages.append({n: t.clone() for n, t in self.ema.items()})
-        return next(values)
+        return {"validation": next(values)}
 
     monkeypatch.setattr(Trainer, "_validate", validate)
     first = trainer(recipe, tmp_path)

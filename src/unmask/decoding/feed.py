@@ -72,8 +72,11 @@ class Sampling:
     token_draw: Array
     choice_draw: Array
 
+    def columns(self) -> tuple[Array, Array, Array, Array, Array]:
+        return self.temperature, self.top_k, self.top_p, self.token_draw, self.choice_draw
+
     def rows(self, index: Array) -> Sampling:
-        return Sampling(*(values[index] for values in vars(self).values()))
+        return Sampling(*(values[index] for values in self.columns()))
 
 
 class Logits(Protocol):
@@ -101,5 +104,3 @@ class Backend(Protocol):
     def keep(self, rows: Array) -> None:
         """Goes on with the given requests only."""
         ...
-
-

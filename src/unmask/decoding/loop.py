@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -116,7 +116,9 @@ class Decoder:
         state, canvas, options = self._settle(state, canvas, options)
         while len(state.row):
             open_BL = canvas.masked & self._window(state, canvas)
-            feed = Feed.of([self._columns(b, state, canvas, options) for b in range(len(state.row))], state.cached)
+            columns = [self._columns(b, state, canvas, options) for b in range(len(state.row))]
+            # what is fed again (a shifted head's last token before the window) is not read from the cache too
+            feed = Feed.of(columns, np.array([c.position[0] for c in columns]))
             logits = self.backend.forward(feed)
             state.forwards += 1
             sampling = options.sampling(feed, state.forwards)
@@ -286,9 +288,7 @@ class Decoder:
             return _Drafts(scores.token[own])
         return _Drafts(scores.token[own], logits.probabilities(own, sampling.rows(own)))
 
-    def _revise(
-        self, chosen: Array, open_BL: Array, steps_left: Array, state: _State, canvas: Canvas
-    ) -> Array | None:
+    def _revise(self, chosen: Array, open_BL: Array, steps_left: Array, state: _State, canvas: Canvas) -> Array | None:
         """Committed tokens of the window to mask again, within each request's budget; never in its last step."""
         if not (state.remask_left > 0).any():
             return None
@@ -302,12 +302,10 @@ class Decoder:
         state.remask_left = state.remask_left - revise.sum(1)
         return revise
 
-    def _settle(
-        self, state: _State, canvas: Canvas, options: _Options
-    ) -> tuple[_State, Canvas, _Options]:
+    def _settle(self, state: _State, canvas: Canvas, options: _Options) -> tuple[_State, Canvas, _Options]:
         """Moves requests whose window is full to their next one and lets finished ones go."""
         while True:
-            full: Array = ~(canvas.masked & self._window(state, canvas)).any(1)
+            full = np.asarray(~(canvas.masked & self._window(state, canvas)).any(1))
             done = self._done(state, canvas, full)
             if done.any():
                 rows = (~done).nonzero()[0]

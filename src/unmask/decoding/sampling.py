@@ -66,17 +66,58 @@ def keep_top(logits_NV: Array, top_k_N: Array, top_p_N: Array) -> Array:
 
     top_k 0 and top_p 1 switch a filter off; the token that crosses p is kept (Dream, SDAR, LLaDA2).
     """
-    order = (-logits_NV).argsort(-1, kind="stable")
-    ranked = np.take_along_axis(logits_NV, order, -1)
-    rank = np.arange(logits_NV.shape[-1])
-    k = np.where(top_k_N > 0, top_k_N, logits_NV.shape[-1])
-    ranked = np.where(rank >= k[:, None], -np.inf, ranked)
-    p = np.exp(ranked - ranked[:, :1])
-    p /= p.sum(-1, keepdims=True)
-    outside = (p.cumsum(-1) - p >= top_p_N[:, None]) & (top_p_N[:, None] < 1.0) & (rank > 0)
     kept = np.full_like(logits_NV, -np.inf)
-    np.put_along_axis(kept, order, np.where(outside, -np.inf, ranked), -1)
+    for n, (row, k, p) in enumerate(zip(logits_NV, top_k_N.tolist(), top_p_N.tolist(), strict=True)):
+        ids = survivors(row, k, p)
+        kept[n, ids] = row[ids]
     return kept
+
+
+def survivors(row: Array, top_k: int, top_p: float, most: int = 2048) -> Array:
+    """Ids that the filters leave, ascending; of equal logits the lowest ids come first.
+
+    Only the `most` highest are sorted, and all of them where that does not settle who is in the nucleus.
+    """
+    size = len(row)
+    k = min(top_k, size) if top_k > 0 else size
+    if top_p >= 1:
+        return _highest(row, k)
+    ids = _highest(row, k if top_k > 0 else min(most, size))
+    order = (-row[ids]).argsort(kind="stable")
+    mass = np.exp(row[ids] - row.max())[order]
+    share = mass / (mass.sum() if len(ids) == k else np.exp(row - row.max()).sum())
+    before = share.cumsum() - share
+    outside = before >= top_p
+    # a sum in another order could put a token that stands at the very edge on the other side
+    settled = bool(outside[-1]) or len(ids) == k
+    if not settled or not np.abs(before - top_p).min() > 1e-9:
+        return _sorted_survivors(row, k, top_p)
+    return np.sort(ids[order[~outside | (np.arange(len(ids)) == 0)]])
+
+
+def _sorted_survivors(row: Array, k: int, top_p: float) -> Array:
+    order = (-row).argsort(kind="stable")
+    ranked = np.where(np.arange(len(row)) < k, row[order], -np.inf)
+    p = np.exp(ranked - ranked[0])
+    p /= p.sum()
+    inside = ~(p.cumsum() - p >= top_p) & (np.arange(len(row)) < k)
+    inside[0] = True
+    return np.sort(order[inside])
+
+
+def _highest(row: Array, k: int) -> Array:
+    """Ids of the k highest, ascending; of equal ones the lowest ids."""
+    if k >= len(row):
+        return np.arange(len(row))
+    pieces = min(4 * k, len(row))  # in k of them the highest reaches the k-th of all pieces' highest: a lower bound
+    maxima = row[: len(row) // pieces * pieces].reshape(-1, pieces).max(0)
+    ids = (row >= np.partition(maxima, pieces - k)[pieces - k]).nonzero()[0]
+    if len(ids) < k:  # NaN
+        return np.sort((-row).argsort(kind="stable")[:k])
+    values = row[ids]
+    edge = np.partition(values, len(ids) - k)[len(ids) - k]
+    above, level = ids[values > edge], ids[values == edge]
+    return np.sort(np.concatenate([above, level[: k - len(above)]]))
 
 
 def warmed(logits_NV: Array, temperature_N: Array, top_k_N: Array, top_p_N: Array) -> Array:
@@ -105,12 +146,32 @@ def propose(
     Temperature 0 takes the best token. Confidence, entropy and margin are of the distribution that is
     sampled from: the network's own at temperature 0 or 1 without filters.
     """
-    if banned is not None:
-        logits_NV = logits_NV.copy()
-        logits_NV[:, banned] = -np.inf
-    cold = not (temperature_N > 0).any()
-    # at temperature 0 a sum of float32 exponentials is exact enough to compare confidences by
-    logits = logits_NV if cold else warmed(logits_NV, temperature_N, top_k_N, top_p_N)
+    warm = temperature_N > 0
+    filtered = warm & ((top_k_N > 0) | (top_p_N < 1))
+    parts, places = [], []
+    for rows in ((~warm).nonzero()[0], (warm & ~filtered).nonzero()[0]):  # a row is scored alike in any company
+        if len(rows):
+            # at temperature 0 a sum of float32 exponentials is exact enough to compare confidences by
+            hot, logits = bool(warm[rows[0]]), logits_NV[rows]
+            logits = logits / temperature_N[rows, None] if hot else logits
+            if banned is not None:
+                logits[:, banned] = -np.inf
+            parts.append(_scored(logits, token_draw_N[rows], choice_draw_N[rows], hot))
+            places.append(rows)
+    for n in filtered.nonzero()[0].tolist():  # only what the filters leave is looked at again
+        row = logits_NV[n].astype(np.float64) / temperature_N[n]
+        if banned is not None:
+            row[banned] = -np.inf
+        ids = survivors(row, int(top_k_N[n]), float(top_p_N[n]))
+        one = _scored(row[None, ids], token_draw_N[[n]], choice_draw_N[[n]], True)
+        parts.append(Scores(ids[one.token], one.confidence, one.entropy, one.margin, one.draw))
+        places.append(np.array([n]))
+    back = np.concatenate(places).argsort()
+    return Scores(*(np.concatenate(fields)[back] for fields in zip(*(vars(s).values() for s in parts), strict=True)))
+
+
+def _scored(logits: Array, token_draw_N: Array, choice_draw_N: Array, warm: bool) -> Scores:
+    """Takes the best token of each row or, if warm, samples one; the rows are as they are sampled from."""
     index = np.arange(len(logits))
     token = logits.argmax(-1)
     top = logits[index, token]
@@ -120,9 +181,9 @@ def propose(
     p[index, token] = -1.0
     second = p.max(-1).clip(min=0) if p.shape[-1] > 1 else np.zeros(len(p))
     p[index, token] = 1.0
-    if not cold:
+    if warm:
         cumulative = p.cumsum(-1)
-        for n in (temperature_N > 0).nonzero()[0]:
+        for n in range(len(p)):
             drawn = np.searchsorted(cumulative[n], token_draw_N[n] * cumulative[n, -1], side="right")
             token[n] = min(drawn, p.shape[-1] - 1)
     confidence = p[index, token] / total

@@ -9,7 +9,8 @@ from typing import Any
 
 from unmask.errors import UnmaskError
 
-_STRAIGHT = str.maketrans("“”„«»‘’", '"""""\'\'')
+_STRAIGHT = str.maketrans("\u201c\u201d\u201e\u00ab\u00bb\u2018\u2019", '"""""\'\'')  # curly quotes and guillemets
+_STOP = re.compile(r"(?<![.!?])[.!?]++[\"')*]*+(?=\s|$)")  # possessive, so that a run of dots takes linear time
 _BULLET = re.compile(r"[ \t]*(?:[-*•]|\d{1,3}[.)])[ \t]+(?=\S)")
 
 
@@ -20,6 +21,17 @@ def score(check: Mapping[str, Any], reply: str) -> bool:
     """
     reply = unicodedata.normalize("NFC", reply.translate(_STRAIGHT)).strip()
     return bool(reply) and all(_rule(name)(argument, reply) for name, argument in check.items())
+
+
+def validate(check: Mapping[str, Any]) -> None:
+    """Tries every rule; raises UnmaskError for one that does not exist or that its argument does not fit."""
+    if not isinstance(check, dict) or not check:
+        raise UnmaskError("a check must name rules")
+    for name, argument in check.items():
+        try:
+            _rule(name)(argument, "x")
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            raise UnmaskError(f"rule '{name}' cannot have the argument {argument!r:.60}") from error
 
 
 def _rule(name: str) -> Callable[[Any, str], bool]:
@@ -34,8 +46,16 @@ def words(text: str) -> list[str]:
 
 
 def sentences(text: str) -> int:
-    """Pieces that end in . ! or ? before a space, or at the end of a line, and hold a letter or digit."""
-    return sum(1 for part in re.split(r"[.!?]+[\"')*]*(?=\s|$)|\n", text) if words(part))
+    """Pieces that end in . ! or ? before a blank, or with their line, and hold a word; bullets are not counted.
+
+    An abbreviation such as "Dr. " ends a piece too.
+    """
+    parts = (part for line in text.split("\n") for part in _STOP.split(_unbulleted(line)))
+    return sum(1 for part in parts if words(part))
+
+
+def _unbulleted(line: str) -> str:
+    return _BULLET.sub("", line, count=1) if _BULLET.match(line) else line
 
 
 def _has(needle: str, hay: list[str]) -> bool:
@@ -110,7 +130,7 @@ def _quoted(_: bool, reply: str) -> bool:
 
 
 def _title(_: bool, reply: str) -> bool:
-    return re.search(r"<<[^\n<>]*\w[^\n<>]*>>", reply) is not None
+    return any(words(title) for title in re.findall(r"<<([^\n<>]*)>>", reply))
 
 
 def _bullets(limits: list[int | None], reply: str) -> bool:
@@ -120,7 +140,7 @@ def _bullets(limits: list[int | None], reply: str) -> bool:
 
 def _lines(wanted: list[str], reply: str) -> bool:
     """These lines in this order, bullets aside and in any case, with nothing else on them."""
-    found = [words(_BULLET.sub("", line, count=1)) for line in reply.split("\n")]
+    found = [words(_unbulleted(line)) for line in reply.split("\n")]
     rest = iter(found)
     return all(words(line) in rest for line in wanted)
 

@@ -137,8 +137,8 @@ KNOWLEDGE = {
     "sort": (
         "What kind of thing is {}?",
         "an apple=fruit;a banana=fruit;a rose=flower;a tulip=flower;a salmon=fish;a trout=fish;an eagle=bird;"
-        "a sparrow=bird;a violin=instrument;a piano=instrument;a hammer=tool;an oak=tree;a bus=vehicle;a sofa=furniture;"
-        "a spider=arachnid/insect",
+        "a sparrow=bird;a violin=instrument;a piano=instrument;a hammer=tool;an oak=tree;a bus=vehicle;"
+        "a sofa=furniture;a spider=arachnid/insect",
     ),
     "science": (
         "{}?",

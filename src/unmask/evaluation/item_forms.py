@@ -3,63 +3,65 @@
 from __future__ import annotations
 
 from unmask.evaluation.item_facts import EXTRACT
-from unmask.evaluation.item_words import Draw, Row, row
+from unmask.evaluation.item_words import Draw, Row, opening, row
 
 SENTENCE = "{who1} {did1} {where1} {when1}."
 
-# name: (how many, longest reply in tokens, prompt, rules); words in braces are slots of the same draw
-REWRITE: dict[str, tuple[int, int, str, Row]] = {
-    "repeat": (6, 48, f"Repeat this sentence: The {SENTENCE}", {"exact": f"The {SENTENCE}"}),
+EACH = 6  # items of each template below
+
+# name: (longest reply in tokens, prompt, rules); words in braces are slots of the same draw
+REWRITE: dict[str, tuple[int, str, Row]] = {
+    "repeat": (48, f"Repeat this sentence: The {SENTENCE}", {"exact": f"The {SENTENCE}"}),
     "order": (
-        6, 48, "Repeat this sentence: On {day1}, {name1} sent {number1} {crop1} and {number2} {crop2} to {town1}.",
+        48, "Repeat this sentence: On {day1}, {name1} sent {number1} {crop1} and {number2} {crop2} to {town1}.",
         {"exact": "On {day1}, {name1} sent {number1} {crop1} and {number2} {crop2} to {town1}."},
     ),
     "name": (
-        6, 48, 'Change the name "{name1}" to "{name2}" in this sentence: {name1} lives in {town1} and has a {pet1}.',
+        48, 'Change the name "{name1}" to "{name2}" in this sentence: {name1} lives in {town1} and has a {pet1}.',
         {"exact": "{name2} lives in {town1} and has a {pet1}."},
     ),
     "word": (
-        6, 48, f'Replace the word "{{who1}}" with "{{who2}}" in this sentence: The {SENTENCE}',
+        48, f'Replace the word "{{who1}}" with "{{who2}}" in this sentence: The {SENTENCE}',
         {"exact": "The {who2} {did1} {where1} {when1}."},
     ),
     "about": (
-        6, 48, "Rewrite this sentence so that it is about a {pet2}: The {pet1} sleeps {where1}.",
+        48, "Rewrite this sentence so that it is about a {pet2}: The {pet1} sleeps {where1}.",
         {"exact": "The {pet2} sleeps {where1}."},
     ),
     "join": (
-        6, 48, 'Join these two sentences with "and": {name1} has a {pet1}. {name2} has a {pet2}.',
+        48, 'Join these two sentences with "and": {name1} has a {pet1}. {name2} has a {pet2}.',
         {"exact": "{name1} has a {pet1} and {name2} has a {pet2}."},
     ),
     "merge": (
-        6, 48, "Write this as one sentence: {name1} is a {job1}. {name1} lives in {town1}.",
+        48, "Write this as one sentence: {name1} is a {job1}. {name1} lives in {town1}.",
         {"says_all": ["{name1}", "{job1}", "{town1}"], "sentences": [1, 1]},
     ),
     "she": (
-        6, 48, 'Rewrite this sentence with "she" in place of "he": he went to {town1} and he bought {food1}.',
+        48, 'Rewrite this sentence with "she" in place of "he": he went to {town1} and he bought {food1}.',
         {"says_all": ["she went to {town1}", "bought {food1}"], "lacks": ["he"]},
     ),
     "mend": (
-        6, 48, "Correct the mistakes in this sentence: {name1} have two {pet1}s and live in {town1}.",
+        48, "Correct the mistakes in this sentence: {name1} have two {pet1}s and live in {town1}.",
         {"exact": "{name1} has two {pet1}s and lives in {town1}."},
     ),
     "spell": (
-        6, 48, "Correct the spelling: Yesterday teh {who1} {did1} {where1}.",
+        48, "Correct the spelling: Yesterday teh {who1} {did1} {where1}.",
         {"exact": "the {who1} {did1} {where1}."},
     ),
     "today": (
-        6, 48, 'Change this sentence to start with "Today": The {who1} {did1} {where1}.',
+        48, 'Change this sentence to start with "Today": The {who1} {did1} {where1}.',
         {"starts": "Today", "exact": "the {who1} {did1} {where1}."},
     ),
     "past": (
-        6, 48, "Rewrite this in the past tense: {name1} walks to the shop and buys {food1}.",
+        48, "Rewrite this in the past tense: {name1} walks to the shop and buys {food1}.",
         {"exact": "{name1} walked to the shop and bought {food1}."},
     ),
     "negative": (
-        6, 48, "Make this sentence negative: {name1} likes {food1}.",
+        48, "Make this sentence negative: {name1} likes {food1}.",
         {"says": ["{name1} does not like {food1}", "{name1} doesn't like {food1}"]},
     ),
     "list": (
-        6, 64, "Make a bulleted list of these words: {word1}, {word2}, {word3}, {word4}",
+        64, "Make a bulleted list of these words: {word1}, {word2}, {word3}, {word4}",
         {"lines": ["{word1}", "{word2}", "{word3}", "{word4}"]},
     ),
 }  # fmt: skip
@@ -67,19 +69,17 @@ REWRITE: dict[str, tuple[int, int, str, Row]] = {
 
 def rewrite() -> list[Row]:
     draw, rows = Draw(2), []
-    for number, (name, (passage, _)) in enumerate(EXTRACT.items()):
+    for number, (passage, _) in enumerate(EXTRACT.values()):
         text = ". ".join(passage.format(**draw.slots()).split(". ")[:2]).rstrip(".") + "."
         rows.append(row("rewrite", "copy", number, f"Copy this text exactly: {text}", 64, {"exact": text}))
-    for name, (count, tokens, prompt, rules) in REWRITE.items():
-        seen: set[str] = set()
-        while len(seen) < count:
+    for name, (tokens, prompt, rules) in REWRITE.items():
+        drawn: dict[str, dict[str, str]] = {}  # by prompt, so that none comes twice
+        while len(drawn) < EACH:
             slots = draw.slots()
-            if prompt.format(**slots) in seen:
-                continue
-            number = len(seen)
-            seen.add(prompt.format(**slots))
+            drawn[prompt.format(**slots)] = slots
+        for number, (text, slots) in enumerate(drawn.items()):
             check = {rule: _filled(argument, slots) for rule, argument in rules.items()}
-            rows.append(row("rewrite", name, number, prompt.format(**slots), tokens, check))
+            rows.append(row("rewrite", name, number, text, tokens, check))
     return rows
 
 
@@ -104,12 +104,15 @@ INSTRUCT: dict[str, tuple[int, str, Row]] = {
     "short": (64, "Tell me about {} in less than 30 words.", {"words": [None, 29], "prose": 5}),
     "fifty": (96, "Describe {} in at most 50 words.", {"words": [None, 50], "prose": 8}),
     "long": (128, "Write a paragraph of at least 40 words about {}.", {"words": [40, None], "prose": 40}),
-    "ten": (64, "Write a sentence of at least ten words about {}.", {"words": [10, None], "sentences": [1, 1], "prose": 10}),
-    "commas": (64, "Write one short sentence about {} without commas.", {"sentences": [1, 1], "without": ",", "prose": 4}),
+    "ten": (64, "Write a sentence of at least ten words about {}.",
+            {"words": [10, None], "sentences": [1, 1], "prose": 10}),
+    "commas": (64, "Write one short sentence about {} without commas.",
+               {"sentences": [1, 1], "without": ",", "prose": 4}),
     "bullets": (128, "List three facts about {} as bullet points.", {"bullets": [3, 3], "prose": 9}),
     "numbers": (128, "Give a numbered list of three facts about {}.", {"bullets": [3, 3], "prose": 9}),
     "pair": (96, "Give a numbered list of two facts about {}.", {"bullets": [2, 2], "prose": 8}),
-    "starts": (64, 'Write a sentence about {}. Begin your answer with the word "Today".', {"starts": "Today", "prose": 5}),
+    "starts": (64, 'Write a sentence about {}. Begin your answer with the word "Today".',
+               {"starts": "Today", "prose": 5}),
     "letter": (128, 'Write a short letter to a friend about {}. Begin with "Dear friend".',
                {"starts": "Dear friend", "prose": 12}),
     "many": (96, 'What do people think about {}? Begin your answer with "Many people".',
@@ -124,11 +127,12 @@ INSTRUCT: dict[str, tuple[int, str, Row]] = {
 
 
 def instruct() -> list[Row]:
-    """Each reply must also name its topic, so that only text to the point can pass a rule of form."""
+    """Each reply must also name its topic, and not say its prompt back, so that a rule of form takes a real reply."""
     rows, topics = [], list(TOPICS.items())
     for place, (name, (tokens, text, rules)) in enumerate(INSTRUCT.items()):
         for number in range(5):
-            topic, stems = topics[(5 * place + number + place // 3) % len(topics)]
-            check = {"mentions": stems.split(), **rules}
-            rows.append(row("instruct", name, number, text.format(topic), tokens, check))
+            topic, stems = topics[(5 * place + number + place // 3) % len(topics)]  # each with other neighbours
+            prompt = text.format(topic)
+            check = {"mentions": stems.split(), **rules, "lacks": [*rules.get("lacks", []), opening(prompt)]}
+            rows.append(row("instruct", name, number, prompt, tokens, check))
     return rows

@@ -57,3 +57,8 @@ class Draw:
 
 def row(kind: str, name: str, number: int, prompt: str, tokens: int, check: Row) -> Row:
     return {"id": f"{kind}/{name}/{number}", "kind": kind, "prompt": prompt, "max_new_tokens": tokens, "check": check}
+
+
+def opening(prompt: str) -> str:
+    """Its first four words, which no reply should say."""
+    return " ".join(prompt.split()[:4])

@@ -21,18 +21,21 @@ from unmask.models.config import ModelConfig
 from unmask.models.folder import ADAPTER, CONFIG, WEIGHTS, read_json
 from unmask.models.transformer import Transformer
 
+
 def is_adapter_tensor(name: str) -> bool:
     """Whether a parameter belongs to the adapter rather than to its base."""
     return name == "mask_embedding" or name.endswith((".down", ".up"))
 
 
-def adapted_config(base: ModelConfig, rank: int, block_length: int) -> ModelConfig:
-    """The base's config as that of a drafting network."""
+def adapted_config(base: ModelConfig, block_length: int, rank: int = 0, width: int = 0) -> ModelConfig:
+    """The base's config as that of a drafting network, with adapters of a rank or a bottleneck width, or both."""
     if base.layout != "causal" or not base.shift:
         raise UnmaskError("an adapter needs an autoregressive base (causal layout, shifted head)")
+    if rank + width < 1:
+        raise UnmaskError("an adapter needs an adapter_rank or an adapter_width of at least 1")
     if base.mask_token_id is None:
         raise UnmaskError("the base's tokenizer has no mask token and no free token to use as one")
-    return replace(base, adapter_rank=rank, layout="drafts", block_length=block_length)
+    return replace(base, adapter_rank=rank, adapter_width=width, layout="drafts", block_length=block_length)
 
 
 def attach(base: Transformer, config: ModelConfig) -> Transformer:
@@ -94,7 +97,7 @@ def save(folder: Path, network: Transformer, tensors: dict[str, Tensor], base: s
 
 def load(folder: Path, base: Transformer, config: ModelConfig) -> Transformer:
     """The base with the adapter of a folder; one of another base raises UnmaskError."""
-    expected = adapted_config(base.config, config.adapter_rank, config.block_length)
+    expected = adapted_config(base.config, config.block_length, config.adapter_rank, config.adapter_width)
     if config != expected:
         raise UnmaskError(f"{folder}: its config is not that of its base with an adapter; it is of another base")
     saved = read_json(folder / ADAPTER).get("embedding")

@@ -25,7 +25,6 @@ from unmask.models.folder import CONFIG, INDEX, TOKENIZER, WEIGHTS, gguf_of, rea
 from unmask.models.transformer import Transformer
 
 
-
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file; a missing, cut or hostile file raises UnmaskError."""
     if not path.is_file():

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from unmask.layout import LAYOUT_KINDS, LayoutKind
 from unmask.errors import UnmaskError
+from unmask.layout import LAYOUT_KINDS, LayoutKind
 
 Norm = Literal["rms", "layer"]
 Activation = Literal["swiglu", "gelu", "gelu_tanh"]
@@ -50,7 +50,8 @@ class ModelConfig:
     expert_groups: int = 1
     expert_groups_kept: int = 1  # experts are chosen from the best groups only
     time_condition_size: int = 0  # 0: no adaLN; else the width of the time embedding (DiT)
-    adapter_rank: int = 0  # of the low-rank adapter that acts at masked positions only; 0: none
+    adapter_rank: int = 0  # of low-rank adapters of all projections, acting at masked positions only; 0: none
+    adapter_width: int = 0  # of a bottleneck beside each MLP, acting at masked positions only; 0: none
     shift: bool = False  # the head scores the next position; un-shifted inside the network, once
     layout: LayoutKind = "bidirectional"
     block_length: int = 0  # of a block-causal model; 0 elsewhere
@@ -127,6 +128,11 @@ class ModelConfig:
     def rotary_size(self) -> int:
         """How many features of each head are rotated."""
         return int(self.head_dim * self.rope_fraction)
+
+    @property
+    def adapted(self) -> bool:
+        """Whether an adapter acts at masked positions."""
+        return bool(self.adapter_rank or self.adapter_width)
 
     def to_dict(self) -> dict[str, Any]:
         return {"model_type": "unmask", **asdict(self)}

@@ -144,6 +144,21 @@ class MLP(nn.Module):
         return self.down_proj(F.gelu(self.up_proj(x, gate), approximate=self.approximate), gate)
 
 
+class Bottleneck(nn.Module):
+    """A small MLP beside a layer's own, at gated positions only (parallel adapter, arXiv 2110.04366).
+
+    Its lower half reads what the layer's MLP reads, so a small pass computes both in one product.
+    """
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Parameter(torch.empty(width, size)), nn.Parameter(torch.zeros(size, width))
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        """x [B, T, D]; gate [B, T, 1], 1 where it acts."""
+        return F.linear(F.silu(F.linear(x, self.down.to(x.dtype))) * gate, self.up.to(x.dtype))
+
+
 def make_mixer(config: ModelConfig, layer: int) -> nn.Module:
     """What mixes positions in a layer. An attention-free mixer is one more file and one line here."""
     return Attention(config, layer)
@@ -177,6 +192,8 @@ class Block(nn.Module):
         super().__init__()
         self.norm1, self.mixer = make_norm(config, config.hidden_size), make_mixer(config, layer)
         self.norm2, self.mlp = make_norm(config, config.hidden_size), make_mlp(config, layer)
+        width = config.adapter_width
+        self.adapter = Bottleneck(config.hidden_size, width) if width else None
         size = config.time_condition_size
         self.modulation = nn.Linear(size, 6 * config.hidden_size) if size else None
 
@@ -191,7 +208,11 @@ class Block(nn.Module):
     ) -> Tensor:
         if self.modulation is None or condition_BC is None:
             x = x + self.mixer(self.norm1(x), rope, mask, cache, gate)
-            return x + (self.mlp(self.norm2(x)) if gate is None else self.mlp(self.norm2(x), gate))
+            if gate is None:
+                return x + self.mlp(self.norm2(x))
+            h = self.norm2(x)
+            x = x + self.mlp(h, gate)
+            return x if self.adapter is None else x + self.adapter(h, gate)
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition_BC)[:, None].chunk(6, -1)
         x = x + gate1 * self.mixer(self.norm1(x) * (1 + scale1) + shift1, rope, mask, cache, None)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
@@ -214,7 +235,7 @@ class Transformer(nn.Module):
         size = config.time_condition_size
         self.time_embedding = TimeEmbedding(size) if size else None
         self.final_modulation = nn.Linear(size, 2 * config.hidden_size) if size else None
-        self.mask_embedding = nn.Parameter(torch.zeros(config.hidden_size)) if config.adapter_rank else None
+        self.mask_embedding = nn.Parameter(torch.zeros(config.hidden_size)) if config.adapted else None
         self.register_buffer("draft_vocabulary", None, persistent=False)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight

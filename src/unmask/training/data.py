@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from unmask.layout import PADDING
 from unmask.errors import UnmaskError
+from unmask.layout import PADDING
 from unmask.objectives import EosPolicy, Rows
 from unmask.training.tokenizer import EOS, MASK, TokenizerKind
 
@@ -24,9 +24,10 @@ class DataConfig:
     """Where the text is and how it becomes rows.
 
     files are globs; text files are one document each unless `split` (a regular expression) says where
-    new documents begin; `dialogues` are shards of token ids that `unmask adapt` writes. JSONL and Parquet rows hold `text`, or `prompt` and `response` (the prompt is
-    given, the response learned). cut: share of rows cut in two documents at a random place, so that
-    short canvases are familiar too. packed: false gives every document rows of its own, padded.
+    new documents begin; `dialogues` are shards of token ids that `unmask adapt` writes. JSONL and Parquet
+    rows hold `text`, or `prompt` and `response` (the prompt is given, the response learned). cut: share of
+    rows cut in two documents at a random place, so that short canvases are familiar too. packed: false gives
+    every document rows of its own, padded.
     """
 
     files: tuple[str, ...]

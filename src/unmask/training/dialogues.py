@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from unmask.layout import PADDING
 from unmask.errors import UnmaskError
+from unmask.layout import PADDING
 from unmask.models.checkpoint import read_tensors, write_tensors
 from unmask.objectives import Rows
 
@@ -25,6 +26,14 @@ def write_shard(path: Path, dialogues: Iterable[tuple[list[int], int]]) -> None:
     flat = [token for ids, _ in listed for token in ids]
     columns = {"ids": flat, "length": [len(ids) for ids, _ in listed], "answer": [start for _, start in listed]}
     write_tensors(path, {name: torch.tensor(values, dtype=torch.int32) for name, values in columns.items()})
+
+
+def read_shard(path: Path) -> dict[str, Tensor]:
+    """The columns of a shard; a file that is none raises UnmaskError."""
+    shard = read_tensors(path)
+    if not {"ids", "length", "answer"} <= shard.keys() or int(shard["length"].sum()) != len(shard["ids"]):
+        raise UnmaskError(f"corpus {path}: is not a shard of dialogues; remove it and make the text again")
+    return shard
 
 
 class Dialogues:
@@ -41,9 +50,7 @@ class Dialogues:
             raise UnmaskError(f"corpus {', '.join(patterns)}: no such file; `unmask adapt` writes it first")
         ids, lengths, answers = [], [], []
         for path in paths:
-            shard = read_tensors(Path(path))
-            if not {"ids", "length", "answer"} <= shard.keys() or int(shard["length"].sum()) != len(shard["ids"]):
-                raise UnmaskError(f"corpus {path}: is not a shard of dialogues; remove it and make the text again")
+            shard = read_shard(Path(path))
             ids.append(shard["ids"].numpy())
             lengths.append(shard["length"].numpy())
             answers.append(shard["answer"].numpy())

@@ -1,12 +1,15 @@
-"""What a training run shows: a progress bar with tokens/s and time left, and TensorBoard scalars."""
+"""What a run shows: a progress bar with tokens/s and time left, and TensorBoard scalars of a training."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LOG_SECONDS = 20.0  # between the lines of a log
 
 
 class TrainingProgress:
@@ -59,3 +62,45 @@ class TrainingProgress:
             check = f" validation {record['validation']:.4f}" if "validation" in record else ""
             speed = f"{self.speed:,.0f} tokens/s, {left:.1f} min left"
             self.console.print(f"step {step}/{self.steps} loss {record['loss']:.4f}{check} {speed}", highlight=False)
+
+
+class TextProgress:
+    """Progress of text being written: a bar on a terminal, a line every so often in a log."""
+
+    def __init__(self, total: int, console: Console) -> None:
+        self.total, self.console = total, console
+        columns = (
+            TextColumn("text"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"),
+            TextColumn("{task.fields[speed]:,.0f} tokens/s"),
+            TextColumn("{task.fields[left]}"),
+        )
+        self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.task = self.bar.add_task("text", total=total, speed=0.0, left="")
+        self.first = -1  # tokens that were there already
+        self.began = self.logged = self.shown = 0.0
+
+    def __enter__(self) -> TextProgress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        self.bar.stop()
+
+    def update(self, tokens: int) -> None:
+        """Told of every token; shows some of them."""
+        now = time.perf_counter()
+        if self.first < 0:
+            self.first, self.began, self.logged = tokens, now, now
+        elif tokens < self.total and now - self.shown < 0.2:
+            return
+        self.shown = now
+        speed = (tokens - self.first) / max(now - self.began, 1e-9)
+        minutes = max(0, self.total - tokens) / speed / 60 if speed else 0.0
+        left = f"{minutes:.1f} min left" if speed else ""
+        self.bar.update(self.task, completed=min(tokens, self.total), speed=speed, left=left)
+        if not self.console.is_terminal and now - self.logged >= LOG_SECONDS:
+            self.logged = now
+            line = f"text {tokens:,}/{self.total:,} tokens, {speed:,.0f} tokens/s, {left}"
+            self.console.print(line, highlight=False)

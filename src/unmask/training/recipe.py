@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import glob
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from unmask.errors import UnmaskError
 from unmask.models.config import build
 from unmask.objectives import OBJECTIVES, Objective
 from unmask.training.data import DataConfig
+from unmask.training.self_text import KINDS, TextConfig
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run. `model` holds ModelConfig fields except the vocabulary and special tokens."""
+    """One training run. `model` holds ModelConfig fields except the vocabulary and special tokens, or the
+    fields of an adapter, of which `base` is one; `text` is read for an adapter only."""
 
     name: str
     seed: int
@@ -47,10 +50,11 @@ class Recipe:
     model: dict[str, Any]
     data: DataConfig
     training: TrainingConfig
+    text: TextConfig = field(default_factory=TextConfig)
 
     def check(self) -> None:
         """Raises UnmaskError naming the first impossible value."""
-        t, d = self.training, self.data
+        t, d, text = self.training, self.data, self.text
         limits = {
             "training.steps": t.steps >= 1,
             "training.batch_size": t.batch_size >= 1,
@@ -70,6 +74,15 @@ class Recipe:
             "data.cut": 0 <= d.cut <= 1,
             "data.vocab_size": d.vocab_size >= 258 or d.tokenizer != "bpe",
             "data.files": len(d.files) > 0,
+            "text.tokens": text.tokens >= 1,
+            "text.held_tokens": text.held_tokens >= 0,
+            "text.batch": text.batch >= 1,
+            "text.length": text.length >= 0,
+            "text.turn": text.turn >= 1,
+            "text.turn_temperature": 0 < text.turn_temperature <= 100,  # without any, all turns were one
+            "text.turn_top_k": text.turn_top_k >= 0,
+            "text.answer_temperature": 0 <= text.answer_temperature <= 100,
+            "text.answer_top_k": text.answer_top_k >= 0,
         }
         if self.seed < 0:
             raise UnmaskError(f"recipe: seed must be at least 0, got {self.seed}")
@@ -79,8 +92,11 @@ class Recipe:
                 raise UnmaskError(f"recipe: {name} has the impossible value {getattr(getattr(self, section), field)!r}")
 
 
-def read_recipe(path: Path, overrides: list[str]) -> Recipe:
-    """Reads a YAML recipe and applies `section.field=value` overrides; raises UnmaskError on any flaw."""
+def read_recipe(path: Path, overrides: list[str], output: Path | None = None) -> Recipe:
+    """Reads a YAML recipe and applies `section.field=value` overrides; raises UnmaskError on any flaw.
+
+    output: folder of the run, runs/NAME by default; the text that a base writes is looked for there.
+    """
     if not path.is_file():
         raise UnmaskError(f"recipe {path} does not exist; see the recipes folder")
     try:
@@ -89,14 +105,15 @@ def read_recipe(path: Path, overrides: list[str]) -> Recipe:
             _apply(tree, override)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UnmaskError(f"recipe {path} is not valid YAML ({str(error).splitlines()[0]})") from None
-    return parse_recipe(tree, str(path))
+    return parse_recipe(tree, str(path), output)
 
 
-def parse_recipe(tree: Any, source: str) -> Recipe:
+def parse_recipe(tree: Any, source: str, output: Path | None = None) -> Recipe:
     """Builds the recipe from plain mappings."""
     if not isinstance(tree, dict):
         raise UnmaskError(f"{source}: a recipe is a mapping of {', '.join(f.name for f in fields(Recipe))}")
-    sections = {"data": DataConfig, "training": TrainingConfig}
+    sections = {"data": DataConfig, "training": TrainingConfig, "text": TextConfig}
+    tree = {**tree, "data": _own_text(tree, output)}
     made = dict(tree)
     for name, cls in sections.items():
         made[name] = build(cls, tree.get(name, {}), f"{source}: {name}")
@@ -106,6 +123,22 @@ def parse_recipe(tree: Any, source: str) -> Recipe:
     recipe: Recipe = build(Recipe, made, source)
     recipe.check()
     return recipe
+
+
+def own_text(output: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Patterns of the shards, to train on and held out, that `unmask adapt` writes into a run's folder."""
+    held, train = ((f"{glob.escape(str(output))}/text/{kind}-*.safetensors",) for kind in KINDS)
+    return train, held
+
+
+def _own_text(tree: dict[str, Any], output: Path | None) -> Any:
+    """The data section; of an adapter, one that names no files reads what the base wrote into the run's folder."""
+    model, data, text = (tree.get(name, {}) for name in ("model", "data", "text"))
+    if not isinstance(model, dict) or "base" not in model or not isinstance(data, dict) or "files" in data:
+        return data
+    train, held = own_text(output or Path("runs") / str(tree.get("name")))
+    nothing_held = isinstance(text, dict) and text.get("held_tokens") == 0
+    return {"files": train, "validation": () if nothing_held else held, "format": "dialogues", **data}
 
 
 def _objective(section: Any, source: str) -> Objective:

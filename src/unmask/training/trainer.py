@@ -131,13 +131,14 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 class Trainer:
-    """Runs a recipe in `folder`: checkpoints under it, the finished model in `folder`/model."""
+    """Runs a recipe in `folder`: checkpoints under it, the finished model in `model_folder`, `folder`/model."""
 
     def __init__(
         self, recipe: Recipe, folder: Path, console: Console | None = None, network: Transformer | None = None
     ) -> None:
         """network: one to train the parameters of that ask for a gradient; made by the recipe if None."""
         self.recipe, self.folder, self.config = recipe, folder, recipe.training
+        self.model_folder = folder / "model"  # of the finished model
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -179,7 +180,7 @@ class Trainer:
         if main:
             self._save_model()
         self.accelerator.wait_for_everyone()
-        return self.folder / "model"
+        return self.model_folder
 
     def _prepare_folder(self) -> None:
         """Makes the folder and takes away what a killed run left half-written in it."""
@@ -340,7 +341,7 @@ class Trainer:
         the best check on held-out rows, or the last where nothing is held out."""
         weights = {n: t.to(torch.bfloat16) for n, t in (self.best or self.ema).items()}
         details = {"recipe": self.recipe.name}  # one key: the order of several would vary from run to run
-        folder = self.folder / "model"
+        folder = self.model_folder
         checkpoint.save(folder, self.network.config.to_dict(), weights, self.tokenizer, details)
         write_text(folder / "curve.jsonl", "".join(json.dumps(record) + "\n" for record in self.history))
         draw_curve(self.history, folder / "curve.png", f"{self.recipe.name}: {type(self.recipe.objective).__name__}")

@@ -1,0 +1,37 @@
+"""Options that several commands share, and how they load a model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A shipped model's name or a checkpoint folder.")]
+Tokens = Annotated[int, typer.Option("--max-new-tokens", "-n", help="How many tokens to write.")]
+Steps = Annotated[int | None, typer.Option("--steps", help="Denoising steps per block.")]
+Block = Annotated[int | None, typer.Option("--block-length", help="Tokens decoded together; all by default.")]
+Rule = Annotated[
+    str | None,
+    typer.Option("--rule", help="quota, threshold, factor, entropy_bound, margin, random or sequential."),
+]
+Threshold = Annotated[float | None, typer.Option("--threshold", help="Of the rule `threshold`, 0 to 1.")]
+Temperature = Annotated[float | None, typer.Option("--temperature", "-t", help="0 takes the best token.")]
+TopP = Annotated[float | None, typer.Option("--top-p", help="Nucleus, 0 to 1.")]
+TopK = Annotated[int | None, typer.Option("--top-k", help="0 is off.")]
+Remask = Annotated[int | None, typer.Option("--remask", help="Committed tokens that may be masked again.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Same seed, same text.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", help="Of the torch network: float32, bfloat16, float16 or auto (the file's)."),
+]
+Backend = Annotated[str, typer.Option("--backend", help="auto, torch or openvino (int8 on a CPU).")]
+Mode = Annotated[str | None, typer.Option("--mode", help="diffusion, ar or verify; the model's first by default.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, ...")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Text only, no drawing (the default in a pipe).")]
+
+
+def load(model: str, device: str, dtype: str | None, backend: str = "auto") -> Any:
+    from unmask.lm import DiffusionLM
+
+    return DiffusionLM.from_pretrained(model, device, dtype, backend)

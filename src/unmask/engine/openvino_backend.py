@@ -1,0 +1,217 @@
+"""Forwards of a compiled OpenVINO graph on a CPU; needs no torch once the graph is on disk.
+
+Shapes: B requests, W columns, S cache slots, N scored rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openvino as ov
+
+from unmask.canvas import Array
+from unmask.decoding.feed import TEXT, Feed, Sampling
+from unmask.decoding.sampling import Scores, propose, warmed
+from unmask.errors import UnmaskError
+from unmask.files import replacing
+from unmask.layout import EMPTY, PADDING, Coordinates, Layout
+from unmask.models import pull
+
+if TYPE_CHECKING:
+    from unmask.models.loading import Loaded
+
+FORMAT = 1  # of the compiled graphs; a change of the graph makes old ones unread
+SLOT_STEP = 128  # slots grow in steps, so that few shapes are ever seen
+WIDTHS = (1, 2, 4, 6, 9, 12, 16, 20, 25, 32, 48, 64, 96, 128)
+
+
+class CompiledLogits:
+    """Logits of text rows [N, V] and of draft rows [M, V'], in the order of the feed's scored rows."""
+
+    def __init__(self, text: Array, drafts: Array, of_draft: Array, vocabulary: Array | None, size: int) -> None:
+        self.parts, self.of_draft, self.vocabulary, self.size = (text, drafts), of_draft, vocabulary, size
+
+    def propose(self, sampling: Sampling) -> Scores:
+        """See `decoding.sampling.propose`."""
+        where = [(~self.of_draft).nonzero()[0], self.of_draft.nonzero()[0]]
+        halves = []
+        for logits, index in zip(self.parts, where, strict=True):
+            if len(index):
+                halves.append((index, propose(logits, *sampling.rows(index).columns(), None)))
+        if len(halves) == 2:
+            halves[1] = (where[1], self._named(halves[1][1]))
+        elif len(where[1]):
+            return self._named(halves[0][1])
+        if len(halves) == 1:
+            return halves[0][1]
+        order = np.argsort(np.concatenate(where), kind="stable")
+        fields = zip(*(vars(scores).values() for _, scores in halves), strict=True)
+        return Scores(*(np.concatenate(pair)[order] for pair in fields))
+
+    def _named(self, scores: Scores) -> Scores:
+        assert self.vocabulary is not None
+        return Scores(self.vocabulary[scores.token], scores.confidence, scores.entropy, scores.margin, scores.draw)
+
+    def probabilities(self, index: Array, sampling: Sampling) -> Array:
+        """Float64 distributions [len(index), V] that rows are sampled from."""
+        out, place = np.zeros((len(index), self.size)), self.of_draft.cumsum()
+        for n, row in enumerate(index.tolist()):
+            drafted = bool(self.of_draft[row])
+            logits = self.parts[drafted][[place[row] - 1 if drafted else row - place[row]]]
+            one = sampling.rows(np.array([n]))
+            warm = warmed(logits, one.temperature, one.top_k, one.top_p)[0]
+            p = np.exp(warm - warm.max())
+            out[n, self.vocabulary if drafted else slice(None)] = p / p.sum()
+        return out
+
+
+@dataclass
+class _Compiled:
+    request: Any
+    drafts: bool
+
+
+class OpenVINOBackend:
+    """Runs the base's graph for feeds of text, and the adapted one once a request drafts."""
+
+    def __init__(self, loaded: Loaded, where: Path) -> None:
+        self.loaded, self.config, self.where = loaded, loaded.config, where
+        self.compiled_graphs: dict[bool, _Compiled] = {}
+        self.vocabulary: Array | None = None
+        self.layout, self.slots = Layout("causal"), 0
+        self.cache: Array = np.zeros((0, 0, 0, 0, 0), np.float32)
+        self.active = np.zeros(0, np.int64)  # place of each request in the cache's batch
+
+    @classmethod
+    def compiled(cls, loaded: Loaded) -> OpenVINOBackend:
+        """The backend of a model; its graphs are built once and kept in the user's cache."""
+        where = pull.cache() / "compiled" / f"{loaded.name}-{_key(loaded)}"
+        if not (where / "base.xml").is_file():
+            _write_graphs(loaded, where)
+        return cls(loaded, where)
+
+    def open(self, layout: Layout, rows: int, slots: int, use_cache: bool) -> None:
+        if not use_cache:
+            raise UnmaskError("backend 'openvino' always keeps exact keys and values; use backend='torch' without")
+        self.layout, self.active = layout, np.arange(rows)
+        self._room(rows, SLOT_STEP)
+
+    def _room(self, rows: int, slots: int) -> None:
+        c, old = self.config, self.cache
+        shape = (2 * c.num_layers, rows, c.num_kv_heads, slots, c.head_dim)
+        if old.shape == shape:
+            return
+        self.cache = np.zeros(shape, np.float32)
+        if old.shape[1] == rows and old.shape[3] < slots:
+            self.cache[:, :, :, : old.shape[3]] = old
+
+    def keep(self, rows: Array) -> None:
+        self.active = self.active[rows]
+        if len(self.active) * 2 <= self.cache.shape[1] and len(self.active):  # smaller, but few shapes in all
+            self.cache, self.active = np.ascontiguousarray(self.cache[:, self.active]), np.arange(len(self.active))
+
+    def forward(self, feed: Feed) -> CompiledLogits:
+        # text alone needs no adapter, but a graph that is at hand beats compiling another
+        drafted = bool((feed.anchor != TEXT).any()) or set(self.compiled_graphs) == {True}
+        graph, width = self._graph(drafted), feed.ids.shape[1]
+        wide = next((w for w in WIDTHS if w >= width), -(-width // 64) * 64)
+        needed = int(feed.cached.max())
+        if needed > self.cache.shape[3]:
+            self._room(self.cache.shape[1], -(-needed // SLOT_STEP) * SLOT_STEP)
+        rows, slots = self.cache.shape[1], self.cache.shape[3]
+
+        def spread(values: Array, fill: int) -> Array:
+            out = np.full((rows, wide), fill, np.int32)
+            out[self.active, :width] = values
+            return out
+
+        position, document = spread(feed.position, 0), spread(feed.document, PADDING)
+        anchor, cached = spread(feed.anchor, TEXT), np.zeros(rows, np.int64)
+        cached[self.active] = feed.cached
+        q = Coordinates.drafts(position, anchor, document)
+        place = np.broadcast_to(np.arange(slots), (rows, slots))
+        earlier = Coordinates.drafts(place, np.full_like(place, TEXT), np.where(place < cached[:, None], 0, EMPTY))
+        k = Coordinates(*(np.concatenate([a, b], 1) for a, b in zip(earlier, q, strict=True)))
+        allowed = Layout("drafts").dense(q, k)  # of text alone this is causal
+        of_draft = feed.of_draft
+        flat = (self.active[feed.row] * wide + feed.column).astype(np.int32)
+        inputs = {
+            "ids": spread(feed.ids, 0),
+            "position": position,
+            "mask": np.where(allowed, np.float32(0), np.float32(-1e9)),
+            "cache": self.cache,
+            "rows": flat[~of_draft],
+        }
+        if drafted:
+            inputs["gate"] = (anchor != TEXT).astype(np.float32)[..., None]
+            inputs["draft_rows"] = flat[of_draft] if of_draft.any() else np.zeros(1, np.int32)
+        for name, values in inputs.items():
+            graph.request.set_tensor(name, ov.Tensor(np.ascontiguousarray(values), shared_memory=True))
+        graph.request.infer()
+        text = graph.request.get_output_tensor(0).data
+        text[:, self.config.mask_token_id] = -np.inf
+        self._remember(feed, graph.request.get_output_tensor(1).data)
+        drafts = graph.request.get_output_tensor(2).data if drafted else text[:0]
+        return CompiledLogits(text, drafts, of_draft, self.vocabulary, self.config.vocab_size)
+
+    def _remember(self, feed: Feed, made: Array) -> None:
+        """Puts the text's new keys and values at their positions."""
+        row, column = ((feed.anchor == TEXT) & (feed.document != PADDING)).nonzero()
+        position = feed.position[row, column]
+        last = int(position.max()) + 1 if len(position) else 0
+        if last > self.cache.shape[3]:
+            self._room(self.cache.shape[1], -(-last // SLOT_STEP) * SLOT_STEP)
+        physical = self.active[row]
+        self.cache[:, physical, :, position] = made[:, physical, :, column]
+
+    def _graph(self, drafts: bool) -> _Compiled:
+        if drafts not in self.compiled_graphs:
+            core = ov.Core()
+            options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+            model = core.read_model(self.where / ("drafts.xml" if drafts else "base.xml"))
+            self.compiled_graphs[drafts] = _Compiled(
+                core.compile_model(model, "CPU", options).create_infer_request(), drafts
+            )
+            if drafts:
+                self.vocabulary = np.load(self.where / "vocabulary.npy", allow_pickle=False)
+        return self.compiled_graphs[drafts]
+
+
+def _key(loaded: Loaded) -> str:
+    """Changes with whatever the graphs are made of: files of the model and its base, by name, size and time."""
+    parts: list[Any] = [FORMAT, ov.__version__, loaded.config.to_dict()]
+    for path in (loaded.path, loaded.base_path):
+        if path is not None:
+            files = (
+                [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".gguf"))
+            )
+            parts += [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def _write_graphs(loaded: Loaded, where: Path) -> None:
+    """Builds and saves the graphs: base.xml, and where there is an adapter drafts.xml and vocabulary.npy."""
+    from unmask.engine.openvino_graph import GraphBuilder
+
+    network = loaded.network()
+    weights = dict(network.named_parameters())
+
+    def weight(name: str) -> Array:
+        return weights[name].detach().float().numpy()
+
+    with replacing(where) as temporary:
+        temporary.mkdir()
+        vocabulary = None if network.draft_vocabulary is None else network.draft_vocabulary.numpy()
+        for slots in (False, True):
+            if slots and vocabulary is None:
+                continue
+            model = GraphBuilder(loaded.config, weight, slots).build(vocabulary)
+            name = "drafts.xml" if slots else "base.xml"
+            ov.save_model(model, temporary / name, compress_to_fp16=False)
+        if vocabulary is not None:
+            np.save(temporary / "vocabulary.npy", vocabulary, allow_pickle=False)

@@ -1,0 +1,214 @@
+"""`unmask bench speed`: the modes of one model side by side with llama.cpp, on the same prompts in one run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unmask.decoding.feed import TEXT, Columns, Feed
+from unmask.errors import UnmaskError
+from unmask.layout import Layout
+from unmask.lm import DiffusionLM
+from unmask.prompts import encode, render_chat
+
+PROMPTS = (
+    "Why is the sky blue?",
+    "Give me three tips for sleeping better.",
+    "Write a short story about a fox and a crow.",
+    "What is photosynthesis?",
+    "How do I boil an egg?",
+    "Explain what a computer network is to a child.",
+    "Write a polite email asking for a day off.",
+    "What are the main causes of the First World War?",
+    "Describe a quiet morning by a lake.",
+    "How does a bicycle stay upright?",
+    "List five healthy breakfast ideas.",
+    "What is the difference between weather and climate?",
+    "Write a poem about autumn.",
+    "How can I learn a new language quickly?",
+    "Tell me about the planet Mars.",
+    "What should I pack for a hiking trip?",
+    "Explain supply and demand.",
+    "Write a product description for a wooden chair.",
+    "What makes bread rise?",
+    "Summarise the story of Romeo and Juliet.",
+)
+ROUNDS = 5  # each mode decodes a fifth of the prompts in a round, all modes the same ones
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of decoding: a name and the options of `generate`."""
+
+    name: str
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One way over all rounds; rates are medians of rounds, ratios of the same round's rates."""
+
+    name: str
+    batch: int
+    tokens_per_second: float
+    over_ar: float
+    over_llama: float | None
+    tokens_per_step: float
+    ms_per_step: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def ways(thresholds: list[float], blocks: list[int], verify_blocks: list[int]) -> list[Way]:
+    """`ar`, `verify` at some windows, `diffusion` at every threshold and window."""
+    out = [Way("ar", {"mode": "ar"})]
+    out += [Way(f"verify, window {n}", {"mode": "verify", "block_length": n}) for n in verify_blocks]
+    for block in blocks:
+        for t in thresholds:
+            options = {"mode": "diffusion", "rule": "threshold", "threshold": t, "block_length": block}
+            out.append(Way(f"diffusion, threshold {t}, window {block}", options))
+    return out
+
+
+def chat(lm: DiffusionLM, prompt: str) -> Any:
+    """The prompt as this model is asked: a user turn where it has a chat template, else plain text."""
+    return [{"role": "user", "content": prompt}] if lm.chat_template else prompt
+
+
+def bench_speed(
+    lm: DiffusionLM, tried: list[Way], batch: int, length: int, llama: LlamaCpp | None, progress: Callable[[str], None]
+) -> Iterator[Speed]:
+    """Times every way at temperature 0 in interleaved rounds, after one round that is not counted."""
+    rates: dict[str, list[float]] = {way.name: [] for way in tried}
+    steps: dict[str, list[tuple[int, int, float]]] = {way.name: [] for way in tried}
+    others: list[float] = []
+    for number in range(-1, ROUNDS):
+        share = PROMPTS[max(0, number) :: ROUNDS]
+        groups = [share] if batch > 1 else [[p] for p in share]
+        if batch > 1:
+            groups = [[share[i % len(share)] for i in range(batch)]]
+        for way in tried:
+            progress(f"round {number + 1} of {ROUNDS}, batch {batch}: {way.name}")
+            tokens = taken = 0
+            began = time.perf_counter()
+            for group in groups:
+                rows = [encode(chat(lm, p), lm.tokenizer, lm.chat_template, lm.config, lm.name)[0] for p in group]
+                outs = lm.generate(rows, length, temperature=0.0, **way.options)
+                tokens += sum(len(o.token_ids) for o in outs)
+                taken += max(o.steps for o in outs) if batch > 1 else sum(o.steps for o in outs)
+            seconds = time.perf_counter() - began
+            if number >= 0:
+                rates[way.name].append(tokens / seconds)
+                steps[way.name].append((tokens, taken, seconds))
+        if llama is not None:
+            progress(f"round {number + 1} of {ROUNDS}, batch {batch}: llama.cpp")
+            rate = llama.rate([p for group in groups for p in group], length)
+            others += [rate] if number >= 0 else []
+    if others:
+        median = statistics.median(others)
+        over_own = statistics.median(a / b for a, b in zip(others, rates["ar"], strict=True))
+        yield Speed("llama.cpp", batch, median, over_own, 1.0, 1.0, 1e3 * batch / median)
+    for way in tried:
+        mine, own = rates[way.name], rates["ar"]
+        over_llama = statistics.median(a / b for a, b in zip(mine, others, strict=True)) if others else None
+        tokens, taken, seconds = (sum(column) for column in zip(*steps[way.name], strict=True))
+        yield Speed(
+            way.name,
+            batch,
+            statistics.median(mine),
+            statistics.median(a / b for a, b in zip(mine, own, strict=True)),
+            over_llama,
+            tokens / taken / batch,
+            1e3 * seconds / taken,
+        )
+
+
+def passes(lm: DiffusionLM, widths: list[int], context: int, rounds: int = 15) -> dict[int, float]:
+    """Median milliseconds of one forward of `width` text tokens after `context` cached ones, every row scored."""
+    backend = lm.backend
+    backend.open(Layout("drafts" if lm.config.layout == "drafts" else "causal"), 1, context + max(widths), True)
+    rng = np.random.default_rng(0)
+
+    def columns(start: int, width: int) -> Columns:
+        place = np.arange(width)
+        ids = rng.integers(100, lm.config.vocab_size, width)
+        return Columns(ids, start + place, np.full(width, TEXT), place, start + place + 1)
+
+    backend.forward(Feed.of([columns(0, context)], np.array([0])))
+    times: dict[int, list[float]] = {width: [] for width in widths}
+    for number in range(rounds + 3):
+        for width in widths:
+            feed = Feed.of([columns(context, width)], np.array([context]))
+            began = time.perf_counter()
+            backend.forward(feed)
+            if number >= 3:
+                times[width].append(1e3 * (time.perf_counter() - began))
+    return {width: statistics.median(values) for width, values in times.items()}
+
+
+class LlamaCpp:
+    """llama.cpp from the prebuilt package `xllamacpp`, on a GGUF file, greedy, at our thread count."""
+
+    def __init__(self, gguf: Path, lm: DiffusionLM, threads: int, batch: int) -> None:
+        try:
+            import xllamacpp
+        except ImportError:
+            raise UnmaskError("llama.cpp is not installed; `pip install xllamacpp` puts it beside us") from None
+        params = xllamacpp.CommonParams()
+        params.model.path, params.n_parallel, params.n_ctx, params.warmup = str(gguf), batch, 1024 * batch, False
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        self.server, self.lm, self.batch = xllamacpp.Server(params), lm, batch
+
+    def rate(self, prompts: list[str], length: int) -> float:
+        """Tokens per second over the prompts, `batch` at a time."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        def one(prompt: str) -> int:
+            text = render_chat([{"role": "user", "content": prompt}], self.lm.chat_template, self.lm.name)
+            asked = {"prompt": text, "n_predict": length, "temperature": 0, "cache_prompt": False}
+            answer: dict[str, Any] = self.server.handle_completions(asked)
+            return int(answer["usage"]["completion_tokens"])
+
+        began = time.perf_counter()
+        with ThreadPoolExecutor(self.batch) as pool:
+            tokens = sum(pool.map(one, prompts))
+        return tokens / (time.perf_counter() - began)
+
+
+def draw(speeds: list[Speed], scores: dict[str, float], path: Path, title: str) -> None:
+    """The quality set's score against tokens per second at batch 1, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from unmask.files import replacing
+
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    colours = {"ar": "#30507a", "verify": "#2a8c6a", "diffusion": "#c1440e"}
+    for speed in speeds:
+        if speed.name in scores:
+            kind = speed.name.split(",")[0]
+            axes.plot(speed.tokens_per_second, scores[speed.name], "o", color=colours.get(kind, "#666666"))
+            axes.annotate(
+                speed.name.replace("diffusion, ", ""),
+                (speed.tokens_per_second, scores[speed.name]),
+                textcoords="offset points",
+                xytext=(6, 4),
+                fontsize=7,
+            )
+    for speed in speeds:
+        if speed.name == "llama.cpp" and speed.batch == 1:
+            axes.axvline(speed.tokens_per_second, color="#999999", linestyle="--", linewidth=0.8)
+            axes.annotate("llama.cpp", (speed.tokens_per_second, axes.get_ylim()[0]), fontsize=7, rotation=90)
+    axes.set(xlabel="tokens per second, batch 1", ylabel="quality set, percent right", title=title)
+    axes.grid(alpha=0.3)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

@@ -1,0 +1,200 @@
+"""Dialogues that an autoregressive base writes all by itself, to learn from what it would say.
+
+Nothing but the base's own samples is used: its chat template is rendered up to an empty user turn, the base
+writes the turn and then the answer (as in Magpie, arXiv 2406.08464). No file is read and no prompt is given,
+so no text that a model is evaluated on can enter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from unmask.canvas import Frame
+from unmask.errors import UnmaskError
+from unmask.files import write_text
+from unmask.models.folder import read_json
+from unmask.prompts import render_chat
+from unmask.training.dialogues import read_shard, write_shard
+
+if TYPE_CHECKING:
+    from unmask.lm import DiffusionLM
+
+SETTINGS = "text.json"  # beside the shards: what they were made with
+KINDS = ("held", "train")  # shards of text, in the order they are made in
+ROUNDS = 8  # of turns that are sampled for a shard before a base is given up
+_USER, _ANSWER = "UserSaysThis", "AnswerSaysThat"  # stand-ins, to find a template's own text around them
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How much text a base writes and how it is sampled. A dialogue's template counts as text too."""
+
+    tokens: int = 300_000  # to train on, at least
+    held_tokens: int = 10_000  # held out beside them, at least
+    batch: int = 64  # turns sampled at once, which make one shard
+    length: int = 0  # tokens of a dialogue, at most; 0: a row of the recipe's data
+    turn: int = 96  # tokens of a user's turn; longer turns are dropped
+    turn_temperature: float = 1.0
+    turn_top_k: int = 64
+    answer_temperature: float = 0.6
+    answer_top_k: int = 40
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a chat template writes around the turns of a dialogue, as token ids."""
+
+    before: list[int]  # up to where the user's turn begins, the default system prompt included
+    between: list[int]  # from the end of that turn to where the answer begins
+    turn_end: int
+    answer_end: int
+    control: frozenset[int]  # ids that are no text
+
+    @staticmethod
+    def of(lm: DiffusionLM) -> Surroundings:
+        """Raises UnmaskError for a base whose template cannot tell where turns begin and end."""
+        tokenizer, template, name = lm.tokenizer, lm.chat_template, lm.name
+        if tokenizer is None or template is None:
+            lacks = "tokenizer" if tokenizer is None else "chat template"
+            raise UnmaskError(f"model '{name}' has no {lacks}, so it cannot write dialogues; take a base made to chat")
+        messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
+        start, found, middle = render_chat(messages[:1], template, name).partition(_USER)
+        _, answered, end = render_chat(messages, template, name).partition(_ANSWER)
+        before, between, after = (tokenizer.encode(t, add_special_tokens=False).ids for t in (start, middle, end))
+        special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        config = lm.config
+        named = {config.eos_token_id, config.bos_token_id, config.pad_token_id, config.mask_token_id}
+        control = frozenset(special | {i for i in named if i is not None})
+        if not (found and answered and between and after and {between[0], after[0]} <= control):
+            raise UnmaskError(f"model '{name}': its chat template ends turns with no control token; take another base")
+        return Surroundings(before or [between[0]], between, between[0], after[0], control)
+
+
+def make_text(
+    lm: DiffusionLM,
+    config: TextConfig,
+    folder: Path,
+    seed: int,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> None:
+    """Writes shards of dialogues, held-NNNN then train-NNNN, until there are as many tokens as asked for.
+
+    A shard is a function of (seed, its kind and number) alone: a run that was cut off makes those that are
+    missing, and more tokens add shards. progress is told how many tokens there are, those being written
+    included. Raises UnmaskError where the base cannot write dialogues and where the folder holds other text.
+    """
+    around = Surroundings.of(lm)
+    room = min(config.length, lm.config.max_length) - len(around.before) - len(around.between)
+    if room < 2:
+        raise UnmaskError(
+            f"the template of model '{lm.name}' alone takes {min(config.length, lm.config.max_length) - room} tokens: "
+            f"a dialogue of {config.length} has no room for a turn and its answer; raise data.length"
+        )
+    _claim(folder, lm.name, config, seed)
+    sizes = {path.name: len(read_shard(path)["ids"]) for path in sorted(folder.glob("*.safetensors"))}
+    progress(sum(sizes.values()))
+    for kind, wanted in zip(KINDS, (config.held_tokens, config.tokens), strict=True):
+        made = number = 0
+        while made < wanted:
+            name = f"{kind}-{number:04d}.safetensors"
+            if name not in sizes:
+                done, rng = sum(sizes.values()), np.random.default_rng([seed, KINDS.index(kind), number])
+                dialogues = _dialogues(lm, config, around, rng, progress, done)
+                write_shard(folder / name, dialogues)
+                sizes[name] = sum(len(ids) for ids, _ in dialogues)
+                progress(sum(sizes.values()))
+            made, number = made + sizes[name], number + 1
+
+
+def _claim(folder: Path, base: str, config: TextConfig, seed: int) -> None:
+    """Says in the folder what its shards are made with, or refuses one whose shards are others."""
+    amount = ("tokens", "held_tokens")
+    settings = {"base": base, "seed": seed, **{k: v for k, v in asdict(config).items() if k not in amount}}
+    path, shards = folder / SETTINGS, sorted(folder.glob("*.safetensors"))
+    if path.is_file():
+        if read_json(path) != settings:
+            raise UnmaskError(f"{folder} holds text of another base, seed or sampling; choose another --output")
+    elif shards:
+        raise UnmaskError(f"{folder} holds text made elsewhere ({shards[0].name}); train on it with --stage train")
+    else:
+        write_text(path, json.dumps(settings, indent=2) + "\n")
+
+
+def _dialogues(
+    lm: DiffusionLM,
+    config: TextConfig,
+    around: Surroundings,
+    rng: np.random.Generator,
+    progress: Callable[[int], None],
+    done: int,
+) -> list[tuple[list[int], int]]:
+    """One shard: the ids of each dialogue and where its answer starts. done: tokens of the other shards."""
+    prompts: list[list[int]] = []
+    for _ in range(ROUNDS):
+        turns = _turns(lm, config, around, rng)
+        prompts = [[*around.before, *turn, *around.between] for turn in turns]
+        if prompts:
+            break
+    else:
+        raise UnmaskError(
+            f"model '{lm.name}' ended none of {ROUNDS * config.batch} turns within {config.turn} tokens; "
+            "take a base made to chat"
+        )
+    sizes = [len(prompt) for prompt in prompts]
+    # all rows are given the same room, so the longest may go on for longer than a dialogue: that is cut
+    room = min(config.length - min(sizes), lm.config.max_length - max(sizes))
+    written = done + sum(sizes)
+
+    def count(frame: Frame) -> None:
+        nonlocal written
+        written += len(frame.positions)
+        progress(written)
+
+    options = (config.answer_temperature, config.answer_top_k)
+    dialogues = []
+    for prompt, answer in zip(prompts, _sample(lm, prompts, room, *options, rng, count), strict=True):
+        answer = answer[: config.length - len(prompt)]
+        end = next((i for i, token in enumerate(answer) if token in around.control), len(answer))
+        answer = answer[: end + (answer[end : end + 1] == [around.answer_end])]
+        if answer:
+            dialogues.append(([*prompt, *answer], len(prompt)))
+    return dialogues
+
+
+def _turns(lm: DiffusionLM, config: TextConfig, around: Surroundings, rng: np.random.Generator) -> list[list[int]]:
+    """User's turns that say something, ended in time and hold no control token."""
+    most = min(config.turn, min(config.length, lm.config.max_length) - len(around.before) - len(around.between) - 1)
+    options = (config.turn_temperature, config.turn_top_k)
+    turns = []
+    for turn in _sample(lm, [around.before] * config.batch, most + 1, *options, rng):
+        end = next((i for i, token in enumerate(turn) if token in around.control), 0)
+        if end and turn[end] == around.turn_end:
+            turns.append(turn[:end])
+    return turns
+
+
+def _sample(
+    lm: DiffusionLM,
+    prompts: list[list[int]],
+    room: int,
+    temperature: float,
+    top_k: int,
+    rng: np.random.Generator,
+    streamer: Callable[[Frame], None] | None = None,
+) -> list[list[int]]:
+    """What the base writes after each prompt, its end-of-text token included where it came to one."""
+    seed = int(rng.integers(2**62))
+    outputs = lm.generate(
+        prompts, room, mode="ar", temperature=temperature, top_k=top_k, top_p=1.0, seed=seed, streamer=streamer
+    )
+    mask, written = lm.config.mask_token_id, []
+    for prompt, output in zip(prompts, outputs, strict=True):
+        ids = output.written[len(prompt) :].tolist()
+        written.append(ids[: ids.index(mask)] if mask in ids else ids)
+    return written
