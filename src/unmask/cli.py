@@ -180,11 +180,14 @@ def fill(
 
 @app.command()
 def race(
-    prompt: Annotated[str, typer.Argument(help="What both continue.")] = "It is a truth universally acknowledged",
-    diffusion: Annotated[str, typer.Option(help="The diffusion model.")] = "austen",
-    ar: Annotated[str, typer.Option(help="The autoregressive model.")] = "austen-ar",
+    prompt: Annotated[str, typer.Argument(help="What both answer or continue.")] = "Why is the sky blue?",
+    diffusion: Annotated[str, typer.Option(help="The diffusion model.")] = "default",
+    ar: Annotated[str, typer.Option(help="The autoregressive model; the same one in mode ar if empty.")] = "",
+    mode: Annotated[str, typer.Option("--mode", help="Of the diffusion model: diffusion or verify.")] = "diffusion",
     max_new_tokens: Tokens = 128,
     steps: Steps = None,
+    threshold: Threshold = None,
+    block_length: Block = None,
     seed: Seed = 0,
     slowdown: Annotated[float, typer.Option(help="Replay this many times slower than measured.")] = 1.0,
     dtype: Dtype = None,
@@ -193,7 +196,8 @@ def race(
 ) -> None:
     """AR against diffusion: each measured alone, then shown together at the measured pace.
 
-    Example: `unmask race "Emma was" -n 200 --steps 32`
+    Example: `unmask race "Why is the sky blue?" --mode verify`,
+    `unmask race "Emma was" --diffusion austen --ar austen-ar -n 200 --steps 32`
     """
     from rich.console import Console
 
@@ -201,13 +205,16 @@ def race(
     from unmask.evaluation.race import timed, warm_up
 
     laps, views = [], []
-    for name, options in ((ar, {}), (diffusion, {"max_denoising_steps": steps})):
-        lm = load(name, "cpu", dtype)
-        warm_up(lm, prompt, max_new_tokens)
-        lap = timed(lm, prompt, max_new_tokens, seed=seed, **options)
+    first = load(diffusion, "cpu", dtype)
+    other = load(ar, "cpu", dtype) if ar else first
+    own = {"max_denoising_steps": steps, "threshold": threshold, "block_length": block_length}
+    for lm, options in ((other, {"mode": "ar"}), (first, {"mode": mode, **own})):
+        asked: Any = [{"role": "user", "content": prompt}] if lm.chat_template else prompt
+        warm_up(lm, asked, max_new_tokens, **options)
+        lap = timed(lm, asked, max_new_tokens, seed=seed, **options)
         view = CanvasView(lap.output.first.tolist(), lm.config.mask_token_id or 0, lm.tokenizer)
         laps.append(lap)
-        views.append((lm.name, view, lap.moments))
+        views.append((lap.name, view, lap.moments))
     if as_json:
         print(json.dumps([lap.to_dict() for lap in laps]))
         return
@@ -216,7 +223,7 @@ def race(
         replay_side_by_side(views, console, slowdown)
     else:
         for lap in laps:
-            print(f"--- {lap.name}\n{prompt}{lap.output.text}\n")
+            print(f"--- {lap.name}\n{prompt}{chr(10) if first.chat_template else ''}{lap.output.text}\n")
     rows = []
     for lap in laps:
         count, out = len(lap.output.token_ids), lap.output

@@ -14,6 +14,8 @@ from unmask.errors import UnmaskError
 if TYPE_CHECKING:
     from unmask.evaluation.bench_speed import Speed
 
+PASSES = [1, 4, 9, 16, 32]  # widths of the forwards that are timed alone
+
 bench = typer.Typer(no_args_is_help=True, help="Measure speed and quality on this machine.")
 
 
@@ -197,7 +199,9 @@ def bench_speed_command(
         for batch in _numbers("--batches", batches):
             rival = _llama(lm, llama, batch, err)
             results += speed.bench_speed(lm, tried, batch, max_new_tokens, rival, lambda text: status.update(text))
-        widths = speed.passes(lm, [1, 4, 9, 16, 32], 256)
+        status.update("single passes")
+        widths = speed.passes(lm, PASSES, 256)
+        floors = speed.floors(lm, PASSES, 256)
         if quality:
             from unmask.evaluation.bench_quality import quality as score
             from unmask.evaluation.tasks import load as load_items
@@ -209,7 +213,11 @@ def bench_speed_command(
     if picture is not None:
         speed.draw(results, scores, picture, f"{lm.name}: {max_new_tokens} new tokens, temperature 0")
     if as_json:
-        print(json.dumps({"speeds": [r.to_dict() for r in results], "passes_ms": widths, "scores": scores}))
+        print(
+            json.dumps(
+                {"speeds": [r.to_dict() for r in results], "passes_ms": widths, "floors_ms": floors, "scores": scores}
+            )
+        )
         return
     rows = []
     for r in results:
@@ -224,8 +232,11 @@ def bench_speed_command(
         rows.append([r.name, str(r.batch), *made, f"{scores[r.name]:.1f}" if r.name in scores else "-"])
     columns = ["way", "batch", "tokens/s", "over ar", "over llama.cpp", "tokens/step", "ms/step", "score"]
     Console().print(table(f"{lm.name}, {max_new_tokens} new tokens", columns, rows))
-    times = ", ".join(f"{width}: {ms:.1f}" for width, ms in widths.items())
-    print(f"milliseconds of one forward of so many text tokens after 256 cached ones: {times}")
+    rows = [
+        [str(w), f"{widths[w]:.1f}", *(f"{ms:.1f}" for ms in floors[w]), f"{widths[w] / widths[1]:.2f}"] for w in PASSES
+    ]
+    columns = ["text tokens", "ms", "floor: weights read, ms", "floor: operations, ms", "over one token"]
+    Console().print(table("one forward after 256 cached tokens, every row scored", columns, rows))
 
 
 def _llama(lm: Any, llama: str, batch: int, console: Any) -> Any:

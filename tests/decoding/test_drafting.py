@@ -135,7 +135,7 @@ def test_an_end_of_text_inside_drafts_ends_the_text_where_ar_ends_it(drafting: D
                 made = written(fast, row)[: written(fast, row).index(MASK)] if MASK in written(fast, row) else []
                 early += bool(made)
                 inside += bool(made) and last > 0 and end in made[-1 - last : -1]
-    assert early > 20  # texts that ended before their canvas
+    assert early > 10  # texts that ended before their canvas
     assert inside > 0  # ... with a draft
 
 
@@ -336,19 +336,18 @@ def chi_square_limit(freedom: int) -> float:
     return freedom * (1 - 2 / (9 * freedom) + 3.09 * (2 / (9 * freedom)) ** 0.5) ** 3
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.5])
-def test_sampled_verify_writes_with_the_bases_distribution(drafting: Drafting, temperature: float) -> None:
+def test_sampled_verify_writes_with_the_bases_distribution(drafting: Drafting) -> None:
     """Thousands of seeds in one batch against ar's own distribution, enumerated."""
-    size, samples, prompt = 5, 6000, [1, 3]
+    size, samples, prompt, temperature = 5, 2500, [1, 3], 0.8
     base, network = drafting(2, vocab_size=size + 1, mask_token_id=size, std=0.4)
     expected = samples * exact_joint(base, prompt, 3, temperature, size)
-    asked = request(prompt, 4, "verify", size, block_length=4, temperature=temperature)
+    asked = request(prompt, 3, "verify", size, block_length=4, temperature=temperature)
     decoder, _ = decode(network, [replace(asked, seed=seed) for seed in range(samples)])
     made = decoder.canvas.ids[:, 2:5]
     found = np.zeros((size,) * 3)
     np.add.at(found, tuple(made.T), 1)
     held = Counter(n for accepted in decoder.accepted for n in accepted[1:])
-    assert min(held[0], held[1], held[2]) > 50  # drafts are kept and refused
+    assert min(held[0], held[1], held[2]) > 100  # drafts are kept and refused
     for tokens in (1, 2, 3):
         axes = tuple(range(tokens, 3))
         e, f = expected.sum(axes).ravel(), found.sum(axes).ravel()

@@ -153,6 +153,19 @@ def passes(lm: DiffusionLM, widths: list[int], context: int, rounds: int = 15) -
     return {width: statistics.median(values) for width, values in times.items()}
 
 
+def floors(lm: DiffusionLM, widths: list[int], context: int) -> dict[int, tuple[float, float]]:
+    """What a pass cannot beat here, in milliseconds: reading its int8 weights once at the measured memory rate,
+    and its operations at the measured bfloat16 product rate."""
+    import torch
+
+    from unmask.evaluation.floor import forward_operations, gemm_rate, read_rate
+
+    c = lm.config
+    weights = forward_operations(c, 1, 0, 1) / 2  # a multiply-add per weight, one byte each
+    reading, rate = 1e3 * weights / read_rate(), gemm_rate(torch.bfloat16, 64, c.hidden_size, 4 * c.hidden_size)
+    return {w: (reading, 1e3 * forward_operations(c, w, context, w) / rate) for w in widths}
+
+
 class LlamaCpp:
     """llama.cpp from the prebuilt package `xllamacpp`, on a GGUF file, greedy, at our thread count."""
 

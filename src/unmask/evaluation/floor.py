@@ -23,6 +23,17 @@ def gemm_rate(dtype: torch.dtype, rows: int, inner: int, columns: int, seconds: 
     return statistics.median(rates)
 
 
+def read_rate(size: int = 2**28, rounds: int = 7) -> float:
+    """Bytes per second that all threads read of an array larger than the caches, median."""
+    values = torch.zeros(size // 8, dtype=torch.int64)
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        values.sum()
+        times.append(time.perf_counter() - began)
+    return size / statistics.median(times)
+
+
 def forward_operations(config: ModelConfig, fed: int, seen: int, scored: int) -> float:
     """Operations of one forward: `fed` tokens through the layers, each attending to `seen`, `scored` heads.
 

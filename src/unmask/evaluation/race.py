@@ -38,16 +38,17 @@ class Lap:
         }
 
 
-def timed(lm: DiffusionLM, prompt: str, max_new_tokens: int, **options: Any) -> Lap:
+def timed(lm: DiffusionLM, prompt: Any, max_new_tokens: int, **options: Any) -> Lap:
     """Generates once, noting when each frame came."""
     moments: list[tuple[float, Frame]] = []
     began = time.perf_counter()
     output = lm.generate(
         prompt, max_new_tokens, streamer=lambda frame: moments.append((time.perf_counter() - began, frame)), **options
     )
-    return Lap(lm.name, output, time.perf_counter() - began, moments)
+    name = f"{lm.name}, {options['mode']}" if options.get("mode") else lm.name
+    return Lap(name, output, time.perf_counter() - began, moments)
 
 
-def warm_up(lm: DiffusionLM, prompt: str, max_new_tokens: int) -> None:
+def warm_up(lm: DiffusionLM, prompt: Any, max_new_tokens: int, **options: Any) -> None:
     """One short run, so that first-call costs are not counted."""
-    lm.generate(prompt, min(8, max_new_tokens), seed=0)
+    lm.generate(prompt, min(8, max_new_tokens), seed=0, **options)
