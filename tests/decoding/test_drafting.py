@@ -338,8 +338,8 @@ def chi_square_limit(freedom: int) -> float:
 
 def test_sampled_verify_writes_with_the_bases_distribution(drafting: Drafting) -> None:
     """Thousands of seeds in one batch against ar's own distribution, enumerated."""
-    size, samples, prompt, temperature = 5, 2500, [1, 3], 0.8
-    base, network = drafting(2, vocab_size=size + 1, mask_token_id=size, std=0.4)
+    size, samples, prompt, temperature = 5, 2500, [1, 3], 1.0
+    base, network = drafting(3, vocab_size=size + 1, mask_token_id=size)
     expected = samples * exact_joint(base, prompt, 3, temperature, size)
     asked = request(prompt, 3, "verify", size, block_length=4, temperature=temperature)
     decoder, _ = decode(network, [replace(asked, seed=seed) for seed in range(samples)])

@@ -123,6 +123,31 @@ def refused() -> Callable[..., AbstractContextManager[None]]:
     return expect
 
 
+@pytest.fixture(scope="session")
+def chat_base(tiny: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small causal model that was never trained: letters, and ChatML with a system prompt."""
+    from tokenizers import Tokenizer, decoders, models
+
+    from unmask.lm import DiffusionLM
+
+    control = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"]
+    words = [*control, "\n", " ", *"abcdefghijklmnopqrstuvwxyz"]
+    tokenizer = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[]))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(control)
+    ids = {"mask_token_id": 3, "eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 2}
+    shape = {"layout": "causal", "shift": True, "num_kv_heads": 2, "max_length": 128, "vocab_size": len(words)}
+    folder = tmp_path_factory.mktemp("models") / "chat"
+    DiffusionLM(tiny(5, 0.15, **shape, **ids), tokenizer, name="chat").save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}"
+        "{% if loop.first and m['role'] != 'system' %}<|im_start|>system\nbe good<|im_end|>\n{% endif %}"
+        "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    return folder
+
+
 @pytest.fixture
 def free_port() -> int:
     with socket.socket() as probe:

@@ -379,10 +379,12 @@ class _Options:
         return chosen
 
     def sampling(self, feed: Feed, forwards: Array) -> Sampling:
-        """Each scored row's own options and draws, addressed by (seed, step, position)."""
-        row, seed, step = feed.row, self.seed[feed.row], forwards[feed.row]
-        draws = [uniforms(seed, step, feed.target, purpose) for purpose in (TOKEN_DRAW, CHOICE_DRAW)]
-        return Sampling(self.temperature[row], self.top_k[row], self.top_p[row], *draws)
+        """Each scored row's own options and draws, addressed by (seed, step, position); none where none is read."""
+        row, unread = feed.row, np.zeros(len(feed.row))
+        address = (self.seed[row], forwards[row], feed.target)
+        token = uniforms(*address, TOKEN_DRAW) if (self.temperature > 0).any() else unread
+        choice = uniforms(*address, CHOICE_DRAW) if any(rule.name == "random" for rule in self.rules) else unread
+        return Sampling(self.temperature[row], self.top_k[row], self.top_p[row], token, choice)
 
     def by_rule(self) -> Iterator[tuple[RuleOptions, Array]]:
         """Each distinct rule with the requests that use it and are not verified."""
