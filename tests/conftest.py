@@ -13,8 +13,10 @@ from hypothesis import settings
 from safetensors.torch import load_file
 from torch import Tensor
 
+from unmask.errors import UnmaskError
 from unmask.models import adapter
 from unmask.models.config import ModelConfig
+from unmask.models.pull import pull
 from unmask.models.transformer import Transformer
 
 torch.set_num_threads(1)
@@ -74,3 +76,14 @@ def conformance() -> Callable[[str], tuple[dict[str, Any], dict[str, Tensor]]]:
         return json.loads(text), load_file(tensors) if tensors.exists() else {}
 
     return read
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of the base model, fetched once into the user's cache."""
+    try:
+        return pull("smollm2-135m-instruct")
+    except UnmaskError as error:
+        if "cannot be fetched" not in str(error):
+            raise
+        pytest.skip(f"no network: {error}")

@@ -18,15 +18,15 @@ def bits_per_character(lm: DiffusionLM, text: str, samples: int = 1) -> tuple[fl
     return score.nats / math.log(2) / len(text), score.std_error / math.log(2) / len(text)
 
 
-def test_both_are_shipped_and_small() -> None:
-    assert catalogue.shipped() == ["austen", "austen-ar"]
+def test_they_are_shipped_and_small() -> None:
+    assert catalogue.shipped() == ["austen", "austen-ar", "default"]
     sizes = [sum(f.stat().st_size for f in catalogue.find(name).iterdir()) for name in catalogue.shipped()]
     assert max(sizes) < 20e6
     assert all((catalogue.find(name) / "README.md").is_file() for name in catalogue.shipped())
 
 
-def test_the_default_writes_50_and_400_tokens_in_the_same_number_of_steps() -> None:
-    lm = DiffusionLM.from_pretrained("default")
+def test_austen_writes_50_and_400_tokens_in_the_same_number_of_steps() -> None:
+    lm = DiffusionLM.from_pretrained("austen")
     outs = [lm.generate("Emma was", n, rule="quota", max_denoising_steps=4, seed=1) for n in (50, 400)]
     assert [out.steps for out in outs] == [4, 4]
     assert "\ufffd" not in outs[0].text

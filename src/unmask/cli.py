@@ -370,12 +370,11 @@ def models(as_json: Json = False) -> None:
     records: list[dict[str, Any]] = []
     for entry in entries.ENTRIES.values():
         present, folder = catalogue.is_present(entry), catalogue.place(entry)
-        weights = [folder / name for name in ("model.safetensors", "adapter.safetensors")]
-        size = sum(f.size for f in entry.files) or sum(f.stat().st_size for f in weights if f.is_file())
+        weights = folder / "model.safetensors"
+        size = sum(f.size for f in entry.files) or (weights.stat().st_size if weights.is_file() else 0)
         records.append(
             {
                 "name": entry.name,
-                "also": [alias for alias, target in catalogue.ALIASES.items() if target == entry.name],
                 "kind": entry.kind,
                 "bytes": size,
                 "source": str(entry.source),
@@ -390,9 +389,8 @@ def models(as_json: Json = False) -> None:
         return
     rows = []
     for r in records:
-        name = f"{r['name']} ({', '.join(r['also'])})" if r["also"] else r["name"]
         kind, here = "AR" if r["kind"] == "autoregressive" else r["kind"], "yes" if r["present"] else "no"
-        rows.append([name, kind, f"{r['bytes'] / 1e6:.1f}", r["source"], r["licence"], here])
+        rows.append([r["name"], kind, f"{r['bytes'] / 1e6:.1f}", r["source"], r["licence"], here])
     shown = table("models", ["name", "kind", "MB", "source", "licence", "here"], rows)
     shown.columns[0].no_wrap = True  # a name must be readable to be typed
     Console().print(shown)
@@ -412,7 +410,7 @@ def pull(
     from unmask.models import catalogue, entries
     from unmask.models import pull as fetching
 
-    entry = entries.need(catalogue.ALIASES.get(name, name))
+    entry = entries.need(name)
     needed = [entry.name] if entry.base is None else [entry.base, entry.name]
     folders = {}
     for each in needed:  # an adapter is of no use without its base

@@ -49,15 +49,14 @@ class DiffusionLM:
         defaults: DecodingDefaults | None = None,
         name: str = "model",
         loaded: loading.Loaded | None = None,
-        backend: Backend | None = None,
     ) -> None:
-        """A network in memory, or one that `loaded` describes and that is read when first needed."""
+        """A network in memory, or one that `loaded` describes: that generates compiled, and is read when needed."""
         self._model, self.tokenizer, self.name, self.loaded = model, tokenizer, name, loaded
         self.defaults = defaults or DecodingDefaults()
         if model is None and loaded is None:
             raise ValueError("a DiffusionLM needs a network or what describes one")
         self.config: ModelConfig = model.config if model is not None else cast(loading.Loaded, loaded).config
-        self._backend = backend
+        self._backend: Backend | None = None
 
     @classmethod
     def from_pretrained(
@@ -73,27 +72,29 @@ class DiffusionLM:
         if backend not in ("auto", "torch", "openvino"):
             raise UnmaskError(f"backend '{backend}' is unknown; use auto, torch or openvino")
         loaded = loading.describe(str(name), device, dtype or "float32")
-        compiled: Backend | None = None
-        if backend == "openvino" or (backend == "auto" and dtype is None and loading.suits_openvino(loaded)):
-            if device != "cpu":
-                raise UnmaskError(f"backend 'openvino' computes on the CPU, not on '{device}'; use backend='torch'")
-            from unmask.engine.openvino_backend import OpenVINOBackend
-
-            compiled = OpenVINOBackend.compiled(loaded)
-        model = loaded.network() if compiled is None else None
-        return cls(model, loaded.tokenizer, loaded.defaults, loaded.name, loaded, compiled)
+        suits = loading.suits_openvino(loaded)
+        by_itself = backend == "auto" and dtype is None and suits is None and loaded.is_large
+        if backend == "openvino" and suits is not None:
+            raise UnmaskError(f"backend 'openvino' does not run model '{loaded.name}': {suits}; use backend='torch'")
+        model = None if by_itself or backend == "openvino" else loaded.network()
+        return cls(model, loaded.tokenizer, loaded.defaults, loaded.name, loaded)
 
     @property
     def model(self) -> Transformer:
         """The torch network; read from its files when first asked for."""
         if self._model is None:
+            _ = self.backend  # that it generates compiled is settled before
             self._model = cast(loading.Loaded, self.loaded).network()
         return self._model
 
     @property
     def backend(self) -> Backend:
         """What computes forwards when text is generated."""
-        if self._backend is None:
+        if self._backend is None and self._model is None:
+            from unmask.engine.openvino_backend import OpenVINOBackend
+
+            self._backend = OpenVINOBackend.compiled(cast(loading.Loaded, self.loaded))
+        elif self._backend is None:
             from unmask.engine.torch_backend import TorchBackend
 
             self._backend = TorchBackend(self.model)

@@ -20,7 +20,7 @@ from unmask.decoding.feed import Columns, Feed
 from unmask.decoding.loop import Decoder, Request
 from unmask.decoding.rules import RULE_NAMES, RuleOptions
 from unmask.engine.torch_backend import TorchBackend
-from unmask.layout import Layout
+from unmask.layout import Coordinates, Layout
 from unmask.models.transformer import Transformer
 
 Drafting = Callable[..., tuple[Transformer, Transformer]]
@@ -233,6 +233,87 @@ def test_blocks_of_one_are_ar_in_every_mode_but_verify(drafting: Drafting) -> No
     one, _ = decode(network, asked)
     ar, _ = decode(network, [request(p, 10, "ar") for p in PROMPTS])
     assert (one.canvas.ids == ar.canvas.ids).all()
+
+
+# --- against the same written out, one request and one forward at a time --------------------------------------
+
+
+@torch.inference_mode()
+def of_text(base: Transformer, text: list[int]) -> torch.Tensor:
+    """The base's distributions of what follows every token of a text, [T, V]."""
+    logits = base.head(base.hidden(torch.tensor([text]), None, CausalMask()))[0].double()
+    logits[:, MASK] = -torch.inf
+    return logits.softmax(-1)
+
+
+@torch.inference_mode()
+def of_group(network: Transformer, text: list[int], slots: list[int]) -> torch.Tensor:
+    """Distributions of what follows every slot of a group that hangs on a text's end, [K, V]."""
+    ids = torch.tensor([text + slots])
+    position = torch.arange(ids.shape[1])[None]
+    anchor = torch.where(position < len(text), -1, len(text) - 1)
+    row = Coordinates.drafts(position, anchor)
+    hidden = network.hidden(ids, position, DRAFTS.dense(row, row), gate_BT=anchor >= 0)
+    logits = network.head(hidden)[0, len(text) :].double()
+    assert network.draft_vocabulary is not None
+    proposed = torch.full_like(logits, -torch.inf)
+    proposed[:, network.draft_vocabulary] = logits[:, network.draft_vocabulary]
+    return proposed.softmax(-1)
+
+
+@pytest.mark.parametrize("block_length", [2, 4, 6])
+def test_drafts_are_those_of_the_group_that_saw_the_text_before_the_sure_token(
+    drafting: Drafting, block_length: int
+) -> None:
+    for seed in range(3):
+        base, network = drafting(seed)
+        network.draft_vocabulary = torch.tensor([0, 2, 3, 5, 6])
+        for prompt in PROMPTS:
+            text, length, drafts, accepted = list(prompt), len(prompt) + 14, [], []
+            while len(text) < length:
+                best = of_text(base, text + drafts)[len(text) - 1 :].argmax(-1).tolist()
+                kept = 0
+                while kept < len(drafts) and drafts[kept] == best[kept]:
+                    kept += 1
+                accepted.append(kept)
+                text += drafts[:kept]
+                slots = [MASK] * min(block_length - 1, length - len(text) - 1)
+                drafts = of_group(network, text, slots).argmax(-1).tolist() if slots else []
+                text.append(best[kept])
+            decoder, _ = decode(network, [request(prompt, 14, "verify", block_length=block_length)])
+            assert written(decoder) == text[:length]
+            assert decoder.accepted[0] == accepted
+
+
+def test_diffusion_is_one_group_that_shows_what_is_committed(drafting: Drafting) -> None:
+    sure = 0.3
+    for seed in range(3):
+        base, network = drafting(seed)
+        network.draft_vocabulary = torch.tensor([0, 2, 3, 5, 6])
+        for prompt in PROMPTS:
+            length, steps = len(prompt) + 14, []
+            canvas = prompt + [MASK] * 14
+            while MASK in canvas:
+                start = canvas.index(MASK)
+                window = range(start + 1, min(start + 5, length))
+                first = of_text(base, canvas[:start])[-1]
+                commits = {start: (int(first.argmax()), float(first.max()))}
+                if window:
+                    group = of_group(network, canvas[:start], canvas[start : window[-1]])
+                    for target, p in zip(window, group, strict=True):
+                        if canvas[target] == MASK and p.max() >= sure:
+                            commits[target] = (int(p.argmax()), float(p.max()))
+                for position, (token, _) in commits.items():
+                    canvas[position] = token
+                steps.append(commits)
+            options = RuleOptions("threshold", threshold=sure)
+            decoder, frames = decode(network, [request(prompt, 14, "diffusion", block_length=5, rule=options)])
+            assert written(decoder) == canvas
+            assert [dict(zip(f.positions, f.tokens, strict=True)) for f in frames] == [
+                {position: token for position, (token, _) in commits.items()} for commits in steps
+            ]
+            for frame, commits in zip(frames, steps, strict=True):
+                np.testing.assert_allclose(frame.confidences, [c for _, (_, c) in sorted(commits.items())], atol=1e-5)
 
 
 # --- text is the base's alone -------------------------------------------------------------------------------

@@ -187,7 +187,7 @@ def test_graphs_are_made_again_for_other_weights(folder: Path, pair: tuple[Diffu
 def test_what_it_cannot_do_is_said(folder: Path, pair: tuple[DiffusionLM, DiffusionLM]) -> None:
     with pytest.raises(UnmaskError, match="keeps exact keys"):
         pair[1].generate([1], 4, cache="none")
-    with pytest.raises(UnmaskError, match="on the CPU"):
+    with pytest.raises(UnmaskError, match="on the CPU, not on 'cuda'"):
         DiffusionLM.from_pretrained(folder, device="cuda", backend="openvino")
     with pytest.raises(UnmaskError, match="backend 'other'"):
         DiffusionLM.from_pretrained(folder, backend="other")

@@ -1,4 +1,4 @@
-"""Small GGUF files that the tests write themselves, and the base model where it can be had."""
+"""Small GGUF files that the tests write themselves."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 from tokenizers.pre_tokenizers import ByteLevel
 
-from unmask.errors import UnmaskError
-from unmask.models.pull import pull
 
 Array = NDArray[np.float32]
 LAYERS, HIDDEN, INNER, HEADS, KEY_HEADS, HEAD = 2, 64, 96, 4, 2, 16
@@ -28,17 +26,6 @@ PARTS = {
     "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def smollm2() -> Path:
-    """The folder of the base model, fetched once into the user's cache."""
-    try:
-        return pull("smollm2-135m-instruct")
-    except UnmaskError as error:
-        if "cannot be fetched" not in str(error):
-            raise
-        pytest.skip(f"no network: {error}")
 
 
 def llama_weights(seed: int = 0, tied: bool = True) -> dict[str, Array]:

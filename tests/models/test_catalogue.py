@@ -26,7 +26,6 @@ def test_entries_say_all_that_fetching_needs() -> None:
             assert Path(file.name).name == file.name
             assert re.fullmatch("[0-9a-f]{64}", file.sha256)
     assert {e.name for e in ENTRIES.values() if isinstance(e.source, Shipped)} == set(catalogue.shipped())
-    assert set(catalogue.ALIASES.values()) <= ENTRIES.keys()
 
 
 def test_names_come_before_folders_and_paths_before_hub_ids(
@@ -38,7 +37,7 @@ def test_names_come_before_folders_and_paths_before_hub_ids(
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     assert catalogue.find("austen") == catalogue.SHIPPED / "austen"
     assert catalogue.find("./austen") == Path("austen")
-    assert catalogue.find("default") == catalogue.find(catalogue.ALIASES["default"])
+    assert catalogue.find("default") == catalogue.SHIPPED / "default"
     assert catalogue.find("runs/mine") == Path("runs/mine")
     assert catalogue.find("owner/mine") == Path("fetched/owner/mine")
     assert catalogue.find("smollm2-135m-instruct") == Path("fetched/smollm2-135m-instruct")

@@ -217,9 +217,7 @@ def test_a_base_needs_a_chat_template_and_a_tokenizer(lm: DiffusionLM, tmp_path:
         "{{ messages[0]['content'] }}",
     ],
 )
-def test_a_template_must_show_where_turns_end(
-    lm: DiffusionLM, tmp_path: Path, refused: Refused, template: str
-) -> None:
+def test_a_template_must_show_where_turns_end(lm: DiffusionLM, tmp_path: Path, refused: Refused, template: str) -> None:
     with refused("chat", "control token"):
         make_text(of_base(lm, template), SMALL, tmp_path, 0)
 
@@ -238,14 +236,15 @@ def test_a_row_must_have_room_for_a_dialogue(lm: DiffusionLM, tmp_path: Path, re
     assert {(len(ids), start) for ids, start in dialogues(tmp_path)} == {(38, 37)}
 
 
-def test_a_base_that_never_ends_a_turn_is_given_up(
-    lm: DiffusionLM, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("says", [[5] * 70, [1], [2]], ids=["no end", "another turn", "nothing"])
+def test_a_base_that_writes_no_dialogue_is_given_up(
+    lm: DiffusionLM, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, says: list[int]
 ) -> None:
     def sample(lm: Any, prompts: list[Any], room: int, *_: object) -> list[list[int]]:
-        return [[5] * room for _ in prompts]
+        return [says[:room] for _ in prompts]
 
     monkeypatch.setattr(self_text, "_sample", sample)
-    with refused("chat", "ended none of 128 turns"):
+    with refused("chat", "no dialogue in 128 tries"):
         make_text(lm, SMALL, tmp_path, 0)
 
 
@@ -266,9 +265,10 @@ def test_turns_are_dropped_that_are_empty_too_long_or_not_text(
 def test_answers_end_at_their_first_control_token_or_with_the_row(
     lm: DiffusionLM, monkeypatch: pytest.MonkeyPatch, answer: list[int], kept: list[int] | None
 ) -> None:
-    around, texts = Surroundings.of(lm), iter([[[7] * 6 + [2]], [answer]])
-    monkeypatch.setattr(self_text, "_sample", lambda *_: next(texts))
-    found = self_text._dialogues(lm, SMALL, around, None, lambda _: None, 0)  # type: ignore[arg-type]
+    around = Surroundings.of(lm)
+    monkeypatch.setattr(self_text, "_sample", lambda *_: [answer])
+    prompts = [[*around.before, *[7] * 6, *around.between]]
+    found = self_text._answered(lm, SMALL, around, None, prompts, lambda _: None, 0)  # type: ignore[arg-type]
     assert [ids[start:] for ids, start in found] == ([] if kept is None else [kept])
 
 

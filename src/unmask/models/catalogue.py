@@ -9,7 +9,6 @@ from unmask.models import entries, pull
 from unmask.models.entries import Entry, Shipped
 
 SHIPPED = Path(__file__).parent.parent / "weights"
-ALIASES = {"default": "austen"}  # goes when ENTRIES has a `default` of its own, an adapter in weights/default
 
 
 def shipped() -> list[str]:
@@ -32,13 +31,13 @@ def find(name: str) -> Path:
 
     A model that is not in the package is fetched at first use, which it says on standard error.
     """
-    known, path = ALIASES.get(name, name), Path(name)
-    entry = entries.get(known)
-    if known not in entries.ENTRIES and (path.is_dir() or (path.suffix == ".gguf" and path.is_file())):
+    path = Path(name)
+    entry = entries.get(name)
+    if name not in entries.ENTRIES and (path.is_dir() or (path.suffix == ".gguf" and path.is_file())):
         return path
     if entry is None:
-        names = ", ".join([*ALIASES, *entries.ENTRIES])
+        names = ", ".join(entries.ENTRIES)
         raise UnmaskError(f"model '{name}' is neither a folder nor a GGUF file nor one of: {names}")
     if isinstance(entry.source, Shipped):
         return place(entry)
-    return pull.pull_shown(known)
+    return pull.pull_shown(name)

@@ -70,6 +70,15 @@ class Entry:
 ENTRIES = {
     entry.name: entry
     for entry in (
+        Entry(
+            "default",
+            Shipped("default"),
+            "diffusion",
+            "unmask",
+            "Apache-2.0",
+            base="smollm2-135m-instruct",
+            notes="answers in English; an adapter, its base is fetched at first use",
+        ),
         Entry("austen", Shipped("austen"), "diffusion", "unmask", "Apache-2.0", notes="writes in Austen's manner"),
         Entry("austen-ar", Shipped("austen-ar"), "autoregressive", "unmask", "Apache-2.0", notes="its AR twin"),
         Entry(

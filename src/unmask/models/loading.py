@@ -39,6 +39,12 @@ class Loaded:
     base: str | None = None
     base_path: Path | None = None
 
+    @property
+    def is_large(self) -> bool:
+        """Whether a compiled graph is worth its start-up: 50M parameters and more, embeddings aside."""
+        c = self.config
+        return c.num_layers * c.hidden_size * (2 * c.hidden_size + 3 * c.intermediate_size) > 5e7
+
     def network(self) -> Transformer:
         """Reads the weights into a torch network; raises UnmaskError where the device cannot be used."""
         import torch
@@ -78,14 +84,19 @@ def describe(name: str, device: str = "cpu", dtype: str = "float32") -> Loaded:
     return Loaded(*about, defaults, device, dtype, base_name, base_path)
 
 
-def suits_openvino(loaded: Loaded) -> bool:
-    """Whether OpenVINO is there and runs this model faster than torch does on a CPU."""
+def suits_openvino(loaded: Loaded) -> str | None:
+    """Why the compiled backend cannot run a model; None where it can."""
     from importlib.util import find_spec
 
     c = loaded.config
-    size = c.num_layers * c.hidden_size * (2 * c.hidden_size + 3 * c.intermediate_size)
-    plain = c.norm == "rms" and c.activation == "swiglu" and not c.num_experts and not c.time_condition_size
-    plain = plain and not (c.qk_norm or c.qkv_bias or c.out_bias or c.mlp_bias or c.head_bias)
-    supported = plain and c.shift and c.tie_embeddings and c.rope_fraction == 1.0
-    on_cpu = loaded.device == "cpu" and loaded.dtype == "float32"
-    return on_cpu and supported and c.layout in ("causal", "drafts") and size > 5e7 and bool(find_spec("openvino"))
+    if find_spec("openvino") is None:
+        return "the package openvino is not installed"
+    if loaded.device != "cpu":
+        return f"it computes on the CPU, not on '{loaded.device}'"
+    if c.layout not in ("causal", "drafts") or not c.shift:
+        return "its graph is for autoregressive models and their adapters"
+    plain = c.norm == "rms" and c.activation == "swiglu" and c.tie_embeddings and c.rope_fraction == 1.0
+    extras = c.qk_norm or c.qkv_bias or c.out_bias or c.mlp_bias or c.head_bias or c.num_experts
+    if not plain or extras or c.time_condition_size or c.mask_token_id is None:
+        return "its graph is for Llama-shaped networks with tied embeddings"
+    return None

@@ -135,17 +135,26 @@ def _dialogues(
     done: int,
 ) -> list[tuple[list[int], int]]:
     """One shard: the ids of each dialogue and where its answer starts. done: tokens of the other shards."""
-    prompts: list[list[int]] = []
     for _ in range(ROUNDS):
         turns = _turns(lm, config, around, rng)
         prompts = [[*around.before, *turn, *around.between] for turn in turns]
-        if prompts:
-            break
-    else:
-        raise UnmaskError(
-            f"model '{lm.name}' ended none of {ROUNDS * config.batch} turns within {config.turn} tokens; "
-            "take a base made to chat"
-        )
+        dialogues = _answered(lm, config, around, rng, prompts, progress, done) if prompts else []
+        if dialogues:
+            return dialogues
+    tries = f"{ROUNDS * config.batch} tries: it ends no turn within {config.turn} tokens or answers nothing"
+    raise UnmaskError(f"model '{lm.name}' wrote no dialogue in {tries}; take a base made to chat")
+
+
+def _answered(
+    lm: DiffusionLM,
+    config: TextConfig,
+    around: Surroundings,
+    rng: np.random.Generator,
+    prompts: list[list[int]],
+    progress: Callable[[int], None],
+    done: int,
+) -> list[tuple[list[int], int]]:
+    """The prompts with the answers that say something."""
     sizes = [len(prompt) for prompt in prompts]
     # all rows are given the same room, so the longest may go on for longer than a dialogue: that is cut
     room = min(config.length - min(sizes), lm.config.max_length - max(sizes))
