@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint types austen wheel clean
+.PHONY: demo test test-slow lint types austen default wheel clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -12,9 +12,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP)  ## watch a diffusion model write, then race it against its autoregressive twin
-	$(BIN)/unmask generate "It is a truth universally acknowledged" -n 100 --seed 1 --pause 0.08
-	$(BIN)/unmask race "It is a truth universally acknowledged" -n 200 --seed 1
+demo: $(STAMP)  ## ask the default model, race its modes, then watch a full canvas denoise
+	$(BIN)/unmask generate "Why is the sky blue?" -n 96
+	$(BIN)/unmask race "Why is the sky blue?" --mode verify -n 96
+	$(BIN)/unmask generate "It is a truth universally acknowledged" -m austen -n 100 --seed 1 --pause 0.08
 
 test: $(STAMP)  ## the whole suite but the slow marks, under ten minutes on two cores
 	$(BIN)/python -m pytest -q
@@ -33,6 +34,9 @@ austen: $(STAMP)  ## train both models from scratch on two cores, one core each;
 	$(BIN)/unmask train recipes/austen.yaml training.threads=1 & first=$$!; \
 	$(BIN)/unmask train recipes/austen-ar.yaml training.threads=1; second=$$?; \
 	wait $$first && exit $$second
+
+default: $(STAMP)  ## make the default model again: its base's own text, then the adapter; resumes when started again
+	$(BIN)/unmask adapt recipes/default.yaml
 
 wheel: $(STAMP)
 	$(BIN)/python -m build --wheel

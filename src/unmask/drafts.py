@@ -157,13 +157,16 @@ class Drafts(Objective):
         place = anchor[..., None] + step  # [B, groups, K], index in the row
         scored = (place + 1).clamp(max=width - 1)
         inside = used[..., None] & (place + 1 < width)
+        document = rows.document.gather(1, anchor)[..., None]
         own = rows.document.gather(1, scored.flatten(1)).view_as(scored)
         learn = rows.supervised.gather(1, scored.flatten(1)).view_as(scored)
-        inside &= learn & (own == rows.document.gather(1, anchor)[..., None])
-        place = place.clamp(max=width - 1)
+        inside &= learn & (own == document)
+        beyond, place = place >= width, place.clamp(max=width - 1)
+        there = (rows.document.gather(1, place.flatten(1)).view_as(place) == document) & ~beyond
 
         rest = u[:, width:].view(count, groups, length + 2)
-        shown = (rest[..., 0:1] < self.revealed) & (rest[..., 2:] < rest[..., 1:2])
+        # a slot beyond its document or the row has no token of its own to show
+        shown = there & (rest[..., 0:1] < self.revealed) & (rest[..., 2:] < rest[..., 1:2])
         tokens = rows.ids.gather(1, place.flatten(1)).view_as(place)
         inputs = torch.where(shown, tokens, mask_id)
         known_next = torch.cat([shown[..., 1:], torch.zeros_like(shown[..., :1])], -1)

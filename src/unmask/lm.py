@@ -191,9 +191,9 @@ class DiffusionLM:
                 streamer(frame)
         return run.outputs()[0] if is_single(prompt) else run.outputs()
 
-    def stream(self, prompt: Prompt, **options: Any) -> Iterator[Frame]:
+    def stream(self, prompt: Prompt, max_new_tokens: int = 128, **options: Any) -> Iterator[Frame]:
         """The frames of `generate`, as they are made; same arguments."""
-        yield from self.start(prompt, **options).frames()
+        yield from self.start(prompt, max_new_tokens, **options).frames()
 
     def start(self, prompt: Prompt, max_new_tokens: int = 128, cache: str = "auto", **options: Any) -> Run:
         """Prepares a generation: check everything, decode nothing. Arguments as for `generate`."""

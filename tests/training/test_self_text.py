@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from unmask import DiffusionLM
-from unmask.training import self_text
 from unmask.training.dialogues import Dialogues, read_shard, write_shard
-from unmask.training.self_text import Surroundings, TextConfig, make_text
+from unmask.training.self_text import Surroundings, TextConfig, _Writer, make_text
 
 Refused = Callable[..., Any]
 SYSTEM = "<|im_start|>system\nbe good<|im_end|>\n"
@@ -59,6 +59,10 @@ def of_base(lm: DiffusionLM, template: str | None, tokenizer: bool = True) -> Di
     assert lm.loaded is not None
     loaded = replace(lm.loaded, chat_template=template)
     return DiffusionLM(lm.model, lm.tokenizer if tokenizer else None, name="chat", loaded=loaded)
+
+
+def writer(lm: DiffusionLM) -> _Writer:
+    return _Writer(lm, SMALL, Surroundings.of(lm), np.random.default_rng(0), lambda _: None, 0)
 
 
 # what is written
@@ -240,10 +244,10 @@ def test_a_row_must_have_room_for_a_dialogue(lm: DiffusionLM, tmp_path: Path, re
 def test_a_base_that_writes_no_dialogue_is_given_up(
     lm: DiffusionLM, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, says: list[int]
 ) -> None:
-    def sample(lm: Any, prompts: list[Any], room: int, *_: object) -> list[list[int]]:
+    def sample(self: Any, prompts: list[Any], room: int, *_: object) -> list[list[int]]:
         return [says[:room] for _ in prompts]
 
-    monkeypatch.setattr(self_text, "_sample", sample)
+    monkeypatch.setattr(_Writer, "sample", sample)
     with refused("chat", "no dialogue in 128 tries"):
         make_text(lm, SMALL, tmp_path, 0)
 
@@ -252,10 +256,9 @@ def test_a_base_that_writes_no_dialogue_is_given_up(
 def test_turns_are_dropped_that_are_empty_too_long_or_not_text(
     lm: DiffusionLM, monkeypatch: pytest.MonkeyPatch, turn: list[int]
 ) -> None:
-    around = Surroundings.of(lm)
     good = [6] * 12
-    monkeypatch.setattr(self_text, "_sample", lambda *_: [[*good, 2, 9], turn[: SMALL.turn + 1]])
-    assert self_text._turns(lm, SMALL, around, None) == [good]  # type: ignore[arg-type]
+    monkeypatch.setattr(_Writer, "sample", lambda *_: [[*good, 2, 9], turn[: SMALL.turn + 1]])
+    assert writer(lm).turns() == [good]
 
 
 @pytest.mark.parametrize(
@@ -265,10 +268,9 @@ def test_turns_are_dropped_that_are_empty_too_long_or_not_text(
 def test_answers_end_at_their_first_control_token_or_with_the_row(
     lm: DiffusionLM, monkeypatch: pytest.MonkeyPatch, answer: list[int], kept: list[int] | None
 ) -> None:
-    around = Surroundings.of(lm)
-    monkeypatch.setattr(self_text, "_sample", lambda *_: [answer])
-    prompts = [[*around.before, *[7] * 6, *around.between]]
-    found = self_text._answered(lm, SMALL, around, None, prompts, lambda _: None, 0)  # type: ignore[arg-type]
+    own = writer(lm)
+    monkeypatch.setattr(_Writer, "sample", lambda *_: [answer])
+    found = own.answered([[*own.around.before, *[7] * 6, *own.around.between]])
     assert [ids[start:] for ids, start in found] == ([] if kept is None else [kept])
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,18 +69,12 @@ class CompiledLogits:
         return out
 
 
-@dataclass
-class _Compiled:
-    request: Any
-    drafts: bool
-
-
 class OpenVINOBackend:
     """Runs the base's graph for feeds of text, and the adapted one once a request drafts."""
 
     def __init__(self, loaded: Loaded, where: Path) -> None:
         self.loaded, self.config, self.where = loaded, loaded.config, where
-        self.compiled_graphs: dict[bool, _Compiled] = {}
+        self.requests: dict[bool, Any] = {}  # compiled graphs: the adapted one under True
         self.vocabulary: Array | None = None
         self.layout, self.slots = Layout("causal"), 0
         self.cache: Array = np.zeros((0, 0, 0, 0, 0), np.float32)
@@ -117,8 +110,8 @@ class OpenVINOBackend:
 
     def forward(self, feed: Feed) -> CompiledLogits:
         # text alone needs no adapter, but a graph that is at hand beats compiling another
-        drafted = bool((feed.anchor != TEXT).any()) or set(self.compiled_graphs) == {True}
-        graph, width = self._graph(drafted), feed.ids.shape[1]
+        drafted = bool((feed.anchor != TEXT).any()) or set(self.requests) == {True}
+        request, width = self._request(drafted), feed.ids.shape[1]
         wide = next((w for w in WIDTHS if w >= width), -(-width // 64) * 64)
         needed = int(feed.cached.max())
         if needed > self.cache.shape[3]:
@@ -151,12 +144,12 @@ class OpenVINOBackend:
             inputs["gate"] = (anchor != TEXT).astype(np.float32)[..., None]
             inputs["draft_rows"] = flat[of_draft] if of_draft.any() else np.zeros(1, np.int32)
         for name, values in inputs.items():
-            graph.request.set_tensor(name, ov.Tensor(np.ascontiguousarray(values), shared_memory=True))
-        graph.request.infer()
-        text = graph.request.get_output_tensor(0).data
+            request.set_tensor(name, ov.Tensor(np.ascontiguousarray(values), shared_memory=True))
+        request.infer()
+        text = request.get_output_tensor(0).data
         text[:, self.config.mask_token_id] = -np.inf
-        self._remember(feed, graph.request.get_output_tensor(1).data)
-        drafts = graph.request.get_output_tensor(2).data if drafted else text[:0]
+        self._remember(feed, request.get_output_tensor(1).data)
+        drafts = request.get_output_tensor(2).data if drafted else text[:0]
         return CompiledLogits(text, drafts, of_draft, self.vocabulary, self.config.vocab_size)
 
     def _remember(self, feed: Feed, made: Array) -> None:
@@ -169,17 +162,16 @@ class OpenVINOBackend:
         physical = self.active[row]
         self.cache[:, physical, :, position] = made[:, physical, :, column]
 
-    def _graph(self, drafts: bool) -> _Compiled:
-        if drafts not in self.compiled_graphs:
-            core = ov.Core()
-            options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-            model = core.read_model(self.where / ("drafts.xml" if drafts else "base.xml"))
-            self.compiled_graphs[drafts] = _Compiled(
-                core.compile_model(model, "CPU", options).create_infer_request(), drafts
-            )
+    def _request(self, drafts: bool) -> Any:
+        if drafts not in self.requests:
+            options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "CACHE_DIR": str(self.where)}
+            path = self.where / ("drafts.xml" if drafts else "base.xml")
+            # by its path: what was compiled once is then read from the folder without reading the graph
+            compiled = ov.Core().compile_model(str(path), "CPU", options)
+            self.requests[drafts] = compiled.create_infer_request()
             if drafts:
                 self.vocabulary = np.load(self.where / "vocabulary.npy", allow_pickle=False)
-        return self.compiled_graphs[drafts]
+        return self.requests[drafts]
 
 
 def _key(loaded: Loaded) -> str:

@@ -90,11 +90,11 @@ def make_text(
     included. Raises UnmaskError where the base cannot write dialogues and where the folder holds other text.
     """
     around = Surroundings.of(lm)
-    room = min(config.length, lm.config.max_length) - len(around.before) - len(around.between)
-    if room < 2:
+    template = len(around.before) + len(around.between)
+    if min(config.length, lm.config.max_length) < template + 2:
         raise UnmaskError(
-            f"the template of model '{lm.name}' alone takes {min(config.length, lm.config.max_length) - room} tokens: "
-            f"a dialogue of {config.length} has no room for a turn and its answer; raise data.length"
+            f"the template of model '{lm.name}' alone takes {template} tokens: a dialogue of {config.length} has no "
+            "room for a turn and its answer; raise data.length"
         )
     _claim(folder, lm.name, config, seed)
     sizes = {path.name: len(read_shard(path)["ids"]) for path in sorted(folder.glob("*.safetensors"))}
@@ -105,7 +105,7 @@ def make_text(
             name = f"{kind}-{number:04d}.safetensors"
             if name not in sizes:
                 done, rng = sum(sizes.values()), np.random.default_rng([seed, KINDS.index(kind), number])
-                dialogues = _dialogues(lm, config, around, rng, progress, done)
+                dialogues = _Writer(lm, config, around, rng, progress, done).dialogues()
                 write_shard(folder / name, dialogues)
                 sizes[name] = sum(len(ids) for ids, _ in dialogues)
                 progress(sum(sizes.values()))
@@ -126,84 +126,76 @@ def _claim(folder: Path, base: str, config: TextConfig, seed: int) -> None:
         write_text(path, json.dumps(settings, indent=2) + "\n")
 
 
-def _dialogues(
-    lm: DiffusionLM,
-    config: TextConfig,
-    around: Surroundings,
-    rng: np.random.Generator,
-    progress: Callable[[int], None],
-    done: int,
-) -> list[tuple[list[int], int]]:
-    """One shard: the ids of each dialogue and where its answer starts. done: tokens of the other shards."""
-    for _ in range(ROUNDS):
-        turns = _turns(lm, config, around, rng)
-        prompts = [[*around.before, *turn, *around.between] for turn in turns]
-        dialogues = _answered(lm, config, around, rng, prompts, progress, done) if prompts else []
-        if dialogues:
-            return dialogues
-    tries = f"{ROUNDS * config.batch} tries: it ends no turn within {config.turn} tokens or answers nothing"
-    raise UnmaskError(f"model '{lm.name}' wrote no dialogue in {tries}; take a base made to chat")
+@dataclass(frozen=True)
+class _Writer:
+    """Writes one shard; rng is the shard's own, done the tokens of all others."""
 
+    lm: DiffusionLM
+    config: TextConfig
+    around: Surroundings
+    rng: np.random.Generator
+    progress: Callable[[int], None]
+    done: int
 
-def _answered(
-    lm: DiffusionLM,
-    config: TextConfig,
-    around: Surroundings,
-    rng: np.random.Generator,
-    prompts: list[list[int]],
-    progress: Callable[[int], None],
-    done: int,
-) -> list[tuple[list[int], int]]:
-    """The prompts with the answers that say something."""
-    sizes = [len(prompt) for prompt in prompts]
-    # all rows are given the same room, so the longest may go on for longer than a dialogue: that is cut
-    room = min(config.length - min(sizes), lm.config.max_length - max(sizes))
-    written = done + sum(sizes)
+    def dialogues(self) -> list[tuple[list[int], int]]:
+        """The ids of each dialogue and where its answer starts."""
+        for _ in range(ROUNDS):
+            prompts = [[*self.around.before, *turn, *self.around.between] for turn in self.turns()]
+            answered = self.answered(prompts) if prompts else []
+            if answered:
+                return answered
+        tries = f"{ROUNDS * self.config.batch} tries: it ends no turn within {self.config.turn} tokens or says nothing"
+        raise UnmaskError(f"model '{self.lm.name}' wrote no dialogue in {tries}; take a base made to chat")
 
-    def count(frame: Frame) -> None:
-        nonlocal written
-        written += len(frame.positions)
-        progress(written)
+    def turns(self) -> list[list[int]]:
+        """User's turns that say something, ended in time and hold no control token."""
+        config, around = self.config, self.around
+        length = min(config.length, self.lm.config.max_length)
+        most = min(config.turn, length - len(around.before) - len(around.between) - 1)
+        turns = []
+        for turn in self.sample([around.before] * config.batch, most + 1, config.turn_temperature, config.turn_top_k):
+            end = next((i for i, token in enumerate(turn) if token in around.control), 0)
+            if end and turn[end] == around.turn_end:
+                turns.append(turn[:end])
+        return turns
 
-    options = (config.answer_temperature, config.answer_top_k)
-    dialogues = []
-    for prompt, answer in zip(prompts, _sample(lm, prompts, room, *options, rng, count), strict=True):
-        answer = answer[: config.length - len(prompt)]
-        end = next((i for i, token in enumerate(answer) if token in around.control), len(answer))
-        answer = answer[: end + (answer[end : end + 1] == [around.answer_end])]
-        if answer:
-            dialogues.append(([*prompt, *answer], len(prompt)))
-    return dialogues
+    def answered(self, prompts: list[list[int]]) -> list[tuple[list[int], int]]:
+        """The prompts with the answers that say something."""
+        config, sizes = self.config, [len(prompt) for prompt in prompts]
+        # all rows are given the same room, so the longest may go on for longer than a dialogue: that is cut
+        room = min(config.length - min(sizes), self.lm.config.max_length - max(sizes))
+        written = self.done + sum(sizes)
 
+        def count(frame: Frame) -> None:
+            nonlocal written
+            written += len(frame.positions)
+            self.progress(written)
 
-def _turns(lm: DiffusionLM, config: TextConfig, around: Surroundings, rng: np.random.Generator) -> list[list[int]]:
-    """User's turns that say something, ended in time and hold no control token."""
-    most = min(config.turn, min(config.length, lm.config.max_length) - len(around.before) - len(around.between) - 1)
-    options = (config.turn_temperature, config.turn_top_k)
-    turns = []
-    for turn in _sample(lm, [around.before] * config.batch, most + 1, *options, rng):
-        end = next((i for i, token in enumerate(turn) if token in around.control), 0)
-        if end and turn[end] == around.turn_end:
-            turns.append(turn[:end])
-    return turns
+        answers = self.sample(prompts, room, config.answer_temperature, config.answer_top_k, count)
+        dialogues = []
+        for prompt, answer in zip(prompts, answers, strict=True):
+            answer = answer[: config.length - len(prompt)]
+            end = next((i for i, token in enumerate(answer) if token in self.around.control), len(answer))
+            answer = answer[: end + (answer[end : end + 1] == [self.around.answer_end])]
+            if answer:
+                dialogues.append(([*prompt, *answer], len(prompt)))
+        return dialogues
 
-
-def _sample(
-    lm: DiffusionLM,
-    prompts: list[list[int]],
-    room: int,
-    temperature: float,
-    top_k: int,
-    rng: np.random.Generator,
-    streamer: Callable[[Frame], None] | None = None,
-) -> list[list[int]]:
-    """What the base writes after each prompt, its end-of-text token included where it came to one."""
-    seed = int(rng.integers(2**62))
-    outputs = lm.generate(
-        prompts, room, mode="ar", temperature=temperature, top_k=top_k, top_p=1.0, seed=seed, streamer=streamer
-    )
-    mask, written = lm.config.mask_token_id, []
-    for prompt, output in zip(prompts, outputs, strict=True):
-        ids = output.written[len(prompt) :].tolist()
-        written.append(ids[: ids.index(mask)] if mask in ids else ids)
-    return written
+    def sample(
+        self,
+        prompts: list[list[int]],
+        room: int,
+        temperature: float,
+        top_k: int,
+        streamer: Callable[[Frame], None] | None = None,
+    ) -> list[list[int]]:
+        """What the base writes after each prompt, its end-of-text token included where it came to one."""
+        seed = int(self.rng.integers(2**62))
+        outputs = self.lm.generate(
+            prompts, room, mode="ar", temperature=temperature, top_k=top_k, top_p=1.0, seed=seed, streamer=streamer
+        )
+        mask, written = self.lm.config.mask_token_id, []
+        for prompt, output in zip(prompts, outputs, strict=True):
+            ids = output.written[len(prompt) :].tolist()
+            written.append(ids[: ids.index(mask)] if mask in ids else ids)
+        return written
