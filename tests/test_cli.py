@@ -118,6 +118,11 @@ def test_every_command_helps_with_an_example(run: Run) -> None:
         "bench length",
         "bench rules",
         "bench training",
+        "bench speed",
+        "bench verify",
+        "chat",
+        "adapt",
+        "pull",
     ):
         code, out, _ = run(*command.split(), "--help")
         assert code == 0
@@ -142,6 +147,12 @@ def bad(folder: str, missing: str) -> list[list[str]]:
         ["train", missing],
         ["bench", "length", "--diffusion", folder, "--ar", folder, "--lengths", "5,-1"],
         ["race", "--diffusion", missing],
+        ["chat", "-m", folder],
+        ["generate", "x", "-m", folder, "--backend", "openvino"],
+        ["bench", "speed", folder, "--thresholds", "0.5,2"],
+        ["bench", "verify", folder, "--prompts", "0"],
+        ["eval", folder, "--limit", "0"],
+        ["pull", "no such model"],
     ]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -66,7 +67,7 @@ class Canvas:
             frozen[b, : len(row)] = ~open_here
         return Canvas(ids, frozen, mask_id)
 
-    @property
+    @cached_property
     def masked(self) -> Array:
         """Open positions that are still noise, [B, L]."""
         return (self.ids == self.mask_id) & ~self.frozen

@@ -41,7 +41,9 @@ def encode(
         return [_text(str(p), tokenizer, name) or start for p in prompt]
     rows = cast(list[list[int]], prompt if prompt and isinstance(prompt[0], list) else [prompt])
     for row in rows:
-        if not all(isinstance(token, int) and not isinstance(token, bool) for token in row):
+        if not isinstance(row, list) or not all(
+            isinstance(token, int) and not isinstance(token, bool) for token in row
+        ):
             raise UnmaskError("a prompt of token ids must hold integers only")
         if row and not 0 <= min(row) <= max(row) < config.vocab_size:
             raise UnmaskError(f"the prompt holds an id outside the vocabulary of {config.vocab_size}")
@@ -57,12 +59,11 @@ def render_chat(messages: list[dict[str, str]], template: str | None, name: str)
             raise UnmaskError("a chat message needs 'role' and 'content'")
         if not isinstance(message["role"], str) or not isinstance(message["content"], str):
             raise UnmaskError("a chat message's 'role' and 'content' must be text")
-    from jinja2 import TemplateError
-
     try:
         return str(_compiled(template).render(messages=messages, add_generation_prompt=True))
-    except TemplateError as error:
-        raise UnmaskError(f"model '{name}': its chat template refuses these messages ({error})") from None
+    except Exception as error:  # a template is foreign code: it can raise whatever Python can
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnmaskError(f"model '{name}': its chat template refuses these messages ({reason})") from None
 
 
 @lru_cache(maxsize=8)

@@ -355,9 +355,9 @@ def states(network: Transformer, feed: Feed, monkeypatch: pytest.MonkeyPatch) ->
 def test_drafts_never_influence_text(drafting: Drafting, monkeypatch: pytest.MonkeyPatch) -> None:
     """States of text are the base's to the bit, whatever adapter and drafts stand beside it."""
     generator = np.random.default_rng(0)
-    for seed in range(5):
-        base, network = drafting(seed)
-        _, louder = drafting(seed, strength=3.0)
+    for seed, shape in enumerate(({"rank": 4}, {"rank": 0, "width": 6}, {"rank": 2, "width": 3})):
+        base, network = drafting(seed, **shape)
+        _, louder = drafting(seed, strength=3.0, **shape)
         feed = both_kinds(generator, 3)
         text = feed.anchor < 0
         text &= feed.document == 0

@@ -43,7 +43,7 @@ def test_shipped_recipes_parse(path: Path) -> None:
     assert recipe.name == path.stem
     if recipe.data.format == "dialogues":  # an adapter's network is that of its base
         assert isinstance(recipe.objective, Drafts)
-        assert recipe.model.keys() <= {"base", "adapter_rank", "block_length", "draft_vocabulary"}
+        assert recipe.model.keys() <= {"base", "adapter_rank", "adapter_width", "block_length", "draft_vocabulary"}
         assert recipe.model["base"] in ENTRIES
     else:
         ModelConfig.from_dict({"vocab_size": 4096, **recipe.model})

@@ -31,7 +31,13 @@ def write_shard(path: Path, dialogues: Iterable[tuple[list[int], int]]) -> None:
 def read_shard(path: Path) -> dict[str, Tensor]:
     """The columns of a shard; a file that is none raises UnmaskError."""
     shard = read_tensors(path)
-    if not {"ids", "length", "answer"} <= shard.keys() or int(shard["length"].sum()) != len(shard["ids"]):
+    fine = {"ids", "length", "answer"} <= shard.keys()
+    fine = fine and all(column.dim() == 1 and column.dtype == torch.int32 for column in shard.values())
+    if fine:
+        ids, length, answer = shard["ids"], shard["length"], shard["answer"]
+        fine = len(answer) == len(length) and int(length.sum()) == len(ids) and bool((ids >= 0).all())
+        fine = fine and bool(((length >= 1) & (answer >= 0) & (answer <= length)).all())
+    if not fine:
         raise UnmaskError(f"corpus {path}: is not a shard of dialogues; remove it and make the text again")
     return shard
 
@@ -55,6 +61,8 @@ class Dialogues:
             lengths.append(shard["length"].numpy())
             answers.append(shard["answer"].numpy())
         self.ids, self.answers = np.concatenate(ids), np.concatenate(answers)
+        if not len(self.ids):
+            raise UnmaskError(f"corpus {', '.join(paths)}: holds no dialogue; make the text again")
         self.starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
         self.epoch, self.packed = -1, self._pack(0)
 
