@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from unmask.canvas import Array, Canvas, Commit, Frame, Kind
 
 MASK, PAD = 12, 0
@@ -45,7 +46,9 @@ def test_frames_replayed_give_the_last_canvas(rows: list[list[int]], data: st.Da
             flags = np.array(data.draw(st.lists(st.booleans(), min_size=cells, max_size=cells)))
             tokens = np.array(data.draw(st.lists(st.integers(0, MASK), min_size=cells, max_size=cells)))
             chosen = flags.reshape(canvas.ids.shape) & ~canvas.frozen
-            commits.append(Commit(chosen, tokens.reshape(chosen.shape), np.random.default_rng(step).random(chosen.shape), kind))
+            commits.append(
+                Commit(chosen, tokens.reshape(chosen.shape), np.random.default_rng(step).random(chosen.shape), kind)
+            )
         before = canvas.ids.copy()
         canvas, new = canvas.apply(commits, [step] * len(rows))
         assert (first.replay(frames).ids == before).all()  # the earlier canvas is left alone

@@ -248,9 +248,7 @@ def trainable(network: Transformer) -> dict[str, torch.nn.Parameter]:
 
 
 @pytest.mark.parametrize(("length", "revealed"), [(1, 0.0), (3, 0.0), (4, 1.0)])
-def test_two_passes_give_the_loss_of_every_group_on_its_own(
-    drafting: Drafting, length: int, revealed: float
-) -> None:
+def test_two_passes_give_the_loss_of_every_group_on_its_own(drafting: Drafting, length: int, revealed: float) -> None:
     """Packed rows with padding, a part of the vocabulary; the adapter's gradients too, and no other's."""
     _, network = drafting(1)
     network.draft_vocabulary = torch.tensor([0, 1, 3, 4, 7])

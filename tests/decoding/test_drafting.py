@@ -163,9 +163,7 @@ options_of_requests = st.fixed_dictionaries(
         "top_k": st.sampled_from([0, 3]),
         "top_p": st.sampled_from([1.0, 0.8]),
         "seed": st.integers(0, 9),
-        "rule": st.builds(
-            RuleOptions, st.sampled_from(RULE_NAMES), threshold=st.just(0.3), entropy_bound=st.just(1.0)
-        ),
+        "rule": st.builds(RuleOptions, st.sampled_from(RULE_NAMES), threshold=st.just(0.3), entropy_bound=st.just(1.0)),
         "max_denoising_steps": st.sampled_from([None, 1, 2, 3]),
         "remask_budget": st.sampled_from([0, 0, 3]),
     }

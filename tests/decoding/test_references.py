@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from unmask import DiffusionLM
-from unmask.layout import Layout
 from unmask.decoding.loop import Decoder, Request
 from unmask.decoding.rules import RuleOptions
+from unmask.layout import Layout
 
 FIXTURES = Path(__file__).parent.parent / "conformance"
 LLADA = [

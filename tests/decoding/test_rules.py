@@ -117,9 +117,7 @@ def test_rules_write_masks_only_and_meet_their_budget(
     assert (last == masked).all()
     # a request's commits do not depend on the others
     for row in range(len(masked)):
-        alone = RULES[name](
-            scores.rows(np.array([row])), masked[row : row + 1], steps_left[row : row + 1], parameters
-        )
+        alone = RULES[name](scores.rows(np.array([row])), masked[row : row + 1], steps_left[row : row + 1], parameters)
         assert (alone[0] == chosen[row]).all()
 
 

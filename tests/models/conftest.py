@@ -13,7 +13,6 @@ from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 from tokenizers.pre_tokenizers import ByteLevel
 
-
 Array = NDArray[np.float32]
 LAYERS, HIDDEN, INNER, HEADS, KEY_HEADS, HEAD = 2, 64, 96, 4, 2, 16
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<spare>"]

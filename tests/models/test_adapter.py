@@ -73,7 +73,9 @@ def test_a_folder_read_and_written_is_the_same_to_the_byte(shape: dict[str, int]
     assert torch.equal(hidden(again), hidden(network))
     stored = json.loads((tmp_path / "first" / "adapter.json").read_text())
     assert stored == {"base": "toy-base", "embedding": adapter.fingerprint(base)}
-    assert all(t.dtype in (torch.bfloat16, torch.int32) for t in load_file(tmp_path / "first/model.safetensors").values())
+    assert all(
+        t.dtype in (torch.bfloat16, torch.int32) for t in load_file(tmp_path / "first/model.safetensors").values()
+    )
 
 
 @shapes

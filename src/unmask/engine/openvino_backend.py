@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # of the compiled graphs; a change of the graph makes old ones unread
 SLOT_STEP = 128  # slots grow in steps, so that few shapes are ever seen
-WIDTHS = (1, 2, 4, 6, 9, 12, 16, 20, 25, 32, 48, 64, 96, 128)
+WIDTHS = (1, 4, 9, 16, 32, 64, 128)  # a change of shape costs more than the columns that fill it up
 
 
 class CompiledLogits:

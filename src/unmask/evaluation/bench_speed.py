@@ -143,8 +143,8 @@ def passes(lm: DiffusionLM, widths: list[int], context: int, rounds: int = 15) -
 
     backend.forward(Feed.of([columns(0, context)], np.array([0])))
     times: dict[int, list[float]] = {width: [] for width in widths}
-    for number in range(rounds + 3):
-        for width in widths:
+    for width in widths:  # one after the other: a change of shape costs a forward its own time
+        for number in range(rounds + 3):
             feed = Feed.of([columns(context, width)], np.array([context]))
             began = time.perf_counter()
             backend.forward(feed)

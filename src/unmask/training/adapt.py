@@ -18,6 +18,7 @@ from unmask.models import adapter, catalogue, checkpoint, entries
 from unmask.models.config import ModelConfig, build
 from unmask.models.transformer import Transformer
 from unmask.training.curve import draw_curve
+from unmask.training.curve_drafts import draw_accepted
 from unmask.training.dialogues import Dialogues
 from unmask.training.progress import TextProgress
 from unmask.training.recipe import Recipe, own_text
@@ -137,3 +138,5 @@ class AdapterTrainer(Trainer):
         adapter.save(folder, self.network, self.best or self.ema, self.options.lasting_base())
         write_text(folder / "curve.jsonl", "".join(json.dumps(r) + "\n" for r in history))
         draw_curve(self.history, folder / "curve.png", f"{self.recipe.name}: drafts")
+        slots = self.config.batch_size * cast(Drafts, self.recipe.objective).slots
+        draw_accepted(self.history, slots, folder / "drafts.png", f"{self.recipe.name}: held-out drafts")
