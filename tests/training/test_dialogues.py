@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def pieces(rows: Any, row: int) -> list[tuple[list[int], list[int], list[bool]]]
     document = rows.document[row].tolist()
     edges = [i for i in range(len(document)) if not i or document[i] != document[i - 1]] + [len(document)]
     out = []
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in itertools.pairwise(edges):
         if document[a] == PADDING:
             assert b == len(document)  # at the end only
             assert not rows.supervised[row, a:].any()
