@@ -202,6 +202,8 @@ class DiffusionLM:
             raise UnmaskError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         if cache not in ("auto", "none", "exact"):
             raise UnmaskError(f"cache '{cache}' is unknown; use auto, none or exact")
+        if self.config.layout == "drafts" and not all(rows):
+            raise UnmaskError(f"model '{self.name}' has no start-of-text token; give it a prompt of at least one token")
         if options.get("block_length") == 1 and options.get("mode") == "verify":
             raise UnmaskError("mode 'verify' needs a block_length of at least 2: one sure token and a draft")
         if cache == "exact" and self.config.layout == "bidirectional":
