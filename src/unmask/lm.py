@@ -14,7 +14,8 @@ import numpy as np
 from unmask.canvas import Frame
 from unmask.decoding.feed import Backend
 from unmask.decoding.infill import parse_template
-from unmask.decoding.loop import Decoder, Mode, Request
+from unmask.decoding.loop import Decoder
+from unmask.decoding.request import Mode, Request
 from unmask.decoding.rules import RuleOptions
 from unmask.errors import UnmaskError
 from unmask.files import write_text

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from unmask.attention import CausalMask
 from unmask.canvas import Array, Frame
 from unmask.decoding.feed import Columns, Feed
-from unmask.decoding.loop import Decoder, Request
+from unmask.decoding.loop import Decoder
+from unmask.decoding.request import Request
 from unmask.decoding.rules import RULE_NAMES, RuleOptions
 from unmask.engine.torch_backend import TorchBackend
 from unmask.layout import Coordinates, Layout

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from unmask.attention import plain_mask
 from unmask.canvas import Frame
-from unmask.decoding.loop import Decoder, Request
+from unmask.decoding.loop import Decoder
+from unmask.decoding.request import Request
 from unmask.decoding.rules import RULE_NAMES, RuleOptions
 from unmask.engine.torch_backend import TorchBackend
 from unmask.layout import Layout
@@ -216,3 +217,38 @@ def test_nothing_to_do_takes_no_step() -> None:
     decoder, frames = decode(network(), Layout("bidirectional"), [Request([1, 2], [True, True])])
     assert decoder.steps == [0]
     assert frames == []
+
+
+@pytest.mark.parametrize("layout", ["bidirectional", "block_causal"])
+def test_requests_join_and_leave_between_steps(layout: str) -> None:
+    """Law 7 for company that changes: late requests, longer than any before, and one that is taken out."""
+    model = network(layout, block_length=4)
+    shape = Layout("block_causal", 4) if layout == "block_causal" else Layout("bidirectional")
+    common = {"rule": RuleOptions("threshold", threshold=0.4), "temperature": 0.9, "block_length": 4}
+    asked = [request([3] * (n + 1), 6 + 5 * n, seed=n, **common) for n in range(4)]
+    alone = [decode(model, shape, [one])[0] for one in asked]
+    decoder = Decoder(TorchBackend(model), shape, asked[:1])
+    for late in asked[1:]:
+        decoder.step()
+        decoder.admit(late)
+    decoder.step()
+    gone = decoder.release(2)
+    assert gone.masked.any()
+    while decoder.busy:
+        decoder.step()
+    for number in (0, 1, 3):
+        row = decoder.rows[number]
+        assert row.canvas.ids[0].tolist() == written(alone[number])
+        assert row.forwards == alone[number].steps[0]
+    assert decoder.release(3).number == 3
+    assert list(decoder.rows) == [0, 1]
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_an_approximate_cache_refreshed_at_every_step_is_none(cache: str) -> None:
+    model = network()
+    options = {"rule": RuleOptions("quota"), "block_length": 5}
+    plain, _ = decode(model, Layout("bidirectional"), [request([3, 1], 15, **options)])
+    approximate = request([3, 1], 15, cache=cache, cache_refresh=1, **options)
+    fresh, _ = decode(model, Layout("bidirectional"), [approximate, request([4], 9)])
+    assert written(fresh) == written(plain)

@@ -1,6 +1,6 @@
 """The loop against recorded runs of public reference decoders: canvases before every forward, ids, forwards.
 
-Cases with caches, guidance, padding or schedules that we do not have yet are not listed here.
+Cases with guidance, padding or schedules that we do not have yet are not listed here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from unmask import DiffusionLM
-from unmask.decoding.loop import Decoder, Request
+from unmask.decoding.loop import Decoder
+from unmask.decoding.request import Request
 from unmask.decoding.rules import RuleOptions
 from unmask.layout import Layout
 
@@ -28,6 +29,16 @@ LLADA = [
     "factor1.0_cache_none",
     "quota_cache_none",
     "old_threshold0.6_cache_none",
+    "threshold0.9_cache_prefix",
+    "threshold0.6_cache_prefix",
+    "factor1.0_cache_prefix",
+    "quota_cache_prefix",
+    "threshold0.01_cache_prefix",
+    "threshold0.9_cache_dual",
+    "threshold0.6_cache_dual",
+    "factor1.0_cache_dual",
+    "quota_cache_dual",
+    "threshold0.01_cache_dual",
 ]
 SDAR = [
     "low_confidence_static_tail_prompt",
@@ -81,6 +92,7 @@ def test_llada(name: str) -> None:
         block_length=recorded["block_length"],
         # Fast-dLLM's threshold and factor go on until the block is written
         max_denoising_steps=recorded["steps"] // blocks if rule.name == "quota" else None,
+        cache=next((kind for kind in ("prefix", "dual") if name.endswith(kind)), "none"),  # type: ignore[arg-type]
     )
     decoder = Decoder(lm.backend, Layout("bidirectional"), [request])
     *before, final = canvases(decoder)

@@ -21,13 +21,15 @@ TEXT = -1  # anchor of a column that is text
 @dataclass(frozen=True)
 class Columns:
     """The columns of one request: ids, positions and anchors [W] (TEXT, or the last text position that a
-    draft's slot sees); and the columns [n] that are scored, each for the position `target` [n]."""
+    draft's slot sees); and the columns [n] that are scored, each for the position `target` [n]. Besides the
+    cached slots before its first column a request may see those from beyond[0] to beyond[1] - 1."""
 
     ids: Array
     position: Array
     anchor: Array
     column: Array
     target: Array
+    beyond: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Feed:
     document: Array  # [B, W], 0, or PADDING
     anchor: Array  # [B, W]
     cached: Array  # [B], positions below it have keys and values in the cache
+    beyond: Array  # [B, 2], first and last + 1 of the positions after the columns that the cache answers for
     row: Array  # [N], request of each scored row
     column: Array  # [N]
     target: Array  # [N], position that the row's score is of
@@ -54,7 +57,8 @@ class Feed:
         document = np.where(np.arange(shape[1]) < widths[:, None], 0, PADDING)
         row = np.repeat(np.arange(len(requests)), [len(r.column) for r in requests])
         column, target = (np.concatenate([getattr(r, f) for r in requests]) for f in ("column", "target"))
-        return Feed(ids, position, document, anchor, cached, row, column, target)
+        beyond = np.array([r.beyond for r in requests])
+        return Feed(ids, position, document, anchor, cached, beyond, row, column, target)
 
     @property
     def of_draft(self) -> Array:
@@ -98,6 +102,10 @@ class Backend(Protocol):
     config: ModelConfig
 
     def open(self, layout: Layout, rows: int, slots: int, use_cache: bool) -> None: ...
+
+    def admit(self, rows: int, slots: int) -> None:
+        """Makes room for more requests, after those there are."""
+        ...
 
     def forward(self, feed: Feed) -> Logits: ...
 

@@ -45,7 +45,7 @@ class Scores:
     draw: Array  # one uniform per position, for rules that choose at random
 
     def rows(self, index: Array) -> Scores:
-        """The scores of some requests of a grid."""
+        """Some of them."""
         return Scores(
             self.token[index], self.confidence[index], self.entropy[index], self.margin[index], self.draw[index]
         )

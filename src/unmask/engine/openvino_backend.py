@@ -103,6 +103,16 @@ class OpenVINOBackend:
         if old.shape[1] == rows and old.shape[3] < slots:
             self.cache[:, :, :, : old.shape[3]] = old
 
+    def admit(self, rows: int, slots: int) -> None:
+        have = self.cache.shape[1]
+        free = np.setdiff1d(np.arange(have), self.active)
+        if len(free) < rows:  # batches double, so that few shapes are ever seen
+            size = max(2 * have, len(self.active) + rows)
+            grown = np.zeros((*self.cache.shape[:1], size, *self.cache.shape[2:]), np.float32)
+            grown[:, :have], self.cache = self.cache, grown
+            free = np.setdiff1d(np.arange(size), self.active)
+        self.active = np.concatenate([self.active, free[:rows]])
+
     def keep(self, rows: Array) -> None:
         self.active = self.active[rows]
         if len(self.active) * 2 <= self.cache.shape[1] and len(self.active):  # smaller, but few shapes in all

@@ -100,6 +100,10 @@ class TorchBackend:
         dtype = self.model.embedding.weight.dtype
         self.cache = SlotCache(self.config, rows, slots, self.device, dtype) if use_cache else None
 
+    def admit(self, rows: int, slots: int) -> None:
+        if self.cache is not None:
+            self.cache.extend(rows, slots)
+
     def keep(self, rows: Array) -> None:
         if self.cache is not None:
             self.cache.select(torch.from_numpy(rows).to(self.device))
@@ -118,17 +122,20 @@ class TorchBackend:
             plain = self.layout.kind == "bidirectional" and bool((feed.document != PADDING).all())
             mask: AttentionMask = None if plain else render(self.layout, q)
         else:
-            visible = int(feed.cached.max())
+            visible = int(max(feed.cached.max(), feed.beyond.max()))
             self.cache.begin(position, (document != PADDING) & (anchor == TEXT), visible)
-            mask = self._cached_mask(q, tensor(feed.cached), visible)
+            mask = self._cached_mask(q, tensor(feed.cached), tensor(feed.beyond), visible)
         hidden = self.model.hidden(tensor(feed.ids), position, mask, self.cache, gate_BT=gate)
         rows = hidden[tensor(feed.row), tensor(feed.column)]
         return TorchLogits(self._score(rows, feed))
 
-    def _cached_mask(self, q: Coordinates, cached_B: Tensor, visible: int) -> AttentionMask:
+    def _cached_mask(self, q: Coordinates, cached_B: Tensor, beyond_B2: Tensor, visible: int) -> AttentionMask:
         """Mask [B, 1, W, S + W]; None where every query sees every key (one request, one block)."""
         slots = torch.arange(visible, device=self.device).expand(len(cached_B), -1)
-        document = torch.where(slots < cached_B[:, None], 0, EMPTY)
+        seen = slots < cached_B[:, None]
+        if bool((beyond_B2 > 0).any()):
+            seen = seen | ((slots >= beyond_B2[:, :1]) & (slots < beyond_B2[:, 1:]))
+        document = torch.where(seen, 0, EMPTY)
         text = Coordinates.drafts(slots, torch.full_like(slots, TEXT), document)
         earlier = text if self.layout.kind == "drafts" else Coordinates.of(slots, document)
         k = Coordinates(*(torch.cat([a, b], 1) for a, b in zip(earlier, q, strict=True)))

@@ -8,6 +8,7 @@ for the feed to say. Shapes: B requests, G key/value heads, S slots, W columns.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unmask.models.config import ModelConfig
@@ -37,6 +38,14 @@ class SlotCache:
             index = self._write[:, None, :, None].expand(-1, new.shape[1], -1, new.shape[3])
             store.scatter_(2, index, new)
         return seen[0], seen[1]
+
+    def extend(self, rows: int, slots: int) -> None:
+        """Adds room for more requests at the end, and slots up to a number."""
+        more = max(0, slots - self.spare)
+        # the spare slot stays the last one; nothing reads it
+        grow = (0, 0, 0, more, 0, 0, 0, rows)
+        self.keys, self.values = F.pad(self.keys, grow), F.pad(self.values, grow)
+        self.spare += more
 
     def select(self, rows: Tensor) -> None:
         """Keeps the given requests only."""

@@ -1,0 +1,81 @@
+"""Decoding in mode verify: the adapter drafts, the base checks its drafts in the same forward."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from unmask.canvas import Array, Commit
+from unmask.decoding.feed import TEXT, Columns
+from unmask.decoding.request import Read, Row
+from unmask.decoding.sampling import uniforms
+from unmask.decoding.verify import accept_greedy, accept_sampled
+
+ACCEPT_DRAW = 2  # purpose of the draws that decide whether a sampled draft holds
+
+
+class Verifying:
+    """Feeds text not yet read, drafts as if they were text, and new slots for every outcome of the check.
+
+    Every step commits the drafts that hold and the base's token after them.
+    """
+
+    def __init__(self, row: Row, cache: str) -> None:
+        self.row, self.exact = row, cache == "exact"
+        self.window = row.request.block_length or row.length  # one sure token and its drafts
+        self.start = 0
+        self.drafts: Array = np.zeros(0, np.int64)  # guesses for the positions after the text
+        self.distributions: Array | None = None  # [n, V] that they were sampled from, above temperature 0
+
+    def settle(self) -> bool:
+        masked = self.row.masked
+        self.start = int(masked.argmax())
+        return bool(masked.any())
+
+    def columns(self) -> Columns:
+        row, start = self.row, self.start
+        low, texts = row.cached if self.exact else 0, start + len(self.drafts)
+        ids, position = [row.canvas.ids[0, low:start], self.drafts], [np.arange(low, texts)]
+        anchor = [np.full(texts - low, TEXT)]
+        for outcome in range(start - 1, texts):
+            place = np.arange(outcome + 1, outcome + 1 + self._slots(outcome))
+            ids.append(np.full(len(place), row.canvas.mask_id))
+            position.append(place)
+            anchor.append(np.full(len(place), outcome))
+        places = np.concatenate(position)
+        column = np.arange(start - 1 - low, len(places))  # of the last known token and all after it
+        return Columns(np.concatenate(ids), places, np.concatenate(anchor), column, places[column] + 1)
+
+    def _slots(self, anchor: int) -> int:
+        """Slots of a group: one fewer than the window, whose first token needs none, and inside the canvas."""
+        window = min(self.window, self.row.length - self.start)
+        return max(0, min(window - 1, self.row.length - anchor - 2))
+
+    def take(self, read: Read) -> list[Commit]:
+        row, start, count = self.row, self.start, len(self.drafts)
+        scores, checks = read.scores, np.arange(count + 1)
+        if self.distributions is None:
+            kept, sure = accept_greedy(self.drafts, scores.token[checks])
+        else:
+            p = read.probabilities(checks)
+            seed, step = np.array(row.request.seed), np.array(row.forwards)
+            accept = uniforms(seed, step, read.target[checks], ACCEPT_DRAW)
+            kept, sure = accept_sampled(self.drafts, self.distributions, p, accept, read.sampling.token_draw[checks])
+        made = [*self.drafts[:kept].tolist(), sure][: row.length - start]
+        row.accepted.append(kept)
+        self._draft_anew(kept, read)
+        if self.exact:
+            row.cached = start + kept
+        shape = row.canvas.ids.shape
+        chosen, tokens, confidence = np.zeros(shape, bool), np.zeros(shape, np.int64), np.zeros(shape)
+        where = (0, slice(start, start + len(made)))
+        chosen[where], tokens[where], confidence[where] = True, made, scores.confidence[: len(made)]
+        return [Commit(chosen, tokens, confidence, "unmask")]
+
+    def _draft_anew(self, kept: int, read: Read) -> None:
+        """Takes the proposals of the group that saw exactly the text that turned out to hold."""
+        sizes = [self._slots(self.start - 1 + i) for i in range(kept + 1)]
+        first = len(self.drafts) + 1 + sum(sizes[:kept])
+        own = np.arange(first, first + sizes[kept])
+        self.drafts = read.scores.token[own]
+        warm = len(own) and self.row.request.temperature > 0
+        self.distributions = read.probabilities(own) if warm else None

@@ -1,0 +1,100 @@
+"""What is asked of the loop, and one request on its way through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from unmask.canvas import Array, Canvas, Commit
+from unmask.decoding.feed import Columns, Logits, Sampling
+from unmask.decoding.rules import RuleOptions
+from unmask.decoding.sampling import Scores
+
+Mode = Literal["ar", "diffusion", "verify"]
+CacheKind = Literal["none", "exact", "prefix", "dual"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One canvas to decode. `given` marks tokens to keep as they are (masks elsewhere are open)."""
+
+    ids: list[int]
+    given: list[bool]
+    seed: int = 0
+    temperature: float = 0.0
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0  # 1: off
+    rule: RuleOptions = field(default_factory=RuleOptions)
+    block_length: int | None = None  # None: the whole canvas at once
+    max_denoising_steps: int | None = None  # per block; None: as many as the block has masks
+    remask_budget: int = 0  # committed tokens that may be masked again, each once
+    stop: Callable[[list[int]], bool] | None = None  # asked with the finished tokens from the left
+    mode: Mode = "diffusion"
+    cache: CacheKind | None = None  # None: exact where the layout allows it
+    cache_refresh: int = 0  # prefix and dual: all is read again every so many steps; 0: once a block
+
+
+@dataclass
+class Row:
+    """A request being decoded: its canvas [1, L] and how far it is."""
+
+    number: int  # names the request in frames, in the order of admission
+    request: Request
+    canvas: Canvas
+    forwards: int = 0
+    cached: int = 0  # positions before this one have exact keys and values
+    accepted: list[int] = field(default_factory=list)  # in mode verify: drafts kept at each step
+
+    @property
+    def masked(self) -> Array:
+        """Open positions that are still noise, [L]."""
+        return self.canvas.masked[0]
+
+    @property
+    def length(self) -> int:
+        return self.canvas.ids.shape[1]
+
+    def finished_part(self) -> Array:
+        """Written tokens left of the first mask, [n]."""
+        masked = self.masked
+        end = int(masked.argmax()) if masked.any() else self.length
+        return self.canvas.ids[0, :end][~self.canvas.frozen[0, :end]]
+
+    def ended(self, eos_ids: frozenset[int]) -> bool:
+        """Whether all is written up to an end of text or a stop."""
+        left = self.finished_part().tolist()
+        if eos_ids and not eos_ids.isdisjoint(left):
+            return True
+        return self.request.stop is not None and self.request.stop(left)
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a forward says of one request: of its n scored columns, in the order it fed them."""
+
+    target: Array  # [n], position that each is the score of
+    scores: Scores  # [n]
+    sampling: Sampling  # [n]
+    logits: Logits  # of all requests
+    offset: int  # of this request's rows among them
+
+    def probabilities(self, index: Array) -> Array:
+        """Float64 distributions [len(index), V] that columns are sampled from."""
+        return self.logits.probabilities(self.offset + index, self.sampling.rows(index))
+
+
+class Scheme(Protocol):
+    """How one request is decoded: its windows and what becomes of the scores; made anew for every request."""
+
+    def settle(self) -> bool:
+        """Moves the window on to where work is left; false if none is."""
+        ...
+
+    def columns(self) -> Columns:
+        """What to feed to the next forward and which positions to score."""
+        ...
+
+    def take(self, read: Read) -> list[Commit]:
+        """Changes [1, L] to the request's canvas, from what a forward said."""
+        ...
