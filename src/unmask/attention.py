@@ -5,7 +5,8 @@ Shapes: B batch, H heads, T queries, S keys, D head width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -63,16 +64,29 @@ class GroupMask:
         return GroupMask(Layout("drafts").dense(own, text), length)
 
 
-AttentionMask = Tensor | BlockMask | CausalMask | GroupMask | None
+@dataclass(frozen=True)
+class WindowMasks:
+    """One mask for each window, for networks whose layers see differently far."""
+
+    by_window: dict[int, AttentionMask]
+
+    @staticmethod
+    def of(layout: Layout, windows: Iterable[int], q: Coordinates, k: Coordinates | None = None) -> WindowMasks:
+        return WindowMasks({w: render(replace(layout, window=w), q, k) for w in windows})
+
+
+AttentionMask = Tensor | BlockMask | CausalMask | GroupMask | WindowMasks | None
 _compiled_flex = torch.compile(flex_attention, dynamic=True)
 
 
 @lru_cache(maxsize=32)
-def plain_mask(layout: Layout, length: int, device: torch.device) -> AttentionMask:
-    """Mask of rows that are one document each, built once per shape.
+def plain_mask(layout: Layout, length: int, device: torch.device, windows: tuple[int, ...] = ()) -> AttentionMask:
+    """Mask of rows that are one document each, built once per shape; one for each of `windows` where given.
 
     For the block-diffusion layout `length` counts [x_t ; x_0], so it is even.
     """
+    if windows:
+        return WindowMasks.of(layout, windows, Coordinates.of(torch.arange(length, device=device)))
     if layout.kind == "bidirectional":
         return None
     if layout.kind == "causal":
@@ -82,18 +96,21 @@ def plain_mask(layout: Layout, length: int, device: torch.device) -> AttentionMa
     return render(layout, Coordinates.of(torch.arange(length, device=device)))
 
 
-def attend(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask: AttentionMask) -> Tensor:
-    """Scaled dot-product attention; G may divide H (grouped heads). Returns [B, H, T, D]."""
+def attend(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask: AttentionMask, scale: float | None = None) -> Tensor:
+    """Scaled dot-product attention, by 1/sqrt(D) unless told; G may divide H (grouped heads). [B, H, T, D] out."""
     grouped = q_BHTD.shape[1] != k_BGSD.shape[1]
     if isinstance(mask, BlockMask):
-        out = _compiled_flex(q_BHTD, k_BGSD, v_BGSD, block_mask=mask, enable_gqa=grouped)
+        out = _compiled_flex(q_BHTD, k_BGSD, v_BGSD, block_mask=mask, scale=scale, enable_gqa=grouped)
         assert isinstance(out, Tensor)
         return out
     if isinstance(mask, GroupMask):
         return _attend_groups(q_BHTD, k_BGSD, v_BGSD, mask)
+    assert not isinstance(mask, WindowMasks), "a layer takes the mask of its own window"
     causal = isinstance(mask, CausalMask)
     dense = mask if isinstance(mask, Tensor) else None
-    return F.scaled_dot_product_attention(q_BHTD, k_BGSD, v_BGSD, attn_mask=dense, is_causal=causal, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(
+        q_BHTD, k_BGSD, v_BGSD, attn_mask=dense, is_causal=causal, scale=scale, enable_gqa=grouped
+    )
 
 
 def _attend_groups(q: Tensor, k: Tensor, v: Tensor, mask: GroupMask) -> Tensor:

@@ -6,10 +6,11 @@ Rendered as a dense mask here, as a FlexAttention block mask in `attention`. Sha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
-LayoutKind = Literal["bidirectional", "causal", "block_causal", "block_diffusion", "drafts"]
-LAYOUT_KINDS: tuple[LayoutKind, ...] = ("bidirectional", "causal", "block_causal", "block_diffusion", "drafts")
+LayoutKind = Literal["bidirectional", "causal", "block_causal", "block_diffusion", "drafts", "canvas"]
+LAYOUT_KINDS: tuple[LayoutKind, ...] = get_args(LayoutKind)
+GROUPED = ("drafts", "canvas")  # text is causal; groups see the text up to their anchor, and themselves
 
 PADDING = -1  # document id of padding: it attends to padding only, and nothing else attends to it
 EMPTY = -2  # document id of a cache slot that holds nothing yet
@@ -21,7 +22,7 @@ class Coordinates(NamedTuple):
 
     position: Any  # inside its document, from 0
     document: Any  # tokens of different documents never meet
-    copy: Any  # NOISED or CLEAN (block diffusion), CLEAN or a group of drafts (drafts); others ignore it
+    copy: Any  # NOISED or CLEAN (block diffusion), CLEAN or a group (drafts, canvas); others ignore it
 
     @staticmethod
     def of(position: Any, document: Any | None = None) -> Coordinates:
@@ -31,8 +32,8 @@ class Coordinates(NamedTuple):
 
     @staticmethod
     def drafts(position: Any, anchor: Any, document: Any | None = None) -> Coordinates:
-        """Coordinates under the drafts layout: anchor < 0 marks text, else the token is of the group of
-        drafts whose last sight of the text is position `anchor`."""
+        """Coordinates under the grouped layouts: anchor < 0 marks text, else the token is of the group
+        (drafts, or a canvas being denoised) whose last sight of the text is position `anchor`."""
         text = (anchor < 0) * 1
         copy = text * CLEAN + (1 - text) * (-1 - anchor)
         return Coordinates(position, position * 0 if document is None else document, copy)
@@ -40,16 +41,20 @@ class Coordinates(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """An attention pattern. `block_length` is read by the two block layouts only."""
+    """An attention pattern. `block_length` is read by the two block layouts only. Under a `window` text sees
+    the last `window` positions, its own among them, and a group sees the text that the next position would."""
 
     kind: LayoutKind
     block_length: int = 1
+    window: int = 0  # 0: all
 
     def __post_init__(self) -> None:
         if self.kind not in LAYOUT_KINDS:
             raise ValueError(f"layout '{self.kind}' is unknown; use one of {', '.join(LAYOUT_KINDS)}")
         if self.block_length < 1:
             raise ValueError(f"block_length must be at least 1, got {self.block_length}")
+        if self.window < 0 or (self.window and self.kind not in ("causal", *GROUPED)):
+            raise ValueError(f"layout '{self.kind}' takes no window, got {self.window}")
 
     def allows(self, q: Coordinates, k: Coordinates) -> Any:
         """THE predicate: may q see k? Broadcasts its arguments, bool out."""
@@ -57,11 +62,12 @@ class Layout:
         if self.kind == "bidirectional":
             return same_document
         if self.kind == "causal":
-            return same_document & (k.position <= q.position)
-        if self.kind == "drafts":  # text is causal; a group sees the text up to its anchor, and itself
+            return same_document & (k.position <= q.position) & self._near(q.position, k)
+        if self.kind in GROUPED:
             of_text, to_text = q.copy == CLEAN, k.copy == CLEAN
             reach = of_text * q.position + (~of_text) * (-1 - q.copy)
-            return same_document & ((to_text & (k.position <= reach)) | (~of_text & (k.copy == q.copy)))
+            text = to_text & (k.position <= reach) & self._near(reach + (~of_text) * 1, k)
+            return same_document & (text | (~of_text & (k.copy == q.copy)))
         q_block = q.position // self.block_length
         k_block = k.position // self.block_length
         if self.kind == "block_causal":
@@ -70,6 +76,10 @@ class Layout:
         noised_to_clean = (q.copy == NOISED) & (k.copy == CLEAN) & (k_block < q_block)
         clean_to_clean = (q.copy == CLEAN) & (k.copy == CLEAN) & (k_block <= q_block)
         return same_document & (noised_to_itself | noised_to_clean | clean_to_clean)
+
+    def _near(self, place: Any, k: Coordinates) -> Any:
+        """Whether a key is inside the window that ends at a place."""
+        return (k.position > place - self.window) | (self.window == 0)
 
     def dense(self, q: Coordinates, k: Coordinates) -> Any:
         """Bool mask [1 or B, 1, T, S], true where attention is allowed."""

@@ -202,14 +202,14 @@ def test_padding_is_written_to_the_spare_slot(tiny: Tiny) -> None:
     k, v = cache.update(1, keys, -keys)
     assert k[:, 0, :, 0].tolist() == [[0, 0, 0, 0, 1, 2], [0, 0, 0, 0, 3, 4]]
     assert torch.equal(v, -k)
-    assert cache.keys[1, :, 0, :4, 0].tolist() == [[0, 1, 2, 0], [0, 0, 0, 3]]
-    assert torch.equal(cache.values[1, :, :, :4], -cache.keys[1, :, :, :4])
+    assert cache.keys[1][:, 0, :4, 0].tolist() == [[0, 1, 2, 0], [0, 0, 0, 3]]
+    assert torch.equal(cache.values[1][:, :, :4], -cache.keys[1][:, :, :4])
     assert not cache.keys[0].any()  # the other layer
     cache.begin(torch.tensor([[3], [1]]), torch.tensor([[True], [True]]), 3)
     k, v = cache.update(1, keys[:, :, :1] * 10, keys[:, :, :1])
     assert k[:, 0, :, 0].tolist() == [[0, 1, 2, 10], [0, 0, 0, 30]]
     assert v[:, 0, :, 0].tolist() == [[0, -1, -2, 1], [0, 0, 0, 3]]
-    assert cache.keys[1, :, 0, :4, 0].tolist() == [[0, 1, 2, 10], [0, 30, 0, 3]]
+    assert cache.keys[1][:, 0, :4, 0].tolist() == [[0, 1, 2, 10], [0, 30, 0, 3]]
 
 
 @torch.no_grad()

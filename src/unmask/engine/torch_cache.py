@@ -18,9 +18,9 @@ class SlotCache:
     """Static keys and values of all layers, plus one spare slot that padding and drafts' slots write to."""
 
     def __init__(self, config: ModelConfig, rows: int, slots: int, device: torch.device, dtype: torch.dtype) -> None:
-        shape = (config.num_layers, rows, config.num_kv_heads, slots + 1, config.head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        shapes = [(rows, heads, slots + 1, width) for heads, width in config.key_shapes]
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for shape in shapes]
+        self.values = [torch.zeros(shape, device=device, dtype=dtype) for shape in shapes]
         self.spare = slots
         self._write = torch.zeros(rows, 0, dtype=torch.long, device=device)
         self._visible = 0
@@ -44,9 +44,9 @@ class SlotCache:
         more = max(0, slots - self.spare)
         # the spare slot stays the last one; nothing reads it
         grow = (0, 0, 0, more, 0, 0, 0, rows)
-        self.keys, self.values = F.pad(self.keys, grow), F.pad(self.values, grow)
+        self.keys, self.values = ([F.pad(x, grow) for x in layers] for layers in (self.keys, self.values))
         self.spare += more
 
     def select(self, rows: Tensor) -> None:
         """Keeps the given requests only."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        self.keys, self.values = ([x[rows] for x in layers] for layers in (self.keys, self.values))

@@ -22,6 +22,7 @@ from unmask.models.config import ModelConfig
 from unmask.models.families import registry
 from unmask.models.family import Family, Table
 from unmask.models.folder import CONFIG, INDEX, TOKENIZER, WEIGHTS, gguf_of, read_config, read_json
+from unmask.models.gemma import DiffusionGemma
 from unmask.models.transformer import Transformer
 
 
@@ -181,7 +182,7 @@ def load(
     if config.vocab_size * config.hidden_size + config.num_layers * layer > 2 * values + 2**20:
         raise UnmaskError(f"{source} describes a network far larger than the weights beside it")
     with torch.device("meta"):
-        model = Transformer(config)
+        model = DiffusionGemma(config) if config.layout == "canvas" else Transformer(config)
     constants = family.constants(config, raw) if family is not None else {}
     load_weights(model, files, weight_table(model, family), constants, dtype)
     model.make_rotary_tables()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -10,8 +10,20 @@ from unmask.errors import UnmaskError
 from unmask.layout import LAYOUT_KINDS, LayoutKind
 
 Norm = Literal["rms", "layer"]
-Activation = Literal["swiglu", "gelu", "gelu_tanh"]
+Activation = Literal["swiglu", "geglu_tanh", "gelu", "gelu_tanh"]
 Router = Literal["softmax", "sigmoid"]
+
+
+@dataclass(frozen=True)
+class LayerAttention:
+    """How one layer attends, in a network whose layers differ."""
+
+    head_dim: int
+    num_kv_heads: int
+    rope_theta: float
+    rotated_pairs: int  # of the head_dim / 2 pairs of features; the rest is not turned
+    window: int = 0  # positions of text that are seen; 0: all
+    keys_are_values: bool = False  # no projection of its own for values
 
 
 @dataclass(frozen=True)
@@ -52,9 +64,11 @@ class ModelConfig:
     time_condition_size: int = 0  # 0: no adaLN; else the width of the time embedding (DiT)
     adapter_rank: int = 0  # of low-rank adapters of all projections, acting at masked positions only; 0: none
     adapter_width: int = 0  # of a bottleneck beside each MLP, acting at masked positions only; 0: none
+    attention: tuple[LayerAttention, ...] = ()  # one for each layer; empty: all alike, as the fields above say
+    logit_softcap: float = 0.0  # logits are bent into -cap .. cap by tanh; 0: not
     shift: bool = False  # the head scores the next position; un-shifted inside the network, once
     layout: LayoutKind = "bidirectional"
-    block_length: int = 0  # of a block-causal model; 0 elsewhere
+    block_length: int = 0  # of a block-causal model, or of a canvas behind its text; 0 elsewhere
     mask_token_id: int | None = None
     eos_token_id: int | None = None
     bos_token_id: int | None = None
@@ -100,8 +114,9 @@ class ModelConfig:
             self._check_experts()
         if self.layout not in LAYOUT_KINDS or self.layout == "block_diffusion":
             raise UnmaskError(f"model config: layout '{self.layout}' is not one a model decodes with")
-        if self.layout == "block_causal" and self.block_length < 1:
-            raise UnmaskError("model config: a block_causal model needs block_length >= 1")
+        if self.layout in ("block_causal", "canvas") and self.block_length < 1:
+            raise UnmaskError(f"model config: a {self.layout} model needs block_length >= 1")
+        self._check_attention()
         for name in ("mask_token_id", "eos_token_id", "bos_token_id", "pad_token_id"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < self.vocab_size:
@@ -123,6 +138,30 @@ class ModelConfig:
                 f"model config: {kept} of {groups} expert_groups cannot give {self.experts_per_token} of "
                 f"{self.num_experts} experts"
             )
+
+    def _check_attention(self) -> None:
+        if len(self.attention) != (self.num_layers if self.layout == "canvas" else 0):
+            raise UnmaskError(
+                f"model config: layout '{self.layout}' with {self.num_layers} layers does not go with "
+                f"{len(self.attention)} layers in attention"
+            )
+        for number, layer in enumerate(self.attention):
+            sizes = (layer.head_dim, layer.num_kv_heads)
+            fine = all(1 <= size < 2**24 for size in sizes) and not layer.head_dim % 2
+            fine = fine and not self.num_heads % layer.num_kv_heads and 0 < layer.rope_theta < float("inf")
+            if not fine or not 0 <= layer.rotated_pairs <= layer.head_dim // 2 or not 0 <= layer.window < 2**31:
+                raise UnmaskError(f"model config: attention of layer {number} is impossible: {layer}")
+
+    @property
+    def key_shapes(self) -> list[tuple[int, int]]:
+        """Key heads and their width, layer by layer."""
+        own = [(layer.num_kv_heads, layer.head_dim) for layer in self.attention]
+        return own or [(self.num_kv_heads, self.head_dim)] * self.num_layers
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """The different windows of the layers; none where all layers are alike."""
+        return tuple(sorted({layer.window for layer in self.attention}))
 
     @property
     def rotary_size(self) -> int:
@@ -183,6 +222,8 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         except ValueError:
             pass
     plain = tuple(t for t in accepted if isinstance(t, type))
+    if isinstance(value, dict) and len(plain) == 1 and is_dataclass(plain[0]):
+        return build(plain[0], value, where)
     if (isinstance(value, bool) and bool not in plain) or (plain and not isinstance(value, plain)):
         names = " or ".join(t.__name__ for t in plain)
         raise UnmaskError(f"{where} must be {names}, got {value!r}")

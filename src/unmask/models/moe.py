@@ -5,6 +5,8 @@ Shapes: N tokens, D hidden size, E experts, k experts per token, G groups of exp
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,6 +46,16 @@ class Router(nn.Module):
         return groups.masked_fill(outside[..., None], -torch.inf).flatten(1)
 
 
+def dispatch(x_ND: Tensor, index_Nk: Tensor, weight_Nk: Tensor, expert: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """Every token through its experts, weighed and summed, [N, D]; `expert` is called with (number, rows)."""
+    out = torch.zeros_like(x_ND)
+    for number in index_Nk.unique().tolist():  # one pass per expert that has tokens
+        token, place = (index_Nk == number).nonzero(as_tuple=True)
+        part = expert(number, x_ND[token]) * weight_Nk[token, place, None].to(x_ND.dtype)
+        out.index_add_(0, token, part)
+    return out
+
+
 class MixtureOfExperts(nn.Module):
     """Routed experts, and one that every token passes where the model has it."""
 
@@ -54,11 +66,7 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(0, -2)
         index_Nk, weight_Nk = self.router(flat)
-        out = torch.zeros_like(flat)
-        for number in index_Nk.unique().tolist():  # one pass per expert that has tokens
-            token, place = (index_Nk == number).nonzero(as_tuple=True)
-            part = self.experts[number](flat[token]) * weight_Nk[token, place, None].to(flat.dtype)
-            out.index_add_(0, token, part)
+        out = dispatch(flat, index_Nk, weight_Nk, lambda number, rows: self.experts[number](rows))
         if self.shared is not None:
             out = out + self.shared(flat)
         return out.view_as(x)

@@ -7,6 +7,8 @@ C width of the time condition.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -129,19 +131,28 @@ class Attention(nn.Module):
         return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(batch, length, -1), gate)
 
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "swiglu": F.silu,
+    "geglu_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
+
+
 class MLP(nn.Module):
     def __init__(self, config: ModelConfig, inner: int) -> None:
         super().__init__()
         size, bias, rank = config.hidden_size, config.mlp_bias, config.adapter_rank
-        self.gate_proj = Projection(size, inner, bias, rank) if config.activation == "swiglu" else None
+        gated = config.activation in ("swiglu", "geglu_tanh")
+        self.gate_proj = Projection(size, inner, bias, rank) if gated else None
         self.up_proj = Projection(size, inner, bias, rank)
         self.down_proj = Projection(inner, size, bias, rank)
-        self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
+        self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
         if self.gate_proj is not None:
-            return self.down_proj(F.silu(self.gate_proj(x, gate)) * self.up_proj(x, gate), gate)
-        return self.down_proj(F.gelu(self.up_proj(x, gate), approximate=self.approximate), gate)
+            return self.down_proj(self.activation(self.gate_proj(x, gate)) * self.up_proj(x, gate), gate)
+        return self.down_proj(self.activation(self.up_proj(x, gate)), gate)
 
 
 class Bottleneck(nn.Module):
@@ -218,6 +229,17 @@ class Block(nn.Module):
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
 
+class SoftCappedHead(nn.Linear):
+    """A head whose logits, float32, are bent into -cap .. cap."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config.hidden_size, config.vocab_size, bias=config.head_bias)
+        self.cap = config.logit_softcap
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(super().forward(x).float() / self.cap) * self.cap
+
+
 class Transformer(nn.Module):
     """The denoiser: a canvas in, logits out, logits[:, i] scoring position i."""
 
@@ -229,9 +251,10 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
+        self.blocks = nn.ModuleList(self.make_block(i) for i in range(config.num_layers))
         self.norm = make_norm(config, config.hidden_size)
-        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
+        plain = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
+        self.head = SoftCappedHead(config) if config.logit_softcap else plain
         size = config.time_condition_size
         self.time_embedding = TimeEmbedding(size) if size else None
         self.final_modulation = nn.Linear(size, 2 * config.hidden_size) if size else None
@@ -240,6 +263,9 @@ class Transformer(nn.Module):
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
         self.make_rotary_tables()
+
+    def make_block(self, layer: int) -> nn.Module:
+        return Block(self.config, layer)
 
     def make_rotary_tables(self) -> None:
         """Makes cos and sin for every position; again after a network was built on the meta device."""

@@ -7,6 +7,7 @@ from typing import Any
 from unmask.errors import UnmaskError
 from unmask.models.families import (
     a2d,
+    diffusion_gemma,
     dit,
     dream,
     fast_dllm_v2,
@@ -20,7 +21,20 @@ from unmask.models.families import (
 from unmask.models.family import Family
 
 FAMILIES = [
-    m.FAMILY for m in (llada, llada_moe, llada2, dream, sdar, a2d, fast_dllm_v2, stable_diffcoder, dit, llama_ar)
+    m.FAMILY
+    for m in (
+        llada,
+        llada_moe,
+        llada2,
+        dream,
+        sdar,
+        a2d,
+        fast_dllm_v2,
+        stable_diffcoder,
+        dit,
+        diffusion_gemma,
+        llama_ar,
+    )
 ]
 
 

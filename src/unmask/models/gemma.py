@@ -1,0 +1,209 @@
+"""DiffusionGemma's network: one set of weights that reads text causally and denoises a canvas behind it.
+
+Text and canvas are columns of one forward. Text is read as by an autoregressive model. A canvas (gated columns)
+sees the text before it and itself, has scalars of its own at the end of every layer, and is conditioned on what
+the step before thought of it. Nothing that text computes depends on a canvas, so its keys and values keep.
+
+Shape letters: as in `transformer`; N tokens, E experts, I inner size of an expert, C columns of a canvas.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unmask.attention import AttentionMask, WindowMasks, attend
+from unmask.layout import PADDING, Coordinates, Layout
+from unmask.models.config import LayerAttention, ModelConfig
+from unmask.models.moe import dispatch
+from unmask.models.transformer import ACTIVATIONS, MLP, Attention, KeyValueCache, Transformer, make_norm, rotate
+
+Rope = tuple[Tensor, Tensor]
+
+
+def rotary(layer: LayerAttention, positions_BT: Tensor) -> Rope:
+    """cos and sin [B, T, head_dim / 2] of a layer; pairs that are not turned have angle 0."""
+    pair = torch.arange(layer.head_dim // 2, dtype=torch.float64, device=positions_BT.device)
+    frequency = layer.rope_theta ** (-2 * pair / layer.head_dim) * (pair < layer.rotated_pairs)
+    angle = positions_BT[..., None] * frequency
+    return angle.cos().float(), angle.sin().float()
+
+
+class GemmaAttention(Attention):
+    """Normed queries, keys and values, unscaled; in some layers the keys before their norm are the values."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        self.kind = config.attention[layer]
+        super().__init__(replace(config, head_dim=self.kind.head_dim, num_kv_heads=self.kind.num_kv_heads), layer)
+        self.eps = config.norm_eps
+        if self.kind.keys_are_values:
+            del self.v_proj
+
+    def forward(
+        self, x_BTD: Tensor, rope: Rope, mask: AttentionMask, cache: KeyValueCache | None, gate: Tensor | None
+    ) -> Tensor:
+        shape = (*x_BTD.shape[:2], -1, self.width)
+        q, k = self.q_proj(x_BTD).view(shape), self.k_proj(x_BTD).view(shape)
+        v = k if self.kind.keys_are_values else self.v_proj(x_BTD).view(shape)
+        v = F.rms_norm(v.float(), v.shape[-1:], None, self.eps).to(v.dtype).transpose(1, 2)
+        q, k = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2)
+        q, k = rotate(q, *rope), rotate(k, *rope)
+        if cache is not None:
+            k, v = cache.update(self.layer, k, v)
+        if isinstance(mask, WindowMasks):
+            mask = mask.by_window[self.kind.window]
+        return self.o_proj(attend(q, k, v, mask, scale=1.0).transpose(1, 2).reshape(*shape[:2], -1))
+
+
+class GemmaRouter(nn.Module):
+    """Chooses experts by normed and scaled features; every expert's weight has a scale of its own."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(config.num_experts, config.hidden_size))
+        self.scale = nn.Parameter(torch.ones(config.hidden_size))
+        self.expert_scale = nn.Parameter(torch.ones(config.num_experts))
+        self.config = config
+
+    def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """Chosen experts [N, k] and their weights [N, k] in float32."""
+        x = F.rms_norm(x_ND.float(), x_ND.shape[-1:], None, self.config.norm_eps).to(x_ND.dtype)
+        x = x * self.scale * self.config.hidden_size**-0.5
+        p = F.linear(x, self.weight).softmax(-1, dtype=torch.float32)
+        top = p.topk(self.config.experts_per_token, -1)
+        weight = top.values / top.values.sum(-1, keepdim=True)
+        return top.indices, weight * self.expert_scale[top.indices]
+
+
+class GemmaExperts(nn.Module):
+    """Gated MLPs whose weights are kept together: gate and up [E, 2 I, D], down [E, D, I]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        count, size, inner = config.num_experts, config.hidden_size, config.expert_size
+        self.gate_up, self.down = (
+            nn.Parameter(torch.zeros(count, 2 * inner, size)),
+            nn.Parameter(torch.zeros(count, size, inner)),
+        )
+        self.activation = ACTIVATIONS[config.activation]
+
+    def forward(self, number: int, x_ND: Tensor) -> Tensor:
+        gate, up = F.linear(x_ND, self.gate_up[number]).chunk(2, -1)
+        return F.linear(self.activation(gate) * up, self.down[number])
+
+
+class GemmaBlock(nn.Module):
+    """Attention, then an MLP and experts side by side, each with a norm before and after it."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.norm1, self.mixer, self.mixer_norm = (
+            make_norm(config, size),
+            GemmaAttention(config, layer),
+            make_norm(config, size),
+        )
+        self.norm2, self.mlp, self.mlp_norm = (
+            make_norm(config, size),
+            MLP(config, config.intermediate_size),
+            make_norm(config, size),
+        )
+        self.router, self.experts = GemmaRouter(config), GemmaExperts(config)
+        self.norm3, self.experts_norm = make_norm(config, size), make_norm(config, size)
+        self.sum_norm = make_norm(config, size)
+        self.text_scalar, self.canvas_scalar = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+
+    def forward(
+        self, x: Tensor, rope: Rope, mask: AttentionMask, cache: KeyValueCache | None, gate_BT1: Tensor | None
+    ) -> Tensor:
+        x = x + self.mixer_norm(self.mixer(self.norm1(x), rope, mask, cache, None))
+        flat = x.flatten(0, 1)
+        routed = dispatch(self.norm3(flat), *self.router(flat), self.experts).view_as(x)
+        both = self.mlp_norm(self.mlp(self.norm2(x))) + self.experts_norm(routed)
+        x = x + self.sum_norm(both)
+        return x * (
+            self.text_scalar if gate_BT1 is None else torch.where(gate_BT1, self.canvas_scalar, self.text_scalar)
+        )
+
+
+class SelfConditioning(nn.Module):
+    """What a canvas's columns begin as: their embeddings and a reading of the step before, normed."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm, self.mlp = make_norm(config, config.hidden_size), MLP(config, config.intermediate_size)
+        self.eps = config.norm_eps
+
+    def forward(self, x: Tensor, signal: Tensor | None) -> Tensor:
+        """x and signal [B, T, D]; no signal is a signal of zeros."""
+        x = x if signal is None else x + self.mlp(self.norm(signal))
+        return F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype)
+
+
+class DiffusionGemma(Transformer):
+    """A canvas and the text before it in, logits out. `config.attention` says how each layer attends."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.self_conditioning = SelfConditioning(config)
+
+    def make_block(self, layer: int) -> nn.Module:
+        return GemmaBlock(self.config, layer)
+
+    def make_rotary_tables(self) -> None:
+        """None: for the lengths that this model reads they would take hundreds of megabytes."""
+
+    def _embed(self, ids_BT: Tensor) -> Tensor:
+        x = self.embedding(ids_BT)
+        return x * torch.tensor(self.config.hidden_size**0.5, dtype=x.dtype)
+
+    def signal(self, p_NV: Tensor) -> Tensor:
+        """Self-conditioning [N, D] from the distributions of the step before: the mean embedding."""
+        weight = self.embedding.weight
+        return p_NV.to(weight.dtype) @ weight * torch.tensor(self.config.hidden_size**0.5, dtype=weight.dtype)
+
+    def hidden(
+        self,
+        ids_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        mask: AttentionMask = None,
+        cache: KeyValueCache | None = None,
+        time_B: Tensor | None = None,
+        gate_BT: Tensor | None = None,
+        signal_BTD: Tensor | None = None,
+    ) -> Tensor:
+        """Final hidden states [B, T, D], before any un-shift and before the head.
+
+        positions_BT defaults to 0..T-1. gate_BT (bool): which columns are of a canvas, None for none.
+        signal_BTD: what a canvas's columns are conditioned on, 0 at others; None for none. time_B is ignored.
+        """
+        if positions_BT is None:
+            positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None]
+        x, gate = self._embed(ids_BT), None if gate_BT is None else gate_BT[..., None]
+        if gate is not None:
+            x = torch.where(gate, self.self_conditioning(x, signal_BTD), x)
+        ropes: dict[tuple[float, ...], Rope] = {}
+        for block, layer in zip(self.blocks, self.config.attention, strict=True):
+            kind = (layer.rope_theta, layer.head_dim, layer.rotated_pairs)
+            if kind not in ropes:
+                ropes[kind] = rotary(layer, positions_BT)
+            x = block(x, ropes[kind], mask, cache, gate)
+        return self.norm(x)
+
+    def canvas_logits(self, ids_BT: Tensor, valid_BT: Tensor, canvas_length: int) -> Tensor:
+        """Logits [B, T, V] of rows whose last `canvas_length` tokens are a canvas and the others its text.
+
+        valid_BT is false for padding. A canvas's position is scored by its own column, unconditioned; a
+        position of text by the column before it.
+        """
+        position = (valid_BT.long().cumsum(1) - 1).clamp(min=0)
+        start_B1 = valid_BT.sum(1, keepdim=True) - canvas_length
+        gate = valid_BT & (position >= start_B1)
+        anchor = torch.where(gate, start_B1 - 1, -1)
+        rows = Coordinates.drafts(position, anchor, torch.where(valid_BT, 0, PADDING))
+        mask = WindowMasks.of(Layout("canvas"), self.config.windows, rows)
+        x = self.hidden(ids_BT, position, mask, gate_BT=gate)
+        return self.head(torch.where(gate[..., None], x, self.unshift(x, position)))
