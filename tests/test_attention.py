@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unmask.attention import attend, doubled, flex_mask, plain_mask
-from unmask.layout import LAYOUT_KINDS, NOISED, PADDING, Coordinates, Layout, LayoutKind
+from unmask.layout import GROUPED, LAYOUT_KINDS, NOISED, PADDING, Coordinates, Layout, LayoutKind
 from unmask.models.transformer import Transformer
 from unmask.objectives import Rows, training_mask
 
 Tiny = Callable[..., Transformer]
 PLAIN: tuple[LayoutKind, ...] = ("bidirectional", "causal", "block_causal")
-# drafts stand beside their text, so no plain row is of that layout; see test_layout
+# drafts and canvases stand beside their text, so no plain row is of those layouts; see test_layout
 WHOLE: tuple[LayoutKind, ...] = (*PLAIN, "block_diffusion")
 
 
@@ -26,7 +26,7 @@ def coordinates(lengths: list[int], padding: int, kind: LayoutKind) -> Coordinat
     position = torch.cat([torch.arange(n) for n in pieces])
     numbers = torch.tensor([*range(len(lengths)), PADDING])
     document = numbers.repeat_interleave(torch.tensor(pieces))
-    if kind == "drafts":  # two groups of two slots hang on every document
+    if kind in GROUPED:  # two groups of two slots hang on every document
         anchors = torch.tensor([[n // 2, n - 1] for n in lengths]).flatten().repeat_interleave(2)
         own = anchors + torch.tensor([1, 2]).repeat(2 * len(lengths))
         anchor = torch.cat([torch.full_like(position, -1), anchors])
@@ -36,8 +36,9 @@ def coordinates(lengths: list[int], padding: int, kind: LayoutKind) -> Coordinat
     return doubled(row) if kind == "block_diffusion" else row
 
 
-def may_see(kind: LayoutKind, length: int, q: tuple[int, int, int], k: tuple[int, int, int]) -> bool:
-    """The rules of the five layouts, written out for one pair (position, document, copy)."""
+def may_see(layout: Layout, q: tuple[int, int, int], k: tuple[int, int, int]) -> bool:
+    """The rules of the six layouts, written out for one pair (position, document, copy)."""
+    kind, length, window = layout.kind, layout.block_length, layout.window or 1000
     (q_position, q_document, q_copy), (k_position, k_document, k_copy) = q, k
     if q_document != k_document:
         return False
@@ -45,43 +46,44 @@ def may_see(kind: LayoutKind, length: int, q: tuple[int, int, int], k: tuple[int
     if kind == "bidirectional":
         return True
     if kind == "causal":
-        return k_position <= q_position
+        return q_position - window < k_position <= q_position
     if kind == "block_causal":
         return k_block <= q_block
-    if kind == "drafts":  # copy 1 is text, -1 - a the group that sees the text up to position a
+    if kind in GROUPED:  # copy 1 is text, -1 - a the group that sees the text up to position a
         if k_copy != 1:
             return k_copy == q_copy
-        return k_position <= (q_position if q_copy == 1 else -1 - q_copy)
+        if q_copy == 1:
+            return q_position - window < k_position <= q_position
+        return -q_copy - window < k_position <= -1 - q_copy  # as the token after a, but not itself
     if k_copy == NOISED:  # nobody but its own block reads a noised token
         return q_copy == NOISED and q_block == k_block
     return k_block < q_block if q_copy == NOISED else k_block <= q_block
 
 
+layouts = st.builds(Layout, st.sampled_from(LAYOUT_KINDS), st.integers(1, 6)) | st.builds(
+    Layout, st.sampled_from(("causal", *GROUPED)), window=st.integers(1, 7)
+)
 packed = {
-    "kind": st.sampled_from(LAYOUT_KINDS),
-    "block_length": st.integers(1, 6),
+    "layout": layouts,
     "lengths": st.lists(st.integers(1, 6), min_size=1, max_size=3),
     "padding": st.integers(0, 3),
 }
 
 
 @given(**packed)
-def test_dense_mask_is_the_predicate_pair_by_pair(
-    kind: LayoutKind, block_length: int, lengths: list[int], padding: int
-) -> None:
-    row = coordinates(lengths, padding, kind)
+def test_dense_mask_is_the_predicate_pair_by_pair(layout: Layout, lengths: list[int], padding: int) -> None:
+    row = coordinates(lengths, padding, layout.kind)
     tokens = list(zip(*(field.tolist() for field in row), strict=True))
-    expected = torch.tensor([[may_see(kind, block_length, q, k) for k in tokens] for q in tokens])
-    assert torch.equal(Layout(kind, block_length).dense(row, row)[0, 0], expected)
+    expected = torch.tensor([[may_see(layout, q, k) for k in tokens] for q in tokens])
+    assert torch.equal(layout.dense(row, row)[0, 0], expected)
 
 
 @settings(max_examples=12)
 @given(**packed)
-def test_flex_mask_is_the_dense_one(kind: LayoutKind, block_length: int, lengths: list[int], padding: int) -> None:
-    one = coordinates(lengths, padding, kind)
+def test_flex_mask_is_the_dense_one(layout: Layout, lengths: list[int], padding: int) -> None:
+    one = coordinates(lengths, padding, layout.kind)
     # a second row, of one document where rows of one and of many are as long
-    other = coordinates(lengths[::-1] if kind == "drafts" else [sum(lengths)], padding, kind)
-    layout = Layout(kind, block_length)
+    other = coordinates(lengths[::-1] if layout.kind in GROUPED else [sum(lengths)], padding, layout.kind)
     for row in (one, Coordinates(*(torch.stack(pair) for pair in zip(one, other, strict=True)))):
         dense, mask = layout.dense(row, row), flex_mask(layout, row, row)
         b, i, j = torch.meshgrid(*(torch.arange(dense.shape[n]) for n in (0, 2, 3)), indexing="ij")
@@ -113,10 +115,13 @@ def test_block_length_one_is_causal_and_a_long_block_is_bidirectional() -> None:
     assert torch.equal(Layout("block_causal", 5).dense(row, row), Layout("bidirectional").dense(row, row))
 
 
-@pytest.mark.parametrize(("kind", "length"), [("sideways", 1), ("block_causal", 0)])
-def test_impossible_layouts_are_refused(kind: LayoutKind, length: int) -> None:
-    with pytest.raises(ValueError, match=r"unknown|at least 1"):
-        Layout(kind, length)
+@pytest.mark.parametrize(
+    ("kind", "length", "window"),
+    [("sideways", 1, 0), ("block_causal", 0, 0), ("bidirectional", 1, 4), ("block_causal", 2, 4), ("causal", 1, -1)],
+)
+def test_impossible_layouts_are_refused(kind: LayoutKind, length: int, window: int) -> None:
+    with pytest.raises(ValueError, match=r"unknown|at least 1|no window"):
+        Layout(kind, length, window)
 
 
 def logits(model: Transformer, layout: Layout, rows: Rows, ids: Tensor | None = None) -> Tensor:

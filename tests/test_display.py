@@ -35,6 +35,19 @@ def test_states_have_their_own_styles() -> None:
     assert view.ids == [0, 8, 7, 6]
 
 
+def test_random_tokens_are_drawn_as_noise() -> None:
+    view = CanvasView([0, 4, 4], None, None)
+    view.advance(Frame(1, (1, 2), (5, 6), (0.9, 0.0), ("unmask", "renoise")))
+    assert styles(view) == [GIVEN, FRESH, MASKED]
+    assert view.masks() == 1
+    view.advance(Frame(2, (1, 2), (7, 8), (0.0, 0.8), ("renoise", "unmask")))
+    assert styles(view) == [GIVEN, MASKED, FRESH]
+    view.advance(Frame(3, (1, 2), (7, 8), (0.9, 0.8), ("unmask", "unmask")))
+    view.settle()
+    assert styles(view) == [GIVEN, WRITTEN]
+    assert view.masks() == 0
+
+
 def test_a_literal_mask_in_the_prompt_is_not_drawn_as_a_hole() -> None:
     view = CanvasView([MASK, MASK], MASK, None)
     view.open[0] = False

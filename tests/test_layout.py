@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unmask.attention import GroupMask, attend
-from unmask.layout import CLEAN, EMPTY, LAYOUT_KINDS, NOISED, PADDING, Coordinates, Layout, LayoutKind
+from unmask.layout import CLEAN, EMPTY, GROUPED, LAYOUT_KINDS, NOISED, PADDING, Coordinates, Layout, LayoutKind
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ def test_text_of_the_drafts_layout_is_causal(tokens: list[Token]) -> None:
     row = coordinates(text)
     assert (row.copy == CLEAN).all()
     assert (Layout("drafts").dense(row, row) == Layout("causal").dense(row, row)).all()
+    assert (Layout("canvas", window=2).dense(row, row) == Layout("causal", window=2).dense(row, row)).all()
 
 
 def in_torch(row: Coordinates) -> Coordinates:
@@ -87,8 +88,9 @@ def test_numpy_and_torch_give_one_mask(
 ) -> None:
     """For any coordinates, one row and a batch; keys may be others than the queries."""
     position, document, copy = (np.array(values) for values in zip(*tokens, strict=True))
-    copy = copy if kind == "drafts" else np.where(copy == CLEAN, CLEAN, NOISED)
-    row, layout = Coordinates(position, document, copy), Layout(kind, block_length)
+    copy = copy if kind in GROUPED else np.where(copy == CLEAN, CLEAN, NOISED)
+    window = block_length if kind in ("causal", *GROUPED) else 0
+    row, layout = Coordinates(position, document, copy), Layout(kind, block_length, window)
     queries = Coordinates(*(field[: min(cut, len(tokens) - 1)] for field in row))
     batch = Coordinates(*(np.stack([field, field[::-1]]) for field in row))
     for q, k in ((row, row), (queries, row), (batch, batch)):

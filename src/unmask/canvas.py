@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+NO_MASK = -1  # mask id of a canvas whose noise is random tokens
 Kind = Literal["unmask", "edit", "remask", "renoise", "insert", "delete"]
 
 
@@ -54,14 +55,15 @@ class Canvas:
     def of(rows: list[list[int]], mask_id: int, pad_id: int, given: list[list[bool]] | None = None) -> Canvas:
         """Canvas of rows of different length, padded on the right. Masks are open, all else is frozen.
 
-        `given` marks tokens that are frozen even where they equal the mask id (a literal in a prompt).
+        `given` marks tokens that are frozen even where they equal the mask id (a literal in a prompt), and
+        alone decides where noise is no mask.
         """
         length = max(len(row) for row in rows)
         ids = np.full((len(rows), length), pad_id, np.int64)
         frozen = np.ones((len(rows), length), bool)
         for b, row in enumerate(rows):
             ids[b, : len(row)] = row
-            open_here = ids[b, : len(row)] == mask_id
+            open_here = (ids[b, : len(row)] == mask_id) | (mask_id == NO_MASK)
             if given is not None:
                 open_here &= ~np.array(given[b], bool)
             frozen[b, : len(row)] = ~open_here

@@ -26,9 +26,10 @@ HOLE = " ░░░"  # a masked token, about as wide as a word
 class CanvasView:
     """One canvas as coloured text, advanced frame by frame."""
 
-    def __init__(self, ids: list[int], mask_id: int, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, ids: list[int], mask_id: int | None, tokenizer: Tokenizer | None) -> None:
         self.ids, self.mask_id, self.tokenizer = list(ids), mask_id, tokenizer
         self.open = [token == mask_id for token in ids]
+        self.noisy: set[int] = set()  # positions that hold a random token, where noise is no mask
         self.fresh: dict[int, str] = {}
         self.step = 0
 
@@ -37,7 +38,11 @@ class CanvasView:
         self.step = frame.step
         self.fresh = {}
         for position, token, kind in zip(frame.positions, frame.tokens, frame.kinds, strict=True):
-            self.ids[position] = token
+            self.ids[position], self.open[position] = token, True
+            if kind == "renoise":
+                self.noisy.add(position)
+                continue
+            self.noisy.discard(position)
             self.fresh[position] = AGAIN if kind == "remask" else FRESH
 
     def settle(self) -> None:
@@ -54,7 +59,7 @@ class CanvasView:
         for position, token in enumerate(self.ids):
             hole = token == self.mask_id and self.open[position]
             word = HOLE if hole else self._word(token)
-            plain = MASKED if hole else WRITTEN if self.open[position] else GIVEN
+            plain = MASKED if hole or position in self.noisy else WRITTEN if self.open[position] else GIVEN
             if position in self.fresh:
                 rest = word.lstrip(" ")
                 yield word[: len(word) - len(rest)], ""
@@ -68,8 +73,8 @@ class CanvasView:
         return Text.assemble(*(("".join(word for word, _ in run), style) for style, run in runs))
 
     def masks(self) -> int:
-        """How many positions are still masked."""
-        return sum(self.open[i] and token == self.mask_id for i, token in enumerate(self.ids))
+        """How many positions are still masked, or known to be noise."""
+        return len(self.noisy) + sum(self.open[i] and token == self.mask_id for i, token in enumerate(self.ids))
 
 
 def watch(view: CanvasView, frames: Iterable[Frame], console: Console, title: str, pause: float = 0.0) -> None:

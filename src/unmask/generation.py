@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.canvas import Array, Frame
 from unmask.decoding.loop import Decoder
+from unmask.decoding.renoise import RenoiseOptions
 from unmask.decoding.rules import RuleName
 from unmask.errors import UnmaskError
 from unmask.models.config import build
@@ -31,6 +32,11 @@ class DecodingDefaults:
     top_p: float = 1.0
     top_k: int = 0
     remask_budget: int = 0
+    t_min: float = 0.4  # these four: of models that denoise random tokens
+    t_max: float = 0.8
+    confidence_threshold: float = 0.005
+    stability_threshold: int = 1
+    eos_token_ids: tuple[int, ...] = ()  # ends of text besides the config's
 
     def override(self, options: dict[str, Any]) -> DecodingDefaults:
         """These with the options that are not None; one unknown or out of range raises UnmaskError."""
@@ -50,11 +56,23 @@ class DecodingDefaults:
             "top_p": 0 < chosen.top_p <= 1,
             "top_k": chosen.top_k >= 0,
             "remask_budget": chosen.remask_budget >= 0,
+            "t_max": 0 < chosen.t_max <= 100,
+            "t_min": 0 <= chosen.t_min <= chosen.t_max,
+            "confidence_threshold": 0 <= chosen.confidence_threshold < 1e6,
+            "stability_threshold": chosen.stability_threshold >= 0,
         }
         for name, fine in limits.items():
             if not fine:
                 raise UnmaskError(f"option {name} is out of range: {getattr(chosen, name)}")
         return chosen
+
+
+def renoising(chosen: DecodingDefaults, temperature: float | None) -> RenoiseOptions:
+    """Options of a model that denoises random tokens; `temperature` is what the caller asked for, if anything."""
+    warm = temperature is not None and temperature > 0
+    t_min, t_max = (chosen.temperature, chosen.temperature) if warm else (chosen.t_min, chosen.t_max)
+    stop = (chosen.entropy_bound, chosen.confidence_threshold, chosen.stability_threshold)
+    return RenoiseOptions(chosen.max_denoising_steps or RenoiseOptions.max_steps, t_min, t_max, *stop, temperature == 0)
 
 
 @dataclass(frozen=True)
@@ -119,12 +137,14 @@ class Run:
     def text_so_far(self) -> str:
         """What the first request has written from the left without a gap."""
         assert self.tokenizer is not None
-        request, ids = self.decoder.requests[0], []
-        for token in self.decoder.canvas.ids[0, request.given.index(False) : len(request.ids)].tolist():
-            if token == self.first.mask_id or token in self.decoder.eos_ids:
-                break
-            ids.append(token)
-        return self.tokenizer.decode(ids)
+        return self.tokenizer.decode(self._written(0))
+
+    def _written(self, number: int) -> list[int]:
+        """What a request has written from the left, up to end of text and to what was asked for."""
+        row = self.decoder.rows[number]
+        written = row.canvas.ids[0, row.request.given.index(False) : row.edge].tolist()
+        ends = [i for i, token in enumerate(written) if token in self.decoder.eos_ids]
+        return written[: min([*ends, row.request.wanted or len(written)])]
 
     def outputs(self) -> list[Output]:
         """Decodes what is not decoded yet and returns every request's result."""
@@ -133,16 +153,11 @@ class Run:
         return [self._output(row) for row in range(len(self.decoder.requests))]
 
     def _output(self, row: int) -> Output:
-        request = self.decoder.requests[row]
-        length = len(request.ids)
-        canvas = self.decoder.canvas.ids[row, :length]
-        written = canvas[request.given.index(False) :].tolist()
-        # beyond an end of text nothing counts; masks are left only there or where a stop string cut in
-        ends = [i for i, token in enumerate(written) if token in self.decoder.eos_ids or token == self.first.mask_id]
-        ids = written[: ends[0]] if ends else written
+        request, canvas = self.decoder.requests[row], self.decoder.rows[row].canvas.ids[0]
+        ids = self._written(row)  # noise is left only where an end of text or a stop string cut in
         text = "" if self.tokenizer is None else self.tokenizer.decode(ids)
         for stop in self.stops:
             text = text.split(stop, 1)[0]
-        first, steps = self.first.ids[row, :length], self.decoder.steps[row]
+        first, steps = self.first.ids[row, : len(canvas)], self.decoder.steps[row]
         accepted = tuple(self.decoder.accepted[row])
         return Output(text, ids, canvas.copy(), first.copy(), steps, self.seen[row], request.seed, accepted)

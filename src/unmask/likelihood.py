@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unmask.attention import plain_mask
 from unmask.errors import UnmaskError
-from unmask.layout import Layout
+from unmask.layout import GROUPED, Layout
 from unmask.models.transformer import Transformer
 
 Method = Literal["exact", "blockwise", "nelbo"]
@@ -44,7 +44,8 @@ class Likelihood:
 
 def exact_causal(model: Transformer, window_RT: Tensor) -> Tensor:
     """-log p(x_1.. | x_0) of a causal model in one forward, [R]."""
-    logits = model(window_RT, None, plain_mask(Layout("causal"), window_RT.shape[1], window_RT.device))
+    mask = plain_mask(Layout("causal"), window_RT.shape[1], window_RT.device, model.config.windows)
+    logits = model(window_RT, None, mask)
     return -_log_p(model, logits, window_RT)[:, 1:].sum(1)
 
 
@@ -179,11 +180,12 @@ def score_texts(
 ) -> list[Likelihood]:
     """Negative log-likelihood of each text in nats; see `DiffusionLM.likelihood`. tokens: each text's ids.
 
-    An adapted model's text is its base's, so it is scored as one. Raises UnmaskError for a method that does
+    An adapted model's text is its base's, so it is scored as one; text before a canvas is read causally, and so
+    is scored here. Raises UnmaskError for a method that does
     not fit the model, samples below 1 or a model without a start of text.
     """
     layout, first = model.config.layout, model.config.bos_token_id
-    layout = "causal" if layout == "drafts" else layout
+    layout = "causal" if layout in GROUPED else layout
     fits = {"causal": ("exact",), "block_causal": ("blockwise",), "bidirectional": ("nelbo", "exact")}[layout]
     method = fits[0] if method == "auto" else method
     if method not in fits:

@@ -15,12 +15,13 @@ from unmask.canvas import Frame
 from unmask.decoding.feed import Backend
 from unmask.decoding.infill import parse_template
 from unmask.decoding.loop import Decoder
+from unmask.decoding.renoise import noise
 from unmask.decoding.request import Mode, Request
 from unmask.decoding.rules import RuleOptions
 from unmask.errors import UnmaskError
 from unmask.files import write_text
-from unmask.generation import DecodingDefaults, Filled, Run
-from unmask.layout import LAYOUT_KINDS, PADDING, Coordinates, Layout, LayoutKind
+from unmask.generation import DecodingDefaults, Filled, Run, renoising
+from unmask.layout import GROUPED, PADDING, Coordinates, Layout, LayoutKind
 from unmask.models import loading
 from unmask.models.config import ModelConfig
 from unmask.prompts import Prompt, encode, is_single
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import, and a compiled model doe
     from torch import Tensor
 
     from unmask.likelihood import Likelihood
+    from unmask.models.gemma import DiffusionGemma
     from unmask.models.transformer import Transformer
 
 MODES: dict[str, tuple[Mode, ...]] = {
@@ -37,6 +39,7 @@ MODES: dict[str, tuple[Mode, ...]] = {
     "block_causal": ("diffusion",),
     "causal": ("ar",),
     "drafts": ("diffusion", "ar", "verify"),
+    "canvas": ("diffusion",),
 }
 
 
@@ -115,8 +118,18 @@ class DiffusionLM:
         else:
             family, raw = (None, None) if loaded is None else (loaded.family, loaded.raw_config)
             raw = raw or self.config.to_dict()
+            if loaded is not None and family is not None and family.unread:
+                lost = checkpoint.unread(checkpoint.TensorFiles(loaded.path), family)
+                if lost:
+                    raise UnmaskError(
+                        f"model '{self.name}' has {len(lost)} tensors that are not read, {lost[0]!r} among them; "
+                        "saving would lose them, copy its folder instead"
+                    )
             checkpoint.save(folder, raw, checkpoint.weights_to_save(self.model, family, raw), self.tokenizer)
-            if family is not None:
+            if loaded is not None and family is not None:
+                generation = loaded.path / loading.GENERATION
+                if generation.is_file():
+                    write_text(folder / loading.GENERATION, generation.read_text(encoding="utf-8"))
                 return
         write_text(folder / loading.GENERATION, json.dumps(asdict(self.defaults), indent=2) + "\n")
 
@@ -130,28 +143,36 @@ class DiffusionLM:
         """Logits [B, L, V], float, from the torch network; logits[:, i] scores the token AT position i.
 
         input_ids: LongTensor [B, L]. layout: bidirectional, causal or block_causal, the model's own by
-        default. attention_mask: [B, L], 1 for tokens and 0 for padding on either side.
+        default; `canvas` for a model that denoises random tokens: the last block_length tokens are a canvas
+        behind the others, unconditioned. attention_mask: [B, L], 1 for tokens and 0 for padding on either side.
         Raises UnmaskError for ids outside the vocabulary or rows longer than the model reads.
         """
         import torch
 
-        from unmask.attention import plain_mask, render
+        from unmask.attention import WindowMasks, plain_mask, render
 
         ids = torch.as_tensor(input_ids, device=self.model.embedding.weight.device)
         if ids.dim() != 2 or ids.dtype.is_floating_point or not ids.numel():
             raise UnmaskError("input_ids must be a non-empty [B, L] tensor of integers")
         self._check_ids(ids, "input_ids")
         shape = self._layout(layout or ("causal" if self.config.layout == "drafts" else None), block_length)
+        windows = self.config.windows
         with torch.inference_mode():
-            if attention_mask is None:
+            if attention_mask is None and shape.kind != "canvas":
                 self._check_length(ids.shape[1])
-                return self.model(ids, None, plain_mask(shape, ids.shape[1], ids.device)).float()
-            valid = attention_mask.to(ids.device).bool()
+                return self.model(ids, None, plain_mask(shape, ids.shape[1], ids.device, windows)).float()
+            valid = torch.ones_like(ids) if attention_mask is None else attention_mask.to(ids.device)
             if valid.shape != ids.shape:
                 raise UnmaskError(f"attention_mask has shape {list(valid.shape)}, input_ids {list(ids.shape)}")
+            valid = valid.bool()
             position = (valid.long().cumsum(1) - 1).clamp(min=0)
             self._check_length(int(position.max()) + 1)
-            mask = render(shape, Coordinates.of(position, torch.where(valid, 0, PADDING)))
+            if shape.kind == "canvas":
+                if int(valid.sum(1).min()) <= shape.block_length:
+                    raise UnmaskError(f"input_ids must hold text before a canvas of {shape.block_length} tokens")
+                return cast("DiffusionGemma", self.model).canvas_logits(ids, valid, shape.block_length).float()
+            rows = Coordinates.of(position, torch.where(valid, 0, PADDING))
+            mask = WindowMasks.of(shape, windows, rows) if windows else render(shape, rows)
             return self.model(ids, position, mask).float()
 
     def generate(
@@ -170,6 +191,10 @@ class DiffusionLM:
         top_p: float | None = None,
         top_k: int | None = None,
         remask_budget: int | None = None,
+        t_min: float | None = None,
+        t_max: float | None = None,
+        confidence_threshold: float | None = None,
+        stability_threshold: int | None = None,
         seed: int | None = None,
         stop: str | list[str] | None = None,
         streamer: Callable[[Frame], None] | None = None,
@@ -181,7 +206,11 @@ class DiffusionLM:
         of those that the model has; the first by default. block_length: the window's, so in mode verify one
         more than the drafts of a step. rule: quota, threshold, factor, entropy_bound, margin, random or sequential.
         max_denoising_steps: steps per block. cache: auto, none or exact. temperature 0 is greedy.
-        remask_budget: how many committed tokens may be masked again. seed: None draws one. streamer: called
+        remask_budget: how many committed tokens may be masked again. For a model that denoises random tokens,
+        t_max to t_min are the steps' temperatures (a temperature above 0 stands for both, 0 takes the best tokens),
+        and a canvas is done when its best tokens are those of the last stability_threshold steps and their mean
+        entropy is below confidence_threshold (nats). Whole canvases are decoded, what was asked for is given.
+        seed: None draws one. streamer: called
         with every frame. What is None comes from the model's own defaults. Raises UnmaskError for options
         that are out of range and prompts that do not fit.
         """
@@ -203,24 +232,19 @@ class DiffusionLM:
             raise UnmaskError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         if cache not in ("auto", "none", "exact"):
             raise UnmaskError(f"cache '{cache}' is unknown; use auto, none or exact")
-        if self.config.layout == "drafts" and not all(rows):
+        if self.config.layout in GROUPED and not all(rows):
             raise UnmaskError(f"model '{self.name}' has no start-of-text token; give it a prompt of at least one token")
         if options.get("block_length") == 1 and options.get("mode") == "verify":
             raise UnmaskError("mode 'verify' needs a block_length of at least 2: one sure token and a draft")
         if cache == "exact" and self.config.layout == "bidirectional":
             raise UnmaskError("an exact cache needs a causal or block-causal model; use cache='auto'")
-        for row in rows:
-            self._check_fits(len(row) + max_new_tokens, f"a prompt of {len(row)} tokens and {max_new_tokens} new ones")
         seed, stop = options.pop("seed", None), options.pop("stop", None)
         seed = secrets.randbits(31) if seed is None else seed
         stops = [stop] if isinstance(stop, str) else stop or []
         base = replace(self._options(seed, **options), stop=self._stop(stops))
-        requests = []
-        for number, row in enumerate(rows):
-            given = [True] * len(row) + [False] * max_new_tokens
-            ids = row + [self._mask_id()] * max_new_tokens
-            requests.append(replace(base, ids=ids, given=given, seed=seed + number))
-        eos = frozenset() if self.config.eos_token_id is None else frozenset([self.config.eos_token_id])
+        requests = [self._request(base, row, max_new_tokens, seed + number) for number, row in enumerate(rows)]
+        own = () if self.config.eos_token_id is None else (self.config.eos_token_id,)
+        eos = frozenset((*own, *self.defaults.eos_token_ids))
         decoder = Decoder(self.backend, self._layout(None, base.block_length), requests, eos, cache != "none")
         return Run(decoder, self.tokenizer, stops)
 
@@ -230,9 +254,9 @@ class DiffusionLM:
         Gaps of ranged length are settled from left to right: all lengths are tried in one batch and the one
         whose text the model is surest of (mean log-confidence per token) is taken. Options as for `generate`.
         """
-        if self.config.layout in ("causal", "drafts"):
+        if self.config.layout in ("causal", "drafts", "canvas"):
             raise UnmaskError(
-                f"model '{self.name}' writes from left to right and cannot fill gaps; use a diffusion model"
+                f"model '{self.name}' writes after its prompt and cannot fill gaps; use a model that denoises masks"
             )
         mask_id, tokenizer = self._mask_id(), self._need_tokenizer()
         parsed = parse_template(template, tokenizer)
@@ -293,10 +317,30 @@ class DiffusionLM:
         block, steps, budget = chosen.block_length, chosen.max_denoising_steps, chosen.remask_budget
         if chosen_mode == "ar":
             rule, block, steps, budget = RuleOptions("sequential"), 1, None, 0
-        elif self.config.layout in ("block_causal", "drafts"):
+        elif self.config.layout in ("block_causal", *GROUPED):
             block = block or self.config.block_length
         sampling = (chosen.temperature, chosen.top_k, chosen.top_p)
-        return Request([], [], seed, *sampling, rule, block, steps, budget, mode=chosen_mode)
+        request = Request([], [], seed, *sampling, rule, block, steps, budget, mode=chosen_mode)
+        if self.config.layout != "canvas":
+            return request
+        if rule.name != "entropy_bound" or budget:
+            raise UnmaskError(
+                f"model '{self.name}' denoises random tokens: its rule is entropy_bound, without remasking"
+            )
+        return replace(request, renoise=renoising(chosen, options.get("temperature")))
+
+    def _request(self, base: Request, row: list[int], max_new_tokens: int, seed: int) -> Request:
+        """A request to write after a prompt; a model that denoises random tokens writes whole canvases."""
+        count = max_new_tokens
+        if base.renoise is not None and base.block_length is not None:
+            count = -(-count // base.block_length) * base.block_length
+        self._check_fits(len(row) + count, f"a prompt of {len(row)} tokens and {count} new ones")
+        new = [self._mask_id()] * count if base.renoise is None else self._noise(seed, len(row), count)
+        given = [True] * len(row) + [False] * count
+        return replace(base, ids=row + new, given=given, seed=seed, wanted=max_new_tokens)
+
+    def _noise(self, seed: int, start: int, count: int) -> list[int]:
+        return noise(seed, 0, np.arange(start, start + count), self.config.vocab_size).tolist()
 
     def _stop(self, stops: list[str]) -> Callable[[list[int]], bool] | None:
         if not stops:
@@ -306,12 +350,14 @@ class DiffusionLM:
 
     def _layout(self, layout: str | None, block_length: int | None) -> Layout:
         kind = layout or self.config.layout
-        if kind not in LAYOUT_KINDS or kind == "block_diffusion" or layout == "drafts":
-            raise UnmaskError(f"layout '{kind}' is unknown; use bidirectional, causal or block_causal")
+        canvas = self.config.layout == "canvas"
+        known = ("causal", "canvas") if canvas else ("bidirectional", "causal", "block_causal")
+        if layout is not None and layout not in known:
+            raise UnmaskError(f"layout '{kind}' is not one of model '{self.name}'; use {', '.join(known)}")
         block = block_length or self.config.block_length or 32
         if block < 1:
             raise UnmaskError(f"block_length must be at least 1, got {block}")
-        return Layout(cast(LayoutKind, kind), block if kind == "block_causal" else 1)
+        return Layout(cast(LayoutKind, kind), block if kind in ("block_causal", "canvas") else 1)
 
     def _check_ids(self, ids: Any, what: str) -> None:
         if int(ids.min()) < 0 or int(ids.max()) >= self.config.vocab_size:

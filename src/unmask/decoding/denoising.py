@@ -36,6 +36,10 @@ class Denoising:
         self.confidence = np.full(row.length, np.inf)  # of committed tokens when they were written
         self.revised = np.zeros(row.length, bool)  # masked again once already
 
+    @property
+    def temperature(self) -> float:
+        return self.row.request.temperature
+
     def settle(self) -> bool:
         masked = self.row.masked
         if not masked.any():

@@ -26,6 +26,10 @@ class Verifying:
         self.drafts: Array = np.zeros(0, np.int64)  # guesses for the positions after the text
         self.distributions: Array | None = None  # [n, V] that they were sampled from, above temperature 0
 
+    @property
+    def temperature(self) -> float:
+        return self.row.request.temperature
+
     def settle(self) -> bool:
         masked = self.row.masked
         self.start = int(masked.argmax())

@@ -6,7 +6,7 @@ Shapes: B requests, W columns, N scored rows, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,7 +22,8 @@ TEXT = -1  # anchor of a column that is text
 class Columns:
     """The columns of one request: ids, positions and anchors [W] (TEXT, or the last text position that a
     draft's slot sees); and the columns [n] that are scored, each for the position `target` [n]. Besides the
-    cached slots before its first column a request may see those from beyond[0] to beyond[1] - 1."""
+    cached slots before its first column a request may see those from beyond[0] to beyond[1] - 1. `signal`: what
+    `ConditioningLogits.signal` gave for the anchored columns, None at a canvas's first step."""
 
     ids: Array
     position: Array
@@ -30,6 +31,7 @@ class Columns:
     column: Array
     target: Array
     beyond: tuple[int, int] = (0, 0)
+    signal: Any = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Feed:
     row: Array  # [N], request of each scored row
     column: Array  # [N]
     target: Array  # [N], position that the row's score is of
+    signals: list[Any]  # [B]
 
     @staticmethod
     def of(requests: list[Columns], cached: Array) -> Feed:
@@ -57,8 +60,8 @@ class Feed:
         document = np.where(np.arange(shape[1]) < widths[:, None], 0, PADDING)
         row = np.repeat(np.arange(len(requests)), [len(r.column) for r in requests])
         column, target = (np.concatenate([getattr(r, f) for r in requests]) for f in ("column", "target"))
-        beyond = np.array([r.beyond for r in requests])
-        return Feed(ids, position, document, anchor, cached, beyond, row, column, target)
+        beyond, signals = np.array([r.beyond for r in requests]), [r.signal for r in requests]
+        return Feed(ids, position, document, anchor, cached, beyond, row, column, target, signals)
 
     @property
     def of_draft(self) -> Array:
@@ -92,6 +95,18 @@ class Logits(Protocol):
 
     def probabilities(self, index: Array, sampling: Sampling) -> Array:
         """Float64 distributions [len(index), V] that rows are sampled from."""
+        ...
+
+
+class ConditioningLogits(Logits, Protocol):
+    """Of a network that denoises a canvas of noise, and is told what its step before thought."""
+
+    def best(self, index: Array, sampling: Sampling) -> tuple[Array, Array]:
+        """The most likely token of rows and its probability at the rows' temperature, [len(index)] each."""
+        ...
+
+    def signal(self, index: Array, sampling: Sampling) -> Any:
+        """What rows think, for the feed of the next step; only its own backend can read it."""
         ...
 
 

@@ -15,10 +15,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from unmask.canvas import Canvas, Frame
+from unmask.canvas import NO_MASK, Canvas, Frame
 from unmask.decoding.denoising import Denoising
 from unmask.decoding.drafting import Verifying
 from unmask.decoding.feed import Backend, Columns, Feed, Sampling
+from unmask.decoding.renoising import Renoising
 from unmask.decoding.request import Read, Request, Row, Scheme
 from unmask.decoding.sampling import uniforms
 from unmask.layout import Layout
@@ -43,6 +44,8 @@ class Decoder:
         use_cache: bool = True,
     ) -> None:
         self.backend, self.layout, self.eos_ids, self.use_cache = backend, layout, eos_ids, use_cache
+        mask = backend.config.mask_token_id
+        self.mask_id = NO_MASK if mask is None else mask
         self.rows: dict[int, Row] = {}
         self.waiting: list[Row] = []
         self.active: list[tuple[Row, Scheme]] = []
@@ -52,10 +55,9 @@ class Decoder:
 
     def admit(self, request: Request) -> int:
         """Lets a request join at the next step; returns its number."""
-        config = self.backend.config
-        assert config.mask_token_id is not None
-        canvas = Canvas.of([request.ids], config.mask_token_id, config.pad_token_id or 0, [request.given])
-        row = Row(self._admitted, request, canvas)
+        canvas = Canvas.of([request.ids], self.mask_id, self.backend.config.pad_token_id or 0, [request.given])
+        written = None if request.renoise is None else request.given.index(False)
+        row = Row(self._admitted, request, canvas, written=written)
         self._admitted += 1
         self.rows[row.number] = row
         self.waiting.append(row)
@@ -85,13 +87,12 @@ class Decoder:
     @property
     def canvas(self) -> Canvas:
         """The canvases of all requests [B, L], padded on the right."""
-        config, rows = self.backend.config, list(self.rows.values())
-        assert config.mask_token_id is not None
+        rows = list(self.rows.values())
         shape = (len(rows), max((row.length for row in rows), default=0))
-        ids, frozen = np.full(shape, config.pad_token_id or 0, np.int64), np.ones(shape, bool)
+        ids, frozen = np.full(shape, self.backend.config.pad_token_id or 0, np.int64), np.ones(shape, bool)
         for b, row in enumerate(rows):
             ids[b, : row.length], frozen[b, : row.length] = row.canvas.ids[0], row.canvas.frozen[0]
-        return Canvas(ids, frozen, config.mask_token_id)
+        return Canvas(ids, frozen, self.mask_id)
 
     @property
     def busy(self) -> bool:
@@ -148,6 +149,9 @@ class Decoder:
         cache = self._cache(row.request)
         if row.request.mode == "verify":
             return Verifying(row, cache)
+        if row.request.renoise is not None:
+            config = self.backend.config
+            return Renoising(row, row.request.renoise, cache, config.vocab_size, self.eos_ids, config.pad_token_id)
         return Denoising(row, self.layout, cache, int(self.backend.config.shift))
 
     def _cache(self, request: Request) -> str:
@@ -175,7 +179,7 @@ class Decoder:
         def spread(values: list[float]) -> np.ndarray:
             return np.repeat(np.array(values), counts)
 
-        temperature, unread = spread([r.temperature for r in requests]).astype(np.float64), np.zeros(len(feed.row))
+        temperature, unread = spread([scheme.temperature for _, scheme in self.active]), np.zeros(len(feed.row))
         address = (spread([r.seed for r in requests]), spread([row.forwards for row, _ in self.active]), feed.target)
         token = uniforms(*address, TOKEN_DRAW) if (temperature > 0).any() else unread
         choice = uniforms(*address, CHOICE_DRAW) if any(r.rule.name == "random" for r in requests) else unread

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import numpy as np
+
 from unmask.canvas import Array, Canvas, Commit
 from unmask.decoding.feed import Columns, Logits, Sampling
+from unmask.decoding.renoise import RenoiseOptions
 from unmask.decoding.rules import RuleOptions
 from unmask.decoding.sampling import Scores
 
@@ -17,7 +20,10 @@ CacheKind = Literal["none", "exact", "prefix", "dual"]
 
 @dataclass(frozen=True)
 class Request:
-    """One canvas to decode. `given` marks tokens to keep as they are (masks elsewhere are open)."""
+    """One canvas to decode. `given` marks tokens to keep as they are (masks elsewhere are open).
+
+    With `renoise` the open tokens are noise, and blocks are canvases that are denoised one after another.
+    """
 
     ids: list[int]
     given: list[bool]
@@ -33,6 +39,8 @@ class Request:
     mode: Mode = "diffusion"
     cache: CacheKind | None = None  # None: exact where the layout allows it
     cache_refresh: int = 0  # prefix and dual: all is read again every so many steps; 0: once a block
+    renoise: RenoiseOptions | None = None
+    wanted: int | None = None  # tokens asked for, where whole canvases hold more
 
 
 @dataclass
@@ -45,21 +53,28 @@ class Row:
     forwards: int = 0
     cached: int = 0  # positions before this one have exact keys and values
     accepted: list[int] = field(default_factory=list)  # in mode verify: drafts kept at each step
+    written: int | None = None  # where noise is no mask: positions before this one are final
 
     @property
     def masked(self) -> Array:
         """Open positions that are still noise, [L]."""
-        return self.canvas.masked[0]
+        if self.written is None:
+            return self.canvas.masked[0]
+        return np.arange(self.length) >= self.written
 
     @property
     def length(self) -> int:
         return self.canvas.ids.shape[1]
 
-    def finished_part(self) -> Array:
-        """Written tokens left of the first mask, [n]."""
+    @property
+    def edge(self) -> int:
+        """Where noise begins; the length where none is left."""
         masked = self.masked
-        end = int(masked.argmax()) if masked.any() else self.length
-        return self.canvas.ids[0, :end][~self.canvas.frozen[0, :end]]
+        return int(masked.argmax()) if masked.any() else self.length
+
+    def finished_part(self) -> Array:
+        """Written tokens left of the first noise, [n]."""
+        return self.canvas.ids[0, : self.edge][~self.canvas.frozen[0, : self.edge]]
 
     def ended(self, eos_ids: frozenset[int]) -> bool:
         """Whether all is written up to an end of text or a stop."""
@@ -86,6 +101,11 @@ class Read:
 
 class Scheme(Protocol):
     """How one request is decoded: its windows and what becomes of the scores; made anew for every request."""
+
+    @property
+    def temperature(self) -> float:
+        """That the next forward's proposals are sampled at."""
+        ...
 
     def settle(self) -> bool:
         """Moves the window on to where work is left; false if none is."""

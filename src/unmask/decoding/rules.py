@@ -93,12 +93,16 @@ def factor(scores: Scores, masked: Array, steps_left: Array, options: RuleOption
 def entropy_bound(scores: Scores, masked: Array, steps_left: Array, options: RuleOptions) -> Array:
     """DiffusionGemma's acceptance: entropies ascending, keep while the sum of the ones before is within
     the bound, so the surest is always kept."""
-    entropy = np.where(masked, scores.entropy, np.inf)
-    ranked = np.sort(entropy, -1)
+    count = within_bound(scores.entropy, masked, options.entropy_bound)
+    return best_first(-scores.entropy, masked, np.maximum(count, due(masked, steps_left)))
+
+
+def within_bound(entropy: Array, masked: Array, bound: float) -> Array:
+    """How many of the lowest entropies come after a sum that is within the bound, [B]."""
+    ranked = np.sort(np.where(masked, entropy, np.inf), -1)
     finite = np.where(np.isfinite(ranked), ranked, 0.0)
     before = finite.cumsum(-1) - finite
-    count = ((before <= options.entropy_bound) & np.isfinite(ranked)).sum(1)
-    return best_first(-entropy, masked, np.maximum(count, due(masked, steps_left)))
+    return ((before <= bound) & np.isfinite(ranked)).sum(1)
 
 
 RULES: dict[str, Callable[[Scores, Array, Array, RuleOptions], Array]] = {

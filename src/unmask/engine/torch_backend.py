@@ -5,18 +5,21 @@ Shapes: B requests, W columns, N scored rows, V vocabulary, S cache slots.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.attention import AttentionMask, render
+from unmask.attention import AttentionMask, WindowMasks, render
 from unmask.canvas import Array
 from unmask.decoding.feed import TEXT, Feed, Sampling
 from unmask.decoding.sampling import Scores
 from unmask.engine.torch_cache import SlotCache
-from unmask.layout import EMPTY, PADDING, Coordinates, Layout
+from unmask.layout import EMPTY, GROUPED, PADDING, Coordinates, Layout
+from unmask.models.gemma import DiffusionGemma
 from unmask.models.transformer import Transformer
 
 
@@ -49,8 +52,8 @@ def warmed(logits_NV: Tensor, temperature_N: Tensor, top_k_N: Tensor, top_p_N: T
 class TorchLogits:
     """Logits [N, V] on the network's device; banned tokens are already at -inf."""
 
-    def __init__(self, logits_NV: Tensor) -> None:
-        self.logits = logits_NV
+    def __init__(self, logits_NV: Tensor, soften: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.logits, self.soften = logits_NV, soften
 
     def _column(self, values: Array) -> Tensor:
         return torch.from_numpy(values).to(self.logits.device)
@@ -79,9 +82,26 @@ class TorchLogits:
 
     def probabilities(self, index: Array, sampling: Sampling) -> Array:
         """Float64 distributions [len(index), V] that rows are sampled from."""
+        return self._probabilities(index, sampling).cpu().numpy()
+
+    def _probabilities(self, index: Array, sampling: Sampling) -> Tensor:
         options = (self._column(x) for x in (sampling.temperature, sampling.top_k, sampling.top_p))
-        p = warmed(self.logits[self._column(index)], *options).softmax(-1)
-        return p.cpu().numpy()
+        return warmed(self.logits[self._column(index)], *options).softmax(-1)
+
+    def best(self, index: Array, sampling: Sampling) -> tuple[Array, Array]:
+        """See `feed.ConditioningLogits`; the filters are not read."""
+        rows = self.logits[self._column(index)]
+        temperature = self._column(np.where(sampling.temperature > 0, sampling.temperature, 1.0).astype(np.float32))
+        rows = rows / temperature[:, None]
+        token = rows.argmax(-1)
+        p = (rows.gather(1, token[:, None])[:, 0] - rows.logsumexp(-1)).exp().double()
+        return token.cpu().numpy(), p.cpu().numpy()
+
+    def signal(self, index: Array, sampling: Sampling) -> Tensor:
+        """See `feed.ConditioningLogits`: the mean embedding under each row's distribution, [len(index), D]."""
+        assert self.soften is not None
+        with torch.inference_mode():
+            return self.soften(self._probabilities(index, sampling))
 
 
 class TorchBackend:
@@ -114,33 +134,59 @@ class TorchBackend:
             return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
 
         position, document = tensor(feed.position), tensor(feed.document)
-        drafts = self.layout.kind == "drafts"
+        grouped = self.layout.kind in GROUPED
         anchor = tensor(feed.anchor)
-        q = Coordinates.drafts(position, anchor, document) if drafts else Coordinates.of(position, document)
-        gate = (anchor != TEXT) if drafts and bool((feed.anchor != TEXT).any()) else None
+        q = Coordinates.drafts(position, anchor, document) if grouped else Coordinates.of(position, document)
+        gate = (anchor != TEXT) if grouped and bool((feed.anchor != TEXT).any()) else None
         if self.cache is None:
             plain = self.layout.kind == "bidirectional" and bool((feed.document != PADDING).all())
-            mask: AttentionMask = None if plain else render(self.layout, q)
+            mask: AttentionMask = None if plain else self._render(q)
         else:
             visible = int(max(feed.cached.max(), feed.beyond.max()))
             self.cache.begin(position, (document != PADDING) & (anchor == TEXT), visible)
             mask = self._cached_mask(q, tensor(feed.cached), tensor(feed.beyond), visible)
-        hidden = self.model.hidden(tensor(feed.ids), position, mask, self.cache, gate_BT=gate)
-        rows = hidden[tensor(feed.row), tensor(feed.column)]
-        return TorchLogits(self._score(rows, feed))
+        columns = (tensor(feed.ids), position, mask, self.cache)
+        row, column = tensor(feed.row), tensor(feed.column)
+        if isinstance(self.model, DiffusionGemma):
+            hidden = self.model.hidden(*columns, gate_BT=gate, signal_BTD=self._signal(feed, anchor != TEXT))
+            return TorchLogits(self._score(hidden[row, column], feed), self.model.signal)
+        hidden = self.model.hidden(*columns, gate_BT=gate)
+        return TorchLogits(self._score(hidden[row, column], feed))
+
+    def _signal(self, feed: Feed, gate_BW: Tensor) -> Tensor | None:
+        """What the requests' canvases are conditioned on, [B, W, D]; 0 for those at their first step."""
+        if all(signal is None for signal in feed.signals):
+            return None
+        weight = self.model.embedding.weight
+        out = torch.zeros(*gate_BW.shape, self.config.hidden_size, device=weight.device, dtype=weight.dtype)
+        for b, signal in enumerate(feed.signals):
+            if signal is not None:
+                out[b, gate_BW[b]] = signal
+        return out
+
+    def _render(self, q: Coordinates) -> AttentionMask:
+        windows = self.config.windows
+        return WindowMasks.of(self.layout, windows, q) if windows else render(self.layout, q)
 
     def _cached_mask(self, q: Coordinates, cached_B: Tensor, beyond_B2: Tensor, visible: int) -> AttentionMask:
-        """Mask [B, 1, W, S + W]; None where every query sees every key (one request, one block)."""
+        """Mask [B, 1, W, S + W], of each window; None where every query sees every key (one request, one block)."""
         slots = torch.arange(visible, device=self.device).expand(len(cached_B), -1)
         seen = slots < cached_B[:, None]
         if bool((beyond_B2 > 0).any()):
             seen = seen | ((slots >= beyond_B2[:, :1]) & (slots < beyond_B2[:, 1:]))
         document = torch.where(seen, 0, EMPTY)
         text = Coordinates.drafts(slots, torch.full_like(slots, TEXT), document)
-        earlier = text if self.layout.kind == "drafts" else Coordinates.of(slots, document)
+        earlier = text if self.layout.kind in GROUPED else Coordinates.of(slots, document)
         k = Coordinates(*(torch.cat([a, b], 1) for a, b in zip(earlier, q, strict=True)))
-        mask: Tensor = self.layout.dense(q, k)
-        return None if bool(mask.all()) else mask
+
+        def dense(layout: Layout) -> Tensor | None:
+            mask: Tensor = layout.dense(q, k)
+            return None if bool(mask.all()) else mask
+
+        windows = self.config.windows
+        if windows:
+            return WindowMasks({window: dense(replace(self.layout, window=window)) for window in windows})
+        return dense(self.layout)
 
     def _score(self, rows_ND: Tensor, feed: Feed) -> Tensor:
         """Logits [N, V]; drafts score the tokens of the draft vocabulary only."""

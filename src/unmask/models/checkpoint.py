@@ -112,17 +112,22 @@ class TensorFiles:
                     yield name, file.get_tensor(name)
 
 
+def unread(files: Tensors, family: Family) -> list[str]:
+    """The tensors of a checkpoint that its family leaves out (a vision tower's)."""
+    return [name for name in files.shapes() if name.startswith(family.unread)]
+
+
 def load_weights(
-    model: Transformer, files: Tensors, table: Table, constants: Collection[str], dtype: torch.dtype | None
+    model: Transformer, files: Tensors, table: Table, others: Collection[str], dtype: torch.dtype | None
 ) -> None:
     """Puts a checkpoint's tensors into a network built on the meta device, one at a time.
 
-    A missing, extra or misshapen tensor raises UnmaskError naming it before any is read. `constants` are
+    A missing, extra or misshapen tensor raises UnmaskError naming it before any is read. `others` are
     tensors that may be in the file and are not read.
     """
     source, shapes = files.source, files.shapes()
     parts = {theirs: [model.get_parameter(name).shape for name in ours] for theirs, ours in table.items()}
-    missing, extra = sorted(table.keys() - shapes.keys()), sorted(shapes.keys() - table.keys() - set(constants))
+    missing, extra = sorted(table.keys() - shapes.keys()), sorted(shapes.keys() - table.keys() - set(others))
     for what, names in (("lacks tensor", missing), ("has an unknown tensor", extra)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -183,8 +188,8 @@ def load(
         raise UnmaskError(f"{source} describes a network far larger than the weights beside it")
     with torch.device("meta"):
         model = DiffusionGemma(config) if config.layout == "canvas" else Transformer(config)
-    constants = family.constants(config, raw) if family is not None else {}
-    load_weights(model, files, weight_table(model, family), constants, dtype)
+    others = [] if family is None else [*family.constants(config, raw), *unread(files, family)]
+    load_weights(model, files, weight_table(model, family), others, dtype)
     model.make_rotary_tables()
     return model.to(device).eval(), family
 

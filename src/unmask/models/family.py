@@ -27,8 +27,11 @@ class Family:
     read: Callable[[dict[str, Any]], dict[str, Any]]
     names: Callable[[ModelConfig], Names]
     defaults: dict[str, Any] = field(default_factory=dict)  # decoding options of the model card
+    generation: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda raw, generation: {}
+    # decoding options from config.json and generation_config.json ({}: there is none), over the defaults
     constants: Callable[[ModelConfig, dict[str, Any]], dict[str, Tensor]] = lambda config, raw: {}
     # tensors in their files that follow from the config: not read, and written again
+    unread: tuple[str, ...] = ()  # how the names of tensors begin that are in their files and not in the network
     borrows_mask: bool = False  # an AR vocabulary has no mask; a control token that no text holds stands in
 
     def config(self, raw: dict[str, Any], source: str) -> ModelConfig:

@@ -35,9 +35,13 @@ def rotary(layer: LayerAttention, positions_BT: Tensor) -> Rope:
 class GemmaAttention(Attention):
     """Normed queries, keys and values, unscaled; in some layers the keys before their norm are the values."""
 
+    q_norm: nn.Module
+    k_norm: nn.Module
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
-        self.kind = config.attention[layer]
-        super().__init__(replace(config, head_dim=self.kind.head_dim, num_kv_heads=self.kind.num_kv_heads), layer)
+        kind = config.attention[layer]
+        super().__init__(replace(config, head_dim=kind.head_dim, num_kv_heads=kind.num_kv_heads, qk_norm=True), layer)
+        self.kind = kind
         self.eps = config.norm_eps
         if self.kind.keys_are_values:
             del self.v_proj
@@ -49,8 +53,7 @@ class GemmaAttention(Attention):
         q, k = self.q_proj(x_BTD).view(shape), self.k_proj(x_BTD).view(shape)
         v = k if self.kind.keys_are_values else self.v_proj(x_BTD).view(shape)
         v = F.rms_norm(v.float(), v.shape[-1:], None, self.eps).to(v.dtype).transpose(1, 2)
-        q, k = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2)
-        q, k = rotate(q, *rope), rotate(k, *rope)
+        q, k = rotate(self.q_norm(q).transpose(1, 2), *rope), rotate(self.k_norm(k).transpose(1, 2), *rope)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
         if isinstance(mask, WindowMasks):
@@ -84,10 +87,8 @@ class GemmaExperts(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         count, size, inner = config.num_experts, config.hidden_size, config.expert_size
-        self.gate_up, self.down = (
-            nn.Parameter(torch.zeros(count, 2 * inner, size)),
-            nn.Parameter(torch.zeros(count, size, inner)),
-        )
+        self.gate_up = nn.Parameter(torch.zeros(count, 2 * inner, size))
+        self.down = nn.Parameter(torch.zeros(count, size, inner))
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, number: int, x_ND: Tensor) -> Tensor:
@@ -100,20 +101,11 @@ class GemmaBlock(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        size = config.hidden_size
-        self.norm1, self.mixer, self.mixer_norm = (
-            make_norm(config, size),
-            GemmaAttention(config, layer),
-            make_norm(config, size),
-        )
-        self.norm2, self.mlp, self.mlp_norm = (
-            make_norm(config, size),
-            MLP(config, config.intermediate_size),
-            make_norm(config, size),
-        )
+        self.mixer, self.mlp = GemmaAttention(config, layer), MLP(config, config.intermediate_size)
         self.router, self.experts = GemmaRouter(config), GemmaExperts(config)
-        self.norm3, self.experts_norm = make_norm(config, size), make_norm(config, size)
-        self.sum_norm = make_norm(config, size)
+        norms = [make_norm(config, config.hidden_size) for _ in range(7)]
+        self.norm1, self.mixer_norm, self.norm2, self.mlp_norm = norms[:4]
+        self.norm3, self.experts_norm, self.sum_norm = norms[4:]
         self.text_scalar, self.canvas_scalar = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
 
     def forward(
@@ -121,12 +113,11 @@ class GemmaBlock(nn.Module):
     ) -> Tensor:
         x = x + self.mixer_norm(self.mixer(self.norm1(x), rope, mask, cache, None))
         flat = x.flatten(0, 1)
-        routed = dispatch(self.norm3(flat), *self.router(flat), self.experts).view_as(x)
+        index, weight = self.router(flat)
+        routed = dispatch(self.norm3(flat), index, weight, self.experts).view_as(x)
         both = self.mlp_norm(self.mlp(self.norm2(x))) + self.experts_norm(routed)
-        x = x + self.sum_norm(both)
-        return x * (
-            self.text_scalar if gate_BT1 is None else torch.where(gate_BT1, self.canvas_scalar, self.text_scalar)
-        )
+        text, canvas = self.text_scalar, self.canvas_scalar
+        return (x + self.sum_norm(both)) * (text if gate_BT1 is None else torch.where(gate_BT1, canvas, text))
 
 
 class SelfConditioning(nn.Module):

@@ -74,10 +74,10 @@ def describe(name: str, device: str = "cpu", dtype: str = "float32") -> Loaded:
     base_name = folder.base_of(path)
     base_path = None if base_name is None else catalogue.find(base_name)
     source = path if base_path is None else base_path
-    values: dict[str, Any] = {} if family is None else family.defaults
     file = path / GENERATION
-    if family is None and file.is_file():  # other layouts' file speaks of other things
-        values = folder.read_json(file)
+    values: dict[str, Any] = folder.read_json(file) if file.is_file() else {}
+    if family is not None:  # other layouts' file speaks of other things
+        values = {**family.defaults, **family.generation(raw, values)}
     defaults = cast(DecodingDefaults, build(DecodingDefaults, values, str(file)))
     label = path.stem if path.is_file() else path.name
     about = (path, label, config, raw, family, folder.load_tokenizer(source), folder.load_template(source))

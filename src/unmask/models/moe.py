@@ -49,7 +49,7 @@ class Router(nn.Module):
 def dispatch(x_ND: Tensor, index_Nk: Tensor, weight_Nk: Tensor, expert: Callable[[int, Tensor], Tensor]) -> Tensor:
     """Every token through its experts, weighed and summed, [N, D]; `expert` is called with (number, rows)."""
     out = torch.zeros_like(x_ND)
-    for number in index_Nk.unique().tolist():  # one pass per expert that has tokens
+    for number in torch.unique(index_Nk).tolist():  # one pass per expert that has tokens
         token, place = (index_Nk == number).nonzero(as_tuple=True)
         part = expert(number, x_ND[token]) * weight_Nk[token, place, None].to(x_ND.dtype)
         out.index_add_(0, token, part)

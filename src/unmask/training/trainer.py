@@ -94,6 +94,8 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer | None) -> ModelConfig:
     if given["mask_token_id"] is None and not isinstance(recipe.objective, AR):
         raise UnmaskError(f"the tokenizer has no '{MASK}' token, which masked diffusion needs")
     config = ModelConfig.from_dict({**given, **recipe.model}, "recipe: model")
+    if config.layout == "canvas":
+        raise UnmaskError("recipe: model.layout 'canvas' is loaded from checkpoints and not trained here")
     if config.max_length < recipe.data.length:
         raise UnmaskError(f"recipe: model.max_length {config.max_length} is less than data.length {recipe.data.length}")
     return config

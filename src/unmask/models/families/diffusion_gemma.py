@@ -5,7 +5,7 @@ Facts from transformers 5.23.0, models/diffusion_gemma. Images are not read: a v
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
@@ -34,7 +34,6 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
         "rope_theta": 10000.0,  # each layer has its own
         "attention": _attention(text),
         "activation": "geglu_tanh",
-        "qk_norm": True,
         "tie_embeddings": True,
         "num_experts": text.get("num_experts"),
         "experts_per_token": text.get("top_k_experts"),
@@ -92,7 +91,7 @@ def _overrides(text: dict[str, Any], number: int, kind: str) -> dict[str, Any]:
         if kind == FULL and text.get("num_global_key_value_heads") is not None:
             own["num_key_value_heads"] = text["num_global_key_value_heads"]
     else:
-        own = table.get(str(number), {}) if isinstance(table, dict) else None
+        own = cast(dict[str, Any], table.get(str(number), {}) if isinstance(table, dict) else None)
     if not isinstance(own, dict) or not own.keys() <= {"head_dim", "num_key_value_heads"}:
         raise UnmaskError(f"model config: per_layer_config of layer {number} can change head_dim and key heads only")
     renamed = {"num_kv_heads" if name == "num_key_value_heads" else name: value for name, value in own.items()}
@@ -138,10 +137,26 @@ def names(config: ModelConfig) -> Names:
     return table
 
 
+def generation(raw: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Decoding options of generation_config.json; ends of text are a list there or in config.json."""
+    shared = ("max_denoising_steps", "t_min", "t_max", "confidence_threshold", "stability_threshold")
+    out = {name: own[name] for name in shared if own.get(name) is not None}
+    sampler = own.get("sampler_config")
+    if isinstance(sampler, dict) and sampler.get("entropy_bound") is not None:
+        out["entropy_bound"] = sampler["entropy_bound"]
+    for ends in (own.get("eos_token_id"), raw["text_config"].get("eos_token_id")):
+        if isinstance(ends, int | list):
+            return {**out, "eos_token_ids": ends if isinstance(ends, list) else [ends]}
+    return out
+
+
 FAMILY = Family(
     name="DiffusionGemma",
     model_types=("diffusion_gemma",),
     architectures=("DiffusionGemmaForBlockDiffusion",),
     read=read,
     names=names,
+    defaults={"rule": "entropy_bound", "max_denoising_steps": 48},
+    generation=generation,
+    unread=("model.encoder.vision_tower.", "model.encoder.embed_vision."),
 )
