@@ -184,6 +184,7 @@ def test_config_of_the_released_kind() -> None:
     ("changes", "message"),
     [
         ({"tie_word_embeddings": False}, "tie_word_embeddings"),
+        ({"attention_bias": True}, "attention_bias"),
         ({"use_bidirectional_attention": "all"}, "read causally"),
         ({"hidden_activation": "relu"}, "hidden_activation 'relu'"),
         ({"layer_types": ["full_attention"]}, "layer_types"),

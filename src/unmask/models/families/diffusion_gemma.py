@@ -25,6 +25,8 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
         raise UnmaskError("model config: a diffusion_gemma model needs a text_config")
     if not raw.get("tie_word_embeddings", True):
         raise UnmaskError("model config: tie_word_embeddings false is not supported; encoder and decoder share weights")
+    if text.get("attention_bias"):  # the reference ties weights only, so its two halves would have their own
+        raise UnmaskError("model config: attention_bias is not supported; encoder and decoder share all but scalars")
     if text.get("use_bidirectional_attention") == "all":
         raise UnmaskError("model config: use_bidirectional_attention 'all' is not supported; text is read causally")
     if text.get("hidden_activation", "gelu_pytorch_tanh") != "gelu_pytorch_tanh":
@@ -129,11 +131,9 @@ def names(config: ModelConfig) -> Names:
         *((f"{ours}mlp.{part}.weight", f"{layer}mlp.{part}.weight") for part in GATED),
         *((f"{ours}{mine}.weight", f"{layer}{theirs}.weight") for mine, theirs in NORMS.items()),
     ]
-    leaves = ("weight", "bias") if config.qkv_bias else ("weight",)
     for i, kind in enumerate(config.attention):
         for part in "qko" if kind.keys_are_values else "qkvo":
-            mine, theirs = f"blocks.{i}.mixer.{part}_proj.", f"{root}layers.{i}.self_attn.{part}_proj."
-            table += [(mine + leaf, theirs + leaf) for leaf in leaves]
+            table.append((f"blocks.{i}.mixer.{part}_proj.weight", f"{root}layers.{i}.self_attn.{part}_proj.weight"))
     return table
 
 
