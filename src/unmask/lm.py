@@ -244,7 +244,8 @@ class DiffusionLM:
         base = replace(self._options(seed, **options), stop=self._stop(stops))
         requests = [self._request(base, row, max_new_tokens, seed + number) for number, row in enumerate(rows)]
         own = () if self.config.eos_token_id is None else (self.config.eos_token_id,)
-        eos = frozenset((*own, *self.defaults.eos_token_ids))
+        ends = self.defaults.override({"eos_token_ids": options.get("eos_token_ids")}).eos_token_ids
+        eos = frozenset((*own, *ends))
         decoder = Decoder(self.backend, self._layout(None, base.block_length), requests, eos, cache != "none")
         return Run(decoder, self.tokenizer, stops)
 

@@ -211,13 +211,14 @@ def test_an_end_of_text_ends_it_and_padding_follows(lm: DiffusionLM) -> None:
     common: dict[str, Any] = {"max_new_tokens": 24, "max_denoising_steps": 3, "seed": 2, "entropy_bound": 3.0}
     written = lm.generate([5, 6, 7], **common).written.tolist()[3:]
     end = next(token for token in written[8:16] if token not in written[:8])
-    folder = DiffusionLM(lm.model, None, lm.defaults.override({"eos_token_ids": (end,)}))
-    out = folder.generate([5, 6, 7], **common)
+    out = DiffusionLM(lm.model, None, lm.defaults.override({"eos_token_ids": (end,)})).generate([5, 6, 7], **common)
     place = written.index(end)
     assert out.token_ids == written[:place]
     assert out.steps == 6
     assert out.written.tolist() == [5, 6, 7, *written[: place + 1]] + [lm.config.pad_token_id] * (24 - place - 1)
     assert replayed(out) == out.written.tolist()
+    run = lm.start([5, 6, 7], **common, eos_token_ids=[end])
+    assert run.outputs()[0].token_ids == out.token_ids
 
 
 def test_a_stop_string_ends_it(lm: DiffusionLM) -> None:
