@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from unmask.models.loading import Loaded
 
 FORMAT = 1  # of the compiled graphs; a change of the graph makes old ones unread
+KEY_LENGTH = 12
 SLOT_STEP = 128  # slots grow in steps, so that few shapes are ever seen
 WIDTHS = (1, 4, 9, 16, 32, 64, 128)  # a change of shape costs more than the columns that fill it up
 
@@ -193,7 +195,7 @@ def _key(loaded: Loaded) -> str:
                 [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".gguf"))
             )
             parts += [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:KEY_LENGTH]
 
 
 def _write_graphs(loaded: Loaded, where: Path) -> None:
@@ -206,6 +208,8 @@ def _write_graphs(loaded: Loaded, where: Path) -> None:
     def weight(name: str) -> Array:
         return weights[name].detach().float().numpy()
 
+    for old in where.parent.glob(f"{loaded.name}-{'?' * KEY_LENGTH}"):  # of earlier weights: half a gigabyte each
+        shutil.rmtree(old, ignore_errors=True)
     with replacing(where) as temporary:
         temporary.mkdir()
         vocabulary = None if network.draft_vocabulary is None else network.draft_vocabulary.numpy()
