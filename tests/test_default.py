@@ -88,6 +88,10 @@ def test_what_does_not_fit_is_said(exact: DiffusionLM) -> None:
         exact.generate([5] * 8190, 64)
     with pytest.raises(UnmaskError, match="block_length of at least 2"):
         exact.generate(chat("Hi"), 8, mode="verify", block_length=1)
+    with pytest.raises(UnmaskError, match="rule 'checked' is for models with an adapter"):
+        exact.generate(chat("Hi"), 8, mode="diffusion", rule="checked", block_length=1)
+    with pytest.raises(UnmaskError, match="rule 'checked' is for models with an adapter"):
+        DiffusionLM.from_pretrained("austen").generate("Emma", 8, rule="checked")
     with pytest.raises(UnmaskError, match="cannot fill gaps"):
         exact.fill("The [[mask:2]].")
     with pytest.raises(UnmaskError, match="decodes in mode"):

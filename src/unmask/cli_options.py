@@ -12,9 +12,12 @@ Steps = Annotated[int | None, typer.Option("--steps", help="Denoising steps per 
 Block = Annotated[int | None, typer.Option("--block-length", help="Tokens decoded together; all by default.")]
 Rule = Annotated[
     str | None,
-    typer.Option("--rule", help="quota, threshold, factor, entropy_bound, margin, random or sequential."),
+    typer.Option(
+        "--rule",
+        help="quota, threshold, factor, entropy_bound, margin, random, sequential; checked for models that draft.",
+    ),
 ]
-Threshold = Annotated[float | None, typer.Option("--threshold", help="Of the rule `threshold`, 0 to 1.")]
+Threshold = Annotated[float | None, typer.Option("--threshold", help="Of the rules threshold and checked, 0 to 1.")]
 Temperature = Annotated[float | None, typer.Option("--temperature", "-t", help="0 takes the best token.")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Nucleus, 0 to 1.")]
 TopK = Annotated[int | None, typer.Option("--top-k", help="0 is off.")]

@@ -204,7 +204,8 @@ class DiffusionLM:
         prompt: text, a list of texts, token ids, or chat messages ({"role": ..., "content": ...}) for a model
         with a chat template. mode: `diffusion`, `ar` or `verify` (drafted by diffusion, identical to `ar`),
         of those that the model has; the first by default. block_length: the window's, so in mode verify one
-        more than the drafts of a step. rule: quota, threshold, factor, entropy_bound, margin, random or sequential.
+        more than the drafts of a step. rule: quota, threshold, factor, entropy_bound, margin, random, sequential, or
+        checked (drafts are kept where the base gives them `threshold` times its best token's probability).
         max_denoising_steps: steps per block. cache: auto, none or exact. temperature 0 is greedy.
         remask_budget: how many committed tokens may be masked again. For a model that denoises random tokens,
         t_max to t_min are the steps' temperatures (a temperature above 0 stands for both, 0 takes the best tokens),
@@ -320,6 +321,11 @@ class DiffusionLM:
             rule, block, steps, budget = RuleOptions("sequential"), 1, None, 0
         elif self.config.layout in ("block_causal", *GROUPED):
             block = block or self.config.block_length
+        if rule.name == "checked" and (self.config.layout != "drafts" or (block or 0) < 2 or budget):
+            raise UnmaskError(
+                f"rule 'checked' is for models with an adapter that drafts, a block_length of at least 2 and no "
+                f"remasking; model '{self.name}' has block_length {block}, remask_budget {budget}; use threshold"
+            )
         sampling = (chosen.temperature, chosen.top_k, chosen.top_p)
         request = Request([], [], seed, *sampling, rule, block, steps, budget, mode=chosen_mode)
         if self.config.layout != "canvas":

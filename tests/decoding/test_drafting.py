@@ -140,6 +140,39 @@ def test_an_end_of_text_inside_drafts_ends_the_text_where_ar_ends_it(drafting: D
     assert inside > 0  # ... with a draft
 
 
+def checked(prompt: list[int], new: int, threshold: float, **options: Any) -> Request:
+    return request(prompt, new, "diffusion", rule=RuleOptions("checked", threshold=threshold), **options)
+
+
+@pytest.mark.parametrize("block_length", [2, 4])
+def test_drafts_that_are_likely_enough_are_kept(drafting: Drafting, block_length: int) -> None:
+    """Threshold 1 writes what ar writes, 0 keeps every draft, and in between each kept draft has its odds."""
+    in_between = 0
+    for seed in range(3):
+        _, network = drafting(seed)
+        slow, _ = decode(network, [request(p, 12, "ar") for p in PROMPTS])
+        strict, _ = decode(network, [checked(p, 12, 1.0, block_length=block_length) for p in PROMPTS])
+        assert (slow.canvas.ids == strict.canvas.ids).all()
+        loose, _ = decode(network, [checked(p, 12, 0.0, block_length=block_length) for p in PROMPTS])
+        assert all(set(kept[1:-2]) <= {block_length - 1} for kept in loose.accepted)
+        asked = [checked(p, 12, 0.3, block_length=block_length) for p in PROMPTS]
+        some, frames = decode(network, asked)
+        again, _ = decode(network, asked, use_cache=False)
+        assert (some.canvas.ids == again.canvas.ids).all()
+        for row, prompt in enumerate(PROMPTS):
+            ids, drafted = written(some, row), []
+            for frame in (f for f in frames if f.row == row):
+                drafted += frame.positions[:-1]
+            with torch.inference_mode():
+                clean = network.hidden(torch.tensor([ids]), None, CausalMask())
+                p = network.head(clean)[0].index_fill(1, torch.tensor([MASK]), -torch.inf).softmax(-1)
+            for i in range(len(prompt), len(ids)):
+                odds = float(p[i - 1, ids[i]] / p[i - 1].max())
+                assert odds >= (0.3 if i in drafted else 1.0) - 1e-5
+                in_between += odds < 1 - 1e-3
+    assert in_between > 0
+
+
 def test_stop_is_asked_with_what_verify_has_finished(drafting: Drafting) -> None:
     _, network = drafting()
     seen: list[list[int]] = []

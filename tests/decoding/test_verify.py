@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.canvas import Array
-from unmask.decoding.verify import accept_greedy, accept_sampled
+from unmask.decoding.verify import accept_greedy, accept_sampled, accept_tolerant
 
 ALMOST_ONE = 1 - 2.0**-53  # the largest draw
 LEAST = 2.0**-53  # the smallest
@@ -21,6 +21,20 @@ def test_greedy_drafts_hold_while_they_are_the_best(drafts: list[int], tokens: l
     while count < len(drafts) and drafts[count] == best[count]:
         count += 1
     assert accept_greedy(np.array(drafts, np.int64), np.array(best)) == (count, best[count])
+
+
+@given(
+    st.lists(st.floats(0, 1), max_size=5),
+    st.floats(0, 1),
+    st.lists(st.integers(0, 3), min_size=6, max_size=6),
+)
+def test_tolerated_drafts_hold_while_their_odds_reach_the_threshold(
+    odds: list[float], threshold: float, tokens: list[int]
+) -> None:
+    count = next((i for i, value in enumerate(odds) if value < threshold), len(odds))
+    best = np.array(tokens[: len(odds) + 1])
+    drafts = np.zeros(len(odds), np.int64)
+    assert accept_tolerant(drafts, best, np.array(odds), threshold) == (count, best[count])
 
 
 @st.composite

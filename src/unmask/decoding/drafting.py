@@ -1,4 +1,8 @@
-"""Decoding in mode verify: the adapter drafts, the base checks its drafts in the same forward."""
+"""Decoding by checked drafts: the adapter drafts, the base checks its drafts in the same forward.
+
+In mode verify what holds is the base's own text; under the rule `checked` of mode diffusion a draft holds
+where the base finds it likely enough.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from unmask.canvas import Array, Commit
 from unmask.decoding.feed import TEXT, Columns
 from unmask.decoding.request import Read, Row
 from unmask.decoding.sampling import uniforms
-from unmask.decoding.verify import accept_greedy, accept_sampled
+from unmask.decoding.verify import accept_greedy, accept_sampled, accept_tolerant
 
 ACCEPT_DRAW = 2  # purpose of the draws that decide whether a sampled draft holds
 
@@ -57,7 +61,11 @@ class Verifying:
     def take(self, read: Read) -> list[Commit]:
         row, start, count = self.row, self.start, len(self.drafts)
         scores, checks = read.scores, np.arange(count + 1)
-        if self.distributions is None:
+        tolerant = row.request.mode == "diffusion"
+        if self.distributions is None and tolerant:
+            odds = read.odds(checks[:-1], self.drafts)
+            kept, sure = accept_tolerant(self.drafts, scores.token[checks], odds, row.request.rule.threshold)
+        elif self.distributions is None:
             kept, sure = accept_greedy(self.drafts, scores.token[checks])
         else:
             p = read.probabilities(checks)

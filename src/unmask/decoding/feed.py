@@ -97,6 +97,10 @@ class Logits(Protocol):
         """Float64 distributions [len(index), V] that rows are sampled from."""
         ...
 
+    def odds(self, index: Array, tokens: Array) -> Array:
+        """Probability of a token at each row [len(index)] over that of the row's best, at temperature 1."""
+        ...
+
 
 class ConditioningLogits(Logits, Protocol):
     """Of a network that denoises a canvas of noise, and is told what its step before thought."""

@@ -147,7 +147,7 @@ class Decoder:
 
     def _scheme(self, row: Row) -> Scheme:
         cache = self._cache(row.request)
-        if row.request.mode == "verify":
+        if row.request.mode == "verify" or row.request.rule.name == "checked":
             return Verifying(row, cache)
         if row.request.renoise is not None:
             config = self.backend.config

@@ -98,6 +98,10 @@ class Read:
         """Float64 distributions [len(index), V] that columns are sampled from."""
         return self.logits.probabilities(self.offset + index, self.sampling.rows(index))
 
+    def odds(self, index: Array, tokens: Array) -> Array:
+        """Probability of a token at each column over that of its best one, [len(index)]."""
+        return self.logits.odds(self.offset + index, tokens)
+
 
 class Scheme(Protocol):
     """How one request is decoded: its windows and what becomes of the scores; made anew for every request."""

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from unmask.canvas import Array
 from unmask.decoding.sampling import Scores
 
-RuleName = Literal["quota", "threshold", "factor", "entropy_bound", "margin", "random", "sequential"]
-RULE_NAMES: tuple[str, ...] = get_args(RuleName)
+RuleName = Literal["quota", "threshold", "factor", "entropy_bound", "margin", "random", "sequential", "checked"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +113,7 @@ RULES: dict[str, Callable[[Scores, Array, Array, RuleOptions], Array]] = {
     "random": random,
     "sequential": sequential,
 }
+RULE_NAMES: tuple[str, ...] = tuple(RULES)  # `checked` judges by the base's scores of the drafts: decoding.drafting
 
 
 def remask(confidence: Array, eligible: Array, count: Array) -> Array:

@@ -19,6 +19,17 @@ def accept_greedy(drafts: Array, best: Array) -> tuple[int, int]:
     return count, int(best[count])
 
 
+def accept_tolerant(drafts: Array, best: Array, odds: Array, threshold: float) -> tuple[int, int]:
+    """As accept_greedy, but a draft holds while its probability is at least `threshold` times the best token's.
+
+    odds [n]: probability of each draft over that of the base's best token there. The text is then the drafts',
+    not the base's own; 1 is greedy (in kind typical acceptance, arXiv 2401.10774).
+    """
+    holds = odds >= threshold
+    count = len(drafts) if holds.all() else int(holds.argmin())
+    return count, int(best[count])
+
+
 def accept_sampled(drafts: Array, q: Array, p: Array, accept_draws: Array, token_draws: Array) -> tuple[int, int]:
     """As accept_greedy, for drafts sampled from q [n, V] against the base's p [n + 1, V].
 

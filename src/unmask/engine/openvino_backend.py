@@ -70,6 +70,12 @@ class CompiledLogits:
             out[n, self.vocabulary if drafted else slice(None)] = p / p.sum()
         return out
 
+    def odds(self, index: Array, tokens: Array) -> Array:
+        """See `decoding.feed.Logits`; of rows of text, the only ones that check."""
+        rows = self.parts[0][index - self.of_draft.cumsum()[index]]
+        gap: Array = rows[np.arange(len(index)), tokens].astype(np.float64) - rows.max(-1)
+        return np.exp(gap)
+
 
 class OpenVINOBackend:
     """Runs the base's graph for feeds of text, and the adapted one once a request drafts."""

@@ -84,6 +84,13 @@ class TorchLogits:
         """Float64 distributions [len(index), V] that rows are sampled from."""
         return self._probabilities(index, sampling).cpu().numpy()
 
+    def odds(self, index: Array, tokens: Array) -> Array:
+        """See `decoding.feed.Logits`."""
+        rows = self.logits[self._column(index)]
+        gap = rows.gather(1, self._column(tokens)[:, None]).squeeze(1) - rows.amax(-1)
+        odds: Array = gap.double().exp().cpu().numpy()
+        return odds
+
     def _probabilities(self, index: Array, sampling: Sampling) -> Tensor:
         options = (self._column(x) for x in (sampling.temperature, sampling.top_k, sampling.top_p))
         return warmed(self.logits[self._column(index)], *options).softmax(-1)
