@@ -161,8 +161,8 @@ def test_drafts_that_are_likely_enough_are_kept(drafting: Drafting, block_length
         assert (some.canvas.ids == again.canvas.ids).all()
         for row, prompt in enumerate(PROMPTS):
             ids, drafted = written(some, row), []
-            for frame in (f for f in frames if f.row == row):
-                drafted += frame.positions[:-1]
+            for frame, kept in zip((f for f in frames if f.row == row), some.accepted[row], strict=True):
+                drafted += frame.positions[:kept]  # the canvas may end with a draft
             with torch.inference_mode():
                 clean = network.hidden(torch.tensor([ids]), None, CausalMask())
                 p = network.head(clean)[0].index_fill(1, torch.tensor([MASK]), -torch.inf).softmax(-1)
