@@ -287,6 +287,7 @@ def evaluate(
     modes: Annotated[
         str, typer.Option(help="Of the quality set: modes to compare, the first is the yardstick.")
     ] = "ar",
+    rule: Rule = None,
     threshold: Threshold = None,
     block_length: Block = None,
     limit: Annotated[int | None, typer.Option(help="Of the quality set: items of each kind.")] = None,
@@ -302,7 +303,7 @@ def evaluate(
     if not files:
         from unmask.cli_bench import quality_command
 
-        return quality_command(model, modes, threshold, block_length, limit, device, dtype, as_json)
+        return quality_command(model, modes, rule, threshold, block_length, limit, device, dtype, as_json)
     import math
 
     from rich.console import Console

@@ -168,7 +168,8 @@ def bench_training_command(
 @bench.command("speed")
 def bench_speed_command(
     model: Annotated[str, typer.Argument(help="A model with several modes.")] = "default",
-    thresholds: Annotated[str, typer.Option(help="Of diffusion, with commas.")] = "0.5,0.7,0.9",
+    rules: Annotated[str, typer.Option(help="Of diffusion, with commas; the model's own if empty.")] = "",
+    thresholds: Annotated[str, typer.Option(help="Of diffusion, with commas.")] = "0.1,0.3,0.5",
     blocks: Annotated[str, typer.Option(help="Windows of diffusion, with commas.")] = "2,4,8",
     verify_blocks: Annotated[str, typer.Option(help="Windows of verify, with commas.")] = "2,3,4",
     batches: Annotated[str, typer.Option(help="Batch sizes, with commas.")] = "1,8",
@@ -191,7 +192,8 @@ def bench_speed_command(
 
     lm = load(model, "cpu", dtype, backend)
     windows = _numbers("--blocks", blocks), _numbers("--verify-blocks", verify_blocks)
-    tried = speed.ways(_shares("--thresholds", thresholds), *windows)
+    chosen = [rule.strip() for rule in rules.split(",")] if rules else [lm.defaults.rule]
+    tried = speed.ways(chosen, _shares("--thresholds", thresholds), *windows)
     results: list[Speed] = []
     scores: dict[str, float] = {}
     err = Console(stderr=True)
@@ -301,6 +303,7 @@ def _llama(lm: Any, llama: str, batch: int, console: Any) -> Any:
 def quality_command(
     model: str,
     modes: str,
+    rule: str | None,
     threshold: float | None,
     block_length: int | None,
     limit: int | None,
@@ -320,7 +323,8 @@ def quality_command(
     results: dict[str, dict[str, Any]] = {}
     with Console(stderr=True).status("starting") as status:
         for mode in modes.split(","):
-            options = {"mode": mode.strip(), "temperature": 0.0, "threshold": threshold, "block_length": block_length}
+            own = {"rule": rule, "threshold": threshold, "block_length": block_length}
+            options = {"mode": mode.strip(), "temperature": 0.0, **own}
 
             def show(text: str, mode: str = mode) -> None:
                 status.update(f"{mode}: {text}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -66,14 +67,13 @@ class Speed:
         return asdict(self)
 
 
-def ways(thresholds: list[float], blocks: list[int], verify_blocks: list[int]) -> list[Way]:
-    """`ar`, `verify` at some windows, `diffusion` at every threshold and window."""
+def ways(rules: list[str], thresholds: list[float], blocks: list[int], verify_blocks: list[int]) -> list[Way]:
+    """`ar`, `verify` at some windows, `diffusion` by every rule, threshold and window."""
     out = [Way("ar", {"mode": "ar"})]
     out += [Way(f"verify, window {n}", {"mode": "verify", "block_length": n}) for n in verify_blocks]
-    for block in blocks:
-        for t in thresholds:
-            options = {"mode": "diffusion", "rule": "threshold", "threshold": t, "block_length": block}
-            out.append(Way(f"diffusion, threshold {t}, window {block}", options))
+    for rule, block, t in itertools.product(rules, blocks, thresholds):
+        options = {"mode": "diffusion", "rule": rule, "threshold": t, "block_length": block}
+        out.append(Way(f"diffusion, {rule} {t}, window {block}", options))
     return out
 
 
