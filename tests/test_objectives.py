@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from unmask.noise import Draws
 from unmask.objectives import AR, BD3LM, MDLM, MaskedCrossEntropy, Noised, Objective, Rows, training_mask
 
 Tiny = Callable[..., Transformer]
-Fixture = Callable[[str], tuple[dict[str, Any], dict[str, Tensor]]]
 MASK = 12
 EVERYTHING = (1.0, 1.0)  # clip that masks every token
 
@@ -31,30 +29,6 @@ def some_ids(rows: int, length: int, seed: int = 0) -> Tensor:
 
 def all_draws(rows: int, seed: int = 0, step: int = 0) -> Draws:
     return Draws(seed, step, rows, 0, rows)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FixedDraws(Draws):
-    """Draws that are given: times as drawn (before any clip) and uniforms."""
-
-    t: Tensor
-    u: Tensor
-
-    def strata(self, per_row: int) -> Tensor:
-        return self.t
-
-    def uniforms(self, length: int) -> Tensor:
-        return self.u
-
-
-def per_token(objective: Objective, model: Any, noised: Noised) -> Tensor:
-    """The loss of each token [B, L], by scoring them one at a time."""
-    out = torch.zeros(noised.weights.shape)
-    for b, i in noised.weights.nonzero().tolist():
-        only = torch.zeros_like(noised.weights)
-        only[b, i] = noised.weights[b, i]
-        out[b, i] = objective.loss(model, replace(noised, weights=only))
-    return out
 
 
 # --- the likelihood bound ---------------------------------------------------------------------------------
@@ -360,129 +334,3 @@ def test_two_ranks_make_the_loss_of_one(objective: Objective, tiny: Tiny) -> Non
     # micro-batches of one corrupted batch as well
     slices = sum(objective.loss(model, whole.slice(s, s + 3)).item() for s in (0, 3))
     assert slices == pytest.approx(objective.loss(model, whole).item(), rel=1e-6)
-
-
-# --- the reference implementations' own numbers -------------------------------------------------------------
-
-V, REFERENCE_MASK = 24, 23
-
-
-class FixedLogits:
-    """A network whose logits are given: its states are the logits and its head is the identity."""
-
-    def __init__(self, logits: Tensor, shift: bool = False) -> None:
-        self.logits, self.shift = logits, shift
-        self.config = SimpleNamespace(mask_token_id=REFERENCE_MASK)
-        self.head = SimpleNamespace(weight=torch.eye(V), bias=None)
-
-    def hidden(self, ids: Tensor, positions: Tensor, mask: Any, *, time_B: Tensor | None) -> Tensor:
-        return torch.cat([self.logits, self.logits], 1)[:, : ids.shape[1]]
-
-    def unshift(self, x: Tensor, positions: Tensor) -> Tensor:
-        return torch.cat([x[:, :1], x[:, :-1]], 1) if self.shift else x
-
-
-def forced(profile: MDLM, rows: Rows, x_t: Tensor, t: Tensor) -> Noised:
-    """The profile's corruption where it draws the times t, before its clip, and masks what x_t masks."""
-    draws = FixedDraws(0, 0, 3, 0, 3, t=t, u=(x_t == REFERENCE_MASK).float())
-    noised = profile.corrupt(rows, draws, REFERENCE_MASK)
-    assert torch.equal(noised.inputs[:, :12], x_t)
-    return noised
-
-
-def before_clip(t: Tensor, low: float) -> Tensor:
-    """The draw that a clip to [low, 1] maps to t."""
-    return ((t.double() - low) / (1 - low)).float()
-
-
-def agrees(found: Tensor | float, expected: Tensor) -> None:
-    found = torch.as_tensor(found, dtype=torch.float32).reshape(expected.shape)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
-
-
-LOW = 1e-6  # a low end of the clip that leaves the references' times as they are
-
-
-@pytest.fixture(scope="module")
-def reference(conformance: Fixture) -> dict[str, Tensor]:
-    return conformance("objectives/objectives")[1]
-
-
-def test_mdlm_agrees_with_mdlm_and_duo(reference: dict[str, Tensor]) -> None:
-    r, profile = reference, MDLM(clip=(LOW, 1.0))
-    model = FixedLogits(r["logits"])
-    noised = forced(profile, Rows.of(r["x0"]), r["x_t"], before_clip(r["t"], LOW)[:, None])
-    agrees(per_token(profile, model, noised), r["mdlm.subs_loglinear"])
-    # the reference's attention mask leaves tokens out of the numerator and the denominator
-    kept = Rows.of(r["x0"], supervised=r["attention_mask"].bool())
-    scored = replace(noised, weights=noised.weights * kept.supervised)
-    agrees(profile.loss(model, scored) / kept.supervised.sum(), r["mdlm.subs_loglinear.reduced"])
-    agrees(per_token(profile, model, noised), r["duo.mdlm"])
-
-
-@pytest.mark.parametrize("name", ["bd3lm.subs_loglinear", "bd3lm.subs_loglinear_clipped_0.3_0.8"])
-def test_bd3lm_agrees_with_bd3lms(name: str, reference: dict[str, Tensor]) -> None:
-    r, profile = reference, BD3LM(clip=(LOW, 1.0), block_length=4)
-    noised = forced(profile, Rows.of(r["x0"]), r["block.x_t"], before_clip(r["block.t"][:, ::4], LOW))
-    agrees(per_token(profile, FixedLogits(r["logits"]), noised), r[name])
-
-
-def test_bd3lm_unit_weights_agree_with_bd3lms(reference: dict[str, Tensor]) -> None:
-    r, profile = reference, BD3LM(clip=(LOW, 1.0), block_length=4, weight="none")
-    noised = forced(profile, Rows.of(r["x0"]), r["block.x_t"], before_clip(r["block.t"][:, ::4], LOW))
-    agrees(per_token(profile, FixedLogits(r["logits"]), noised), r["bd3lm.subs_clip_min_0.6_unit_weight"])
-
-
-def test_exact_blocks_of_one_agree_with_bd3lms(reference: dict[str, Tensor]) -> None:
-    r, profile = reference, BD3LM(clip=EVERYTHING, block_length=1)
-    noised = profile.corrupt(Rows.of(r["x0"]), all_draws(3), REFERENCE_MASK)
-    assert (noised.inputs[:, :12] == REFERENCE_MASK).all()
-    agrees(per_token(profile, FixedLogits(r["logits"]), noised), r["bd3lm.nll_block1"])
-
-
-def test_clip_agrees_with_bd3lms(reference: dict[str, Tensor]) -> None:
-    r, profile = reference, BD3LM(clip=(0.3, 0.8), block_length=4)
-    unclipped = r["bd3lm.sample_t.antithetic"][:, ::4]  # itself clipped, to [1e-3, 1]
-    draws = FixedDraws(0, 0, 3, 0, 3, t=before_clip(unclipped, 1e-3), u=torch.zeros(3, 12))
-    agrees(profile.times(Rows.of(r["x0"]), draws), r["bd3lm.sample_t.antithetic_clip"])
-
-
-def test_mdlm_agrees_with_llada(reference: dict[str, Tensor]) -> None:
-    r = reference
-    model = FixedLogits(r["logits"])
-    pretrain = MDLM(clip=(1e-3, 1.0), forbid_mask=False)  # p = (1 - eps) t + eps, plain softmax
-    noised = forced(pretrain, Rows.of(r["x0"]), r["x_t"], r["t"][:, None])
-    agrees(per_token(pretrain, model, noised)[r["x_t"] == REFERENCE_MASK], r["llada.pretrain.token_loss_masked_order"])
-    agrees(pretrain.loss(model, noised) / noised.normaliser, r["llada.pretrain.loss"])
-
-    answers = Rows.of(r["x0"], supervised=torch.arange(12) >= r["llada.prompt_lengths"][:, None])
-    for normaliser, name in (("answer", "llada.sft.loss"), ("tokens", "sdar.loss")):
-        sft = replace(pretrain, normaliser=normaliser)
-        noised = forced(sft, answers, r["llada.sft.x_t"], r["t"][:, None])
-        agrees(sft.loss(model, noised) / noised.normaliser, r[name])
-
-
-@pytest.mark.parametrize(
-    ("name", "profile"),
-    [
-        ("dllm.mdlm.token", MDLM()),
-        ("dllm.mdlm.sequence", MDLM(normaliser="answer")),
-        ("dllm.mdlm.uniform_weight", MDLM(weight="none")),
-        ("dllm.mdlm.cosine", MDLM(schedule="cosine")),
-        ("dllm.mdlm.right_shift", MDLM(shift=True)),
-    ],
-)
-def test_mdlm_agrees_with_dllm(name: str, profile: MDLM, reference: dict[str, Tensor]) -> None:
-    """From the reference's own uniform draws: it masks where u < 1 - alpha, we keep where u < alpha."""
-    r, profile = reference, replace(profile, forbid_mask=False)
-    rows = Rows.of(r["x0"], supervised=r["dllm.labels"] != -100)
-    draws = FixedDraws(0, 0, 3, 0, 3, t=r["dllm.u_t"][:, None], u=1 - r["dllm.u_mask"])
-    noised = profile.corrupt(rows, draws, REFERENCE_MASK)
-    assert torch.equal(noised.inputs, r["dllm.cosine.x_t" if profile.schedule == "cosine" else "dllm.x_t"])
-    agrees(profile.loss(FixedLogits(r["logits"], profile.shift), noised) / noised.normaliser, r[name])
-
-
-def test_unweighted_masked_loss_agrees_with_dfactory(reference: dict[str, Tensor]) -> None:
-    r, profile = reference, MDLM(weight="none", normaliser="masked", forbid_mask=False)
-    noised = forced(profile, Rows.of(r["x0"]), r["x_t"], r["t"][:, None])
-    agrees(profile.loss(FixedLogits(r["logits"]), noised) / noised.normaliser, r["dfactory.same_token_labels"])

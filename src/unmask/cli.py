@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from unmask.cli_bench import bench
+from unmask.cli_conformance import conformance
 from unmask.cli_options import (
     Backend,
     Block,
@@ -41,6 +42,7 @@ app = typer.Typer(
     help="Diffusion language models that write text all at once.",
 )
 app.add_typer(bench, name="bench")
+app.command()(conformance)
 
 
 @app.command()

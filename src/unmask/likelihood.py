@@ -77,6 +77,27 @@ def exact_k_masks(count: int, samples: int, generator: torch.Generator) -> Tenso
     return order < k[:, None]
 
 
+def one_draw(model: Transformer, x0_BT: Tensor, masked_BT: Tensor, given_BT: Tensor, guidance: float = 0.0) -> Tensor:
+    """One estimate of the bound per row, [B] float64: cross-entropy of the masked tokens, times the number of
+    tokens not given over the number masked.
+
+    given: bool, the condition. guidance s > 0 scores with u + (1 + s)(c - u), where u are the logits with the
+    condition masked too (LLaDA, arXiv 2502.09992, classifier-free guidance).
+    """
+    canvas = torch.where(masked_BT, _mask_id(model), x0_BT)
+
+    def logits(ids_BT: Tensor) -> Tensor:
+        return model.head(model.unshift(model.hidden(ids_BT))[masked_BT]).float()
+
+    scored = logits(canvas)
+    if guidance:
+        without = logits(torch.where(given_BT, _mask_id(model), canvas))
+        scored = without + (1 + guidance) * (scored - without)
+    losses = torch.zeros(masked_BT.shape, dtype=torch.float64, device=x0_BT.device)
+    losses[masked_BT] = -_log_p(model, scored, x0_BT[masked_BT])
+    return losses.sum(1) * (~given_BT).sum(1) / masked_BT.sum(1)
+
+
 def nelbo(
     model: Transformer, window_RT: Tensor, samples: int, seed: int, batch: int, progress: Progress
 ) -> tuple[Tensor, Tensor]:
@@ -85,16 +106,15 @@ def nelbo(
     The error is that of independent samples, so it errs on the large side: k is stratified.
     """
     generator = torch.Generator().manual_seed(seed)
-    count, estimates = window_RT.shape[1] - 1, []
+    count, estimates = window_RT.shape[1] - 1, list[Tensor]()
     masks = torch.stack([exact_k_masks(count, samples, generator) for _ in window_RT]).flatten(0, 1)
     rows = window_RT.repeat_interleave(samples, 0)
     for first in range(0, len(rows), batch):
         x0, masked = rows[first : first + batch], torch.zeros_like(rows[first : first + batch], dtype=torch.bool)
         masked[:, 1:] = masks[first : first + batch].to(rows.device)
-        hidden = model.unshift(model.hidden(torch.where(masked, _mask_id(model), x0)))
-        losses = torch.zeros(masked.shape, dtype=torch.float64, device=rows.device)
-        losses[masked] = -_log_p(model, model.head(hidden[masked]), x0[masked])
-        estimates.append(losses.sum(1) * count / masked.sum(1))
+        given = torch.zeros_like(masked)
+        given[:, 0] = True
+        estimates.append(one_draw(model, x0, masked, given))
         progress(min(1.0, (first + batch) / len(rows)))
     return _mean_and_error(torch.cat(estimates).view(len(window_RT), samples))
 

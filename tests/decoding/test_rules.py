@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,21 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torch import Tensor
 
 from unmask.decoding.rules import RULE_NAMES, RULES, RuleName, RuleOptions, best_first, due, remask
-from unmask.decoding.sampling import Scores, propose
+from unmask.decoding.sampling import Scores
 
 Array = NDArray[Any]
-Fixture = Callable[[str], tuple[dict[str, Any], dict[str, Tensor]]]
-
-
-def score(logits_BLV: Array, masked: Array, banned: int | None = None) -> Scores:
-    """Greedy scores of the masked positions, on the grid."""
-    flat = logits_BLV[masked]
-    zeros = np.zeros(len(flat))
-    scores = propose(flat, zeros, zeros.astype(np.int64), zeros + 1, zeros, zeros + 0.5, banned)
-    return scores.grid(*masked.nonzero(), masked.shape)
 
 
 def grid(confidence: list[list[float]]) -> Scores:
@@ -32,50 +21,6 @@ def grid(confidence: list[list[float]]) -> Scores:
 
 
 ONE_STEP_OF_MANY = np.array([1000])  # nothing but the least is due
-
-
-def test_rules_agree_with_fast_dllm(conformance: Fixture) -> None:
-    """threshold, factor (with the scan's one rank more) and quota, on the reference's own canvases."""
-    fixture, tensors = conformance("llada/commit_rules")
-    mask_id = fixture["mask_id"]
-    for case in fixture["cases"]:
-        canvas, logits = (tensors[f"{case['tensor']}.{part}"].numpy() for part in ("x", "logits"))
-        masked = canvas == mask_id
-        scores = score(logits, masked, banned=mask_id)
-        name, value = case["rule"], case["value"]
-        if name == "quota":  # a value is a number of tokens
-            chosen = best_first(scores.confidence, masked, np.array([value]))
-            steps_left = -(-masked.sum(1) // value)
-            if (due(masked, steps_left) == value).all():  # where whole steps can express it
-                assert (RULES["quota"](scores, masked, steps_left, RuleOptions("quota")) == chosen).all()
-        else:
-            chosen = RULES[name](scores, masked, ONE_STEP_OF_MANY, RuleOptions(name, **{name: value}))
-        assert chosen[0].nonzero()[0].tolist() == case["committed_positions"], case
-        assert np.where(chosen, scores.token, canvas)[0].tolist() == case["x_after"], case
-
-
-def test_entropy_bound_agrees_with_transformers(conformance: Fixture) -> None:
-    fixture, tensors = conformance("samplers/entropy_bound")
-    for case in fixture["transformers_accept_canvas"]["cases"]:
-        logits = tensors[f"{case['tensor']}.logits"].numpy()
-        everything = np.ones(logits.shape[:2], bool)
-        options = RuleOptions("entropy_bound", entropy_bound=case["entropy_bound"])
-        steps = np.repeat(ONE_STEP_OF_MANY, len(logits))
-        chosen = RULES["entropy_bound"](score(logits, everything), everything, steps, options)
-        assert chosen.astype(int).tolist() == case["accepted_mask"], case
-
-
-def test_quota_keeps_lladas_schedule(conformance: Fixture) -> None:
-    """Ours ends when nothing is left, where the reference pays for steps that write nothing."""
-    for case in conformance("samplers/schedules")[0]["cases"]:
-        masked, counts = np.ones((1, case["masked"]), bool), []
-        for left in range(case["steps"], 0, -1):
-            scores = grid([np.random.default_rng(left).random(case["masked"]).tolist()])
-            assert due(masked, np.array([left])).item() <= masked.sum()
-            chosen = RULES["quota"](scores, masked, np.array([left]), RuleOptions("quota"))
-            counts.append(int(chosen.sum()))
-            masked = masked & ~chosen
-        assert counts == case["llada"]
 
 
 @st.composite

@@ -29,7 +29,7 @@ from unmask.models.special_tokens import free_token
 
 Writer = Callable[..., Path]
 Weights = Callable[..., dict[str, Any]]
-TOKENS = Path(__file__).parents[1] / "conformance" / "smollm2" / "tokens.json"
+TOKENS = Path(__file__).parent / "smollm2" / "tokens.json"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 
 from unmask import DiffusionLM
 
-FIXTURE = Path(__file__).parents[1] / "conformance" / "smollm2" / "logits.json"
+FIXTURE = Path(__file__).parent / "smollm2" / "logits.json"
 
 
 @pytest.fixture(scope="module")

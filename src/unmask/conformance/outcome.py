@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-Kind = Literal["forward", "block-causal", "training pass", "padded", "save", "generation", "rule", "objective"]
+Kind = Literal["load", "forward", "block-causal", "training pass", "padded", "save", "generation", "rule", "objective"]
+TOLERANCE = 1e-4  # of logits in float32: equal formulas in another order differ by up to 2e-5
 
 
 @dataclass(frozen=True)
 class Outcome:
     """One check of one fixture against its reference.
 
+    `holds` is None for what the fixture records and nothing here checks yet; `detail` then says why.
     `deviation` is said where the recorded case is a defect of the reference and ours differs on purpose:
     what they do, what we do and why. Such an outcome holds if ours is as the deviation says.
     """
 
-    family: str
+    family: str  # the fixture's folder
     kind: Kind
     name: str
-    holds: bool
-    detail: str = ""  # greatest difference of logits; or the first canvas, id or count that is not equal
+    holds: bool | None
+    detail: str = ""  # the first canvas, id or count that is not equal; or why it was not checked
     deviation: str = ""
     seconds: float = 0.0
+    difference: float | None = None  # greatest, of logits or losses
+    forwards: tuple[int, int] | None = None  # of a generation: ours, recorded
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def near(family: str, kind: Kind, name: str, difference: float, tolerance: float = TOLERANCE) -> Outcome:
+        """Holds if a difference is within the tolerance (not a number is not)."""
+        holds = bool(difference <= tolerance)
+        detail = "" if holds else f"differs by {difference:.2g}, more than {tolerance:.0e}"
+        return Outcome(family, kind, name, holds, detail, difference=difference)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,43 @@
+"""`unmask conformance`: recorded runs of the public references, made again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unmask.cli_options import Json
+
+
+def conformance(
+    path: Annotated[Path, typer.Argument(help="A folder of fixtures, or one of them.")],
+    family: Annotated[str | None, typer.Option(help="Only this folder, or this family's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check this installation against recorded numbers of the public reference implementations.
+
+    Forward passes, checkpoints read and written, generations step by step, rules and losses. The exit status
+    is 1 if anything differs. docs/conformance.md says what a fixture is.
+
+    Example: `unmask conformance tests/conformance --family llada`
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from unmask.conformance.run import run
+    from unmask.conformance.table import render
+
+    errors = Console(stderr=True)
+    with Progress(console=errors, transient=True, disable=as_json or not errors.is_terminal) as progress:
+        task = progress.add_task("reading", total=1.0)
+        report = run(path, family, lambda name, share: progress.update(task, description=name, completed=share))
+    if as_json:
+        print(json.dumps(report.to_dict()))
+    else:
+        console = Console()
+        console = console if console.is_terminal else Console(width=max(100, console.width))
+        console.print(render(report))
+    if not report.holds:
+        raise typer.Exit(1)

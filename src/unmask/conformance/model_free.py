@@ -1,0 +1,69 @@
+"""Files of cases that need no model, or one forward at most: which case is checked by what.
+
+A file has its cases under "cases", or in sections that each have some; where a case has a column for each of
+several references, every column is checked on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from unmask.conformance import rules, sampling_rules
+from unmask.conformance.checks import Check, not_checked, perform, unequal
+from unmask.conformance.outcome import Outcome
+from unmask.conformance.rules import Case, Tensors
+
+CaseCheck = Callable[[Case, Tensors, int], str]
+
+
+def schedule(make: Callable[[int, int], list[int]], reference: str, case: Case, tensors: Tensors, mask_id: int) -> str:
+    """Tokens per step of one reference against what ours commits."""
+    return unequal(make(case["masked"], case["steps"]), case[reference])
+
+
+CHECKS: dict[str, CaseCheck] = {
+    "commit_rules.threshold": rules.commit_rule,
+    "commit_rules.factor": rules.commit_rule,
+    "commit_rules.quota": rules.commit_rule,
+    "entropy_bound.transformers_accept_canvas": rules.accept_canvas,
+    "entropy_bound.diffusers_entropy_bound": rules.accepted_index,
+    "t2t.sglang_low_confidence": rules.low_confidence,
+    "schedules.llada": partial(schedule, rules.llada_schedule, "llada"),
+    "sampling_rules.filters.dream": partial(sampling_rules.survivors, "dream"),
+    "sampling_rules.filters.sdar": partial(sampling_rules.survivors, "sdar"),
+    "sampling_rules.filters.llada2": partial(sampling_rules.survivors, "llada2"),
+    "sampling_rules.dream_confidence": sampling_rules.dream_confidence,
+}
+INPUTS = {"schedules": ("masked", "steps"), "sampling_rules.filters": ("top_k", "top_p")}  # other columns: references
+
+
+def outcomes(folder: str, stem: str, recorded: dict[str, Any], tensors: Tensors) -> list[Outcome]:
+    """Checks every case of a file; what nothing here can check is said to be not checked."""
+    out = []
+    for name, cases in groups(stem, recorded):
+        check, mask_id = CHECKS.get(name), recorded.get("mask_id", -1)
+        if check is None:
+            out.append(not_checked(folder, "rule", name, f"nothing here to check its {len(cases)} cases with"))
+            continue
+        for i, case in enumerate(cases):
+            out.append(perform(folder, Check("rule", f"{name}[{i}]", partial(check, case, tensors, mask_id))))
+    return out
+
+
+def groups(stem: str, recorded: dict[str, Any]) -> Iterator[tuple[str, list[Case]]]:
+    """Cases that one check is for, by name."""
+    found = {stem: recorded} | {f"{stem}.{key}": part for key, part in recorded.items() if isinstance(part, dict)}
+    for name, part in found.items():
+        cases = part.get("cases")
+        if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
+            continue
+        if name in INPUTS:
+            for reference in sorted({key for case in cases for key in case} - set(INPUTS[name])):
+                yield f"{name}.{reference}", [case for case in cases if reference in case]
+        elif stem == "commit_rules":
+            for rule in sorted({str(case.get("rule")) for case in cases}):
+                yield f"{name}.{rule}", [case for case in cases if str(case.get("rule")) == rule]
+        else:
+            yield name, cases

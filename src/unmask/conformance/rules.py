@@ -1,0 +1,95 @@
+"""Commit rules against recorded steps of public samplers. Every check takes a case, its file's tensors and mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from unmask.canvas import Array
+from unmask.conformance.checks import unequal
+from unmask.decoding.rules import RULES, RuleOptions, best_first, due
+from unmask.decoding.sampling import Scores, propose
+
+Case = dict[str, Any]
+Tensors = dict[str, Tensor]
+MANY = 10**6  # steps left when nothing but the least is due
+
+
+def greedy(logits_BLV: Array, masked: Array, banned: int | None = None) -> Scores:
+    """Scores of the masked positions at temperature 0, on the grid."""
+    flat = logits_BLV[masked]
+    zeros = np.zeros(len(flat))
+    scores = propose(flat, zeros, zeros.astype(np.int64), zeros + 1, zeros, zeros + 0.5, banned)
+    row, position = masked.nonzero()
+    return scores.grid(row, position, (masked.shape[0], masked.shape[1]))
+
+
+def commit_rule(case: Case, tensors: Tensors, mask_id: int) -> str:
+    """Fast-dLLM's threshold and factor, and LLaDA's quota: a `value` is the parameter or a number of tokens."""
+    canvas, logits = (tensors[f"{case['tensor']}.{part}"].numpy() for part in ("x", "logits"))
+    masked, name, value = canvas == mask_id, case["rule"], case["value"]
+    scores = greedy(logits, masked, banned=mask_id)
+    if name == "quota":
+        chosen = best_first(scores.confidence, masked, np.full(len(masked), value))
+        steps_left = -(-masked.sum(1) // value)
+        if (due(masked, steps_left) == value).all():  # where whole steps can express it
+            by_budget = RULES["quota"](scores, masked, steps_left, RuleOptions("quota"))
+            if (by_budget != chosen).any():
+                return "the rule and its budget disagree"
+    else:
+        chosen = RULES[name](scores, masked, np.full(len(masked), MANY), RuleOptions(name, **{name: value}))
+    after = np.where(chosen, scores.token, canvas)
+    return unequal(chosen[0].nonzero()[0].tolist(), case["committed_positions"]) or unequal(
+        after[0].tolist(), case["x_after"]
+    )
+
+
+def accepted(logits_BLV: Array, bound: float) -> Array:
+    """Which positions of a renoised canvas DiffusionGemma's rule keeps, bool [B, L]."""
+    everything = np.ones(logits_BLV.shape[:2], bool)
+    options = RuleOptions("entropy_bound", entropy_bound=bound)
+    steps = np.full(len(logits_BLV), MANY)
+    return RULES["entropy_bound"](greedy(logits_BLV, everything), everything, steps, options)
+
+
+def accept_canvas(case: Case, tensors: Tensors, mask_id: int) -> str:
+    """transformers' acceptance; what is not accepted keeps its token here (renoising is another call)."""
+    part = case["tensor"]
+    chosen = accepted(tensors[f"{part}.logits"].numpy(), case["entropy_bound"])
+    proposed, current = (tensors[f"{part}.{name}_canvas"].numpy() for name in ("denoiser", "current"))
+    return unequal(chosen.astype(int).tolist(), case["accepted_mask"]) or unequal(
+        np.where(chosen, proposed, current).tolist(), case["accepted_canvas"]
+    )
+
+
+def accepted_index(case: Case, tensors: Tensors, mask_id: int) -> str:
+    """diffusers' acceptance: logits over a temperature that falls from t_max to t_min."""
+    steps, low, high = case["num_inference_steps"], case["t_min"], case["t_max"]
+    temperature = low + (high - low) * (steps - case["timestep"]) / steps
+    logits = tensors[f"{case['tensor']}.logits"].numpy() / np.float32(temperature)
+    return unequal(accepted(logits, case["entropy_bound"]).astype(int).tolist(), case["accepted_index"])
+
+
+def low_confidence(case: Case, tensors: Tensors, mask_id: int) -> str:
+    """sglang's LowConfidence, which fills masks of the prompt as well: all above the threshold, or the best."""
+    canvas, logits = (tensors[f"{case['tensor']}.{part}"].numpy() for part in ("block_ids", "logits"))
+    masked = canvas == mask_id
+    scores, steps = greedy(logits, masked), np.full(len(masked), MANY)
+    chosen = RULES["threshold"](scores, masked, steps, RuleOptions("threshold", threshold=case["threshold"]))
+    return unequal((~masked.any(1)).tolist(), case["done_before_step"]) or unequal(
+        np.where(chosen, scores.token, canvas).tolist(), case["new_ids"]
+    )
+
+
+def llada_schedule(masks: int, steps: int) -> list[int]:
+    """Tokens that `quota` commits at each step of a budget."""
+    masked, counts = np.ones((1, masks), bool), []
+    for left in range(steps, 0, -1):
+        same = np.zeros(masked.shape)
+        scores = Scores(same.astype(np.int64), same, same, same, same)
+        chosen = RULES["quota"](scores, masked, np.array([left]), RuleOptions("quota"))
+        counts.append(int(chosen.sum()))
+        masked = masked & ~chosen
+    return counts
