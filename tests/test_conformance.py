@@ -76,8 +76,9 @@ def test_a_changed_number_is_found(family: str) -> None:
 
 
 def disturbed(tensor: Tensor) -> Tensor:
-    """Every number moved by 1; ids and masks moved to the next column."""
-    return tensor + 1 if tensor.is_floating_point() else tensor.roll(1, -1)
+    """All moved to the next column, and numbers by 1 as well."""
+    moved = tensor.roll(1, -1) if tensor.dim() else tensor
+    return moved + 1 if tensor.is_floating_point() else moved
 
 
 # --- fixtures of other sizes, made here ---------------------------------------------------------------------

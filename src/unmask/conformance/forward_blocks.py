@@ -64,10 +64,13 @@ def training(lm: DiffusionLM, recorded: Recorded) -> Iterator[Check]:
     """One forward over [x_t ; x_0]; references keep the logits of both halves or of the first."""
     for prefix in recorded.groups(TRAINING, "logits"):
         if f"{prefix}.input_ids" in recorded:
-            ids = recorded[f"{prefix}.input_ids"]
+            ids, x_0 = recorded[f"{prefix}.input_ids"], recorded.get(f"{prefix}.x_0")
+            if x_0 is not None:  # the same for every copy that is masked anew
+                clean, copies = ids[:, ids.shape[1] // 2 :], x_0.repeat(len(ids) // len(x_0), 1)
+                yield Check("training pass", f"{prefix}.x_0", partial(unequal, clean.tolist(), copies.tolist()))
         else:
             ids = torch.cat([recorded[f"{prefix}.x_t"], recorded[f"{prefix}.x_0"]], 1)
-        recorded.get(f"{prefix}.x_0"), recorded.get(f"{prefix}.position_ids")
+        recorded.get(f"{prefix}.position_ids")
         layout = Layout("block_diffusion", block_length(lm, recorded, prefix))
         q = doubled(Coordinates.of(torch.arange(ids.shape[1] // 2)))
         ours = partial(_over_pairs, lm, ids, layout, q)
