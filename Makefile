@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint types austen default wheel clean
+.PHONY: demo test test-slow conformance lint types austen default wheel clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +22,9 @@ test: $(STAMP)  ## the whole suite but the slow marks, under ten minutes on two 
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
+
+conformance: $(STAMP)  ## recorded runs of the public references, made again: a row a family
+	$(BIN)/unmask conformance tests/conformance
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

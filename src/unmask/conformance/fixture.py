@@ -81,7 +81,7 @@ def find(root: Path) -> tuple[list[Fixture], list[str]]:
     own = Fixture.at(root)
     if own is not None:
         return [own], []
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] not in "._")
     fixtures = [(path, Fixture.at(path)) for path in folders]
     found = [fixture for _, fixture in fixtures if fixture is not None]
     if not found:
