@@ -1,9 +1,8 @@
-"""Denoising canvases of random tokens: pure functions and whole runs against transformers and diffusers."""
+"""Denoising canvases of random tokens; against transformers and diffusers in tests/test_conformance.py."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,62 +13,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from torch import Tensor
 
 from unmask import DiffusionLM, UnmaskError
-from unmask.decoding import renoising
 from unmask.decoding.loop import Decoder
-from unmask.decoding.renoise import RenoiseOptions, accept, noise, settled, temperature
+from unmask.decoding.renoise import RenoiseOptions, noise, settled, temperature
 from unmask.decoding.request import Request
-from unmask.decoding.sampling import propose
 from unmask.generation import Output
 from unmask.layout import Layout
 
 Array = NDArray[Any]
-Fixture = Callable[[str], tuple[dict[str, Any], dict[str, Tensor]]]
 FOLDER = Path(__file__).parent.parent / "conformance" / "diffusion_gemma"
-CASES = json.loads((FOLDER / "generate.json").read_text())["cases"]
-
-
-def entropy(logits_BLV: Array, warmth: float = 1.0) -> Array:
-    """Entropies [B, L] of what tokens are sampled from."""
-    flat = logits_BLV.reshape(-1, logits_BLV.shape[-1])
-    zeros = np.zeros(len(flat))
-    scores = propose(flat, zeros + warmth, zeros.astype(np.int64), zeros + 1, zeros + 0.5, zeros, None)
-    return scores.entropy.reshape(logits_BLV.shape[:2])
-
-
-def test_acceptance_is_that_of_transformers(conformance: Fixture) -> None:
-    fixture, tensors = conformance("samplers/entropy_bound")
-    for case in fixture["transformers_accept_canvas"]["cases"]:
-        current, denoised, logits = (
-            tensors[f"{case['tensor']}.{part}"].numpy() for part in ("current_canvas", "denoiser_canvas", "logits")
-        )
-        accepted = accept(entropy(logits), case["entropy_bound"])
-        assert accepted.astype(int).tolist() == case["accepted_mask"], case
-        assert np.where(accepted, denoised, current).tolist() == case["accepted_canvas"], case
-
-
-def test_acceptance_under_the_schedule_is_that_of_diffusers(conformance: Fixture) -> None:
-    fixture, tensors = conformance("samplers/entropy_bound")
-    for case in fixture["diffusers_entropy_bound"]["cases"]:
-        steps = case["num_inference_steps"]
-        options = RenoiseOptions(steps, case["t_min"], case["t_max"])
-        warmth = temperature(steps - case["timestep"], options)
-        accepted = accept(entropy(tensors[f"{case['tensor']}.logits"].numpy(), warmth), case["entropy_bound"])
-        assert accepted.astype(int).tolist() == case["accepted_index"], case
-
-
-def test_stopping_is_that_of_transformers(conformance: Fixture) -> None:
-    fixture, tensors = conformance("samplers/entropy_bound")
-    for case in fixture["stop_criterion"]["cases"]:
-        best, logits = (tensors[f"{case['tensor']}.{part}"].numpy() for part in ("argmax", "logits"))
-        options = RenoiseOptions(
-            confidence_threshold=case["confidence_threshold"], stability_threshold=case["stability_threshold"]
-        )
-        for row, spread in enumerate(entropy(logits)):
-            calls = [settled(best[row], [best[row]] * n, spread, options) for n in range(len(case["calls"]))]
-            assert calls == [call[row] for call in case["calls"]], case
 
 
 def test_a_canvas_that_changed_is_not_settled() -> None:
@@ -105,50 +58,6 @@ def test_noise_takes_every_token_alike() -> None:
 @pytest.fixture(scope="module")
 def lm() -> DiffusionLM:
     return DiffusionLM.from_pretrained(FOLDER)
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
-@pytest.mark.parametrize("cache", [True, False], ids=["cached", "read again"])
-def test_runs_are_those_of_transformers(
-    lm: DiffusionLM, case: dict[str, Any], cache: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every canvas before every forward, with the recorded random tokens and the best token for each sampled one.
-
-    The reference goes on with rows that are done until the whole batch is, and counts those forwards apart
-    (tokens_per_forward); ours leave.
-    """
-    draws, length = case["randint_draws_in_order"], case["canvas_length"]
-    canvases, prompts = -(-case["max_new_tokens"] // length), case["prompt_ids"]
-    assert canvases == 1 or len(draws) == canvases * (case["max_denoising_steps"] + 1)  # none stopped early
-    forwards = [round(length * canvases / share) for share in case["tokens_per_forward"]]
-
-    def recorded(seed: int, step: int, position: Array, vocabulary: int) -> Array:
-        number, offset = divmod(step - 1, case["max_denoising_steps"])
-        return np.array(draws[number * (case["max_denoising_steps"] + 1) + 1 + offset][seed])
-
-    monkeypatch.setattr(renoising, "noise", recorded)
-    stop = (case["entropy_bound"], case["confidence_threshold"], case["stability_threshold"])
-    options = RenoiseOptions(case["max_denoising_steps"], case["t_min"], case["t_max"], *stop, greedy=True)
-    requests = []
-    for row, prompt in enumerate(prompts):
-        starts = [draws[n * (case["max_denoising_steps"] + 1)][row] for n in range(1, canvases)]
-        ids = [*prompt, *case["start_canvas"][row], *(token for start in starts for token in start)]
-        given = [i < len(prompt) for i in range(len(ids))]
-        requests.append(Request(ids, given, seed=row, block_length=length, renoise=options))
-    decoder = Decoder(lm.backend, Layout("canvas"), requests, frozenset([case["eos_token_id"]]), cache)
-    seen: list[list[list[int]]] = [[] for _ in prompts]
-    before = [list(request.ids) for request in requests]
-    for frames in decoder.run():
-        for frame in frames:
-            start = len(prompts[frame.row]) + (frame.step - 1) // case["max_denoising_steps"] * length
-            seen[frame.row].append(before[frame.row][start : start + length])
-            before[frame.row] = decoder.rows[frame.row].canvas.ids[0].tolist()
-    for row, count in enumerate(forwards):
-        theirs = [canvas[row] for canvas in case["decoder_canvas_before_each_forward"]]
-        assert seen[row] == theirs[:count]
-    assert decoder.steps == forwards
-    assert max(forwards) == case["decoder_forward_passes"]
-    assert before == case["final_ids"]
 
 
 def test_generate_writes_what_was_asked_for(lm: DiffusionLM) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from unmask.conformance import forward_blocks
+from unmask.conformance import forward_blocks, forward_canvas
 from unmask.conformance.checks import (
     Check,
     Recorded,
@@ -110,7 +110,7 @@ def _subs_difference(lm: DiffusionLM, ids: Tensor, log_p: Tensor) -> float:
 
 def padded(lm: DiffusionLM, recorded: Recorded) -> Iterator[Check]:
     """Batches of texts of different length; logits of padding mean nothing and are not compared."""
-    for name in recorded.groups("(left|right)_pad", "logits"):
+    for name in [] if "canvas_ids" in recorded else recorded.groups("(left|right)_pad", "logits"):
         ids, valid = recorded[f"{name}.input_ids"], recorded[f"{name}.attention_mask"].bool()
         raw = recorded[f"{name}.logits"]
         recorded.get(f"{name}.position_ids")  # ours count the tokens from the left, whatever stands before them
@@ -128,4 +128,4 @@ def annealed(lm: DiffusionLM, recorded: Recorded) -> Iterator[Check]:
         yield from agree(lm, "forward", name, recorded, partial(lm.logits, ids, layout="causal"))
 
 
-GROUPS = (plain, conditioned, padded, annealed, *forward_blocks.GROUPS)
+GROUPS = (plain, conditioned, padded, annealed, *forward_blocks.GROUPS, *forward_canvas.GROUPS)

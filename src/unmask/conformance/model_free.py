@@ -6,6 +6,7 @@ several references, every column is checked on its own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -29,6 +30,8 @@ CHECKS: dict[str, CaseCheck] = {
     "commit_rules.quota": rules.commit_rule,
     "entropy_bound.transformers_accept_canvas": rules.accept_canvas,
     "entropy_bound.diffusers_entropy_bound": rules.accepted_index,
+    "entropy_bound.stop_criterion": rules.stop_criterion,
+    "entropy_bound.temperature": rules.warmed,
     "t2t.sglang_low_confidence": rules.low_confidence,
     "schedules.llada": partial(schedule, rules.llada_schedule, "llada"),
     "sampling_rules.filters.dream": partial(sampling_rules.survivors, "dream"),
@@ -42,7 +45,7 @@ INPUTS = {"schedules": ("masked", "steps"), "sampling_rules.filters": ("top_k", 
 def outcomes(folder: str, stem: str, recorded: dict[str, Any], tensors: Tensors) -> list[Outcome]:
     """Checks every case of a file; what nothing here can check is said to be not checked."""
     out = []
-    for name, cases in groups(stem, recorded):
+    for name, cases in [*groups(stem, recorded), *warmed_logits(stem, tensors)]:
         check, mask_id = CHECKS.get(name), recorded.get("mask_id", -1)
         if check is None:
             out.append(not_checked(folder, "rule", name, f"nothing here to check its {len(cases)} cases with"))
@@ -67,3 +70,11 @@ def groups(stem: str, recorded: dict[str, Any]) -> Iterator[tuple[str, list[Case
                 yield f"{name}.{rule}", [case for case in cases if str(case.get("rule")) == rule]
         else:
             yield name, cases
+
+
+def warmed_logits(stem: str, tensors: Tensors) -> Iterator[tuple[str, list[Case]]]:
+    """Cases that only tensors' names tell of: NAME.temperature_stepN.logits, NAME.logits with N steps left."""
+    found = [(re.fullmatch(r"(.+)\.temperature_step(\d+)\.logits", name), name) for name in sorted(tensors)]
+    cases = [{"logits": f"{m[1]}.logits", "tensor": name, "steps_left": int(m[2])} for m, name in found if m]
+    if cases:
+        yield f"{stem}.temperature", cases

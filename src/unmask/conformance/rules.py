@@ -8,7 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from unmask.canvas import Array
-from unmask.conformance.checks import unequal
+from unmask.conformance.checks import difference, unequal
+from unmask.decoding.renoise import RenoiseOptions, accept, settled, temperature
 from unmask.decoding.rules import RULES, RuleOptions, best_first, due
 from unmask.decoding.sampling import Scores, propose
 
@@ -46,18 +47,23 @@ def commit_rule(case: Case, tensors: Tensors, mask_id: int) -> str:
     )
 
 
-def accepted(logits_BLV: Array, bound: float) -> Array:
-    """Which positions of a renoised canvas DiffusionGemma's rule keeps, bool [B, L]."""
-    everything = np.ones(logits_BLV.shape[:2], bool)
-    options = RuleOptions("entropy_bound", entropy_bound=bound)
-    steps = np.full(len(logits_BLV), MANY)
-    return RULES["entropy_bound"](greedy(logits_BLV, everything), everything, steps, options)
+def entropies(logits_BLV: Array, warmth: float = 1.0) -> Array:
+    """Of what tokens are sampled from at a temperature, nats [B, L]."""
+    flat = logits_BLV.reshape(-1, logits_BLV.shape[-1])
+    zeros = np.zeros(len(flat))
+    scores = propose(flat, zeros + warmth, zeros.astype(np.int64), zeros + 1, zeros + 0.5, zeros, None)
+    return scores.entropy.reshape(logits_BLV.shape[:2])
 
 
 def accept_canvas(case: Case, tensors: Tensors, mask_id: int) -> str:
     """transformers' acceptance; what is not accepted keeps its token here (renoising is another call)."""
     part = case["tensor"]
-    chosen = accepted(tensors[f"{part}.logits"].numpy(), case["entropy_bound"])
+    logits, bound = tensors[f"{part}.logits"].numpy(), case["entropy_bound"]
+    chosen, everything = accept(entropies(logits), bound), np.ones(logits.shape[:2], bool)
+    options = RuleOptions("entropy_bound", entropy_bound=bound)
+    as_rule = RULES["entropy_bound"](greedy(logits, everything), everything, np.full(len(logits), MANY), options)
+    if (as_rule != chosen).any():
+        return "the rule for masks and that for noise disagree"
     proposed, current = (tensors[f"{part}.{name}_canvas"].numpy() for name in ("denoiser", "current"))
     return unequal(chosen.astype(int).tolist(), case["accepted_mask"]) or unequal(
         np.where(chosen, proposed, current).tolist(), case["accepted_canvas"]
@@ -66,10 +72,28 @@ def accept_canvas(case: Case, tensors: Tensors, mask_id: int) -> str:
 
 def accepted_index(case: Case, tensors: Tensors, mask_id: int) -> str:
     """diffusers' acceptance: logits over a temperature that falls from t_max to t_min."""
-    steps, low, high = case["num_inference_steps"], case["t_min"], case["t_max"]
-    temperature = low + (high - low) * (steps - case["timestep"]) / steps
-    logits = tensors[f"{case['tensor']}.logits"].numpy() / np.float32(temperature)
-    return unequal(accepted(logits, case["entropy_bound"]).astype(int).tolist(), case["accepted_index"])
+    steps = case["num_inference_steps"]
+    warmth = temperature(steps - case["timestep"], RenoiseOptions(steps, case["t_min"], case["t_max"]))
+    chosen = accept(entropies(tensors[f"{case['tensor']}.logits"].numpy(), warmth), case["entropy_bound"])
+    return unequal(chosen.astype(int).tolist(), case["accepted_index"])
+
+
+def warmed(case: Case, tensors: Tensors, mask_id: int) -> str:
+    """transformers' temperature with so many steps left, of its default schedule."""
+    options = RenoiseOptions()
+    ours = tensors[case["logits"]].double() / temperature(case["steps_left"], options)
+    apart = difference(ours, tensors[case["tensor"]])
+    return "" if apart < 1e-5 else f"logits differ by {apart:.1e}"
+
+
+def stop_criterion(case: Case, tensors: Tensors, mask_id: int) -> str:
+    """transformers' end of a canvas, called again and again with the same one."""
+    best, logits = (tensors[f"{case['tensor']}.{part}"].numpy() for part in ("argmax", "logits"))
+    thresholds = {name: case[name] for name in ("confidence_threshold", "stability_threshold")}
+    options, calls = RenoiseOptions(**thresholds), range(len(case["calls"]))
+    rows = zip(best, entropies(logits), strict=True)
+    ours = [[settled(row, [row] * n, spread, options) for n in calls] for row, spread in rows]
+    return unequal([list(call) for call in zip(*ours, strict=True)], case["calls"])
 
 
 def low_confidence(case: Case, tensors: Tensors, mask_id: int) -> str:

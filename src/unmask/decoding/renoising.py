@@ -72,11 +72,14 @@ class Renoising:
         self.signal = logits.signal(index, read.sampling)
         token, confidence = (best, sureness) if self.options.greedy else (read.scores.token, read.scores.confidence)
         accepted = accept(read.scores.entropy[None], self.options.entropy_bound)[0]
-        random = noise(self.row.request.seed, self.row.forwards, read.target, self.vocab_size)
         return [
             Commit(self._grid(accepted), self._grid(token), self._grid(confidence), "unmask"),
-            Commit(self._grid(~accepted), self._grid(random), self._grid(confidence * 0), "renoise"),
+            Commit(self._grid(~accepted), self._grid(self.random(read.target)), self._grid(confidence * 0), "renoise"),
         ]
+
+    def random(self, position_C: Array) -> Array:
+        """Tokens [C] in place of what was not accepted."""
+        return noise(self.row.request.seed, self.row.forwards, position_C, self.vocab_size)
 
     def _write(self, best: Array, confidence: Array) -> list[Commit]:
         """The canvas is text from now on; behind an end of text comes padding only."""
