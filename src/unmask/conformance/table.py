@@ -33,10 +33,10 @@ def render(report: Report) -> RenderableType:
         ("Fails", _named(o for o in report.outcomes if o.holds is False)),
         ("Differs on purpose", _deviations(report.outcomes)),
         ("Not checked", _open(report.outcomes)),
-        ("Not a fixture", [("", ", ".join(report.skipped))] if report.skipped else []),
+        ("Not a fixture", [(name, "has neither recorded numbers nor cases") for name in report.skipped]),
     ):
         if lines:
-            parts += [Text(title, style="bold"), Padding(_grid(lines), (0, 0, 1, 2))]
+            parts += [Text(title, style="bold"), Padding(_listed(lines), (0, 0, 1, 2))]
     parts += [Text(families_sentence(report)), summary(report)]
     return Group(*parts)
 
@@ -120,7 +120,7 @@ def _group(outcome: Outcome) -> str:
 
 
 def _named(outcomes: Iterator[Outcome]) -> list[tuple[str, str]]:
-    return [(f"{o.family} {o.name}", o.detail) for o in outcomes]
+    return [(f"{o.family}: {o.name}", o.detail) for o in outcomes]
 
 
 def _deviations(outcomes: list[Outcome]) -> list[tuple[str, str]]:
@@ -129,7 +129,7 @@ def _deviations(outcomes: list[Outcome]) -> list[tuple[str, str]]:
     for outcome in outcomes:
         if outcome.deviation:
             reasons.setdefault((outcome.family, outcome.deviation), []).append(outcome.name)
-    return [(f"{family} {', '.join(names)}", reason) for (family, reason), names in reasons.items()]
+    return [(f"{family}: {', '.join(names)}", reason) for (family, reason), names in reasons.items()]
 
 
 def _open(outcomes: list[Outcome]) -> list[tuple[str, str]]:
@@ -141,13 +141,12 @@ def _open(outcomes: list[Outcome]) -> list[tuple[str, str]]:
     return [(family, f"{reason}: {', '.join(names)}") for (family, reason), names in reasons.items()]
 
 
-def _grid(lines: list[tuple[str, str]]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(max_width=34, overflow="fold")
-    grid.add_column(overflow="fold")
+def _listed(lines: list[tuple[str, str]]) -> Group:
+    """Names, and under each what is to be said of them."""
+    parts: list[RenderableType] = []
     for name, words in lines:
-        grid.add_row(Text(name), Text(words))
-    return grid
+        parts += [Text(name, style="cyan"), Padding(Text(words), (0, 0, 0, 2))]
+    return Group(*parts)
 
 
 def families_sentence(report: Report) -> str:
