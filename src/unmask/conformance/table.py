@@ -133,12 +133,15 @@ def _deviations(outcomes: list[Outcome]) -> list[tuple[str, str]]:
 
 
 def _open(outcomes: list[Outcome]) -> list[tuple[str, str]]:
-    """A line for every family and reason, with what it leaves open."""
-    reasons: dict[tuple[str, str], list[str]] = {}
+    """A paragraph for every family, a line in it for every reason."""
+    reasons: dict[str, dict[str, list[str]]] = {}
     for outcome in outcomes:
         if outcome.holds is None:
-            reasons.setdefault((outcome.family, outcome.detail), []).append(outcome.name)
-    return [(family, f"{reason}: {', '.join(names)}") for (family, reason), names in reasons.items()]
+            reasons.setdefault(outcome.family, {}).setdefault(outcome.detail, []).append(outcome.name)
+    return [
+        (family, "\n".join(f"{reason}: {', '.join(names)}" for reason, names in own.items()))
+        for family, own in reasons.items()
+    ]
 
 
 def _listed(lines: list[tuple[str, str]]) -> Group:
