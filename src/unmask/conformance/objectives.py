@@ -223,8 +223,8 @@ CHECKS: dict[str, Compute] = {
 }
 
 OURS_DIFFERS = {  # on purpose, and nothing recorded can show that ours is right; tests/test_noise.py does
-    r"bd3lm\.sample_t\.antithetic": "ours deals the strata of times to rows and blocks by a permutation, theirs in order",
-    r"llada\.likelihood_levels": "ours draws numbers of masks in strata of their own, theirs goes round from a first one",
+    r"bd3lm\.sample_t\.antithetic": "ours permutes the strata of times, theirs deals them in order",
+    r"llada\.likelihood_levels": "ours draws numbers of masks stratum by stratum, theirs from a first one on",
 }
 
 

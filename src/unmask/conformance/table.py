@@ -37,8 +37,8 @@ def render(report: Report) -> RenderableType:
     ):
         if lines:
             parts += [Text(title, style="bold"), Padding(_listed(lines), (0, 0, 1, 2))]
-    parts += [Text(families_sentence(report)), summary(report)]
-    return Group(*parts)
+    parts += [Text(families_sentence(report))] if report.families else []
+    return Group(*parts, summary(report))
 
 
 def families(report: Report) -> Table:
