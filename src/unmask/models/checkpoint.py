@@ -4,43 +4,31 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from unmask.errors import UnmaskError
 from unmask.files import replacing, write_text
-from unmask.models import gguf_file
+from unmask.models import gguf_file, memory, recognition
 from unmask.models.config import ModelConfig
-from unmask.models.families import registry
 from unmask.models.family import Family, Table
-from unmask.models.folder import CONFIG, INDEX, TOKENIZER, WEIGHTS, gguf_of, read_config, read_json
+from unmask.models.fit import Fit, Shape, compare
+from unmask.models.folder import CONFIG, TOKENIZER, WEIGHTS, gguf_of
 from unmask.models.gemma import DiffusionGemma
+from unmask.models.tensor_files import DTYPES, TensorFiles, Tensors, read_file
 from unmask.models.transformer import Transformer
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file; a missing, cut or hostile file raises UnmaskError."""
-    if not path.is_file():
-        raise UnmaskError(f"{path} does not exist; a checkpoint folder holds {CONFIG} and {WEIGHTS}")
-    with _reading(path), safe_open(str(path), framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turns what safetensors raises on a cut or hostile file into one clear line."""
-    try:
-        yield
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise UnmaskError(f"{path} is not a readable safetensors file ({error}); copy or download it again") from None
+    return read_file(path)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -54,101 +42,27 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
             raise OSError(str(error)) from None
 
 
-class Tensors(Protocol):
-    """Where weights come from: shapes without reading them, then one tensor at a time."""
-
-    source: Path
-
-    def shapes(self) -> dict[str, tuple[int, ...]]: ...
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]: ...
+def open_weights(source: Path) -> Tensors:
+    """The weights of a folder or a GGUF file, their headers read and checked."""
+    gguf = gguf_of(source)
+    return TensorFiles(source) if gguf is None else gguf_file.read(gguf)
 
 
-class TensorFiles:
-    """The safetensors files of a folder, one or sharded, read tensor by tensor."""
-
-    def __init__(self, folder: Path) -> None:
-        self.source = self.folder = folder
-        index, single = folder / INDEX, folder / WEIGHTS
-        if single.is_file():
-            self.shards = [single]
-        elif index.is_file():
-            self.shards = self._indexed(index)
-        else:
-            pickles = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-            if pickles:
-                raise UnmaskError(f"{folder / pickles[0]} is a pickle, which can run code; convert it to safetensors")
-            raise UnmaskError(f"{single} does not exist; a checkpoint folder holds {CONFIG} and {WEIGHTS}")
-
-    def _indexed(self, index: Path) -> list[Path]:
-        shards = read_json(index).get("weight_map")
-        names = list(shards.values()) if isinstance(shards, dict) and shards else [None]
-        for name in names:
-            if (
-                not isinstance(name, str)
-                or not name.isprintable()
-                or Path(name).name != name
-                or not name.endswith(".safetensors")
-            ):
-                raise UnmaskError(f"{index} names {name!r}, which is not a safetensors file of this folder")
-            if not (self.folder / name).is_file():
-                raise UnmaskError(f"{self.folder / name} is missing; {index.name} asks for it, download it again")
-        return sorted({self.folder / str(name) for name in names})
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor's shape, from the headers alone."""
-        out: dict[str, tuple[int, ...]] = {}
-        for shard in self.shards:
-            with _reading(shard), safe_open(str(shard), framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (not a dict)
-                    out[name] = tuple(file.get_slice(name).get_shape())
-        return out
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor in turn; only one is held here at a time."""
-        for shard in self.shards:
-            with _reading(shard), safe_open(str(shard), framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (not a dict)
-                    yield name, file.get_tensor(name)
-
-
-def unread(files: Tensors, family: Family) -> list[str]:
-    """The tensors of a checkpoint that its family leaves out (a vision tower's)."""
-    return [name for name in files.shapes() if name.startswith(family.unread)]
-
-
-def load_weights(
-    model: Transformer, files: Tensors, table: Table, others: Collection[str], dtype: torch.dtype | None
-) -> None:
-    """Puts a checkpoint's tensors into a network built on the meta device, one at a time.
-
-    A missing, extra or misshapen tensor raises UnmaskError naming it before any is read. `others` are
-    tensors that may be in the file and are not read.
-    """
-    source, shapes = files.source, files.shapes()
-    parts = {theirs: [model.get_parameter(name).shape for name in ours] for theirs, ours in table.items()}
-    missing, extra = sorted(table.keys() - shapes.keys()), sorted(shapes.keys() - table.keys() - set(others))
-    for what, names in (("lacks tensor", missing), ("has an unknown tensor", extra)):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise UnmaskError(f"{source} {what} {names[0]!r}{more}; it does not fit its {CONFIG}")
-    for name, split in parts.items():
-        expected = (sum(shape[0] for shape in split), *split[0][1:])
-        if shapes[name] != expected:
-            found = list(shapes[name])
-            raise UnmaskError(f"{source}: tensor {name!r} has shape {found}, {CONFIG} asks for {list(expected)}")
-    for name, tensor in files.tensors():
-        if name not in table:
-            continue
-        if not tensor.is_floating_point():
-            raise UnmaskError(f"{source}: tensor {name!r} has dtype {tensor.dtype}, expected floating point")
-        tensor = tensor if dtype is None else tensor.to(dtype)
-        pieces = torch.split(tensor, [shape[0] for shape in parts[name]]) if len(parts[name]) > 1 else [tensor]
-        for ours, piece in zip(table[name], pieces, strict=True):
-            module, _, leaf = ours.rpartition(".")
-            setattr(model.get_submodule(module), leaf, torch.nn.Parameter(piece))
-    if model.config.tie_embeddings:
-        model.head.weight = model.embedding.weight
+def build(config: ModelConfig, weights: Tensors, source: str) -> Transformer:
+    """A network on the meta device; a config that no such weights can be of raises UnmaskError before it is built."""
+    shapes = weights.shapes()
+    values = sum(math.prod(shape) for shape in shapes.values())
+    layer = config.hidden_size * (config.num_heads * config.head_dim + config.intermediate_size)
+    positions = config.max_length * config.hidden_size if config.learned_positions else 0
+    tensors = config.num_layers * max(1, config.num_experts)
+    if (
+        config.vocab_size * config.hidden_size + config.num_layers * layer * (config.num_experts == 0) + positions
+        > 2 * values + 2**20
+        or tensors > 2 * len(shapes) + 2**10
+    ):
+        raise UnmaskError(f"{source} describes a network far larger than the weights beside it")
+    with torch.device("meta"):
+        return DiffusionGemma(config) if config.layout == "canvas" else Transformer(config)
 
 
 def weight_table(model: Transformer, family: Family | None) -> Table:
@@ -158,13 +72,72 @@ def weight_table(model: Transformer, family: Family | None) -> Table:
     return {name: [name] for name, _ in model.named_parameters()}  # a tied head is listed once, as the embedding
 
 
+def expected_shapes(model: Transformer, family: Family | None) -> dict[str, Shape]:
+    """Their tensors' shapes by the config: ours joined along the first axis, then transposed where they are."""
+    out = {}
+    for theirs, ours in weight_table(model, family).items():
+        parts = [model.get_parameter(name).shape for name in ours]
+        shape = (sum(part[0] for part in parts), *parts[0][1:])
+        out[theirs] = shape[::-1] if _transposed(theirs, family) else shape
+    return out
+
+
+def unread(weights: Tensors, family: Family) -> list[str]:
+    """The tensors of a checkpoint that its family leaves out (a vision tower's)."""
+    return [name for name in weights.shapes() if name.startswith(family.unread)]
+
+
+def fit(model: Transformer, weights: Tensors, family: Family | None, raw: dict[str, Any]) -> Fit:
+    """How a checkpoint's tensors compare with those of a network."""
+    shapes, allowed = weights.shapes(), set()
+    if family is not None:
+        allowed = {name for name in shapes if name.endswith(family.ignored)} if family.ignored else set()
+        allowed |= {*family.constants(model.config, raw), *unread(weights, family)}
+    return compare(shapes, expected_shapes(model, family), allowed)
+
+
+def needed_bytes(model: Transformer, weights: Tensors, names: Collection[str], dtype: torch.dtype | None) -> int:
+    """Bytes of a network in memory: parameters in a dtype (None: the file's) and tables of rotation."""
+    shapes = weights.shapes()
+    stored = weights.stored if isinstance(weights, TensorFiles) else {}
+    total = 2 * model.config.max_length * (model.config.rotary_size // 2) * 4
+    for name in names:
+        own = DTYPES[stored[name].kind] if name in stored else torch.float32
+        total += math.prod(shapes[name]) * (own if dtype is None else dtype).itemsize
+    return total
+
+
+def load_weights(
+    model: Transformer, weights: Tensors, family: Family | None, dtype: torch.dtype | None, device: torch.device
+) -> None:
+    """Puts a checkpoint's tensors into a network built on the meta device, one at a time, each onto its device."""
+    table = weight_table(model, family)
+    for name, tensor in weights.tensors(dtype):
+        if name not in table:
+            continue
+        if not tensor.is_floating_point():
+            raise UnmaskError(f"{weights.source}: tensor {name!r} has dtype {tensor.dtype}, expected floating point")
+        tensor = (tensor.T.contiguous() if _transposed(name, family) else tensor).to(device)
+        sizes = [model.get_parameter(ours).shape[0] for ours in table[name]]
+        for ours, piece in zip(table[name], torch.split(tensor, sizes) if len(sizes) > 1 else [tensor], strict=True):
+            module, _, leaf = ours.rpartition(".")
+            setattr(model.get_submodule(module), leaf, torch.nn.Parameter(piece))
+    if model.config.tie_embeddings:
+        model.head.weight = model.embedding.weight
+
+
 def weights_to_save(model: Transformer, family: Family | None, raw: dict[str, Any]) -> dict[str, Tensor]:
-    """The network's tensors under the names of the layout, joined as it joins them."""
+    """The network's tensors under the names of the layout, joined and transposed as it has them."""
     state = model.state_dict()
     out = {}
     for theirs, ours in weight_table(model, family).items():
-        out[theirs] = state[ours[0]] if len(ours) == 1 else torch.cat([state[name] for name in ours])
+        joined = state[ours[0]] if len(ours) == 1 else torch.cat([state[name] for name in ours])
+        out[theirs] = joined.T if _transposed(theirs, family) else joined
     return out if family is None else {**out, **family.constants(model.config, raw)}
+
+
+def _transposed(name: str, family: Family | None) -> bool:
+    return family is not None and bool(family.transposed) and name.endswith(family.transposed)
 
 
 def load(
@@ -173,25 +146,21 @@ def load(
     """The network of a checkpoint (a folder or a GGUF file) in evaluation mode, and its family (None: our own
     layout). dtype None keeps the file's; a GGUF file's blocks become float32.
 
-    Peak memory is near the size of the weights: the network is built on the meta device and every
-    parameter is replaced by its tensor as it is read.
+    Peak memory is near the size of the weights: the network is built on the meta device and every parameter is
+    replaced by its tensor as it is read. Missing, unknown and misshapen tensors, and weights that the free memory
+    has no room for, raise UnmaskError before any tensor is read.
     """
-    gguf = gguf_of(folder)
-    source = str(folder / CONFIG if gguf is None else gguf)
-    raw = read_config(folder)
-    family = registry.recognise(raw, source)
-    config = ModelConfig.from_dict(raw, source) if family is None else family.config(raw, source)
-    files: Tensors = TensorFiles(folder) if gguf is None else gguf_file.read(gguf)
-    values = sum(math.prod(shape) for shape in files.shapes().values())
-    layer = config.hidden_size * (config.num_heads * config.head_dim + config.intermediate_size)
-    if config.vocab_size * config.hidden_size + config.num_layers * layer > 2 * values + 2**20:
-        raise UnmaskError(f"{source} describes a network far larger than the weights beside it")
-    with torch.device("meta"):
-        model = DiffusionGemma(config) if config.layout == "canvas" else Transformer(config)
-    others = [] if family is None else [*family.constants(config, raw), *unread(files, family)]
-    load_weights(model, files, weight_table(model, family), others, dtype)
+    found, device = recognition.recognise(folder), torch.device(device)
+    weights = open_weights(folder)
+    model = build(found.config, weights, found.source)
+    fit(model, weights, found.family, found.raw).check(str(weights.source), CONFIG)
+    needed = needed_bytes(model, weights, weight_table(model, found.family), dtype)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    half = "" if dtype is not None and dtype.itemsize <= 2 else "take dtype bfloat16, or "
+    memory.require(needed, str(folder), f"{half}free some, or use a machine with more", free)
+    load_weights(model, weights, found.family, dtype, device)
     model.make_rotary_tables()
-    return model.to(device).eval(), family
+    return model.to(device).eval(), found.family
 
 
 def save(

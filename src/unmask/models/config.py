@@ -12,6 +12,8 @@ from unmask.layout import LAYOUT_KINDS, LayoutKind
 Norm = Literal["rms", "layer"]
 Activation = Literal["swiglu", "geglu_tanh", "gelu", "gelu_tanh"]
 Router = Literal["softmax", "sigmoid"]
+Corruption = Literal["absorbing", "uniform"]
+Scores = Literal["logits", "log_score"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class ModelConfig:
     norm_bias: bool = False
     rope_theta: float = 10000.0
     rope_fraction: float = 1.0  # share of each head that is rotated
+    rope_yarn: tuple[float, ...] = ()  # stretched: factor, trained length, fast and slow turns, scale of cos and sin
+    learned_positions: bool = False  # a table added to the embeddings, beside or instead of rotation
     qk_norm: bool = False
     qkv_bias: bool = False
     out_bias: bool = False
@@ -67,12 +71,16 @@ class ModelConfig:
     attention: tuple[LayerAttention, ...] = ()  # one for each layer; empty: all alike, as the fields above say
     logit_softcap: float = 0.0  # logits are bent into -cap .. cap by tanh; 0: not
     shift: bool = False  # the head scores the next position; un-shifted inside the network, once
+    corruption: Corruption = "absorbing"  # uniform: it writes over random tokens and has no mask
+    output: Scores = "logits"  # log_score: log p_t(y) / p_t(x), 0 at the token that is there (SEDD)
+    score_scaled: bool = False  # the head's log scores lack the share of the noise level, taken off afterwards
     layout: LayoutKind = "bidirectional"
     block_length: int = 0  # of a block-causal model, or of a canvas behind its text; 0 elsewhere
     mask_token_id: int | None = None
     eos_token_id: int | None = None
     bos_token_id: int | None = None
     pad_token_id: int | None = None
+    end_token_ids: tuple[int, ...] = ()  # others that end an answer, such as the end of a turn
 
     def __post_init__(self) -> None:
         if self.num_heads > 0:
@@ -112,15 +120,23 @@ class ModelConfig:
             )
         if self.num_experts:
             self._check_experts()
+        if self.rope_yarn:
+            self._check_yarn()
         if self.layout not in LAYOUT_KINDS or self.layout == "block_diffusion":
             raise UnmaskError(f"model config: layout '{self.layout}' is not one a model decodes with")
         if self.layout in ("block_causal", "canvas") and self.block_length < 1:
             raise UnmaskError(f"model config: a {self.layout} model needs block_length >= 1")
         self._check_attention()
-        for name in ("mask_token_id", "eos_token_id", "bos_token_id", "pad_token_id"):
+        for name in ("mask_token_id", "eos_token_id", "bos_token_id", "pad_token_id", "end_token_ids"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < self.vocab_size:
-                raise UnmaskError(f"model config: {name} {value} is outside the vocabulary of {self.vocab_size}")
+            for token in value if isinstance(value, tuple) else () if value is None else (value,):
+                if not 0 <= token < self.vocab_size:
+                    raise UnmaskError(f"model config: {name} {token} is outside the vocabulary of {self.vocab_size}")
+
+    def _check_yarn(self) -> None:
+        values = self.rope_yarn
+        if len(values) != 5 or not all(0 < v < 1e9 for v in values) or values[2] < values[3] or self.rope_theta <= 1:
+            raise UnmaskError(f"model config: rope_yarn {list(values)} with rope_theta {self.rope_theta} is impossible")
 
     def _check_experts(self) -> None:
         if not 1 <= self.experts_per_token <= self.num_experts or not 1 <= self.expert_size < 2**24:
@@ -167,6 +183,11 @@ class ModelConfig:
     def rotary_size(self) -> int:
         """How many features of each head are rotated."""
         return int(self.head_dim * self.rope_fraction)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """All tokens that end an answer."""
+        return frozenset(self.end_token_ids) | (frozenset() if self.eos_token_id is None else {self.eos_token_id})
 
     @property
     def adapted(self) -> bool:

@@ -20,6 +20,7 @@ from unmask.models.special_tokens import free_token
 
 if TYPE_CHECKING:  # torch and the tokenizer library take long to import, and not every use needs them
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
     from torch import Tensor
@@ -138,12 +139,13 @@ class GGUF:
         except OSError as error:
             raise UnmaskError(f"{self.source} cannot be read ({error.strerror or error})") from None
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """As `arrays`, as tensors."""
+    def tensors(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """As `arrays`, as tensors of a dtype (None: float32)."""
         import torch
 
         for name, values in self.arrays():
-            yield name, torch.from_numpy(values if values.flags.writeable else values.copy())
+            tensor = torch.from_numpy(values if values.flags.writeable else values.copy())
+            yield name, tensor if dtype is None else tensor.to(dtype)
 
     def special_tokens(self) -> dict[int, str]:
         """Id to name of the control tokens."""

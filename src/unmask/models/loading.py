@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from unmask.errors import UnmaskError
 from unmask.generation import DecodingDefaults
-from unmask.models import catalogue, folder
+from unmask.models import catalogue, folder, recognition
 from unmask.models.config import ModelConfig, build
-from unmask.models.families import registry
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from unmask.models.transformer import Transformer
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
-GENERATION = "generation_config.json"
+GENERATION = folder.GENERATION
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,9 @@ def describe(name: str, device: str = "cpu", dtype: str = "float32") -> Loaded:
     if dtype not in DTYPES:
         raise UnmaskError(f"dtype '{dtype}' is unknown; use one of {', '.join(DTYPES)}")
     path = catalogue.find(name)
-    raw = folder.read_config(path)
-    family = registry.recognise(raw, str(path))
-    config = ModelConfig.from_dict(raw, str(path)) if family is None else family.config(raw, str(path))
+    found = recognition.recognise(path)
+    recognition.say(found)
+    raw, family, config = found.raw, found.family, found.config
     base_name = folder.base_of(path)
     base_path = None if base_name is None else catalogue.find(base_name)
     source = path if base_path is None else base_path
@@ -96,7 +95,7 @@ def suits_openvino(loaded: Loaded) -> str | None:
     if c.layout not in ("causal", "drafts") or not c.shift:
         return "its graph is for autoregressive models and their adapters"
     plain = c.norm == "rms" and c.activation == "swiglu" and c.tie_embeddings and c.rope_fraction == 1.0
-    extras = c.qk_norm or c.qkv_bias or c.out_bias or c.mlp_bias or c.head_bias or c.num_experts
+    extras = c.rope_yarn or c.learned_positions or c.qk_norm or c.qkv_bias or c.out_bias or c.mlp_bias or c.head_bias or c.num_experts
     if not plain or extras or c.time_condition_size or c.mask_token_id is None:
         return "its graph is for Llama-shaped networks with tied embeddings"
     return None

@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.attention import AttentionMask, attend
+from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
 from unmask.models.moe import MixtureOfExperts
+from unmask.models.yarn import stretched
 
 
 class KeyValueCache(Protocol):
@@ -62,8 +64,16 @@ def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
     """cos and sin [length, rotary_size / 2], float32 (RoPE, arXiv 2104.09864; half-split pairs)."""
     size = config.rotary_size
     frequency = config.rope_theta ** (-torch.arange(0, size, 2, dtype=torch.float64) / max(size, 1))
-    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
-    return angle.cos().float(), angle.sin().float()
+    scale = 1.0
+    if config.rope_yarn:
+        *how, scale = config.rope_yarn
+        frequency = stretched(frequency, config.rope_theta, *how)
+    cos, sin = torch.empty(length, size // 2), torch.empty(length, size // 2)
+    for start in range(0, length, 8192):  # in pieces: the angles' float64 is twice as large as both tables
+        position = torch.arange(start, min(start + 8192, length), dtype=torch.float64)
+        angle = position[:, None] * frequency
+        cos[start : start + 8192], sin[start : start + 8192] = angle.cos() * scale, angle.sin() * scale
+    return cos, sin
 
 
 def rotate(x_BHTK: Tensor, cos_BTr: Tensor, sin_BTr: Tensor) -> Tensor:
@@ -198,6 +208,19 @@ class TimeEmbedding(nn.Module):
         return F.silu(self.down(F.silu(self.up(sinusoids))))
 
 
+def log_scores(logits_BTV: Tensor, ids_BT: Tensor, time_B: Tensor | None, scaled: bool) -> Tensor:
+    """Log ratios log p_t(y) / p_t(x) of every token y to the one that is there, which has 0 (SEDD, arXiv 2310.16834).
+
+    time_B: the total noise sigma. scaled: the head leaves out the factor 1 / (expm1(sigma) (V - 1)).
+    """
+    if time_B is None:
+        raise UnmaskError("a network that gives log scores needs a noise level (time)")
+    if scaled:
+        offset_B = torch.log(torch.expm1(time_B.float())) + math.log(logits_BTV.shape[-1] - 1)
+        logits_BTV = logits_BTV - offset_B[:, None, None].to(logits_BTV.dtype)
+    return logits_BTV.scatter(-1, ids_BT[..., None], 0.0)
+
+
 class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -255,6 +278,9 @@ class Transformer(nn.Module):
         self.norm = make_norm(config, config.hidden_size)
         plain = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
         self.head = SoftCappedHead(config) if config.logit_softcap else plain
+        self.position_embedding = (
+            nn.Embedding(config.max_length, config.hidden_size) if config.learned_positions else None
+        )
         size = config.time_condition_size
         self.time_embedding = TimeEmbedding(size) if size else None
         self.final_modulation = nn.Linear(size, 2 * config.hidden_size) if size else None
@@ -309,6 +335,9 @@ class Transformer(nn.Module):
             zeros = torch.zeros(ids_BT.shape[0], device=ids_BT.device)
             condition = self.time_embedding(zeros if time_B is None else time_B)
         x, gate = self.embedding(ids_BT), None
+        if self.position_embedding is not None:
+            where = torch.arange(ids_BT.shape[1], device=ids_BT.device) if positions_BT is None else positions_BT
+            x = x + self.position_embedding(where)
         if gate_BT is not None and self.mask_embedding is not None:
             drafted = gate_BT & (ids_BT == self.config.mask_token_id)
             x = torch.where(drafted[..., None], self.mask_embedding.to(x.dtype), x)
@@ -339,8 +368,11 @@ class Transformer(nn.Module):
         cache: KeyValueCache | None = None,
         time_B: Tensor | None = None,
     ) -> Tensor:
-        """Logits [B, T, V] in the weights' dtype; arguments as for `hidden`."""
-        return self.head(self.unshift(self.hidden(ids_BT, positions_BT, mask, cache, time_B), positions_BT))
+        """Logits [B, T, V] in the weights' dtype, or log scores where the config says so; arguments as for `hidden`."""
+        logits = self.head(self.unshift(self.hidden(ids_BT, positions_BT, mask, cache, time_B), positions_BT))
+        if self.config.output == "log_score":
+            return log_scores(logits, ids_BT, time_B, self.config.score_scaled)
+        return logits
 
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())

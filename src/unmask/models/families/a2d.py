@@ -7,14 +7,12 @@ from typing import Any
 from unmask.models.families import llama
 from unmask.models.family import Family
 
-MASK = 151669  # the Qwen tokenizers' added <|mask|>
-
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
     base = str(raw.get("model_type", "")).removeprefix("a2d-")
-    own = {"qk_norm": base == "qwen3", "mask_token_id": raw.get("mask_token_id", MASK)}
+    own: dict[str, Any] = {"qk_norm": base == "qwen3"}
     if base == "qwen2":
-        own["qkv_bias"] = True  # Qwen2 has it always and says nothing
+        own |= {"qkv_bias": True, "out_bias": False}  # Qwen2 has it always and says nothing
     return {**llama.read(raw), **own}
 
 
@@ -25,4 +23,5 @@ FAMILY = Family(
     read=read,
     names=llama.names,
     defaults={"rule": "quota", "block_length": 32},
+    mask=151669,  # the Qwen tokenizers' added <|mask|>
 )

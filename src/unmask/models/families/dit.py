@@ -13,37 +13,53 @@ if TYPE_CHECKING:
 ROOT = "backbone."
 
 
-def read(raw: dict[str, Any]) -> dict[str, Any]:
-    hidden, vocabulary = raw.get("hidden_dim"), raw.get("vocab_size")
-    blocks = raw.get("model_type") == "bd3lm"
-    adaln = raw.get("adaln", True) if blocks else True
+def network(hidden: Any) -> dict[str, Any]:
+    """What all DiTs share: ModelConfig fields that follow from the hidden size alone."""
     return {
-        "vocab_size": vocabulary,
         "hidden_size": hidden,
-        "num_layers": raw.get("n_blocks"),
-        "num_heads": raw.get("n_heads"),
         "intermediate_size": 4 * hidden if isinstance(hidden, int) else hidden,
-        "max_length": raw.get("model_length"),
         "norm": "layer",
         "mlp_bias": True,
         "activation": "gelu_tanh",
         "tie_embeddings": False,
         "head_bias": True,
-        "time_condition_size": raw.get("cond_dim") if adaln else 0,
-        "layout": "block_causal" if blocks else "bidirectional",
-        "block_length": raw.get("block_size", 4) if blocks else 0,
-        # GPT-2's vocabulary and, last, the mask (DUO has none: its noise is uniform)
-        "mask_token_id": vocabulary - 1 if isinstance(vocabulary, int) and raw.get("model_type") != "duo" else None,
     }
 
 
-def names(config: ModelConfig) -> Names:
-    layer, ours = ROOT + "blocks.{i}.", "blocks.{i}."
+def read(raw: dict[str, Any]) -> dict[str, Any]:
+    vocabulary, kind = raw.get("vocab_size"), _kind(raw)
+    blocks = kind == "bd3lm"
+    adaln = raw.get("adaln", True) if blocks else True
+    return {
+        **network(raw.get("hidden_dim")),
+        "vocab_size": vocabulary,
+        "num_layers": raw.get("n_blocks"),
+        "num_heads": raw.get("n_heads"),
+        "max_length": raw.get("model_length"),
+        "time_condition_size": raw.get("cond_dim") if adaln else 0,
+        "layout": "block_causal" if blocks else "bidirectional",
+        "block_length": raw.get("block_size", 4) if blocks else 0,
+        "corruption": "uniform" if kind == "duo" else "absorbing",
+        # GPT-2's vocabulary and, last, the mask
+        "mask_token_id": vocabulary - 1 if isinstance(vocabulary, int) and kind != "duo" else None,
+    }
+
+
+def _kind(raw: dict[str, Any]) -> str:
+    """mdlm, bd3lm or duo: by model_type, else by architecture."""
+    listed = raw.get("architectures")
+    named = str(listed[0]).lower() if isinstance(listed, list) and listed else ""
+    kind = str(raw.get("model_type"))
+    return kind if kind in ("mdlm", "bd3lm", "duo") else named
+
+
+def names(config: ModelConfig, root: str = ROOT) -> Names:
+    layer, ours = root + "blocks.{i}.", "blocks.{i}."
     table = [
-        ("embedding.weight", ROOT + "vocab_embed.embedding"),
-        ("norm.weight", ROOT + "output_layer.norm_final.weight"),
-        ("head.weight", ROOT + "output_layer.linear.weight"),
-        ("head.bias", ROOT + "output_layer.linear.bias"),
+        ("embedding.weight", root + "vocab_embed.embedding"),
+        ("norm.weight", root + "output_layer.norm_final.weight"),
+        ("head.weight", root + "output_layer.linear.weight"),
+        ("head.bias", root + "output_layer.linear.bias"),
         (ours + "norm1.weight", layer + "norm1.weight"),
         (ours + "norm2.weight", layer + "norm2.weight"),
         (" + ".join(f"{ours}mixer.{part}_proj.weight" for part in "qkv"), layer + "attn_qkv.weight"),
@@ -53,21 +69,28 @@ def names(config: ModelConfig) -> Names:
     if config.time_condition_size:
         pairs += [
             (ours + "modulation", layer + "adaLN_modulation"),
-            ("final_modulation", ROOT + "output_layer.adaLN_modulation"),
-            ("time_embedding.up", ROOT + "sigma_map.mlp.0"),
-            ("time_embedding.down", ROOT + "sigma_map.mlp.2"),
+            ("final_modulation", root + "output_layer.adaLN_modulation"),
+            ("time_embedding.up", root + "sigma_map.mlp.0"),
+            ("time_embedding.down", root + "sigma_map.mlp.2"),
         ]
     return table + [(f"{a}.{leaf}", f"{b}.{leaf}") for a, b in pairs for leaf in ("weight", "bias")]
 
 
-def constants(config: ModelConfig, raw: dict[str, Any]) -> dict[str, Tensor]:
-    """Buffers in the files: the rotary frequencies and, in BD3-LM, the clipped interval of times."""
-    width = config.head_dim
+def frequencies(config: ModelConfig) -> Tensor:
+    """The rotary frequencies as the references store them."""
     import torch
 
-    out = {ROOT + "rotary_emb.inv_freq": 1.0 / (10000 ** (torch.arange(0, width, 2).float() / width))}
-    if raw.get("model_type") == "bd3lm":
-        out |= {n: torch.tensor(float(raw[n])) for n in ("sampling_eps_min", "sampling_eps_max") if n in raw}
+    return 1.0 / (10000 ** (torch.arange(0, config.head_dim, 2).float() / config.head_dim))
+
+
+def constants(config: ModelConfig, raw: dict[str, Any]) -> dict[str, Tensor]:
+    """Buffers in the files: the rotary frequencies and, in BD3-LM, the clipped interval of times."""
+    import torch
+
+    out = {ROOT + "rotary_emb.inv_freq": frequencies(config)}
+    if _kind(raw) == "bd3lm":
+        clip = {name: raw.get(name) for name in ("sampling_eps_min", "sampling_eps_max")}
+        out |= {name: torch.tensor(float(v)) for name, v in clip.items() if isinstance(v, int | float)}
     return out
 
 
@@ -78,5 +101,6 @@ FAMILY = Family(
     read=read,
     names=names,
     defaults={"rule": "random", "temperature": 1.0},
+    limits="DUO's uniform noise has no sampler here",
     constants=constants,
 )

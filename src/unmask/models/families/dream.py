@@ -7,11 +7,9 @@ from typing import Any
 from unmask.models.families import llama
 from unmask.models.family import Family
 
-MASK = 151666  # where config.json does not say
-
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
-    return {**llama.read(raw), "qkv_bias": True, "shift": True, "mask_token_id": raw.get("mask_token_id", MASK)}
+    return {**llama.read(raw), "qkv_bias": True, "out_bias": False, "shift": True}
 
 
 FAMILY = Family(
@@ -21,4 +19,7 @@ FAMILY = Family(
     read=read,
     names=llama.names,
     defaults={"rule": "margin", "temperature": 0.2, "top_p": 0.95},
+    mask=151666,
+    eos=151643,
+    turn=151645,  # <|im_end|>
 )

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from unmask.models.families import llama
+from unmask.models.families import dream, llama
 from unmask.models.family import Family
-
-MASK = 151665  # where config.json does not say
 
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
-    own = {"qkv_bias": True, "shift": True, "layout": "block_causal", "block_length": raw.get("bd_size", 32)}
-    return {**llama.read(raw), **own, "mask_token_id": raw.get("mask_token_id", MASK)}
+    return {**dream.read(raw), "layout": "block_causal", "block_length": raw.get("bd_size", 32)}
 
 
 FAMILY = Family(
@@ -21,5 +18,8 @@ FAMILY = Family(
     architectures=("Fast_dLLM_QwenForCausalLM",),
     read=read,
     names=llama.names,
+    kind="B",
     defaults={"rule": "threshold", "threshold": 0.9},
+    mask=151665,
+    eos=151645,
 )

@@ -1,16 +1,17 @@
-"""LLaDA-8B, LLaDA-1.5, iLLaDA (arXiv 2502.09992): OLMo's code with Llama blocks, bidirectional, no shift."""
+"""LLaDA-8B and LLaDA-1.5 (arXiv 2502.09992): OLMo's code with Llama blocks, bidirectional, no shift."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from unmask.models.config import ModelConfig
-from unmask.models.family import Family, Names
-
-MASK, EOS = 126336, 126081  # where config.json does not say
+from unmask.models.family import Family, Names, require
 
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
+    shape = {"block_type": "llama", "activation_type": ("silu", "swiglu"), "layer_norm_type": "rms", "rope": True}
+    off = ("alibi", "attention_layer_norm", "input_emb_norm", "scale_logits", "bias_for_layer_norm")
+    require(raw, "LLaDA", **shape, **dict.fromkeys(off, False))
     bias = raw.get("include_bias", False)
     qkv_bias = raw.get("include_qkv_bias")
     return {
@@ -27,8 +28,9 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
         "out_bias": bias,
         "mlp_bias": bias,
         "tie_embeddings": raw.get("weight_tying", False),
-        "mask_token_id": raw.get("mask_token_id", MASK),
-        "eos_token_id": raw.get("eos_token_id", EOS),
+        "mask_token_id": raw.get("mask_token_id"),
+        "eos_token_id": raw.get("eos_token_id"),
+        "bos_token_id": raw.get("bos_token_id"),
         "pad_token_id": raw.get("pad_token_id"),
     }
 
@@ -65,4 +67,7 @@ FAMILY = Family(
     read=read,
     names=names,
     defaults={"rule": "quota", "block_length": 32},
+    mask=126336,  # <|mdm_mask|>
+    eos=126081,
+    turn=126348,  # <|eot_id|>
 )

@@ -8,7 +8,7 @@ from unmask.models.config import ModelConfig
 from unmask.models.families import llama
 from unmask.models.family import Family, Names
 
-MASK, BLOCK = 156895, 32  # where config.json does not say
+BLOCK = 32  # where config.json does not say
 
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
@@ -34,7 +34,6 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
         "expert_groups_kept": raw.get("topk_group", 1),
         "layout": "block_causal",
         "block_length": raw.get("block_size", BLOCK),
-        "mask_token_id": raw.get("mask_token_id", MASK),
     }
 
 
@@ -87,5 +86,8 @@ FAMILY = Family(
     architectures=("LLaDA2MoeModelLM",),
     read=read,
     names=names,
+    kind="B",
     defaults={"rule": "threshold", "threshold": 0.95},
+    mask=156895,
+    eos=156892,
 )

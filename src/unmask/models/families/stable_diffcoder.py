@@ -7,12 +7,9 @@ from typing import Any
 from unmask.models.families import llama
 from unmask.models.family import Family
 
-MASK, BLOCK = 5, 4  # where config.json does not say
-
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
-    own = {"layout": "block_causal", "block_length": raw.get("block_size", BLOCK)}
-    return {**llama.read(raw), **own, "mask_token_id": raw.get("mask_token_id", MASK)}
+    return {**llama.read(raw), "layout": "block_causal", "block_length": raw.get("block_size") or 4}
 
 
 FAMILY = Family(
@@ -21,5 +18,7 @@ FAMILY = Family(
     architectures=("StableDiffcoderForCausalLM",),
     read=read,
     names=llama.names,
+    kind="B",
     defaults={"rule": "threshold", "threshold": 0.9},
+    mask=5,
 )
