@@ -1,0 +1,175 @@
+"""How much memory and time loading takes: a synthetic checkpoint of a public shape, read in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from unmask.errors import UnmaskError
+from unmask.files import write_text
+from unmask.models.sizes import PUBLIC, parameters
+
+SHARD = 5_000_000_000  # bytes, as the hub has them
+SMALL = {  # shapes for trying the command out
+    "llada-tiny": {"d_model": 64, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 128, "embedding_size": 256},
+    "llada-1gb": {"d_model": 2048, "n_layers": 8, "n_heads": 16, "mlp_hidden_size": 5632, "embedding_size": 32000},
+}
+SHAPES = PUBLIC | {name: PUBLIC["llada-8b"] | own | {"n_kv_heads": own["n_heads"]} for name, own in SMALL.items()}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one load took. Bytes; seconds. `imports` is the process before it loads anything."""
+
+    shape: str
+    dtype: str
+    parameters: int
+    weights: int
+    imports: int
+    peak: int
+    load_seconds: float
+    step_seconds: float
+    canvas: int
+
+    @property
+    def ratio(self) -> float:
+        """Peak of the whole process over the weights."""
+        return self.peak / self.weights
+
+    @property
+    def own_ratio(self) -> float:
+        """As `ratio`, less what the process was before."""
+        return (self.peak - self.imports) / self.weights
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"ratio": round(self.ratio, 4), "own_ratio": round(self.own_ratio, 4)}
+
+
+def bench_load(
+    shape: str, dtype: str, canvas: int, parent: Path | None, report: Callable[[str], None] = lambda text: None
+) -> Load:
+    """Writes a checkpoint of a shape to a temporary folder (in `parent`), loads it in a fresh process, and makes one
+    forward over a canvas of masks. Raises UnmaskError where disk or memory have no room, or the load fails."""
+    if shape not in SHAPES:
+        raise UnmaskError(f"shape '{shape}' is unknown; known: {', '.join(SHAPES)}")
+    if canvas < 1:
+        raise UnmaskError(f"--canvas must be at least 1, got {canvas}")
+    if parent is not None and not parent.is_dir():
+        raise UnmaskError(f"folder {parent} does not exist")
+    with tempfile.TemporaryDirectory(prefix="unmask-load-", dir=parent) as name:
+        folder = Path(name)
+        report("writing the checkpoint")
+        write(folder, SHAPES[shape], shape)
+        report("loading it")
+        command = [sys.executable, "-m", __name__, str(folder), dtype, str(canvas)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("unmask: ")
+            raise UnmaskError(f"loading shape '{shape}' failed: {last.replace(name, shape)}")
+        return Load(shape=shape, canvas=canvas, **json.loads(done.stdout.splitlines()[-1]))
+
+
+def write(folder: Path, raw: dict[str, Any], shape: str, shard: int = SHARD) -> None:
+    """Writes config.json and sharded bfloat16 weights of random values, a few megabytes in memory at a time."""
+    import torch
+
+    from unmask.models import checkpoint
+    from unmask.models.families import registry
+    from unmask.models.transformer import Transformer
+
+    family = registry.recognise(raw, shape)
+    assert family is not None
+    config = family.config(raw, shape)
+    needed, free = 2 * parameters(config).total, shutil.disk_usage(folder).free
+    if needed * 1.05 > free:
+        raise UnmaskError(f"shape '{shape}' takes {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free")
+    with torch.device("meta"):
+        shapes = checkpoint.expected_shapes(Transformer(config), family)
+    generator = torch.Generator().manual_seed(0)
+    noise = (torch.randn(2**21, generator=generator) * 0.02).bfloat16().view(torch.int16).numpy().tobytes()
+    ones = torch.ones(2**12, dtype=torch.bfloat16).view(torch.int16).numpy().tobytes()
+    parts = list(_shards(shapes, shard))
+    names = [f"model-{i:05}-of-{len(parts):05}.safetensors" for i in range(1, len(parts) + 1)]
+    for name, part in zip(names, parts, strict=True):
+        header, end = {}, 0
+        for tensor, size in part.items():
+            header[tensor] = {"dtype": "BF16", "shape": list(shapes[tensor]), "data_offsets": [end, end + size]}
+            end += size
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        with (folder / name).open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for tensor, size in part.items():
+                source = ones if len(shapes[tensor]) == 1 else noise
+                for start in range(0, size, len(source)):
+                    file.write(source[: size - start])
+    weight_map = {tensor: name for name, part in zip(names, parts, strict=True) for tensor in part}
+    write_text(folder / "model.safetensors.index.json", json.dumps({"weight_map": weight_map}))
+    write_text(folder / "config.json", json.dumps(raw))
+
+
+def _shards(shapes: dict[str, tuple[int, ...]], limit: int) -> Iterator[dict[str, int]]:
+    """Tensors and their bytes in bfloat16, so many at a time that a shard stays below the limit."""
+    part: dict[str, int] = {}
+    for name, shape in shapes.items():
+        size = 2
+        for length in shape:
+            size *= length
+        if part and sum(part.values()) + size > limit:
+            yield part
+            part = {}
+        part[name] = size
+    yield part
+
+
+def resident(key: str) -> int:
+    """Bytes by /proc/self/status: VmRSS now, VmHWM at its highest; 0 where the system does not say."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), 0)
+
+
+def measure(folder: str, dtype: str, canvas: int) -> dict[str, Any]:
+    """Loads a checkpoint and makes one forward, in this process; returns the fields of `Load`."""
+    import torch
+
+    from unmask.attention import plain_mask
+    from unmask.layout import Layout
+    from unmask.models import loading
+
+    imports, began = resident("VmHWM"), time.perf_counter()
+    loaded = loading.describe(folder, "cpu", dtype)
+    network = loaded.network()
+    ready = time.perf_counter()
+    config = network.config
+    ids = torch.full((1, min(canvas, config.max_length)), config.mask_token_id or 0)
+    layout = Layout(config.layout, config.block_length or 1)
+    with torch.inference_mode():
+        network(ids, None, plain_mask(layout, ids.shape[1], ids.device), time_B=torch.tensor([0.5]))
+    weights = sum(p.numel() * p.element_size() for p in network.parameters())
+    return {
+        "dtype": str(network.embedding.weight.dtype).removeprefix("torch."),
+        "parameters": network.num_parameters(),
+        "weights": weights,
+        "imports": imports,
+        "peak": resident("VmHWM"),
+        "load_seconds": round(ready - began, 3),
+        "step_seconds": round(time.perf_counter() - ready, 3),
+    }
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+    except UnmaskError as error:
+        sys.exit(f"unmask: {error}")
