@@ -12,6 +12,7 @@ import typer
 
 from unmask.cli_bench import bench
 from unmask.cli_conformance import conformance
+from unmask.cli_models import models
 from unmask.cli_options import (
     Backend,
     Block,
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.command()(conformance)
+app.add_typer(models, name="models")
 
 
 @app.command()
@@ -357,47 +359,6 @@ def evaluate(
     ]
     columns = ["file", "method", "nats/token", "bits/character", "bits/byte", "perplexity"]
     Console().print(table(f"likelihood under {lm.name}", columns, rows))
-
-
-@app.command()
-def models(as_json: Json = False) -> None:
-    """List the models that can be used by name, and which of them are on this machine.
-
-    Example: `unmask models`
-    """
-    from rich.console import Console
-
-    from unmask.display import table
-    from unmask.models import catalogue, entries
-
-    records: list[dict[str, Any]] = []
-    for entry in entries.ENTRIES.values():
-        present, folder = catalogue.is_present(entry), catalogue.place(entry)
-        weights = folder / "model.safetensors"
-        size = sum(f.size for f in entry.files) or (weights.stat().st_size if weights.is_file() else 0)
-        records.append(
-            {
-                "name": entry.name,
-                "kind": entry.kind,
-                "bytes": size,
-                "source": str(entry.source),
-                "licence": entry.licence,
-                "present": present,
-                "base": entry.base,
-                "notes": entry.notes,
-            }
-        )
-    if as_json:
-        print(json.dumps(records))
-        return
-    rows = []
-    for r in records:
-        kind, here = "AR" if r["kind"] == "autoregressive" else r["kind"], "yes" if r["present"] else "no"
-        rows.append([r["name"], kind, f"{r['bytes'] / 1e6:.1f}", r["source"], r["licence"], here])
-    shown = table("models", ["name", "kind", "MB", "source", "licence", "here"], rows)
-    shown.columns[0].no_wrap = True  # a name must be readable to be typed
-    Console().print(shown)
-    print("\n".join(f"{r['name']}: {r['notes']}" for r in records if r["notes"]))
 
 
 @app.command()

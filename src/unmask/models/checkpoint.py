@@ -151,6 +151,7 @@ def load(
     has no room for, raise UnmaskError before any tensor is read.
     """
     found, device = recognition.recognise(folder), torch.device(device)
+    recognition.say(found)
     weights = open_weights(folder)
     model = build(found.config, weights, found.source)
     fit(model, weights, found.family, found.raw).check(str(weights.source), CONFIG)

@@ -77,6 +77,14 @@ class GGUF:
         """Every tensor's shape by its Hugging Face name."""
         return {tensor.name: tensor.shape for tensor in self._stored}
 
+    def bytes_by_dtype(self) -> dict[str, int]:
+        """Bytes of all tensors of each type, by the format's own names."""
+        out: dict[str, int] = {}
+        for tensor in self._stored:
+            kind = STORED[tensor.kind][0]
+            out[kind] = out.get(kind, 0) + tensor.size
+        return out
+
     def config(self) -> dict[str, Any]:
         """What config.json would say, Llama layout, with a free control token as mask_token_id.
 

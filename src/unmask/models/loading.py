@@ -68,7 +68,6 @@ def describe(name: str, device: str = "cpu", dtype: str = "float32") -> Loaded:
         raise UnmaskError(f"dtype '{dtype}' is unknown; use one of {', '.join(DTYPES)}")
     path = catalogue.find(name)
     found = recognition.recognise(path)
-    recognition.say(found)
     raw, family, config = found.raw, found.family, found.config
     base_name = folder.base_of(path)
     base_path = None if base_name is None else catalogue.find(base_name)

@@ -39,6 +39,8 @@ class Tensors(Protocol):
 
     def shapes(self) -> dict[str, tuple[int, ...]]: ...
 
+    def bytes_by_dtype(self) -> dict[str, int]: ...
+
     def tensors(self, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]: ...
 
 
@@ -143,6 +145,13 @@ class TensorFiles:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor's shape, from the headers alone."""
         return {name: stored.shape for name, stored in self.stored.items()}
+
+    def bytes_by_dtype(self) -> dict[str, int]:
+        """Bytes of all tensors of each type, by the format's own names."""
+        out: dict[str, int] = {}
+        for stored in self.stored.values():
+            out[stored.kind] = out.get(stored.kind, 0) + stored.size
+        return out
 
     def tensors(self, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
         """Every tensor in the order of the files; only one is held here at a time."""

@@ -53,7 +53,8 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
     """ModelConfig fields from the keys that Llama, Qwen2 and Qwen3 configs have in common."""
     require(raw, "this family", hidden_act=("silu", "swish"), use_sliding_window=False)
     rope, eos = raw.get("rope_parameters") or {}, raw.get("eos_token_id")
-    theta = raw.get("rope_theta", rope.get("rope_theta") if isinstance(rope, dict) else None)
+    theta = raw.get("rope_theta")
+    theta = rope.get("rope_theta") if theta is None and isinstance(rope, dict) else theta  # its newer place
     window = raw.get("sliding_window") if "use_sliding_window" not in raw else None
     layers = raw.get("layer_types")
     if window is not None or (isinstance(layers, list) and any(kind != "full_attention" for kind in layers)):
