@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,8 @@ def test_every_command_helps_with_an_example(run: Run) -> None:
         "train",
         "eval",
         "models",
+        "models inspect",
+        "bench load",
         "bench length",
         "bench rules",
         "bench training",
@@ -127,6 +130,26 @@ def test_every_command_helps_with_an_example(run: Run) -> None:
         code, out, _ = run(*command.split(), "--help")
         assert code == 0
         assert "Example" in out
+
+
+def test_models_lists_and_inspects(run: Run, folders: dict[str, str], tmp_path: Path) -> None:
+    code, out, _ = run("models")
+    assert code == 0
+    assert "austen-ar" in out
+    code, out, _ = run("models", "--json")
+    assert {record["name"] for record in json.loads(out)} >= {"default", "austen"}
+    code, out, _ = run("models", "inspect", folders["toy"])
+    assert code == 0
+    assert "unmask, class A (full canvas)" in out
+    code, out, err = run("models", "inspect", folders["toy-ar"], "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["class"] == "AR"
+    broken = Path(shutil.copytree(folders["toy"], tmp_path / "broken"))
+    (broken / "model.safetensors").write_bytes(b"")
+    code, out, err = run("models", "inspect", str(broken), "--json")
+    assert code == 2
+    assert json.loads(out)["fits"] is False
+    assert len(err.strip().splitlines()) == 1
 
 
 def bad(folder: str, missing: str) -> list[list[str]]:
@@ -153,6 +176,8 @@ def bad(folder: str, missing: str) -> list[list[str]]:
         ["bench", "verify", folder, "--prompts", "0"],
         ["eval", folder, "--limit", "0"],
         ["pull", "no such model"],
+        ["models", "inspect", missing],
+        ["bench", "load", "--shape", "no such shape"],
     ]
 
 

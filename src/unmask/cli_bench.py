@@ -281,7 +281,9 @@ def bench_verify_command(
 
 @bench.command("load")
 def bench_load_command(
-    shape: Annotated[str, typer.Option(help="A public size, such as llada-8b; an unknown one lists them.")] = "llada-8b",
+    shape: Annotated[
+        str, typer.Option(help="A public size, such as llada-8b; an unknown one lists them.")
+    ] = "llada-8b",
     dtype: Annotated[str, typer.Option(help="auto (bfloat16, as it is written), bfloat16 or float32.")] = "auto",
     canvas: Annotated[int, typer.Option(help="Tokens of the one forward that is made.")] = 32,
     folder: Annotated[
@@ -305,7 +307,7 @@ def bench_load_command(
     print(
         f"{shape}: {result.parameters / 1e9:.2f}B parameters, {result.weights / 1e9:.2f} GB as {result.dtype}; peak "
         f"{result.peak / 1e9:.2f} GB = {result.ratio:.2f} of the weights ({result.own_ratio:.2f} without the "
-        f"{result.imports / 1e9:.2f} GB of the process itself); loaded in {result.load_seconds:.1f} s, one forward over "
+        f"{result.imports / 1e9:.2f} GB of the process alone); loaded in {result.load_seconds:.1f} s, one forward over "
         f"{result.canvas} tokens in {result.step_seconds:.1f} s"
     )
 

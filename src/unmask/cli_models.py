@@ -58,7 +58,9 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
 
 @models.command("inspect")
 def inspect_command(
-    name: Annotated[str, typer.Argument(help="A checkpoint folder, a GGUF file, or a name that `unmask models` lists.")],
+    name: Annotated[
+        str, typer.Argument(help="A checkpoint folder, a GGUF file, or a name that `unmask models` lists.")
+    ],
     as_json: Json = False,
 ) -> None:
     """What a checkpoint is and whether it would load: family, config, special tokens, tensors. Reads no weights.

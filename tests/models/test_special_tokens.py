@@ -31,7 +31,8 @@ def tokenizer(*added: tuple[int, str], size: int = 3) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "name", ["<mask>", "[MASK]", "<|mask|>", "<|mdm_mask|>", "<|MASK|>", "|<MASK>|", "<[MASK_TOKEN]>", "<[MASK]>", "<M>"]
+    "name",
+    ["<mask>", "[MASK]", "<|mask|>", "<|mdm_mask|>", "<|MASK|>", "|<MASK>|", "<[MASK_TOKEN]>", "<[MASK]>", "<M>"],
 )
 def test_names_of_masks(name: str) -> None:
     assert MASK_NAME.fullmatch(name)

@@ -78,9 +78,7 @@ def inspect(name: str) -> Inspection:
 
 def _fit(found: recognition.Recognised, loaded: Loaded, weights: Tensors, path: Path) -> Fit:
     if loaded.base is None:
-        return checkpoint.fit(
-            checkpoint.build(found.config, weights, found.source), weights, found.family, found.raw
-        )
+        return checkpoint.fit(checkpoint.build(found.config, weights, found.source), weights, found.family, found.raw)
     with torch.device("meta"):
         own = adapter.own_parameters(Transformer(found.config))
     return compare(weights.shapes(), {name: tuple(p.shape) for name, p in own.items()}, ["draft_vocabulary"])
@@ -115,7 +113,9 @@ def lines(record: dict[str, Any]) -> list[tuple[str, str]]:
     mlp = f"MLP {c.intermediate_size}"
     if c.num_experts:
         mlp += f", {c.num_experts} experts of {c.expert_size} ({c.experts_per_token} a token)"
-    named = " ".join(str(v) for v in (record["model_type"], *(record["architectures"] or [])) if v)
+    listed = record["architectures"]
+    listed = listed if isinstance(listed, list) else [listed]
+    named = " ".join(f"{v}"[:60] for v in (record["model_type"], *listed) if v) or "no names"
     out = [
         ("path", record["path"]),
         ("family", f"{record['family']}, class {record['class']} ({KINDS[record['class']]}); config.json: {named}"),
@@ -130,7 +130,9 @@ def lines(record: dict[str, Any]) -> list[tuple[str, str]]:
         out.insert(1, ("base", record["base"]))
     for role in ROLES:
         token = record["tokens"][role]
-        said = "none" if token["id"] is None else f"{token['id']} {token['text'] or ''}".strip() + f", by {token['from']}"
+        said = (
+            "none" if token["id"] is None else f"{token['id']} {token['text'] or ''}".strip() + f", by {token['from']}"
+        )
         out.append((role, said))
     out.append(("ends", ", ".join(str(i) for i in record["end_token_ids"]) or "none"))
     size = f", {record['tokenizer_size']} tokens" if record["tokenizer"] else ""
@@ -153,8 +155,8 @@ def lines(record: dict[str, Any]) -> list[tuple[str, str]]:
 def _options(config: ModelConfig) -> str:
     """What differs from a plain network, sizes and ids aside."""
     plain = {f.name: f.default for f in fields(ModelConfig)}
-    skipped = ("num_kv_heads", "head_dim", "max_length", "layout", "block_length", "end_token_ids", "num_experts")
-    skipped += ("expert_size", "experts_per_token")
+    skipped = {"num_kv_heads", "head_dim", "max_length", "layout", "block_length", "end_token_ids"}
+    skipped |= {"num_experts", "expert_size", "experts_per_token"}
     told = []
     for name, value in asdict(config).items():
         required = name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")

@@ -94,7 +94,16 @@ def suits_openvino(loaded: Loaded) -> str | None:
     if c.layout not in ("causal", "drafts") or not c.shift:
         return "its graph is for autoregressive models and their adapters"
     plain = c.norm == "rms" and c.activation == "swiglu" and c.tie_embeddings and c.rope_fraction == 1.0
-    extras = c.rope_yarn or c.learned_positions or c.qk_norm or c.qkv_bias or c.out_bias or c.mlp_bias or c.head_bias or c.num_experts
+    extras = (
+        c.rope_yarn
+        or c.learned_positions
+        or c.qk_norm
+        or c.qkv_bias
+        or c.out_bias
+        or c.mlp_bias
+        or c.head_bias
+        or c.num_experts
+    )
     if not plain or extras or c.time_condition_size or c.mask_token_id is None:
         return "its graph is for Llama-shaped networks with tied embeddings"
     return None

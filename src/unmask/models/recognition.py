@@ -34,6 +34,16 @@ def recognise(source: Path) -> Recognised:
     """Reads a folder's or a GGUF file's config; raises UnmaskError naming what is wrong."""
     gguf = folder.gguf_of(source)
     where = str(source / folder.CONFIG if gguf is None or (source / folder.CONFIG).is_file() else gguf)
+    try:
+        return _recognise(source, where)
+    except UnmaskError as error:
+        message = str(error)
+        if message.startswith("model config:"):
+            message = f"{where}:{message.removeprefix('model config:')}"
+        raise UnmaskError(message) from None
+
+
+def _recognise(source: Path, where: str) -> Recognised:
     raw = folder.read_config(source)
     family = registry.recognise(raw, where, source.absolute().name)
     if family is None:

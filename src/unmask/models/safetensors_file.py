@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from unmask.errors import UnmaskError
 
@@ -35,7 +35,7 @@ class Stored:
 
 
 def read_header(path: Path) -> dict[str, Stored]:
-    """Every tensor of a file by name, in the order of their bytes; a missing, cut or hostile file raises UnmaskError."""
+    """Every tensor of a file by name, in the order of bytes; a missing, cut or hostile file raises UnmaskError."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -66,19 +66,22 @@ def read_header(path: Path) -> dict[str, Stored]:
 
 
 def _stored(path: Path, name: str, entry: Any, data: int) -> Stored:
-    fields = entry if isinstance(entry, dict) else {}
-    kind, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
+    fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    kind, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(kind, str) or kind not in WIDTHS:
         raise UnmaskError(f"{path}: tensor {name!r:.80} has dtype {kind!r:.40}, which is not read")
-    for what, values in (("shape", shape), ("data_offsets", offsets)):
-        if not isinstance(values, list) or not all(type(v) is int and 0 <= v < 2**63 for v in values):
-            raise _damaged(path, f"has an impossible {what} of {name!r:.80}: {values!r:.80}")
-    if len(shape) > MOST_DIMENSIONS or len(offsets) != 2:
-        raise _damaged(path, f"has an impossible shape or extent of {name!r:.80}")
+    if not _sizes(shape) or len(shape) > MOST_DIMENSIONS:
+        raise _damaged(path, f"has an impossible shape of {name!r:.80}: {shape!r:.80}")
+    if not _sizes(offsets) or len(offsets) != 2:
+        raise _damaged(path, f"has impossible data_offsets of {name!r:.80}: {offsets!r:.80}")
     start, end = offsets
     if end - start != math.prod(shape) * WIDTHS[kind]:
         raise _damaged(path, f"gives {name!r:.80} {end - start} bytes, its shape {shape!r:.80} needs others")
     return Stored(path, name, kind, tuple(shape), data + start, end - start)
+
+
+def _sizes(values: Any) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -47,12 +47,27 @@ def parameters(config: ModelConfig) -> Count:
 
 def _llama(architecture: str, layers: int, size: int, inner: int, heads: int, groups: int, **more: Any) -> Any:
     own = {"num_hidden_layers": layers, "hidden_size": size, "intermediate_size": inner, "num_attention_heads": heads}
-    return {"architectures": [architecture], **own, "num_key_value_heads": groups, "max_position_embeddings": 4096} | more
+    return {
+        "architectures": [architecture],
+        **own,
+        "num_key_value_heads": groups,
+        "max_position_embeddings": 4096,
+    } | more
 
 
 def _dit(layers: int, size: int, heads: int, kind: str) -> Any:
     own = {"hidden_dim": size, "cond_dim": 128, "n_blocks": layers, "n_heads": heads, "model_length": 1024}
     return {"model_type": kind, "vocab_size": 50258, **own}
+
+
+def _gpt2(layers: int, size: int, heads: int) -> Any:
+    own = {"n_layer": layers, "n_embd": size, "n_head": heads}
+    return {"model_type": "gpt2", "n_positions": 1024, "vocab_size": 50257, **own}
+
+
+def _sedd(layers: int, size: int, heads: int) -> Any:
+    own = {"hidden_size": size, "cond_dim": 128, "n_blocks": layers, "n_heads": heads, "length": 1024}
+    return {"graph": {"type": "absorb"}, "tokens": 50257, "model": {**own, "scale_by_sigma": True}}
 
 
 _BAILING = {"num_experts": 256, "num_experts_per_tok": 8, "n_group": 8, "topk_group": 4, "num_shared_experts": 1} | {
@@ -97,16 +112,10 @@ PUBLIC: dict[str, dict[str, Any]] = {
     "nemotron-labs-3b": _llama("NemotronLabsDiffusionModel", 26, 3072, 9216, 32, 8, head_dim=128, vocab_size=131072),
     "nemotron-labs-8b": _llama("NemotronLabsDiffusionModel", 34, 4096, 14336, 32, 8, head_dim=128, vocab_size=131072),
     "diffullama-7b": _llama("DiffuLlamaForCausalLM", 32, 4096, 11008, 32, 32, vocab_size=32000),
-    "diffugpt-s": {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257},
-    "diffugpt-m": {"model_type": "gpt2", "n_embd": 1024, "n_layer": 24, "n_head": 16, "n_positions": 1024, "vocab_size": 50257},
+    "diffugpt-s": _gpt2(12, 768, 12),
+    "diffugpt-m": _gpt2(24, 1024, 16),
     "mdlm-owt": _dit(12, 768, 12, "mdlm"),
     "bd3lm-owt": _dit(12, 768, 12, "bd3lm") | {"adaln": False},
-    "sedd-small": {
-        "graph": {"type": "absorb"}, "tokens": 50257,
-        "model": {"hidden_size": 768, "cond_dim": 128, "n_blocks": 12, "n_heads": 12, "length": 1024, "scale_by_sigma": True},
-    },
-    "sedd-medium": {
-        "graph": {"type": "absorb"}, "tokens": 50257,
-        "model": {"hidden_size": 1024, "cond_dim": 128, "n_blocks": 24, "n_heads": 16, "length": 1024, "scale_by_sigma": True},
-    },
+    "sedd-small": _sedd(12, 768, 12),
+    "sedd-medium": _sedd(24, 1024, 16),
 }  # fmt: skip

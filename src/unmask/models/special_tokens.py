@@ -1,4 +1,4 @@
-"""Which ids are the mask, the end of text, and the rest: what a folder's files say, and who wins where they disagree."""
+"""Which ids are the mask, the end of text, and the rest: what a folder's files say, and who wins if they disagree."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def resolve(
     Values of a wrong type are handed on for the config's own check. Raises UnmaskError for a mask outside the
     vocabulary.
     """
-    size = fields.get("vocab_size") if _is_id(fields.get("vocab_size")) else 0
+    size: int = fields["vocab_size"] if _is_id(fields.get("vocab_size")) else 0
     if files.size > size > 0:
         raise UnmaskError(f"{source}: its tokenizer has {files.size} tokens, the network's vocabulary {size}")
     found: dict[str, Any] = {}

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ DTYPES = {
 CHUNK = 2**24  # bytes read at a time where values are converted
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 HOW = (
-    "convert it where you trust it: python -c \"import torch, safetensors.torch as s; s.save_file({k: v.contiguous() "
+    'convert it where you trust it: python -c "import torch, safetensors.torch as s; s.save_file({k: v.contiguous() '
     "for k, v in torch.load('FILE', weights_only=True).items()}, 'model.safetensors')\""
 )
 
@@ -44,7 +45,7 @@ class Tensors(Protocol):
     def tensors(self, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]: ...
 
 
-def read(file: BinaryIO, stored: Stored, dtype: torch.dtype | None = None) -> Tensor:
+def read(file: FileIO, stored: Stored, dtype: torch.dtype | None = None) -> Tensor:
     """One tensor of an open file, in its own memory; floating-point values in `dtype` (None: the file's)."""
     own = DTYPES[stored.kind]
     file.seek(stored.start)
@@ -63,11 +64,12 @@ def read(file: BinaryIO, stored: Stored, dtype: torch.dtype | None = None) -> Te
     return out
 
 
-def _fill(file: BinaryIO, flat: Tensor, stored: Stored) -> None:
+def _fill(file: FileIO, flat: Tensor, stored: Stored) -> None:
     """Reads as many bytes as `flat` [n] has."""
-    view = memoryview(flat.numpy())
+    values: Any = flat.numpy()
+    view = memoryview(values)
     while len(view):
-        count = file.readinto(view)  # type: ignore[attr-defined]
+        count = file.readinto(view)
         if not count:  # cut since the header was read
             raise UnmaskError(f"{stored.path} ends inside {stored.name!r:.80}; copy or download it again")
         view = view[count:]
@@ -80,7 +82,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
     header = read_header(path)
     try:
         with path.open("rb", buffering=0) as file:
-            return {name: read(file, stored) for name, stored in header.items()}  # type: ignore[arg-type]
+            return {name: read(file, stored) for name, stored in header.items()}
     except OSError as error:
         raise UnmaskError(f"{path} cannot be read ({error.strerror or error})") from None
 
@@ -105,17 +107,23 @@ class TensorFiles:
             for name in sorted(header.keys() & self.stored.keys()):
                 raise UnmaskError(f"{shard} and {self.stored[name].path.name} both hold tensor {name!r:.80}")
             self.stored |= header
-        for name, shard in listed.items():
-            if name not in self.stored or self.stored[name].path.name != shard:
-                raise UnmaskError(f"{index} says that {shard} holds {name!r:.80}, which it does not; download both again")
+        for name, home in listed.items():
+            if name not in self.stored or self.stored[name].path.name != home:
+                raise UnmaskError(
+                    f"{index} says that {home} holds {name!r:.80}, which it does not; download both again"
+                )
 
     def _indexed(self, index: Path) -> dict[str, str]:
         """The index's weight_map, with every shard there."""
         mapping = read_json(index).get("weight_map")
         names = list(mapping.values()) if isinstance(mapping, dict) and mapping else [None]
         for name in {n if isinstance(n, str) else repr(n): n for n in names}.values():
-            sound = isinstance(name, str) and name.isprintable() and Path(name).name == name
-            if not sound or not name.endswith(".safetensors"):
+            if (
+                not isinstance(name, str)
+                or not name.isprintable()
+                or Path(name).name != name
+                or not name.endswith(".safetensors")
+            ):
                 raise UnmaskError(f"{index} names {name!r:.120}, which is not a safetensors file of this folder")
             try:
                 there = (self.source / name).is_file()
@@ -137,10 +145,10 @@ class TensorFiles:
             return UnmaskError(f"{self.source / pickles[0]} is a pickle, which can run code; {HOW}")
         shards = [name for name in files if re.fullmatch(r".*-\d+-of-\d+\.safetensors", name)]
         if shards:
-            return UnmaskError(f"{self.source / shards[0]} is one of several, and {INDEX} is missing; download it again")
-        return UnmaskError(
-            f"{self.source / WEIGHTS} does not exist; a checkpoint folder holds {CONFIG} and {WEIGHTS}"
-        )
+            return UnmaskError(
+                f"{self.source / shards[0]} is one of several, and {INDEX} is missing; download it again"
+            )
+        return UnmaskError(f"{self.source / WEIGHTS} does not exist; a checkpoint folder holds {CONFIG} and {WEIGHTS}")
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor's shape, from the headers alone."""
@@ -163,7 +171,7 @@ class TensorFiles:
                         file.close()
                     path, file = stored.path, stored.path.open("rb", buffering=0)
                 assert file is not None
-                yield name, read(file, stored, dtype)  # type: ignore[arg-type]
+                yield name, read(file, stored, dtype)
         except OSError as error:
             raise UnmaskError(f"{path} cannot be read ({error.strerror or error}); download it again") from None
         finally:

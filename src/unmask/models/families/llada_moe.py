@@ -16,7 +16,7 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
         "intermediate_size": raw.get("dense_intermediate_size"),
         "rope_fraction": 1.0 if fraction is None else fraction,
         "qk_norm": raw.get("qk_layernorm", True),
-        "num_experts": raw.get("num_experts"),
+        "num_experts": raw.get("num_experts") or None,  # none is refused: a dense LLaDA has other names
         "experts_per_token": raw.get("num_experts_per_tok"),
         "expert_size": raw.get("expert_intermediate_size"),
         "shared_expert_size": raw.get("shared_expert_intermediate_size") or 0,

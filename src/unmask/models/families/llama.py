@@ -55,10 +55,11 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
     rope, eos = raw.get("rope_parameters") or {}, raw.get("eos_token_id")
     theta = raw.get("rope_theta")
     theta = rope.get("rope_theta") if theta is None and isinstance(rope, dict) else theta  # its newer place
-    window = raw.get("sliding_window") if "use_sliding_window" not in raw else None
-    layers = raw.get("layer_types")
-    if window is not None or (isinstance(layers, list) and any(kind != "full_attention" for kind in layers)):
-        raise UnmaskError("model config: a sliding_window is not supported here; every layer sees all tokens")
+    window, layers = raw.get("sliding_window"), raw.get("layer_types")
+    if window is not None and "use_sliding_window" not in raw:
+        raise UnmaskError(f"model config: sliding_window {window!r:.40} is not supported; every layer sees all tokens")
+    if isinstance(layers, list) and any(kind != "full_attention" for kind in layers):
+        raise UnmaskError(f"model config: layer_types {layers!r:.80} are not supported; every layer sees all tokens")
     return {
         "vocab_size": raw.get("vocab_size"),
         "hidden_size": raw.get("hidden_size"),
@@ -97,7 +98,9 @@ def yarn(raw: dict[str, Any]) -> tuple[float, ...]:
 def _yarn(rope: dict[str, Any], length: Any, key: str) -> tuple[float, ...]:
     names = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
     standard = (None, length, 32.0, 1.0, 0.0, 0.0)
-    values = [standard[i] if rope.get(name) is None else rope[name] for i, name in enumerate(names)]
+    values: list[Any] = [
+        own if rope.get(name) is None else rope[name] for name, own in zip(names, standard, strict=True)
+    ]
     values.append(rope.get("attention_factor") or 0.0)
     if not all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v < 1e9 for v in values):
         raise UnmaskError(f"model config: {key} {rope!r:.200} has an impossible value")
