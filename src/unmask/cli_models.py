@@ -10,7 +10,7 @@ import typer
 from unmask.cli_options import Json
 from unmask.errors import UnmaskError
 
-models = typer.Typer(invoke_without_command=True, help="Which models there are, and what one is.")
+models = typer.Typer(invoke_without_command=True)
 
 
 @models.callback()

@@ -119,7 +119,7 @@ class DiffusionLM:
             family, raw = (None, None) if loaded is None else (loaded.family, loaded.raw_config)
             raw = raw or self.config.to_dict()
             if loaded is not None and family is not None and family.unread:
-                lost = checkpoint.unread(checkpoint.TensorFiles(loaded.path), family)
+                lost = checkpoint.unread(checkpoint.open_weights(loaded.path), family)
                 if lost:
                     raise UnmaskError(
                         f"model '{self.name}' has {len(lost)} tensors that are not read, {lost[0]!r} among them; "

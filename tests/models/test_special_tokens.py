@@ -46,10 +46,10 @@ def test_names_of_other_tokens(name: str) -> None:
 def test_the_config_comes_first_and_the_family_last(tmp_path: Path) -> None:
     found = write(tmp_path / "usual", DREAM)
     assert (found.config.mask_token_id, found.origins["mask"]) == (151666, "the family's usual id")
-    assert (found.config.eos_token_id, found.config.end_token_ids) == (151643, (151645,))
+    assert (found.config.eos_token_id, found.ends) == (151643, (151645,))
     found = write(tmp_path / "named", DREAM, tokenizer=tokenizer((151660, "<|mask|>"), (151645, "<|im_end|>")))
     assert (found.config.mask_token_id, found.origins["mask"]) == (151660, "the tokenizer")
-    assert found.config.end_token_ids == (151645,)
+    assert found.ends == (151645,)
     own = {**DREAM, "mask_token_id": 151666, "eos_token_id": [151643, 7], "pad_token_id": 151643}
     files = {
         "tokenizer": tokenizer((151660, "<|mask|>"), (151667, "<|dlm_pad|>"), (9, "<end>")),
@@ -59,7 +59,7 @@ def test_the_config_comes_first_and_the_family_last(tmp_path: Path) -> None:
     found = write(tmp_path / "all", own, **files)
     assert (found.config.mask_token_id, found.origins["mask"]) == (151666, "config.json")
     assert found.config.eos_token_id == 151643
-    assert found.config.end_ids == {151643, 7, 5, 9}  # the turn's usual id is not one of this tokenizer's
+    assert found.ends == (5, 7, 9)  # the turn's usual id is not one of this tokenizer's
     assert sorted(note.split()[0] for note in found.notes) == ["eos", "mask", "pad"]
 
 
@@ -86,8 +86,9 @@ def test_uniform_noise_has_no_mask_whatever_the_tokenizer_says(tmp_path: Path) -
 def test_ids_of_side_files_outside_the_vocabulary_are_left_out(tmp_path: Path) -> None:
     small = {**DREAM, "vocab_size": 50}
     files = {"tokenizer": tokenizer((60, "<mask>"), (61, "<pad>")), "tokenizer_config": {"pad_token": "<pad>"}}
-    config = write(tmp_path, small, generation_config={"eos_token_id": [70, 3]}, **files).config
-    assert (config.mask_token_id, config.pad_token_id, config.end_ids) == (None, None, {3})
+    found = write(tmp_path, small, generation_config={"eos_token_id": [3, 70]}, **files)
+    assert (found.config.mask_token_id, found.config.pad_token_id) == (None, None)
+    assert (found.config.eos_token_id, found.ends) == (3, ())
 
 
 def test_wrong_vocabularies_and_masks_are_refused(tmp_path: Path) -> None:
@@ -135,5 +136,5 @@ def test_an_empty_tokenizer_changes_nothing() -> None:
     tokens = resolve({}, {"vocab_size": 10, "eos_token_id": 3}, TokenFiles(), (4, 5, 6), "x")
     assert (tokens.mask, tokens.eos, tokens.ends, tokens.notes) == (4, 3, (6,), ())
     assert tokens.origins == {
-        "mask": "the family's usual id", "eos": "the sizes in config.json", "bos": "nowhere", "pad": "nowhere",
+        "mask": "the family's usual id", "eos": "config.json", "bos": "nowhere", "pad": "nowhere",
     }  # fmt: skip

@@ -91,7 +91,7 @@ def fit(model: Transformer, weights: Tensors, family: Family | None, raw: dict[s
     """How a checkpoint's tensors compare with those of a network."""
     shapes, allowed = weights.shapes(), set()
     if family is not None:
-        allowed = {name for name in shapes if name.endswith(family.ignored)} if family.ignored else set()
+        allowed = {name for name in shapes if name.endswith(family.ignored)}
         allowed |= {*family.constants(model.config, raw), *unread(weights, family)}
     return compare(shapes, expected_shapes(model, family), allowed)
 
@@ -100,7 +100,7 @@ def needed_bytes(model: Transformer, weights: Tensors, names: Collection[str], d
     """Bytes of a network in memory: parameters in a dtype (None: the file's) and tables of rotation."""
     shapes = weights.shapes()
     stored = weights.stored if isinstance(weights, TensorFiles) else {}
-    total = 2 * model.config.max_length * (model.config.rotary_size // 2) * 4
+    total = 0 if model.config.attention else 2 * model.config.max_length * (model.config.rotary_size // 2) * 4
     for name in names:
         own = DTYPES[stored[name].kind] if name in stored else torch.float32
         total += math.prod(shapes[name]) * (own if dtype is None else dtype).itemsize
@@ -137,7 +137,7 @@ def weights_to_save(model: Transformer, family: Family | None, raw: dict[str, An
 
 
 def _transposed(name: str, family: Family | None) -> bool:
-    return family is not None and bool(family.transposed) and name.endswith(family.transposed)
+    return family is not None and name.endswith(family.transposed)
 
 
 def load(

@@ -80,7 +80,6 @@ class ModelConfig:
     eos_token_id: int | None = None
     bos_token_id: int | None = None
     pad_token_id: int | None = None
-    end_token_ids: tuple[int, ...] = ()  # others that end an answer, such as the end of a turn
 
     def __post_init__(self) -> None:
         if self.num_heads > 0:
@@ -127,11 +126,10 @@ class ModelConfig:
         if self.layout in ("block_causal", "canvas") and self.block_length < 1:
             raise UnmaskError(f"model config: a {self.layout} model needs block_length >= 1")
         self._check_attention()
-        for name in ("mask_token_id", "eos_token_id", "bos_token_id", "pad_token_id", "end_token_ids"):
+        for name in ("mask_token_id", "eos_token_id", "bos_token_id", "pad_token_id"):
             value = getattr(self, name)
-            for token in value if isinstance(value, tuple) else () if value is None else (value,):
-                if not 0 <= token < self.vocab_size:
-                    raise UnmaskError(f"model config: {name} {token} is outside the vocabulary of {self.vocab_size}")
+            if value is not None and not 0 <= value < self.vocab_size:
+                raise UnmaskError(f"model config: {name} {value} is outside the vocabulary of {self.vocab_size}")
 
     def _check_yarn(self) -> None:
         values = self.rope_yarn
@@ -183,11 +181,6 @@ class ModelConfig:
     def rotary_size(self) -> int:
         """How many features of each head are rotated."""
         return int(self.head_dim * self.rope_fraction)
-
-    @property
-    def end_ids(self) -> frozenset[int]:
-        """All tokens that end an answer."""
-        return frozenset(self.end_token_ids) | (frozenset() if self.eos_token_id is None else {self.eos_token_id})
 
     @property
     def adapted(self) -> bool:

@@ -62,7 +62,7 @@ class Family:
                 "as a token of tokenizer.json"
             )
         fields |= {"mask_token_id": tokens.mask, "eos_token_id": tokens.eos, "bos_token_id": tokens.bos}
-        fields |= {"pad_token_id": tokens.pad, "end_token_ids": tokens.ends}
+        fields["pad_token_id"] = tokens.pad
         config: ModelConfig = build(ModelConfig, fields, source)
         return config, tokens
 

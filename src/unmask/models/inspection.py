@@ -50,7 +50,7 @@ def inspect(name: str) -> Inspection:
         "parameters": count.total,
         "parameters_per_token": count.per_token,
         "tokens": _tokens(found, loaded),
-        "end_token_ids": sorted(config.end_ids),
+        "ends": sorted({*loaded.defaults.eos_token_ids, *({config.eos_token_id} - {None})}),
         "tokenizer": loaded.tokenizer is not None,
         "tokenizer_size": None if loaded.tokenizer is None else loaded.tokenizer.get_vocab_size(),
         "chat_template": loaded.chat_template is not None,
@@ -88,7 +88,9 @@ def _kind(config: ModelConfig) -> str:
     """The class of a model in our own layout."""
     if config.layout in ("causal", "drafts"):
         return "AR"
-    return "B" if config.layout == "block_causal" else "C" if config.corruption == "uniform" else "A"
+    if config.layout == "canvas" or config.corruption == "uniform":
+        return "C"
+    return "B" if config.layout == "block_causal" else "A"
 
 
 def _tokens(found: recognition.Recognised, loaded: Loaded) -> dict[str, Any]:
@@ -134,7 +136,7 @@ def lines(record: dict[str, Any]) -> list[tuple[str, str]]:
             "none" if token["id"] is None else f"{token['id']} {token['text'] or ''}".strip() + f", by {token['from']}"
         )
         out.append((role, said))
-    out.append(("ends", ", ".join(str(i) for i in record["end_token_ids"]) or "none"))
+    out.append(("ends", ", ".join(str(i) for i in record["ends"]) or "none"))
     size = f", {record['tokenizer_size']} tokens" if record["tokenizer"] else ""
     template = "yes" if record["chat_template"] else "no"
     out.append(("tokenizer", f"{'yes' if record['tokenizer'] else 'no'}{size}; chat template: {template}"))
@@ -155,7 +157,7 @@ def lines(record: dict[str, Any]) -> list[tuple[str, str]]:
 def _options(config: ModelConfig) -> str:
     """What differs from a plain network, sizes and ids aside."""
     plain = {f.name: f.default for f in fields(ModelConfig)}
-    skipped = {"num_kv_heads", "head_dim", "max_length", "layout", "block_length", "end_token_ids"}
+    skipped = {"num_kv_heads", "head_dim", "max_length", "layout", "block_length", "attention"}
     skipped |= {"num_experts", "expert_size", "experts_per_token"}
     told = []
     for name, value in asdict(config).items():

@@ -75,7 +75,7 @@ def describe(name: str, device: str = "cpu", dtype: str = "float32") -> Loaded:
     file = path / GENERATION
     values: dict[str, Any] = folder.read_json(file) if file.is_file() else {}
     if family is not None:  # other layouts' file speaks of other things
-        values = {**family.defaults, **family.generation(raw, values)}
+        values = {"eos_token_ids": list(found.ends), **family.defaults, **family.generation(raw, values)}
     defaults = cast(DecodingDefaults, build(DecodingDefaults, values, str(file)))
     label = path.stem if path.is_file() else path.name
     about = (path, label, config, raw, family, folder.load_tokenizer(source), folder.load_template(source))

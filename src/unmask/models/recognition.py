@@ -28,6 +28,7 @@ class Recognised:
     config: ModelConfig
     origins: dict[str, str]  # of mask, eos, bos and pad
     notes: tuple[str, ...]  # what the files disagree about, and what was left alone
+    ends: tuple[int, ...] = ()  # tokens that end an answer besides eos, such as the end of a turn
 
 
 def recognise(source: Path) -> Recognised:
@@ -64,7 +65,7 @@ def _recognise(source: Path, where: str) -> Recognised:
     if isinstance(code, dict) and code:
         names = ", ".join(sorted({str(v).split(".")[0] for v in code.values()}))
         notes.append(f"code of the checkpoint's own is not run: auto_map names {names!r:.200}")
-    return Recognised(where, raw, family, config, origins, tuple(notes))
+    return Recognised(where, raw, family, config, origins, tuple(notes), tokens.ends)
 
 
 def say(found: Recognised) -> None:

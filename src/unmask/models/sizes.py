@@ -16,6 +16,8 @@ class Count(NamedTuple):
 
 def parameters(config: ModelConfig) -> Count:
     """Parameters of a network of this config, adapters aside."""
+    if config.attention:
+        return _gemma(config)
     c, size = config, config.hidden_size
     heads, groups = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     norm = size * (2 if c.norm_bias and c.norm == "layer" else 1)
@@ -43,6 +45,17 @@ def parameters(config: ModelConfig) -> Count:
         else:
             total, per_token = total + layer + mlp(c.intermediate_size), per_token + layer + mlp(c.intermediate_size)
     return Count(total, per_token)
+
+
+def _gemma(c: ModelConfig) -> Count:
+    """Of a network whose layers differ, each with an MLP and experts (DiffusionGemma)."""
+    size, mlp, expert = c.hidden_size, 3 * c.hidden_size * c.intermediate_size, 3 * c.hidden_size * c.expert_size
+    total = c.vocab_size * size * (1 if c.tie_embeddings else 2) + 2 * size + mlp  # norm and self-conditioning too
+    for layer in c.attention:
+        heads = 2 * c.num_heads + layer.num_kv_heads * (1 if layer.keys_are_values else 2)
+        total += size * heads * layer.head_dim + 2 * layer.head_dim
+        total += mlp + c.num_experts * (size + 1) + size + 7 * size + 2
+    return Count(total + c.num_layers * c.num_experts * expert, total + c.num_layers * c.experts_per_token * expert)
 
 
 def _llama(architecture: str, layers: int, size: int, inner: int, heads: int, groups: int, **more: Any) -> Any:

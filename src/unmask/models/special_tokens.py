@@ -62,7 +62,8 @@ def resolve(
     uniform = fields.get("corruption") == "uniform"  # it writes over random tokens; none means "not written yet"
     for role, standard in (("mask", usual[0]), ("eos", usual[1]), ("bos", None), ("pad", None)):
         own, generation = fields.get(f"{role}_token_id"), files.ends[0] if role == "eos" and files.ends else None
-        options = [(own, "config.json" if raw.get(f"{role}_token_id") is not None else "the sizes in config.json")]
+        follows = role == "mask" and raw.get("mask_token_id") is None
+        options = [(own, "the sizes in config.json" if follows else "config.json")]
         if role != "mask" or not uniform:
             others = (
                 (generation, "generation_config.json"),

@@ -18,6 +18,8 @@ ROPE = {
     FULL: {"rope_type": "proportional", "rope_theta": 1000000.0, "partial_rotary_factor": 0.25},
 }
 
+LAYERWISE = {"sliding_window": None, "layer_types": None}  # read layer by layer, not for all
+
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
     text = raw.get("text_config")
@@ -32,7 +34,9 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
     if text.get("hidden_activation", "gelu_pytorch_tanh") != "gelu_pytorch_tanh":
         raise UnmaskError(f"model config: hidden_activation {text['hidden_activation']!r:.40} is not supported")
     return {
-        **llama.read({"head_dim": 256, "num_key_value_heads": 4, "max_position_embeddings": 131072, **text}),
+        **llama.read(
+            {"head_dim": 256, "num_key_value_heads": 4, "max_position_embeddings": 131072, **text, **LAYERWISE}
+        ),
         "rope_theta": 10000.0,  # each layer has its own
         "attention": _attention(text),
         "activation": "geglu_tanh",
@@ -45,6 +49,7 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
         "bos_token_id": text.get("bos_token_id", 2),
         "pad_token_id": text.get("pad_token_id", 0),
         "shift": True,  # of text; a canvas's columns score their own positions
+        "corruption": "uniform",
         "layout": "canvas",
         "block_length": raw.get("canvas_length", 256),
     }
@@ -156,6 +161,7 @@ FAMILY = Family(
     architectures=("DiffusionGemmaForBlockDiffusion",),
     read=read,
     names=names,
+    kind="C",
     defaults={"rule": "entropy_bound", "max_denoising_steps": 48},
     generation=generation,
     unread=("model.encoder.vision_tower.", "model.encoder.embed_vision."),

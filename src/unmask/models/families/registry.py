@@ -7,9 +7,9 @@ from typing import Any
 from unmask.errors import UnmaskError
 from unmask.models.families import (
     a2d,
-    diffusion_gemma,
     diffugpt,
     diffullama,
+    diffusion_gemma,
     dit,
     dream,
     fast_dllm_v2,
