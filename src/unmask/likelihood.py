@@ -202,8 +202,10 @@ def score_texts(
 
     An adapted model's text is its base's, so it is scored as one; text before a canvas is read causally, and so
     is scored here. Raises UnmaskError for a method that does
-    not fit the model, samples below 1 or a model without a start of text.
+    not fit the model, samples below 1, a model without a start of text, or one that gives log scores.
     """
+    if model.config.output != "logits":
+        raise UnmaskError("the model gives log scores at a noise level, from which no likelihood is computed here")
     layout, first = model.config.layout, model.config.bos_token_id
     layout = "causal" if layout in GROUPED else layout
     fits = {"causal": ("exact",), "block_causal": ("blockwise",), "bidirectional": ("nelbo", "exact")}[layout]

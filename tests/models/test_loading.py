@@ -207,6 +207,16 @@ def test_public_sizes_are_recognised_and_as_large_as_published(name: str) -> Non
     assert total / 1e9 == pytest.approx(PUBLISHED.get(name, total / 1e9), rel=0.005)
 
 
+def test_the_table_of_sizes_is_what_the_configs_say() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "families.md").read_text()
+    for name, raw in PUBLIC.items():
+        family = registry.recognise(raw, name)
+        assert family is not None
+        total, token = parameters(family.config(raw, name))
+        sizes = f"{total / 1e9:.2f} | {token / 1e9:.2f} | {2 * total / 1e9:.1f} | {4 * total / 1e9:.1f}"
+        assert f"| {name} | {sizes} | {2 * total / 25e9 * 1e3:.0f} | {2 * total / 3e12 * 1e3:.2f} |" in text
+
+
 # --- inspect ------------------------------------------------------------------------------------------------
 
 
