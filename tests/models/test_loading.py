@@ -236,12 +236,14 @@ def test_every_fixture_inspects_as_sound(family: str) -> None:
 
 def test_inspect_reports_what_does_not_fit(tmp_path: Path) -> None:
     folder = copy("llada", tmp_path / "model")
+    (folder / "vocab.json").write_text("{}")
     edit(folder, n_layers=3, auto_map={"AutoModel": "modeling_llada.LLaDAModelLM"})
     result = inspect(str(folder))
     assert not result.record["fits"]
     assert len(result.record["weights"]["missing"]) == 9
     assert "9: 'model.transformer.blocks.2" in dict(lines(result.record))["missing"]
-    assert "modeling_llada" in dict(lines(result.record))["note"]
+    assert "modeling_llada" in result.record["notes"][0]
+    assert "not vocab.json" in dict(lines(result.record))["note"]
     assert result.problem == refused(folder)
 
 

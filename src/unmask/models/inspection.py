@@ -56,7 +56,7 @@ def inspect(name: str) -> Inspection:
         "chat_template": loaded.chat_template is not None,
         "decoding": asdict(loaded.defaults),
         "memory_available": memory.available(),
-        "notes": list(found.notes) + _vocabulary_note(loaded),
+        "notes": list(found.notes) + _tokenizer_notes(loaded),
         "limits": "" if family is None else family.limits,
     }
     try:
@@ -102,8 +102,11 @@ def _tokens(found: recognition.Recognised, loaded: Loaded) -> dict[str, Any]:
     return out
 
 
-def _vocabulary_note(loaded: Loaded) -> list[str]:
-    size = 0 if loaded.tokenizer is None else loaded.tokenizer.get_vocab_size()
+def _tokenizer_notes(loaded: Loaded) -> list[str]:
+    other = [name for name in ("vocab.json", "merges.txt", "tokenizer.model") if (loaded.path / name).is_file()]
+    if loaded.tokenizer is None:
+        return [f"only tokenizer.json is read as a tokenizer, not {' and '.join(other)}"] if other else []
+    size = loaded.tokenizer.get_vocab_size()
     if size > loaded.config.vocab_size:
         return [f"the tokenizer has {size} tokens with those added, the network {loaded.config.vocab_size}"]
     return []
