@@ -71,6 +71,19 @@ def test_values_are_converted_piece_by_piece(
         assert torch.equal(tensor, expected)
 
 
+@pytest.mark.parametrize("chunk", [8, 64, 2**20])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_tensors_are_transposed_as_they_are_read(
+    chunk: int, dtype: torch.dtype | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensor_files, "CHUNK", chunk)
+    tensors = {f"{r}x{c}.w": torch.randn(r, c) for r, c in ((1, 1), (3, 40), (40, 3), (16, 16), (0, 4))}
+    save_file(tensors, tmp_path / "model.safetensors")
+    for name, tensor in TensorFiles(tmp_path).tensors(dtype, (".w",)):
+        assert tensor.is_contiguous()
+        assert torch.equal(tensor, tensors[name].T.to(dtype or torch.float32))
+
+
 def test_a_file_cut_after_its_header_was_read_is_refused(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1000)}, tmp_path / "model.safetensors")
     files = TensorFiles(tmp_path)

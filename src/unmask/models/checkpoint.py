@@ -112,12 +112,12 @@ def load_weights(
 ) -> None:
     """Puts a checkpoint's tensors into a network built on the meta device, one at a time, each onto its device."""
     table = weight_table(model, family)
-    for name, tensor in weights.tensors(dtype):
+    for name, tensor in weights.tensors(dtype, family.transposed if family is not None else ()):
         if name not in table:
             continue
         if not tensor.is_floating_point():
             raise UnmaskError(f"{weights.source}: tensor {name!r} has dtype {tensor.dtype}, expected floating point")
-        tensor = (tensor.T.contiguous() if _transposed(name, family) else tensor).to(device)
+        tensor = tensor.to(device)
         sizes = [model.get_parameter(ours).shape[0] for ours in table[name]]
         for ours, piece in zip(table[name], torch.split(tensor, sizes) if len(sizes) > 1 else [tensor], strict=True):
             module, _, leaf = ours.rpartition(".")

@@ -147,13 +147,16 @@ class GGUF:
         except OSError as error:
             raise UnmaskError(f"{self.source} cannot be read ({error.strerror or error})") from None
 
-    def tensors(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
-        """As `arrays`, as tensors of a dtype (None: float32)."""
+    def tensors(
+        self, dtype: torch.dtype | None = None, transposed: tuple[str, ...] = ()
+    ) -> Iterator[tuple[str, Tensor]]:
+        """As `arrays`, as tensors of a dtype (None: float32); those that end so transposed."""
         import torch
 
         for name, values in self.arrays():
             tensor = torch.from_numpy(values if values.flags.writeable else values.copy())
-            yield name, tensor if dtype is None else tensor.to(dtype)
+            tensor = tensor if dtype is None else tensor.to(dtype)
+            yield name, tensor.T.contiguous() if name.endswith(transposed) else tensor
 
     def special_tokens(self) -> dict[int, str]:
         """Id to name of the control tokens."""

@@ -92,4 +92,4 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _damaged(path: Path, what: str) -> UnmaskError:
-    return UnmaskError(f"{path} is not a sound safetensors file: it {what}; copy or download it again")
+    return UnmaskError(f"{path} is not a readable safetensors file: it {what}; copy or download it again")

@@ -42,25 +42,32 @@ class Tensors(Protocol):
 
     def bytes_by_dtype(self) -> dict[str, int]: ...
 
-    def tensors(self, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]: ...
+    def tensors(self, dtype: torch.dtype | None, transposed: tuple[str, ...] = ()) -> Iterator[tuple[str, Tensor]]: ...
 
 
-def read(file: FileIO, stored: Stored, dtype: torch.dtype | None = None) -> Tensor:
-    """One tensor of an open file, in its own memory; floating-point values in `dtype` (None: the file's)."""
+def read(file: FileIO, stored: Stored, dtype: torch.dtype | None, buffer: Tensor, transposed: bool = False) -> Tensor:
+    """One tensor of an open file, in its own memory; floating-point values in `dtype` (None: the file's).
+
+    buffer: bytes [CHUNK] that values pass which are converted or transposed. It is the caller's, for all tensors:
+    one of its own beside every tensor would leave holes in the heap as large as the weights.
+    """
     own = DTYPES[stored.kind]
+    target = own if dtype is None or not own.is_floating_point else dtype
     file.seek(stored.start)
-    if dtype is None or dtype == own or not own.is_floating_point:
+    if target == own and not transposed:
         flat = torch.empty(stored.size, dtype=torch.uint8)
         _fill(file, flat, stored)
         return flat.view(own).view(stored.shape)
-    out = torch.empty(stored.shape, dtype=dtype)
-    flat, buffer = out.view(-1), torch.empty(min(CHUNK, stored.size), dtype=torch.uint8)
-    done, width = 0, own.itemsize
-    while done < len(flat):
-        part = buffer[: (len(flat) - done) * width]
-        _fill(file, part, stored)
-        flat[done : done + len(part) // width].copy_(part.view(own))
-        done += len(part) // width
+    out = torch.empty(stored.shape[::-1] if transposed else stored.shape, dtype=target)
+    rows = out.T if transposed else out.view(-1, 1)
+    size = rows.shape[1] * own.itemsize
+    buffer = buffer if size <= len(buffer) else torch.empty(size, dtype=torch.uint8)
+    step = len(buffer) // max(size, 1)
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        data = buffer[: len(part) * size]
+        _fill(file, data, stored)
+        part.copy_(data.view(own).view(part.shape))
     return out
 
 
@@ -82,7 +89,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
     header = read_header(path)
     try:
         with path.open("rb", buffering=0) as file:
-            return {name: read(file, stored) for name, stored in header.items()}
+            return {name: read(file, stored, None, torch.empty(0)) for name, stored in header.items()}
     except OSError as error:
         raise UnmaskError(f"{path} cannot be read ({error.strerror or error})") from None
 
@@ -161,8 +168,13 @@ class TensorFiles:
             out[stored.kind] = out.get(stored.kind, 0) + stored.size
         return out
 
-    def tensors(self, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor in the order of the files; only one is held here at a time."""
+    def tensors(self, dtype: torch.dtype | None, transposed: tuple[str, ...] = ()) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor in the order of the files; only one is held here at a time.
+
+        dtype: of floating-point values, None: the file's. transposed: ends of names of tensors that are stored
+        [in, out] and given [out, in].
+        """
+        buffer = torch.empty(CHUNK, dtype=torch.uint8)
         path, file = None, None
         try:
             for name, stored in self.stored.items():
@@ -171,7 +183,7 @@ class TensorFiles:
                         file.close()
                     path, file = stored.path, stored.path.open("rb", buffering=0)
                 assert file is not None
-                yield name, read(file, stored, dtype)
+                yield name, read(file, stored, dtype, buffer, name.endswith(transposed))
         except OSError as error:
             raise UnmaskError(f"{path} cannot be read ({error.strerror or error}); download it again") from None
         finally:
