@@ -108,6 +108,13 @@ def _subs_difference(lm: DiffusionLM, ids: Tensor, log_p: Tensor) -> float:
     return difference(logits.log_softmax(-1)[rows][:, others], log_p[rows][:, others])
 
 
+def scored(lm: DiffusionLM, recorded: Recorded) -> Iterator[Check]:
+    """Networks that give log scores at a noise level (SEDD)."""
+    if "log_score" in recorded and "sigma" in recorded:
+        ids, sigma, theirs = recorded["input_ids"], recorded["sigma"], recorded["log_score"]
+        yield Check("forward", "log_score", lambda: difference(lm.model(ids, time_B=sigma), theirs))
+
+
 def padded(lm: DiffusionLM, recorded: Recorded) -> Iterator[Check]:
     """Batches of texts of different length; logits of padding mean nothing and are not compared."""
     for name in [] if "canvas_ids" in recorded else recorded.groups("(left|right)_pad", "logits"):
@@ -128,4 +135,4 @@ def annealed(lm: DiffusionLM, recorded: Recorded) -> Iterator[Check]:
         yield from agree(lm, "forward", name, recorded, partial(lm.logits, ids, layout="causal"))
 
 
-GROUPS = (plain, conditioned, padded, annealed, *forward_blocks.GROUPS, *forward_canvas.GROUPS)
+GROUPS = (plain, conditioned, scored, padded, annealed, *forward_blocks.GROUPS, *forward_canvas.GROUPS)
