@@ -32,7 +32,7 @@ class Alternatives:
         said = str(root.get("$schema", DRAFTS[-1])) if isinstance(root, dict) else DRAFTS[-1]
         self.draft = next((draft for draft in DRAFTS if draft in said), None)
         if self.draft is None:
-            raise UnmaskError(f"JSON schema: '$schema' is '{said[:60]}'; use one of {', '.join(DRAFTS)}")
+            raise UnmaskError(f"JSON schema: '$schema' is {said[:60]!r}; use one of {', '.join(DRAFTS)}")
 
     def of(self, schema: Any, path: Path) -> list[tuple[Part, Path]]:
         """A schema as parts of which at least one has to hold, without references and combinations."""
@@ -114,7 +114,7 @@ class Alternatives:
 
     def _resolve(self, reference: str) -> Any:
         if reference.split("/")[0] != "#":
-            raise UnmaskError(f"JSON schema: '$ref' to '{reference}' is not supported; use one like '#/$defs/name'")
+            raise UnmaskError(f"JSON schema: '$ref' to {reference!r} is not supported; use one like '#/$defs/name'")
         found = self.root
         for step in unquote(reference).split("/")[1:]:
             step = step.replace("~1", "/").replace("~0", "~")
@@ -123,5 +123,5 @@ class Alternatives:
             elif isinstance(found, dict) and step in found:
                 found = found[step]
             else:
-                raise UnmaskError(f"JSON schema: '$ref' to '{reference}' leads nowhere")
+                raise UnmaskError(f"JSON schema: '$ref' to {reference!r} leads nowhere")
         return found
