@@ -33,6 +33,12 @@ class Columns:
     beyond: tuple[int, int] = (0, 0)
     signal: Any = None
 
+    @staticmethod
+    def text(ids: Array, low: int, high: int) -> Columns:
+        """Text of a canvas [L] from position `low` to `high` - 1, to be read and not scored."""
+        none = np.zeros(0, np.int64)
+        return Columns(ids[low:high], np.arange(low, high), np.full(high - low, TEXT), none, none)
+
 
 @dataclass(frozen=True)
 class Feed:

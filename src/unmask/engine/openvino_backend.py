@@ -156,7 +156,7 @@ class OpenVINOBackend:
             "position": position,
             "mask": np.where(allowed, np.float32(0), np.float32(-1e9)),
             "cache": self.cache,
-            "rows": flat[~of_draft],
+            "rows": flat[~of_draft] if not of_draft.all() else np.zeros(1, np.int32),  # an empty product is refused
         }
         if drafted:
             inputs["gate"] = (anchor != TEXT).astype(np.float32)[..., None]
@@ -164,7 +164,7 @@ class OpenVINOBackend:
         for name, values in inputs.items():
             request.set_tensor(name, ov.Tensor(np.ascontiguousarray(values), shared_memory=True))
         request.infer()
-        text = request.get_output_tensor(0).data
+        text = request.get_output_tensor(0).data[: int((~of_draft).sum())]
         text[:, self.config.mask_token_id] = -np.inf
         self._remember(feed, request.get_output_tensor(1).data)
         drafts = request.get_output_tensor(2).data if drafted else text[:0]
