@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from unmask.canvas import Array, Frame
 from unmask.decoding.loop import Decoder
 from unmask.decoding.renoise import RenoiseOptions
+from unmask.decoding.request import Request
 from unmask.decoding.rules import RuleName
+from unmask.decoding.stops import cut
 from unmask.errors import UnmaskError
+from unmask.layout import Layout
 from unmask.models.config import build
 
 if TYPE_CHECKING:
@@ -76,6 +79,17 @@ def renoising(chosen: DecodingDefaults, temperature: float | None) -> RenoiseOpt
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """Requests that were checked, and what a decoder must know to take them."""
+
+    requests: list[Request]
+    layout: Layout
+    eos_ids: frozenset[int] = frozenset()
+    use_cache: bool = True
+    stops: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Output:
     """What a request gave."""
 
@@ -112,6 +126,13 @@ class Filled(Output):
     """A filled template: `text` is all of it, `gaps` what was written into each gap."""
 
     gaps: tuple[str, ...] = ()
+
+
+def up_to_end(written: list[int], eos_ids: frozenset[int], mask_id: int) -> list[int]:
+    """What counts of written tokens: nothing from an end of text on; masks are left only behind one, or where a
+    stop string cut in."""
+    ends = (i for i, token in enumerate(written) if token in eos_ids or token == mask_id)
+    return written[: next(ends, len(written))]
 
 
 class Run:
@@ -155,9 +176,7 @@ class Run:
     def _output(self, row: int) -> Output:
         request, canvas = self.decoder.requests[row], self.decoder.rows[row].canvas.ids[0]
         ids = self._written(row)  # noise is left only where an end of text or a stop string cut in
-        text = "" if self.tokenizer is None else self.tokenizer.decode(ids)
-        for stop in self.stops:
-            text = text.split(stop, 1)[0]
+        text = "" if self.tokenizer is None else cut(self.tokenizer.decode(ids), self.stops)
         first, steps = self.first.ids[row, : len(canvas)], self.decoder.steps[row]
         accepted = tuple(self.decoder.accepted[row])
         return Output(text, ids, canvas.copy(), first.copy(), steps, self.seen[row], request.seed, accepted)

@@ -70,7 +70,7 @@ def test_drafts(drafting: Drafting, mode: str, temperature: float) -> None:
 
 
 def test_logprobs_are_those_of_the_written_tokens(drafting: Drafting, tiny: Any) -> None:
-    """In every mode the first is the written token's; at temperature 0 it is the best one, its confidence the frame's."""
+    """In every mode the first is the written token's; at temperature 0 it is the best one."""
     _, network = drafting(1)
     cases: list[tuple[Transformer, Layout, str, int]] = [(network, Layout("drafts"), m, 8) for m in ("ar", "verify")]
     cases.append((tiny(2), Layout("bidirectional"), "diffusion", 12))

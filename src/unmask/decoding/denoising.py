@@ -14,7 +14,6 @@ from unmask.decoding.rules import RULES, remask
 from unmask.decoding.sampling import Scores
 from unmask.layout import Layout
 
-
 # rules whose commits no later step of the same rule takes back
 WRITE_ONCE = frozenset({"quota", "threshold", "factor", "entropy_bound", "margin", "random", "sequential"})
 
@@ -77,7 +76,9 @@ class Denoising:
                 beyond = (high, length)
         else:  # nothing after the window is seen, and a last token that scores nothing is not fed
             low = min(self.row.cached, max(0, start - self.shift)) if self.cache == "exact" else 0
-            self.prefill_end = self.row.prefill_end(low, start, self.layout.block_length) if self.cache == "exact" else None
+            self.prefill_end = (
+                self.row.prefill_end(low, start, self.layout.block_length) if self.cache == "exact" else None
+            )
             if self.prefill_end is not None:
                 return Columns.text(self.row.canvas.ids[0], low, self.prefill_end)
             ends_early = self.shift and self.layout.kind in ("causal", "drafts")

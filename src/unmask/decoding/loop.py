@@ -163,7 +163,9 @@ class Decoder:
         first = {int(p): i for i, p in reversed(list(enumerate(read.target)))}  # of verify's rows the base's come first
         for frame in made:
             written = [(p, t) for p, t in zip(frame.positions, frame.tokens, strict=True) if p in first]
-            tables = read.probabilities(np.array([first[p] for p, _ in written], np.int64)) if written else []
+            if not written:
+                continue
+            tables = read.probabilities(np.array([first[p] for p, _ in written]))
             for (position, token), p in zip(written, tables, strict=True):
                 best = np.argpartition(-p, min(count, len(p) - 1))[:count]
                 best = best[np.argsort(-p[best], kind="stable")]
