@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from unmask.canvas import Array, Frame
 from unmask.decoding.loop import Decoder
 from unmask.decoding.renoise import RenoiseOptions
-from unmask.decoding.request import Request
 from unmask.decoding.rules import RuleName
 from unmask.decoding.stops import cut
 from unmask.errors import UnmaskError
-from unmask.layout import Layout
 from unmask.models.config import build
 
 if TYPE_CHECKING:
@@ -76,17 +74,6 @@ def renoising(chosen: DecodingDefaults, temperature: float | None) -> RenoiseOpt
     t_min, t_max = (chosen.temperature, chosen.temperature) if warm else (chosen.t_min, chosen.t_max)
     stop = (chosen.entropy_bound, chosen.confidence_threshold, chosen.stability_threshold)
     return RenoiseOptions(chosen.max_denoising_steps or RenoiseOptions.max_steps, t_min, t_max, *stop, temperature == 0)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Requests that were checked, and what a decoder must know to take them."""
-
-    requests: list[Request]
-    layout: Layout
-    eos_ids: frozenset[int] = frozenset()
-    use_cache: bool = True
-    stops: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

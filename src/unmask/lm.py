@@ -16,12 +16,12 @@ from unmask.decoding.feed import Backend
 from unmask.decoding.infill import Template, mean_log_confidence, parse_template, settle_lengths
 from unmask.decoding.loop import Decoder
 from unmask.decoding.renoise import noise
-from unmask.decoding.request import Mode, Request
+from unmask.decoding.request import Mode, Prepared, Request
 from unmask.decoding.rules import RuleOptions
 from unmask.decoding.stops import Stops
 from unmask.errors import UnmaskError
 from unmask.files import write_text
-from unmask.generation import DecodingDefaults, Filled, Prepared, Run, renoising
+from unmask.generation import DecodingDefaults, Filled, Run, renoising
 from unmask.layout import GROUPED, PADDING, Coordinates, Layout, LayoutKind
 from unmask.models import loading
 from unmask.models.config import ModelConfig

@@ -13,6 +13,7 @@ from unmask.decoding.feed import Columns, Logits, Sampling
 from unmask.decoding.renoise import RenoiseOptions
 from unmask.decoding.rules import RuleOptions
 from unmask.decoding.sampling import Scores
+from unmask.layout import Layout
 
 Alternatives = tuple[tuple[int, float], ...]  # tokens and log-probabilities: the written one, then the likeliest
 Mode = Literal["ar", "diffusion", "verify"]
@@ -45,6 +46,17 @@ class Request:
     prefill_chunk: int = 0  # with an exact cache: most text tokens read before a window by one forward; 0: all
     ends: bool = True  # an end of text finishes it; not so where given text follows
     logprobs: int | None = None  # how many alternatives to remember of every written token; None: not even its own
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Requests that were checked, and what a decoder must know to take them."""
+
+    requests: list[Request]
+    layout: Layout
+    eos_ids: frozenset[int] = frozenset()
+    use_cache: bool = True
+    stops: list[str] = field(default_factory=list)  # the texts behind the requests' `stop`
 
 
 @dataclass
