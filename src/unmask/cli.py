@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from unmask import cli_serve
 from unmask.cli_bench import bench
 from unmask.cli_conformance import conformance
 from unmask.cli_options import (
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.command()(conformance)
+cli_serve.install(app, bench)
 
 
 @app.command()

@@ -300,7 +300,7 @@ class DiffusionLM:
     def prepare_fill(self, template: Template, **options: Any) -> Callable[[list[list[int]]], Prepared]:
         """Checks a template and options as for `fill`; gives what makes requests of lists of gap lengths."""
         mask_id = self._mask_id()
-        self._check_fits(len(template.canvas(template.longest, mask_id)[0]), "the template with its longest gaps")
+        self._check_fits(template.length(template.longest), "the template with its longest gaps")
         seed = options.pop("seed", None)
         base = self._options(secrets.randbits(31) if seed is None else seed, **options)
         base = replace(base, block_length=None, ends=False)

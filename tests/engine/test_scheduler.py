@@ -176,7 +176,7 @@ def test_slots_and_the_line_are_bounded(engine: Engine, models: dict[str, Backed
     running = [start(engine, "drafts", prepared("drafts", 2, 12, mode="ar")) for _ in range(10)]
     with pytest.raises(Refused, match="full") as refused:
         start(engine, "drafts", prepared("drafts", 2, 2))
-    assert refused.value.retry
+    assert refused.value.reason == "full"
     wait_until(lambda: engine.running == 4)
     assert engine.waiting == 6
     engine.cancel([job for job, _ in running[2:]])
@@ -215,7 +215,7 @@ def test_memory_is_bounded_and_given_back(models: dict[str, Backed]) -> None:
     small = Engine(models, Limits(cache_bytes=one - 1))
     with pytest.raises(Refused, match="memory") as refused:
         start(small, "drafts", asked)
-    assert not refused.value.retry
+    assert refused.value.reason == "too_large"
     small.close()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ class Template:
     """Given texts as token ids and, between them, gaps of `shortest` to `longest` tokens."""
 
     segments: list[list[int]]  # one more than there are gaps
-    choices: list[list[int]]  # of each gap: the lengths it may have, ascending
+    choices: list[Sequence[int]]  # of each gap: the lengths it may have, ascending
 
     def canvas(self, lengths: list[int], mask_id: int) -> tuple[list[int], list[bool]]:
         """Ids with masks in the gaps, and which of them are given."""
@@ -32,6 +32,10 @@ class Template:
             ids += [mask_id] * length + segment
             given += [False] * length + [True] * len(segment)
         return ids, given
+
+    def length(self, lengths: list[int]) -> int:
+        """Tokens of the canvas with gaps of these lengths."""
+        return sum(map(len, self.segments)) + sum(lengths)
 
     @property
     def longest(self) -> list[int]:
@@ -51,19 +55,19 @@ def parse_template(text: str, tokenizer: Tokenizer) -> Template:
     matches = list(_GAP.finditer(text))
     if not matches:
         raise UnmaskError("the template has no gap; write [[mask:4]] or [[mask:1-3]] where text is wanted")
-    gaps = []
+    gaps = list[Sequence[int]]()
     for match in matches:
         low, high = int(match[1]), int(match[2] or match[1])
         if not 1 <= low <= high:
             raise UnmaskError(
                 f"gap {match[0]} is impossible: lengths are at least 1 and the first not above the second"
             )
-        gaps.append(list(range(low, high + 1)))
+        gaps.append(range(low, high + 1))
     bounds = [0, *(edge for m in matches for edge in m.span()), len(text)]
     return make_template([text[a:b] for a, b in zip(bounds[::2], bounds[1::2], strict=True)], gaps, tokenizer)
 
 
-def make_template(pieces: list[str], choices: list[list[int]], tokenizer: Tokenizer) -> Template:
+def make_template(pieces: list[str], choices: list[Sequence[int]], tokenizer: Tokenizer) -> Template:
     """Given texts, one more than there are gaps, and the lengths that each gap may have."""
     if _spaces_lead_words(tokenizer):
         # byte-level words carry the space before them, so a gap begins with its own space

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from unmask.canvas import Frame
 from unmask.decoding.feed import Backend
@@ -38,11 +38,11 @@ class Model(Protocol):
 
 
 class Refused(Exception):
-    """A job that is not taken. `retry` says whether it could be later."""
+    """A job that is not taken: the engine is full, closing, or could never hold it."""
 
-    def __init__(self, message: str, retry: bool) -> None:
+    def __init__(self, message: str, reason: Literal["full", "closing", "too_large"]) -> None:
         super().__init__(message)
-        self.retry = retry
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -167,15 +167,16 @@ class Engine:
         """
         limits = self.limits
         if any(self.cache_bytes(job) > limits.cache_bytes for job in jobs):
-            raise Refused("the request needs more memory for keys and values than the server holds", retry=False)
+            raise Refused("the request needs more memory for keys and values than the server holds", "too_large")
         with self._changed:
             if self._closing:
-                raise Refused("the server is shutting down", retry=True)
-            if not of_running and self._held + len(jobs) > limits.slots + limits.queue:
-                waiting = f"{limits.slots} requests are running and {limits.queue} may wait"
-                raise Refused(
-                    f"the server is full: {waiting}; try again later", retry=len(jobs) <= limits.slots + limits.queue
-                )
+                raise Refused("the server is shutting down", "closing")
+            most = limits.slots + limits.queue
+            if not of_running and len(jobs) > most:
+                raise Refused(f"the request is {len(jobs)} texts in one, and the server holds {most}", "too_large")
+            if not of_running and self._held + len(jobs) > most:
+                full = f"{limits.slots} requests are running and {limits.queue} may wait"
+                raise Refused(f"the server is full, {full}; try again later", "full")
             self._held += len(jobs)
             self._waiting.extend(jobs)
             self._changed.notify()
@@ -196,6 +197,10 @@ class Engine:
     @property
     def running(self) -> int:
         return self._held - len(self._waiting)
+
+    @property
+    def closing(self) -> bool:
+        return self._closing
 
     @property
     def idle(self) -> bool:
@@ -239,7 +244,7 @@ class Engine:
     def _turn(self) -> None:
         """What changed since the last step, and then a step of every lane."""
         if self._failing:
-            return self._drop_all(Refused(self._failing, retry=True))
+            return self._drop_all(Refused(self._failing, "closing"))
         if self._cancels:
             self._forget_cancelled()
         self._admit()
