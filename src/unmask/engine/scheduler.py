@@ -31,9 +31,6 @@ class Model(Protocol):
 
     config: ModelConfig
 
-    @property
-    def backend(self) -> Backend: ...
-
     def new_backend(self) -> Backend: ...
 
 
@@ -142,7 +139,7 @@ class Engine:
 
     def __init__(self, models: Mapping[str, Model], limits: Limits | None = None) -> None:
         self.models, self.limits, self.figures = dict(models), limits or Limits(), Figures()
-        self._spare: dict[str, list[Backend]] = {name: [lm.backend] for name, lm in models.items()}
+        self._spare: dict[str, list[Backend]] = {name: [] for name in models}
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._lanes: dict[Key, Lane] = {}  # touched by the engine's thread only
