@@ -17,10 +17,12 @@ from unmask.generation import DecodingDefaults
 from unmask.lm import DiffusionLM
 from unmask.models.transformer import Transformer
 from unmask.server.app import Settings
+from unmask.server.guard import Rules, local_hosts
 from unmask.server.run import bind, make_server
 from unmask.training.tokenizer import train_tokenizer
 
 TEXT = "the cat sat on the mat. the dog sat on the log. a cat and a dog sat. été ☕ 猫 " * 4
+LOCAL = Settings(Rules(hosts=local_hosts("127.0.0.1")))
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
 
 
@@ -53,7 +55,7 @@ def start(served_models: dict[str, DiffusionLM]) -> Iterator[Starter]:
     def starting(limits: Limits | None = None, settings: Settings | None = None, **options: Any) -> Live:
         listener = bind("127.0.0.1", 0)
         port = listener.getsockname()[1]
-        server = make_server(served_models, limits or Limits(slots=8, queue=8), settings or Settings(), **options)
+        server = make_server(served_models, limits or Limits(slots=8, queue=8), settings or LOCAL, **options)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:

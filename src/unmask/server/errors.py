@@ -38,6 +38,8 @@ class APIError(Exception):
     def __init__(
         self, status: int, message: str, type: str = INVALID, param: str | None = None, code: str | None = None
     ) -> None:
+        # clients' own words may be in it
+        message = "".join(c if c.isprintable() else " " for c in message[:400])
         super().__init__(message)
         self.status, self.detail = status, ErrorDetail(message=message, type=type, param=param, code=code)
 

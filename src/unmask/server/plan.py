@@ -180,6 +180,8 @@ class Planner:
         name, lm = self.models.find(body.model)
         check_stream(body)
         options = decoding_options(body, lm)
+        for unread in ("mode", "stop", "block_length"):
+            options.pop(unread, None)
         seed, n = self._seed(options.pop("seed")), self._n(body, 1)
         prepare = lm.prepare_fill(template, **options, seed=seed)
         given = sum(map(len, template.segments))

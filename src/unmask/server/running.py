@@ -15,6 +15,7 @@ from unmask.canvas import Frame
 from unmask.decoding.infill import mean_log_confidence, settle_lengths
 from unmask.decoding.request import Prepared
 from unmask.engine.scheduler import Done, Engine, Event, Failed, Job, Step
+from unmask.server import errors
 from unmask.server.errors import APIError
 from unmask.server.plan import Plan
 from unmask.server.writer import Region, Writer, Written
@@ -60,7 +61,7 @@ class Running:
         async with asyncio.timeout(seconds):
             number, event = await self.events.get()
         if isinstance(event, Failed):
-            raise event.error
+            raise errors.of(event.error)
         self.left -= isinstance(event, Done)
         return number, event
 
