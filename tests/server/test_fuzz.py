@@ -46,6 +46,14 @@ HOSTILE = st.one_of(
     st.text(max_size=30).filter(lambda text: text.isprintable()),
     st.recursive(st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=4), max_leaves=12),
 )
+SENSIBLE: dict[str, list[Any]] = {
+    "temperature": [0, 0.7, 2], "top_p": [0.1, 1], "top_k": [0, 3], "seed": [0, -5, 2**40], "n": [1, 3],
+    "stop": ["a", ["the", " c"], None], "stream": [True, False], "stream_options": [{"frames": True}, None],
+    "max_tokens": [1, 7, 40], "mode": ["diffusion", None], "rule": ["threshold", "random", "quota"],
+    "block_length": [1, 2, 9], "max_denoising_steps": [1, 4, 99], "remask_budget": [0, 5], "logprobs": [0, 2, None],
+    "reasoning_effort": ["instant", "high"], "diffusing": [True, None], "user": ["me"], "prompt": ["", "a", [5, 6]],
+    "segments": [None], "presence_penalty": [0], "echo": [False],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +110,12 @@ def attack(live: Live, path: str, change: dict[str, Any]) -> int:
     return int(status)
 
 
-hostile_changes = st.dictionaries(st.sampled_from(FIELDS), HOSTILE, min_size=1, max_size=3)
+sensible = {name: st.sampled_from(values) for name, values in SENSIBLE.items()}
+hostile_changes = st.builds(
+    lambda usual, odd: {**usual, **odd},
+    st.fixed_dictionaries({}, optional=sensible).map(lambda usual: dict(list(usual.items())[:4])),
+    st.just({}) | st.dictionaries(st.sampled_from(FIELDS), HOSTILE, max_size=2),
+)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=QUIET)
