@@ -69,6 +69,18 @@ class Feed:
         beyond, signals = np.array([r.beyond for r in requests]), [r.signal for r in requests]
         return Feed(ids, position, document, anchor, cached, beyond, row, column, target, signals)
 
+    def rows(self, index: Array) -> Feed:
+        """The feed of some requests, as wide as they need."""
+        width = int((self.document[index] != PADDING).sum(1).max())
+        ids, position, document, anchor = (
+            grid[index, :width] for grid in (self.ids, self.position, self.document, self.anchor)
+        )
+        place = np.full(len(self.ids), -1)
+        place[index] = np.arange(len(index))
+        mine = place[self.row] >= 0
+        row, column, target = place[self.row[mine]], self.column[mine], self.target[mine]
+        return Feed(ids, position, document, anchor, self.cached[index], self.beyond[index], row, column, target)
+
     @property
     def of_draft(self) -> Array:
         """Which scored rows are slots of drafts, bool [N]."""
