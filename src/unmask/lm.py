@@ -259,7 +259,9 @@ class DiffusionLM:
             requests = [replace(request, stop=Stops(stops, decode)) for request in requests]
         own = () if self.config.eos_token_id is None else (self.config.eos_token_id,)
         ends = self.defaults.override({"eos_token_ids": options.get("eos_token_ids")}).eos_token_ids
-        return Prepared(requests, self._layout(None, base.block_length), frozenset((*own, *ends)), cache != "none", stops)
+        return Prepared(
+            requests, self._layout(None, base.block_length), frozenset((*own, *ends)), cache != "none", stops
+        )
 
     def fill(self, template: str, streamer: Callable[[Frame], None] | None = None, **options: Any) -> Filled:
         """Fills every gap of a template such as "The [[mask:4]] sat on the [[mask:1-3]]."

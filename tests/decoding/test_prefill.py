@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unmask import DiffusionLM
 from unmask.canvas import Frame
 from unmask.decoding.loop import Decoder
 from unmask.decoding.request import Request
@@ -112,3 +114,17 @@ def test_one_bad_request_does_not_stop_the_others(tiny: Any) -> None:
     assert [row.error is None for row in decoder.rows.values()] == [True, False, True]
     for number in (0, 2):
         assert decoder.rows[number].canvas.ids.tolist() == alone.rows[0].canvas.ids.tolist()
+
+
+def test_canvases_of_random_tokens() -> None:
+    lm = DiffusionLM.from_pretrained(Path(__file__).parent.parent / "conformance" / "diffusion_gemma")
+    prompt = [(5 * i + 3) % 40 for i in range(21)]
+    asked = lm.prepare(prompt, 20, max_denoising_steps=3, entropy_bound=3.0, seed=4, temperature=1.0)
+    plain = Decoder(lm.new_backend(), asked.layout, asked.requests, asked.eos_ids)
+    frames = [frame for step in plain.run() for frame in step]
+    other = lm.prepare([7, 8], 9, max_denoising_steps=4, seed=1).requests[0]
+    for chunk in (1, 8, 20):
+        part = replace(asked.requests[0], prefill_chunk=chunk)
+        parts = Decoder(lm.new_backend(), asked.layout, [other, part], asked.eos_ids)
+        assert told([frame for step in parts.run() for frame in step], 1) == told(frames, 0)
+        assert parts.rows[1].prefills > 0

@@ -79,7 +79,9 @@ class Feed:
         place[index] = np.arange(len(index))
         mine = place[self.row] >= 0
         row, column, target = place[self.row[mine]], self.column[mine], self.target[mine]
-        return Feed(ids, position, document, anchor, self.cached[index], self.beyond[index], row, column, target)
+        signals = [self.signals[i] for i in index.tolist()]
+        known = (self.cached[index], self.beyond[index])
+        return Feed(ids, position, document, anchor, *known, row, column, target, signals)
 
     @property
     def of_draft(self) -> Array:

@@ -155,7 +155,7 @@ class Engine:
             return 0
         slots = -(-(length or len(job.request.ids)) // 128) * 128  # they grow in steps,
         rows = 1 << (rows - 1).bit_length()  # and the rows of compiled graphs double
-        return 8 * c.num_layers * c.num_kv_heads * c.head_dim * slots * rows
+        return 8 * sum(heads * width for heads, width in c.key_shapes) * slots * rows
 
     def submit(self, jobs: list[Job], of_running: bool = False) -> None:
         """Puts jobs in line, all or none. `of_running` ones belong to a request that was taken before.

@@ -9,7 +9,8 @@ from unmask.lm import MODES, DiffusionLM
 from unmask.server.errors import APIError
 from unmask.server.schema import ChatRequest, CompletionRequest, Steering, Writing
 
-RULE_PARAMETERS = ("threshold", "factor", "entropy_bound")
+READ_BY = {"threshold": ("threshold", "checked"), "factor": ("factor",), "entropy_bound": ("entropy_bound",)}
+RULE_PARAMETERS = tuple(READ_BY)
 DIFFUSION_ONLY = ("rule", *RULE_PARAMETERS, "max_denoising_steps", "remask_budget", "reasoning_effort")
 EFFORTS = {"instant": 4.0, "low": 2.0, "medium": 1.0, "high": 0.5}  # doubt allowed, and steps saved
 WIDEST_WINDOW = 32  # of a drafting model: the work of a check grows with its square
@@ -37,8 +38,11 @@ def decoding_options(body: Steering, lm: DiffusionLM) -> dict[str, Any]:
         return options
     rule = body.rule or lm.defaults.rule
     for name in RULE_PARAMETERS:
-        if name in given and rule != name:
-            raise refuse(name, f"is of rule {name}, and the request decodes by rule {rule}")
+        if name in given and rule not in READ_BY[name]:
+            readers = " and ".join(READ_BY[name])
+            raise refuse(name, f"is of rule {readers}, and the request decodes by rule {rule}")
+    if rule == "checked" and "max_denoising_steps" in given:
+        raise refuse("max_denoising_steps", "is not read by rule checked, which writes what holds")
     effort = given.pop("reasoning_effort", None)
     return {**options, **(effort_options(effort, rule, given, lm.defaults) if effort else {}), **given}
 
@@ -46,9 +50,9 @@ def decoding_options(body: Steering, lm: DiffusionLM) -> dict[str, Any]:
 def effort_options(effort: str, rule: str, given: dict[str, Any], defaults: DecodingDefaults) -> dict[str, Any]:
     """Steps and threshold of an effort: the model's own at `medium`; fields that are given stand."""
     by, out = EFFORTS[effort], dict[str, float]()
-    if defaults.max_denoising_steps is not None:
+    if defaults.max_denoising_steps is not None and rule != "checked":
         out["max_denoising_steps"] = max(1, round(defaults.max_denoising_steps / by))
-    if rule == "threshold":
+    if rule in READ_BY["threshold"]:
         out["threshold"] = max(0.0, 1 - (1 - defaults.threshold) * by)
     left = {name: value for name, value in out.items() if name not in given}
     if not left:

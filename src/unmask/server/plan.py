@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from unmask.canvas import NO_MASK
 from unmask.decoding.infill import Template, make_template, parse_template
 from unmask.decoding.request import Prepared
 from unmask.errors import UnmaskError
@@ -100,6 +101,11 @@ def can_fill(lm: DiffusionLM) -> bool:
 
 def can_chat(lm: DiffusionLM) -> bool:
     return lm.chat_template is not None
+
+
+def mask_of(lm: DiffusionLM) -> int:
+    mask = lm.config.mask_token_id
+    return NO_MASK if mask is None else mask
 
 
 class Planner:
@@ -208,10 +214,12 @@ class Planner:
         seed = self._seed(options.pop("seed"))
         prepared = lm.prepare([row for row in rows for _ in range(n)], most, seed=seed, **options)
         requests = [replace(request, logprobs=logprobs) for request in prepared.requests]
-        mask, stops = lm.config.mask_token_id or 0, tuple(stop_list(body))
-        regions = [
-            Region(request.given.index(False), len(request.ids), mask, prepared.eos_ids, stops) for request in requests
-        ]
+        stops = tuple(stop_list(body))
+        regions = []
+        for request in requests:
+            start = request.given.index(False)
+            end = min(len(request.ids), start + (request.wanted or len(request.ids)))
+            regions.append(Region(start, end, mask_of(lm), prepared.eos_ids, stops))
         tokens = sum(len(row) for row in rows)
         return Plan(name, lm, seed, replace(prepared, requests=requests), regions, tokens, logprobs)
 

@@ -41,7 +41,7 @@ def servable(models: Mapping[str, DiffusionLM]) -> Models:
     for name, lm in models.items():
         if lm.tokenizer is None:
             raise UnmaskError(f"model '{name}' has no tokenizer.json, so it cannot be served")
-        if lm.config.mask_token_id is None:
+        if lm.config.mask_token_id is None and lm.config.layout != "canvas":
             raise UnmaskError(f"model '{name}' has no mask token, so it cannot be served")
     return Models(models)
 

@@ -17,7 +17,7 @@ from unmask.decoding.request import Prepared
 from unmask.engine.scheduler import Done, Engine, Event, Failed, Job, Step
 from unmask.server import errors
 from unmask.server.errors import APIError
-from unmask.server.plan import Plan
+from unmask.server.plan import Plan, mask_of
 from unmask.server.writer import Region, Writer, Written
 
 T = TypeVar("T")
@@ -106,9 +106,8 @@ async def settle(engine: Engine, plan: Plan) -> None:
     if filling.suffix:
         start = len(filling.template.segments[0])
         end = start + lengths[0]
-    mask = plan.lm.config.mask_token_id or 0
     plan.lengths, plan.taken = lengths, rounds > 0
-    plan.regions = [Region(start, end, mask, frozenset(), filled=True)] * filling.n
+    plan.regions = [Region(start, end, mask_of(plan.lm), frozenset(), filled=True)] * filling.n
 
 
 async def _sureness(engine: Engine, model: str, prepared: Prepared, of_running: bool) -> list[float]:
