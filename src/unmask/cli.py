@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from unmask import cli_serve
 from unmask.cli_bench import bench
 from unmask.cli_conformance import conformance
 from unmask.cli_models import models
@@ -45,6 +46,7 @@ app = typer.Typer(
 app.add_typer(bench, name="bench")
 app.command()(conformance)
 app.add_typer(models, name="models")
+cli_serve.install(app, bench)
 
 
 @app.command()

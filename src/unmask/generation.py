@@ -10,6 +10,7 @@ from unmask.canvas import Array, Frame
 from unmask.decoding.loop import Decoder
 from unmask.decoding.renoise import RenoiseOptions
 from unmask.decoding.rules import RuleName
+from unmask.decoding.stops import cut
 from unmask.errors import UnmaskError
 from unmask.models.config import build
 
@@ -114,6 +115,13 @@ class Filled(Output):
     gaps: tuple[str, ...] = ()
 
 
+def up_to_end(written: list[int], eos_ids: frozenset[int], mask_id: int) -> list[int]:
+    """What counts of written tokens: nothing from an end of text on; masks are left only behind one, or where a
+    stop string cut in."""
+    ends = (i for i, token in enumerate(written) if token in eos_ids or token == mask_id)
+    return written[: next(ends, len(written))]
+
+
 class Run:
     """Requests being decoded. Iterate `frames`, then ask for `outputs`."""
 
@@ -155,9 +163,7 @@ class Run:
     def _output(self, row: int) -> Output:
         request, canvas = self.decoder.requests[row], self.decoder.rows[row].canvas.ids[0]
         ids = self._written(row)  # noise is left only where an end of text or a stop string cut in
-        text = "" if self.tokenizer is None else self.tokenizer.decode(ids)
-        for stop in self.stops:
-            text = text.split(stop, 1)[0]
+        text = "" if self.tokenizer is None else cut(self.tokenizer.decode(ids), self.stops)
         first, steps = self.first.ids[row, : len(canvas)], self.decoder.steps[row]
         accepted = tuple(self.decoder.accepted[row])
         return Output(text, ids, canvas.copy(), first.copy(), steps, self.seen[row], request.seed, accepted)

@@ -13,11 +13,12 @@ import numpy as np
 
 from unmask.canvas import Frame
 from unmask.decoding.feed import Backend
-from unmask.decoding.infill import parse_template
+from unmask.decoding.infill import Template, mean_log_confidence, parse_template, settle_lengths
 from unmask.decoding.loop import Decoder
 from unmask.decoding.renoise import noise
-from unmask.decoding.request import Mode, Request
+from unmask.decoding.request import Mode, Prepared, Request
 from unmask.decoding.rules import RuleOptions
+from unmask.decoding.stops import Stops
 from unmask.errors import UnmaskError
 from unmask.files import write_text
 from unmask.generation import DecodingDefaults, Filled, Run, renoising
@@ -94,15 +95,19 @@ class DiffusionLM:
     @property
     def backend(self) -> Backend:
         """What computes forwards when text is generated."""
-        if self._backend is None and self._model is None:
+        if self._backend is None:
+            self._backend = self.new_backend()
+        return self._backend
+
+    def new_backend(self) -> Backend:
+        """Another one, for requests that cannot share a cache with those of the first."""
+        if self._model is None:
             from unmask.engine.openvino_backend import OpenVINOBackend
 
-            self._backend = OpenVINOBackend.compiled(cast(loading.Loaded, self.loaded))
-        elif self._backend is None:
-            from unmask.engine.torch_backend import TorchBackend
+            return OpenVINOBackend.compiled(cast(loading.Loaded, self.loaded))
+        from unmask.engine.torch_backend import TorchBackend
 
-            self._backend = TorchBackend(self.model)
-        return self._backend
+        return TorchBackend(self._model)
 
     @property
     def chat_template(self) -> str | None:
@@ -228,6 +233,12 @@ class DiffusionLM:
 
     def start(self, prompt: Prompt, max_new_tokens: int = 128, cache: str = "auto", **options: Any) -> Run:
         """Prepares a generation: check everything, decode nothing. Arguments as for `generate`."""
+        asked = self.prepare(prompt, max_new_tokens, cache, **options)
+        decoder = Decoder(self.backend, asked.layout, asked.requests, asked.eos_ids, asked.use_cache)
+        return Run(decoder, self.tokenizer, asked.stops)
+
+    def prepare(self, prompt: Prompt, max_new_tokens: int = 128, cache: str = "auto", **options: Any) -> Prepared:
+        """The requests of a generation, checked, for a decoder of any company. Arguments as for `generate`."""
         rows = encode(prompt, self.tokenizer, self.chat_template, self.config, self.name)
         if max_new_tokens < 1:
             raise UnmaskError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
@@ -242,13 +253,15 @@ class DiffusionLM:
         seed, stop = options.pop("seed", None), options.pop("stop", None)
         seed = secrets.randbits(31) if seed is None else seed
         stops = [stop] if isinstance(stop, str) else stop or []
-        base = replace(self._options(seed, **options), stop=self._stop(stops))
+        base, decode = self._options(seed, **options), self._need_tokenizer().decode if stops else None
         requests = [self._request(base, row, max_new_tokens, seed + number) for number, row in enumerate(rows)]
+        if decode is not None:
+            requests = [replace(request, stop=Stops(stops, decode)) for request in requests]
         own = () if self.config.eos_token_id is None else (self.config.eos_token_id,)
         ends = self.defaults.override({"eos_token_ids": options.get("eos_token_ids")}).eos_token_ids
-        eos = frozenset((*own, *ends))
-        decoder = Decoder(self.backend, self._layout(None, base.block_length), requests, eos, cache != "none")
-        return Run(decoder, self.tokenizer, stops)
+        return Prepared(
+            requests, self._layout(None, base.block_length), frozenset((*own, *ends)), cache != "none", stops
+        )
 
     def fill(self, template: str, streamer: Callable[[Frame], None] | None = None, **options: Any) -> Filled:
         """Fills every gap of a template such as "The [[mask:4]] sat on the [[mask:1-3]]."
@@ -260,24 +273,22 @@ class DiffusionLM:
             raise UnmaskError(
                 f"model '{self.name}' writes after its prompt and cannot fill gaps; use a model that denoises masks"
             )
-        mask_id, tokenizer = self._mask_id(), self._need_tokenizer()
+        tokenizer = self._need_tokenizer()
         parsed = parse_template(template, tokenizer)
-        lengths = list(parsed.shortest)
-        self._check_fits(len(parsed.canvas(list(parsed.longest), mask_id)[0]), "the template with its longest gaps")
-        seed = options.pop("seed", None)
-        base = self._options(secrets.randbits(31) if seed is None else seed, **options)
-        base = replace(base, block_length=None)
+        prepare = self.prepare_fill(parsed, **options)
 
         def run(candidates: list[list[int]]) -> Run:
-            canvases = [parsed.canvas(lengths, mask_id) for lengths in candidates]
-            requests = [replace(base, ids=ids, given=given) for ids, given in canvases]
-            return Run(Decoder(self.backend, self._layout(None, None), requests), tokenizer, [])
+            asked = prepare(candidates)
+            return Run(Decoder(self.backend, asked.layout, asked.requests), tokenizer, [])
 
-        for gap, (low, high) in enumerate(zip(parsed.shortest, parsed.longest, strict=True)):
-            if low < high:
-                tried = [[*lengths[:gap], n, *lengths[gap + 1 :]] for n in range(low, high + 1)]
-                outcomes = run(tried).outputs()
-                lengths = tried[max(range(len(tried)), key=lambda i: _mean_log_confidence(outcomes[i].frames))]
+        settling, sure = settle_lengths(parsed), None
+        while True:
+            try:
+                tried = settling.send(sure) if sure is not None else next(settling)
+            except StopIteration as settled:
+                lengths: list[int] = settled.value
+                break
+            sure = [mean_log_confidence(out.frames) for out in run(tried).outputs()]
         final = run([lengths])
         for frame in final.frames():
             if streamer is not None:
@@ -287,6 +298,21 @@ class DiffusionLM:
         written = [token for gap in gaps for token in gap]
         fields = {**vars(output), "text": tokenizer.decode(canvas), "token_ids": written}
         return Filled(**fields, gaps=tuple(tokenizer.decode(gap) for gap in gaps))
+
+    def prepare_fill(self, template: Template, **options: Any) -> Callable[[list[list[int]]], Prepared]:
+        """Checks a template and options as for `fill`; gives what makes requests of lists of gap lengths."""
+        mask_id = self._mask_id()
+        self._check_fits(template.length(template.longest), "the template with its longest gaps")
+        seed = options.pop("seed", None)
+        base = self._options(secrets.randbits(31) if seed is None else seed, **options)
+        base = replace(base, block_length=None, ends=False)
+
+        def prepare(candidates: list[list[int]]) -> Prepared:
+            canvases = [template.canvas(lengths, mask_id) for lengths in candidates]
+            requests = [replace(base, ids=ids, given=given) for ids, given in canvases]
+            return Prepared(requests, self._layout(None, None))
+
+        return prepare
 
     def likelihood(
         self,
@@ -349,12 +375,6 @@ class DiffusionLM:
     def _noise(self, seed: int, start: int, count: int) -> list[int]:
         return noise(seed, 0, np.arange(start, start + count), self.config.vocab_size).tolist()
 
-    def _stop(self, stops: list[str]) -> Callable[[list[int]], bool] | None:
-        if not stops:
-            return None
-        tokenizer = self._need_tokenizer()
-        return lambda ids: any(stop in tokenizer.decode(ids) for stop in stops)
-
     def _layout(self, layout: str | None, block_length: int | None) -> Layout:
         kind = layout or self.config.layout
         canvas = self.config.layout == "canvas"
@@ -388,11 +408,3 @@ class DiffusionLM:
         if self.tokenizer is None:
             raise UnmaskError(f"model '{self.name}' has no tokenizer.json; give it token ids instead of text")
         return self.tokenizer
-
-
-def _mean_log_confidence(frames: list[Frame]) -> float:
-    """Over the tokens that stayed: how sure the model was of what it wrote."""
-    last: dict[int, float] = {}
-    for frame in frames:
-        last.update(zip(frame.positions, frame.confidences, strict=True))
-    return float(np.log(np.maximum(list(last.values()), 1e-30)).mean())

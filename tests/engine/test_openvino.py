@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from unmask import DiffusionLM, UnmaskError
 from unmask.decoding.feed import TEXT, Columns, Feed, Sampling
-from unmask.engine.openvino_backend import SLOT_STEP, OpenVINOBackend
+from unmask.engine import openvino_backend
+from unmask.engine.openvino_backend import SLOT_STEP, OpenVINOBackend, narrow_width
 from unmask.engine.openvino_graph import quantise
 from unmask.engine.torch_backend import TorchBackend
 from unmask.layout import Layout
@@ -147,6 +148,48 @@ def test_a_request_is_alone_in_company(pair: tuple[DiffusionLM, DiffusionLM]) ->
     alone = [lm.generate(p, 24, mode="diffusion", threshold=0.3, seed=5 + i) for i, p in enumerate(PROMPTS)]
     pairs = [(a.token_ids[:8], b.token_ids[:8]) for a, b in zip(together, alone, strict=True)]
     assert sum(a == b for a, b in pairs) >= len(pairs) - 1
+
+
+def test_wide_rows_are_computed_on_their_own(pair: tuple[DiffusionLM, DiffusionLM]) -> None:
+    """A long prompt that joins drafting requests: scores, and the keys left behind, are those of one forward."""
+    given = {}
+    for mode in ("one", "two"):
+        backend = OpenVINOBackend.compiled(pair[1].loaded)  # type: ignore[arg-type]
+        backend.open(Layout("drafts"), 5, 300, True)
+        rng, told = np.random.default_rng(1), []
+        cached = np.array([0, 0, 0, 0, 0])
+        for widths in ([3, 2, 4, 1, 100], [2, 40, 1, 1, 120], [1, 1, 2, 2, 2]):
+            requests = []
+            for b, count in enumerate(widths):
+                place = cached[b] + np.arange(count)
+                slots = place[-1] + 1 + np.arange(2)
+                anchor = np.concatenate([np.full(count, TEXT), np.full(2, place[-1])])
+                ids, where = np.concatenate([rng.integers(0, 60, count), [63, 63]]), np.concatenate([place, slots])
+                if count > 30:  # only read
+                    requests.append(Columns.text(rng.integers(0, 60, 500), cached[b], cached[b] + count))
+                else:
+                    column = np.arange(count - 1, count + 2)
+                    requests.append(Columns(ids, where, anchor, column, where[column] + 1))
+            feed = Feed.of(requests, cached.copy())
+            n = len(feed.row)
+            with pytest.MonkeyPatch.context() as patch:
+                if mode == "one":
+                    patch.setattr(openvino_backend, "narrow_width", lambda widths, rows: None)
+                logits = backend.forward(feed)
+            sampling = Sampling(np.ones(n), np.zeros(n, int), np.ones(n), np.full(n, 0.5), np.full(n, 0.5))
+            told.append(logits.probabilities(np.arange(n), sampling))
+            cached += np.array(widths)
+        keys = [backend.cache[:, b, :, :n].copy() for b, n in enumerate(cached.tolist())]
+        given[mode] = (told, keys)
+    for one, two in zip(given["one"][0] + given["one"][1], given["two"][0] + given["two"][1], strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-4)
+
+
+def test_columns_are_counted() -> None:
+    assert narrow_width(np.array([2, 3, 2]), 4) is None
+    assert narrow_width(np.array([2, 3, 200]), 32) == 4
+    assert narrow_width(np.array([2, 200]), 1) is None
+    assert narrow_width(np.array([2, 3, 10, 12]), 4) is None  # not worth a second forward
 
 
 def test_requests_leave_and_the_cache_follows(pair: tuple[DiffusionLM, DiffusionLM]) -> None:

@@ -14,6 +14,9 @@ from unmask.decoding.rules import RULES, remask
 from unmask.decoding.sampling import Scores
 from unmask.layout import Layout
 
+# rules whose commits no later step of the same rule takes back
+WRITE_ONCE = frozenset({"quota", "threshold", "factor", "entropy_bound", "margin", "random", "sequential"})
+
 
 class Denoising:
     """The whole canvas, a block of it, or one token; with no cache, an exact or an approximate one.
@@ -32,6 +35,7 @@ class Denoising:
         self.start = first if layout.kind in ("bidirectional", "drafts") else first // self.block * self.block
         self.end = min(self.start + self.block, row.length)
         self.steps_in_block = self.budget = 0
+        self.prefill_end: int | None = None  # of a forward that only reads text
         self.remask_left = row.request.remask_budget
         self.confidence = np.full(row.length, np.inf)  # of committed tokens when they were written
         self.revised = np.zeros(row.length, bool)  # masked again once already
@@ -55,7 +59,12 @@ class Denoising:
             # never more steps than masks: a step that is not needed is not paid for
             masks, most = int(masked[self.start : self.end].sum()), self.row.request.max_denoising_steps
             self.budget = masks if most is None else min(most, masks)
+        self.row.final = int(masked.argmax()) if self._writes_once() else self.start
         return True
+
+    def _writes_once(self) -> bool:
+        """Whether what is committed stays."""
+        return self.remask_left == 0 and self.row.request.rule.name in WRITE_ONCE
 
     def columns(self) -> Columns:
         start, end, length = self.start, self.end, self.row.length
@@ -67,6 +76,11 @@ class Denoising:
                 beyond = (high, length)
         else:  # nothing after the window is seen, and a last token that scores nothing is not fed
             low = min(self.row.cached, max(0, start - self.shift)) if self.cache == "exact" else 0
+            self.prefill_end = (
+                self.row.prefill_end(low, start, self.layout.block_length) if self.cache == "exact" else None
+            )
+            if self.prefill_end is not None:
+                return Columns.text(self.row.canvas.ids[0], low, self.prefill_end)
             ends_early = self.shift and self.layout.kind in ("causal", "drafts")
             high = max(end - int(ends_early), low + 1)
         position = np.arange(low, high)
@@ -84,6 +98,9 @@ class Denoising:
 
     def take(self, read: Read) -> list[Commit]:
         row, request = self.row, self.row.request
+        if self.prefill_end is not None:
+            row.cached, row.prefills = self.prefill_end, row.prefills + 1
+            return []
         open_1L = (row.masked & self._window())[None]
         scores = read.scores.grid(np.zeros(len(read.target), np.int64), read.target, open_1L.shape)
         steps_left = np.array([max(self.budget - self.steps_in_block, 1)])

@@ -27,6 +27,7 @@ class Verifying:
         self.row, self.exact = row, cache == "exact"
         self.window = row.request.block_length or row.length  # one sure token and its drafts
         self.start = 0
+        self.prefill_end: int | None = None  # of a forward that only reads text
         self.drafts: Array = np.zeros(0, np.int64)  # guesses for the positions after the text
         self.distributions: Array | None = None  # [n, V] that they were sampled from, above temperature 0
 
@@ -36,12 +37,15 @@ class Verifying:
 
     def settle(self) -> bool:
         masked = self.row.masked
-        self.start = int(masked.argmax())
+        self.start = self.row.final = int(masked.argmax())
         return bool(masked.any())
 
     def columns(self) -> Columns:
         row, start = self.row, self.start
         low, texts = row.cached if self.exact else 0, start + len(self.drafts)
+        self.prefill_end = row.prefill_end(low, start) if self.exact else None
+        if self.prefill_end is not None:
+            return Columns.text(row.canvas.ids[0], low, self.prefill_end)
         ids, position = [row.canvas.ids[0, low:start], self.drafts], [np.arange(low, texts)]
         anchor = [np.full(texts - low, TEXT)]
         for outcome in range(start - 1, texts):
@@ -60,6 +64,9 @@ class Verifying:
 
     def take(self, read: Read) -> list[Commit]:
         row, start, count = self.row, self.start, len(self.drafts)
+        if self.prefill_end is not None:
+            row.cached, row.prefills = self.prefill_end, row.prefills + 1
+            return []
         scores, checks = read.scores, np.arange(count + 1)
         tolerant = row.request.mode == "diffusion"
         if self.distributions is None and tolerant:
@@ -69,7 +76,7 @@ class Verifying:
             kept, sure = accept_greedy(self.drafts, scores.token[checks])
         else:
             p = read.probabilities(checks)
-            seed, step = np.array(row.request.seed), np.array(row.forwards)
+            seed, step = np.array(row.request.seed), np.array(row.steps)
             accept = uniforms(seed, step, read.target[checks], ACCEPT_DRAW)
             kept, sure = accept_sampled(self.drafts, self.distributions, p, accept, read.sampling.token_draw[checks])
         made = [*self.drafts[:kept].tolist(), sure][: row.length - start]

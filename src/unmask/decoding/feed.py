@@ -33,6 +33,12 @@ class Columns:
     beyond: tuple[int, int] = (0, 0)
     signal: Any = None
 
+    @staticmethod
+    def text(ids: Array, low: int, high: int) -> Columns:
+        """Text of a canvas [L] from position `low` to `high` - 1, to be read and not scored."""
+        none = np.zeros(0, np.int64)
+        return Columns(ids[low:high], np.arange(low, high), np.full(high - low, TEXT), none, none)
+
 
 @dataclass(frozen=True)
 class Feed:
@@ -62,6 +68,20 @@ class Feed:
         column, target = (np.concatenate([getattr(r, f) for r in requests]) for f in ("column", "target"))
         beyond, signals = np.array([r.beyond for r in requests]), [r.signal for r in requests]
         return Feed(ids, position, document, anchor, cached, beyond, row, column, target, signals)
+
+    def rows(self, index: Array) -> Feed:
+        """The feed of some requests, as wide as they need."""
+        width = int((self.document[index] != PADDING).sum(1).max())
+        ids, position, document, anchor = (
+            grid[index, :width] for grid in (self.ids, self.position, self.document, self.anchor)
+        )
+        place = np.full(len(self.ids), -1)
+        place[index] = np.arange(len(index))
+        mine = place[self.row] >= 0
+        row, column, target = place[self.row[mine]], self.column[mine], self.target[mine]
+        signals = [self.signals[i] for i in index.tolist()]
+        known = (self.cached[index], self.beyond[index])
+        return Feed(ids, position, document, anchor, *known, row, column, target, signals)
 
     @property
     def of_draft(self) -> Array:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from unmask.canvas import Frame
 from unmask.errors import UnmaskError
 
 if TYPE_CHECKING:
@@ -19,8 +23,7 @@ class Template:
     """Given texts as token ids and, between them, gaps of `shortest` to `longest` tokens."""
 
     segments: list[list[int]]  # one more than there are gaps
-    shortest: list[int]
-    longest: list[int]
+    choices: list[Sequence[int]]  # of each gap: the lengths it may have, ascending
 
     def canvas(self, lengths: list[int], mask_id: int) -> tuple[list[int], list[bool]]:
         """Ids with masks in the gaps, and which of them are given."""
@@ -29,6 +32,14 @@ class Template:
             ids += [mask_id] * length + segment
             given += [False] * length + [True] * len(segment)
         return ids, given
+
+    def length(self, lengths: list[int]) -> int:
+        """Tokens of the canvas with gaps of these lengths."""
+        return sum(map(len, self.segments)) + sum(lengths)
+
+    @property
+    def longest(self) -> list[int]:
+        return [lengths[-1] for lengths in self.choices]
 
     def gaps(self, canvas: list[int], lengths: list[int]) -> list[list[int]]:
         """The ids that fill each gap of a written canvas."""
@@ -44,20 +55,44 @@ def parse_template(text: str, tokenizer: Tokenizer) -> Template:
     matches = list(_GAP.finditer(text))
     if not matches:
         raise UnmaskError("the template has no gap; write [[mask:4]] or [[mask:1-3]] where text is wanted")
-    bounds = [0, *(edge for m in matches for edge in m.span()), len(text)]
-    pieces = [text[a:b] for a, b in zip(bounds[::2], bounds[1::2], strict=True)]
-    if _spaces_lead_words(tokenizer):
-        # byte-level words carry the space before them, so a gap begins with its own space
-        pieces = [p[:-1] if p.endswith(" ") else p for p in pieces[:-1]] + pieces[-1:]
-    shortest = [int(m[1]) for m in matches]
-    longest = [int(m[2] or m[1]) for m in matches]
-    for low, high, match in zip(shortest, longest, matches, strict=True):
+    gaps = list[Sequence[int]]()
+    for match in matches:
+        low, high = int(match[1]), int(match[2] or match[1])
         if not 1 <= low <= high:
             raise UnmaskError(
                 f"gap {match[0]} is impossible: lengths are at least 1 and the first not above the second"
             )
-    segments = [tokenizer.encode(p, add_special_tokens=False).ids for p in pieces]
-    return Template(segments, shortest, longest)
+        gaps.append(range(low, high + 1))
+    bounds = [0, *(edge for m in matches for edge in m.span()), len(text)]
+    return make_template([text[a:b] for a, b in zip(bounds[::2], bounds[1::2], strict=True)], gaps, tokenizer)
+
+
+def make_template(pieces: list[str], choices: list[Sequence[int]], tokenizer: Tokenizer) -> Template:
+    """Given texts, one more than there are gaps, and the lengths that each gap may have."""
+    if _spaces_lead_words(tokenizer):
+        # byte-level words carry the space before them, so a gap begins with its own space
+        pieces = [p[:-1] if p.endswith(" ") else p for p in pieces[:-1]] + pieces[-1:]
+    return Template([tokenizer.encode(p, add_special_tokens=False).ids for p in pieces], choices)
+
+
+def settle_lengths(template: Template) -> Generator[list[list[int]], list[float], list[int]]:
+    """Settles the gaps from left to right. Yields the lengths of all gaps to try next, one list a candidate; is sent
+    how sure the model was of each; returns the lengths that were taken."""
+    lengths = [choices[0] for choices in template.choices]
+    for gap, choices in enumerate(template.choices):
+        if len(choices) > 1:
+            tried = [[*lengths[:gap], n, *lengths[gap + 1 :]] for n in choices]
+            sure = yield tried
+            lengths = tried[max(range(len(tried)), key=sure.__getitem__)]
+    return lengths
+
+
+def mean_log_confidence(frames: list[Frame]) -> float:
+    """Over the tokens that stayed: how sure the model was of what it wrote."""
+    last: dict[int, float] = {}
+    for frame in frames:
+        last.update(zip(frame.positions, frame.confidences, strict=True))
+    return float(np.log(np.maximum(list(last.values()), 1e-30)).mean())
 
 
 def _spaces_lead_words(tokenizer: Tokenizer) -> bool:

@@ -11,6 +11,7 @@ join and leave. Shapes: B requests, L canvas positions, N scored columns.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from unmask.decoding.drafting import Verifying
 from unmask.decoding.feed import Backend, Columns, Feed, Sampling
 from unmask.decoding.renoising import Renoising
 from unmask.decoding.request import Read, Request, Row, Scheme
-from unmask.decoding.sampling import uniforms
+from unmask.decoding.sampling import Scores, uniforms
 from unmask.layout import Layout
 
 TOKEN_DRAW, CHOICE_DRAW = 0, 1  # purposes of random draws
@@ -32,7 +33,8 @@ class Decoder:
 
     layout: who sees whom. `bidirectional` re-reads the canvas each step, unless a request asks for an
     approximate cache; the others keep exact keys and values of everything before the window (unless
-    use_cache is false). `rows` holds every request from its admission to its release.
+    use_cache is false). `rows` holds every request from its admission to its release. With `isolate` a request
+    whose own part of a step raises is left with that `error`, and the others go on.
     """
 
     def __init__(
@@ -42,10 +44,12 @@ class Decoder:
         requests: Iterable[Request] = (),
         eos_ids: frozenset[int] = frozenset(),
         use_cache: bool = True,
+        isolate: bool = False,
     ) -> None:
         self.backend, self.layout, self.eos_ids, self.use_cache = backend, layout, eos_ids, use_cache
         mask = backend.config.mask_token_id
         self.mask_id = NO_MASK if mask is None else mask
+        self.isolate = isolate
         self.rows: dict[int, Row] = {}
         self.waiting: list[Row] = []
         self.active: list[tuple[Row, Scheme]] = []
@@ -110,27 +114,72 @@ class Decoder:
         self._join()
         if not self.active:
             return []
-        columns = [scheme.columns() for _, scheme in self.active]
+        columns = self._columns()
+        if not self.active:
+            return []
         # what is fed again (a shifted head's last token before the window) is not read from the cache too
         feed = Feed.of(columns, np.array([c.position[0] for c in columns]))
         logits = self.backend.forward(feed)
         for row, _ in self.active:
             row.forwards += 1
         sampling = self._sampling(columns, feed)
-        scores = logits.propose(sampling)
+        scores = logits.propose(sampling) if len(feed.target) else Scores.none()
         frames, offset = [], 0
         for (row, scheme), own in zip(self.active, columns, strict=True):
             part = np.arange(offset, offset + len(own.target))
             read = Read(own.target, scores.rows(part), sampling.rows(part), logits, offset)
             offset += len(own.target)
-            row.canvas, made = row.canvas.apply(scheme.take(read), [row.forwards])
-            frames += [replace(frame, row=row.number) for frame in made]
+            with self._blame(row):
+                row.canvas, made = row.canvas.apply(scheme.take(read), [row.steps])
+                if row.request.logprobs is not None:
+                    self._remember(row, made, read, row.request.logprobs)
+                frames += [replace(frame, row=row.number) for frame in made]
         self._settle()
         return frames
 
+    def _columns(self) -> list[Columns]:
+        """What each active request feeds; one that cannot say is out."""
+        columns: list[Columns] = []
+        for row, scheme in self.active:
+            with self._blame(row):
+                if row.error is None:
+                    columns.append(scheme.columns())
+        self._keep([i for i, (row, _) in enumerate(self.active) if row.error is None])
+        return columns
+
+    @contextmanager
+    def _blame(self, row: Row) -> Iterator[None]:
+        """What goes wrong inside is this request's own fault."""
+        try:
+            yield
+        except Exception as error:
+            if not self.isolate:
+                raise
+            row.error = error
+
+    @staticmethod
+    def _remember(row: Row, made: list[Frame], read: Read, count: int) -> None:
+        """Log-probabilities of the tokens just written and of the likeliest in their places."""
+        first = {int(p): i for i, p in reversed(list(enumerate(read.target)))}  # of verify's rows the base's come first
+        for frame in made:
+            written = [(p, t) for p, t in zip(frame.positions, frame.tokens, strict=True) if p in first]
+            if not written:
+                continue
+            tables = read.probabilities(np.array([first[p] for p, _ in written]))
+            for (position, token), p in zip(written, tables, strict=True):
+                best = np.argpartition(-p, min(count, len(p) - 1))[:count]
+                best = best[np.argsort(-p[best], kind="stable")]
+                with np.errstate(divide="ignore"):
+                    told = [(int(t), float(np.log(p[t]))) for t in (token, *best)]
+                row.logprobs[position] = tuple(told)
+
     def _join(self) -> None:
         """Takes waiting requests in; those with nothing to do are done."""
-        joining = [(row, self._scheme(row)) for row in self.waiting if row.masked.any() and not self._ended(row)]
+        joining = []
+        for row in self.waiting:
+            with self._blame(row):
+                if row.masked.any() and not self._ended(row):
+                    joining.append((row, self._scheme(row)))
         self.waiting = []
         if not joining:
             return
@@ -142,8 +191,9 @@ class Decoder:
             self.backend.open(self.layout, len(joining), slots, use_cache)
             self._open = True
         self.active += joining
-        for _, scheme in joining:
-            scheme.settle()
+        for row, scheme in joining:
+            with self._blame(row):
+                scheme.settle()
 
     def _scheme(self, row: Row) -> Scheme:
         cache = self._cache(row.request)
@@ -161,11 +211,16 @@ class Decoder:
         return request.cache or ("none" if self.layout.kind == "bidirectional" else "exact")
 
     def _ended(self, row: Row) -> bool:
-        return row.ended(self.eos_ids)
+        return row.ended(self.eos_ids if row.request.ends else frozenset())
 
     def _settle(self) -> None:
         """Moves windows on and lets finished requests go."""
-        self._keep([i for i, (row, scheme) in enumerate(self.active) if not self._ended(row) and scheme.settle()])
+        going_on = []
+        for i, (row, scheme) in enumerate(self.active):
+            with self._blame(row):
+                if row.error is None and not self._ended(row) and scheme.settle():
+                    going_on.append(i)
+        self._keep(going_on)
 
     def _keep(self, index: list[int]) -> None:
         if len(index) < len(self.active):
@@ -180,7 +235,7 @@ class Decoder:
             return np.repeat(np.array(values), counts)
 
         temperature, unread = spread([scheme.temperature for _, scheme in self.active]), np.zeros(len(feed.row))
-        address = (spread([r.seed for r in requests]), spread([row.forwards for row, _ in self.active]), feed.target)
+        address = (spread([r.seed for r in requests]), spread([row.steps for row, _ in self.active]), feed.target)
         token = uniforms(*address, TOKEN_DRAW) if (temperature > 0).any() else unread
         choice = uniforms(*address, CHOICE_DRAW) if any(r.rule.name == "random" for r in requests) else unread
         top_k, top_p = spread([r.top_k for r in requests]), spread([r.top_p for r in requests]).astype(np.float64)

@@ -42,6 +42,7 @@ class Renoising:
         self.steps_left = self.options.max_steps
         self.earlier: list[Array] = []  # best tokens of the steps before
         self.signal: Any = None  # what the step before thought, as the network reads it
+        self.prefill_end: int | None = None  # of a forward that only reads text
 
     @property
     def temperature(self) -> float:
@@ -50,10 +51,14 @@ class Renoising:
     def settle(self) -> bool:
         if self.row.written != self.start:
             self._begin()
+        self.row.final = self.start
         return self.start < self.row.length
 
     def columns(self) -> Columns:
         low = self.row.cached if self.exact else 0
+        self.prefill_end = self.row.prefill_end(low, self.start) if self.exact else None
+        if self.prefill_end is not None:
+            return Columns.text(self.row.canvas.ids[0], low, self.prefill_end)
         position, target = np.arange(low, self.end), np.arange(self.start, self.end)
         anchor = np.where(position >= self.start, self.start - 1, TEXT)
         return Columns(
@@ -61,6 +66,9 @@ class Renoising:
         )
 
     def take(self, read: Read) -> list[Commit]:
+        if self.prefill_end is not None:
+            self.row.cached, self.row.prefills = self.prefill_end, self.row.prefills + 1
+            return []
         logits, index = cast(ConditioningLogits, read.logits), read.offset + np.arange(len(read.target))
         best, sureness = logits.best(index, read.sampling)
         if self.exact:  # the text was read
@@ -79,7 +87,7 @@ class Renoising:
 
     def random(self, position_C: Array) -> Array:
         """Tokens [C] in place of what was not accepted."""
-        return noise(self.row.request.seed, self.row.forwards, position_C, self.vocab_size)
+        return noise(self.row.request.seed, self.row.steps, position_C, self.vocab_size)
 
     def _write(self, best: Array, confidence: Array) -> list[Commit]:
         """The canvas is text from now on; behind an end of text comes padding only."""

@@ -13,7 +13,9 @@ from unmask.decoding.feed import Columns, Logits, Sampling
 from unmask.decoding.renoise import RenoiseOptions
 from unmask.decoding.rules import RuleOptions
 from unmask.decoding.sampling import Scores
+from unmask.layout import Layout
 
+Alternatives = tuple[tuple[int, float], ...]  # tokens and log-probabilities: the written one, then the likeliest
 Mode = Literal["ar", "diffusion", "verify"]
 CacheKind = Literal["none", "exact", "prefix", "dual"]
 
@@ -41,6 +43,20 @@ class Request:
     cache_refresh: int = 0  # prefix and dual: all is read again every so many steps; 0: once a block
     renoise: RenoiseOptions | None = None
     wanted: int | None = None  # tokens asked for, where whole canvases hold more
+    prefill_chunk: int = 0  # with an exact cache: most text tokens read before a window by one forward; 0: all
+    ends: bool = True  # an end of text finishes it; not so where given text follows
+    logprobs: int | None = None  # how many alternatives to remember of every written token; None: not even its own
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Requests that were checked, and what a decoder must know to take them."""
+
+    requests: list[Request]
+    layout: Layout
+    eos_ids: frozenset[int] = frozenset()
+    use_cache: bool = True
+    stops: list[str] = field(default_factory=list)  # the texts behind the requests' `stop`
 
 
 @dataclass
@@ -51,9 +67,13 @@ class Row:
     request: Request
     canvas: Canvas
     forwards: int = 0
+    prefills: int = 0  # forwards among these that only read text
     cached: int = 0  # positions before this one have exact keys and values
+    final: int = 0  # written tokens before this position change no more; what no scheme says is final may change
     accepted: list[int] = field(default_factory=list)  # in mode verify: drafts kept at each step
     written: int | None = None  # where noise is no mask: positions before this one are final
+    logprobs: dict[int, Alternatives] = field(default_factory=dict)  # of written positions, where asked for
+    error: Exception | None = None  # why it cannot go on
 
     @property
     def masked(self) -> Array:
@@ -65,6 +85,19 @@ class Row:
     @property
     def length(self) -> int:
         return self.canvas.ids.shape[1]
+
+    @property
+    def steps(self) -> int:
+        """Forwards that scored something: the same however the prompt was read."""
+        return self.forwards - self.prefills
+
+    def prefill_end(self, low: int, needed: int, block: int = 1) -> int | None:
+        """Where to stop if the text from `low` to `needed` is too long for one forward; None if it is not."""
+        most = self.request.prefill_chunk
+        if most < 1 or needed - low <= most:
+            return None
+        end = low + max(most // block, 1) * block  # keys of half a block would not be those of the whole
+        return end if end < needed else None
 
     @property
     def edge(self) -> int:

@@ -44,6 +44,11 @@ class Scores:
     margin: Array  # probability of the best token minus that of the second
     draw: Array  # one uniform per position, for rules that choose at random
 
+    @staticmethod
+    def none() -> Scores:
+        """Of a forward that scores nothing."""
+        return Scores(np.zeros(0, np.int64), *(np.zeros(0) for _ in range(4)))
+
     def rows(self, index: Array) -> Scores:
         """Some of them."""
         return Scores(

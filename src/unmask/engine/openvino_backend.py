@@ -28,7 +28,29 @@ if TYPE_CHECKING:
 FORMAT = 1  # of the compiled graphs; a change of the graph makes old ones unread
 KEY_LENGTH = 12
 SLOT_STEP = 128  # slots grow in steps, so that few shapes are ever seen
+SECOND_FORWARD = 48  # columns that cost as much as reading the weights once more
 WIDTHS = (1, 4, 9, 16, 32, 64, 128)  # a change of shape costs more than the columns that fill it up
+
+
+def _padded(width: int) -> int:
+    return next((w for w in WIDTHS if w >= width), -(-width // 64) * 64)
+
+
+def _doubled(rows: int) -> int:
+    return 1 << (rows - 1).bit_length()
+
+
+def narrow_width(widths: Array, rows: int) -> int | None:
+    """Widest row that is computed with all `rows` of the cache's batch, if the wider ones had better be computed on
+    their own; None if all go together. Counts columns: a forward is padded to its widest row, in every row."""
+    padded = [_padded(int(width)) for width in widths]
+    widest = max(padded)
+    best, cut = rows * widest - SECOND_FORWARD, None
+    for width in sorted(set(padded))[:-1]:
+        columns = rows * width + _doubled(sum(other > width for other in padded)) * widest
+        if columns < best:
+            best, cut = columns, width
+    return cut
 
 
 class CompiledLogits:
@@ -87,6 +109,7 @@ class OpenVINOBackend:
         self.layout, self.slots = Layout("causal"), 0
         self.cache: Array = np.zeros((0, 0, 0, 0, 0), np.float32)
         self.active = np.zeros(0, np.int64)  # place of each request in the cache's batch
+        self.made: Array = self.cache  # keys and values of the last computation's columns
 
     @classmethod
     def compiled(cls, loaded: Loaded) -> OpenVINOBackend:
@@ -129,34 +152,68 @@ class OpenVINOBackend:
     def forward(self, feed: Feed) -> CompiledLogits:
         # text alone needs no adapter, but a graph that is at hand beats compiling another
         drafted = bool((feed.anchor != TEXT).any()) or set(self.requests) == {True}
-        request, width = self._request(drafted), feed.ids.shape[1]
-        wide = next((w for w in WIDTHS if w >= width), -(-width // 64) * 64)
         needed = int(feed.cached.max())
         if needed > self.cache.shape[3]:
             self._room(self.cache.shape[1], -(-needed // SLOT_STEP) * SLOT_STEP)
-        rows, slots = self.cache.shape[1], self.cache.shape[3]
+        widths = (feed.document != PADDING).sum(1)
+        cut, of_draft = narrow_width(widths, self.cache.shape[1]), feed.of_draft
+        if cut is None:
+            text, drafts = self._compute(feed, self.cache, self.active, drafted)
+            self._remember(feed, self.active)
+            return CompiledLogits(text, drafts, of_draft, self.vocabulary, self.config.vocab_size)
+        # wide rows in a forward of their own: few, and a prompt that is being read has little in the cache yet
+        scored = np.zeros((0, 0), np.float32)
+        parts = [scored, scored]
+        for wide in (False, True):
+            index = ((widths > cut) == wide).nonzero()[0]
+            own = feed.rows(index)
+            cache, places = self.cache, self.active[index]
+            if wide:
+                cache, places = self._excerpt(places, int(own.cached.max())), np.arange(len(index))
+            out = self._compute(own, cache, places, drafted)
+            mine = np.isin(feed.row, index)
+            for kind, made in enumerate(out):
+                chosen = of_draft == bool(kind)
+                if not parts[kind].size:
+                    parts[kind] = np.zeros((int(chosen.sum()), made.shape[1]), np.float32)
+                parts[kind][mine[chosen]] = made[: int((mine & chosen).sum())]
+            self._remember(own, self.active[index], places)
+        return CompiledLogits(parts[0], parts[1], of_draft, self.vocabulary, self.config.vocab_size)
+
+    def _excerpt(self, places: Array, needed: int) -> Array:
+        """A cache of some rows of the batch, with so many slots at least."""
+        layers, _, heads, have, size = self.cache.shape
+        slots = min(have, max(1, -(-needed // SLOT_STEP)) * SLOT_STEP)
+        out = np.zeros((layers, _doubled(len(places)), heads, slots, size), np.float32)
+        out[:, : len(places)] = self.cache[:, places, :, :slots]
+        return out
+
+    def _compute(self, feed: Feed, cache: Array, places: Array, drafted: bool) -> tuple[Array, Array]:
+        """Logits of a feed's scored rows, of text and of drafts; its rows stand at `places` of a cache's batch."""
+        request, width = self._request(drafted), feed.ids.shape[1]
+        wide, rows, slots = _padded(width), cache.shape[1], cache.shape[3]
 
         def spread(values: Array, fill: int) -> Array:
             out = np.full((rows, wide), fill, np.int32)
-            out[self.active, :width] = values
+            out[places, :width] = values
             return out
 
         position, document = spread(feed.position, 0), spread(feed.document, PADDING)
         anchor, cached = spread(feed.anchor, TEXT), np.zeros(rows, np.int64)
-        cached[self.active] = feed.cached
+        cached[places] = feed.cached
         q = Coordinates.drafts(position, anchor, document)
         place = np.broadcast_to(np.arange(slots), (rows, slots))
         earlier = Coordinates.drafts(place, np.full_like(place, TEXT), np.where(place < cached[:, None], 0, EMPTY))
         k = Coordinates(*(np.concatenate([a, b], 1) for a, b in zip(earlier, q, strict=True)))
         allowed = Layout("drafts").dense(q, k)  # of text alone this is causal
         of_draft = feed.of_draft
-        flat = (self.active[feed.row] * wide + feed.column).astype(np.int32)
+        flat = (places[feed.row] * wide + feed.column).astype(np.int32)
         inputs = {
             "ids": spread(feed.ids, 0),
             "position": position,
             "mask": np.where(allowed, np.float32(0), np.float32(-1e9)),
-            "cache": self.cache,
-            "rows": flat[~of_draft],
+            "cache": cache,
+            "rows": flat[~of_draft] if not of_draft.all() else np.zeros(1, np.int32),  # an empty product is refused
         }
         if drafted:
             inputs["gate"] = (anchor != TEXT).astype(np.float32)[..., None]
@@ -164,21 +221,20 @@ class OpenVINOBackend:
         for name, values in inputs.items():
             request.set_tensor(name, ov.Tensor(np.ascontiguousarray(values), shared_memory=True))
         request.infer()
-        text = request.get_output_tensor(0).data
+        text = request.get_output_tensor(0).data[: int((~of_draft).sum())]
         text[:, self.config.mask_token_id] = -np.inf
-        self._remember(feed, request.get_output_tensor(1).data)
-        drafts = request.get_output_tensor(2).data if drafted else text[:0]
-        return CompiledLogits(text, drafts, of_draft, self.vocabulary, self.config.vocab_size)
+        self.made = request.get_output_tensor(1).data
+        return text, request.get_output_tensor(2).data if drafted else text[:0]
 
-    def _remember(self, feed: Feed, made: Array) -> None:
-        """Puts the text's new keys and values at their positions."""
+    def _remember(self, feed: Feed, physical_of: Array, made_of: Array | None = None) -> None:
+        """Puts the text's new keys and values at their positions; rows stand elsewhere in what was made."""
         row, column = ((feed.anchor == TEXT) & (feed.document != PADDING)).nonzero()
         position = feed.position[row, column]
         last = int(position.max()) + 1 if len(position) else 0
         if last > self.cache.shape[3]:
             self._room(self.cache.shape[1], -(-last // SLOT_STEP) * SLOT_STEP)
-        physical = self.active[row]
-        self.cache[:, physical, :, position] = made[:, physical, :, column]
+        physical, source = physical_of[row], (physical_of if made_of is None else made_of)[row]
+        self.cache[:, physical, :, position] = self.made[:, source, :, column]
 
     def _request(self, drafts: bool) -> Any:
         if drafts not in self.requests:

@@ -1,0 +1,27 @@
+"""Texts at which a request stops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class Stops:
+    """Says whether finished tokens hold one of some texts, decoding only the newest of them; one for each request."""
+
+    def __init__(self, stops: list[str], decode: Callable[[list[int]], str]) -> None:
+        self.stops, self.decode = stops, decode
+        self.seen = 0  # tokens that hold no stop
+        # every token is a byte of text at least; those without text (control tokens) are why there are some more
+        self.margin = max(len(stop.encode(errors="replace")) for stop in stops) + 16
+
+    def __call__(self, ids: list[int]) -> bool:
+        self.seen = min(self.seen, len(ids))  # tokens may have been masked again
+        text = self.decode(ids[max(0, self.seen - self.margin) :])
+        self.seen = len(ids)
+        return any(stop in text for stop in self.stops)
+
+
+def cut(text: str, stops: list[str]) -> str:
+    """A text up to its first stop."""
+    places = [place for place in map(text.find, stops) if place >= 0]
+    return text[: min(places)] if places else text

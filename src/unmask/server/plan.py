@@ -1,0 +1,284 @@
+"""From the body of a request to checked jobs: which model, which canvases, which part of them is the answer."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from unmask.canvas import NO_MASK
+from unmask.decoding.infill import Template, make_template, parse_template
+from unmask.decoding.request import Prepared
+from unmask.errors import UnmaskError
+from unmask.lm import DiffusionLM
+from unmask.prompts import encode, render_chat
+from unmask.server.errors import MISSING, APIError
+from unmask.server.options import (
+    alternatives,
+    check_stream,
+    decoding_options,
+    refuse,
+    refuse_structure,
+    stop_list,
+)
+from unmask.server.schema import (
+    ChatRequest,
+    CompletionRequest,
+    Dialogue,
+    Gap,
+    InfillRequest,
+    Message,
+    Steering,
+)
+from unmask.server.writer import Region
+
+CHAT_TOKENS, COMPLETION_TOKENS, GAP_TOKENS = 1024, 16, 64  # where the client does not say, and as far as they fit
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one request may ask for."""
+
+    n: int = 8
+    prompt_tokens: int = 1 << 20  # the model's own length is a bound too
+    candidates: int = 32  # lengths tried of one gap
+
+
+@dataclass
+class Plan:
+    """A checked request. A filling plan settles the lengths of its gaps first, and gets its regions then."""
+
+    name: str  # of the model, as the client calls it
+    lm: DiffusionLM
+    seed: int
+    prepared: Prepared | None = None
+    regions: list[Region] = field(default_factory=list)
+    prompt_tokens: int = 0
+    logprobs: int | None = None
+    filling: Filling | None = None
+    lengths: list[int] = field(default_factory=list)  # of the gaps, once settled
+    taken: bool = False  # the engine has already worked for it
+    wrap: Callable[[str], str] = lambda text: text  # what is made of the answer's text
+
+
+@dataclass(frozen=True)
+class Filling:
+    """Gaps to fill. `suffix`: only the one gap is the answer, not the whole template."""
+
+    template: Template
+    prepare: Callable[[list[list[int]]], Prepared]
+    suffix: bool
+    n: int
+
+
+class Models:
+    """The models being served, by the names that clients use."""
+
+    def __init__(self, models: Mapping[str, DiffusionLM]) -> None:
+        self.models = dict(models)
+
+    def find(self, name: str | None) -> tuple[str, DiffusionLM]:
+        chosen = next(iter(self.models)) if name is None else name
+        if chosen not in self.models:
+            known = ", ".join(self.models)
+            message = f"model '{chosen}' is not served here; there is {known}"
+            raise APIError(404, message, MISSING, "model", "model_not_found")
+        return chosen, self.models[chosen]
+
+    def which(self, holds: Callable[[DiffusionLM], bool]) -> str:
+        names = [name for name, lm in self.models.items() if holds(lm)]
+        return f"of the models served here {', '.join(names)} can" if names else "no model served here can"
+
+
+def can_fill(lm: DiffusionLM) -> bool:
+    """Whether a model sees the text behind a gap."""
+    return lm.config.layout == "bidirectional" and lm.config.mask_token_id is not None
+
+
+def can_chat(lm: DiffusionLM) -> bool:
+    return lm.chat_template is not None
+
+
+def mask_of(lm: DiffusionLM) -> int:
+    mask = lm.config.mask_token_id
+    return NO_MASK if mask is None else mask
+
+
+class Planner:
+    """Makes plans of bodies; whatever cannot be done as asked raises APIError or UnmaskError."""
+
+    def __init__(self, models: Models, bounds: Bounds | None = None) -> None:
+        self.models, self.bounds = models, bounds or Bounds()
+
+    def chat(self, body: ChatRequest) -> Plan:
+        refuse_structure(body)
+        return self.dialogue(body, alternatives(body))
+
+    def dialogue(self, body: Dialogue, logprobs: int | None = None) -> Plan:
+        """A plan of messages to answer."""
+        name, lm = self.models.find(body.model)
+        if not can_chat(lm):
+            hint = self.models.which(can_chat)
+            raise APIError(400, f"model '{name}' has no chat template and cannot chat; {hint}", param="model")
+        text = render_chat([_plain(message) for message in body.messages], lm.chat_template, name)
+        ids = _ids(text, lm)
+        most = self._max_tokens(body)
+        return self._written(name, lm, [ids], most, CHAT_TOKENS, body, logprobs)
+
+    @staticmethod
+    def _max_tokens(body: Dialogue) -> int | None:
+        one, other = body.max_tokens, body.max_completion_tokens
+        if one is not None and other is not None and one != other:
+            raise refuse("max_tokens", "and max_completion_tokens are two names of one thing and must agree")
+        return one if one is not None else other
+
+    def completion(self, body: CompletionRequest, default: int = COMPLETION_TOKENS) -> Plan:
+        """A plan of text to continue, or with a suffix of the gap before it."""
+        refuse_structure(body)
+        if body.suffix is not None:
+            return self._suffix(body)
+        name, lm = self.models.find(body.model)
+        rows = _rows(body.prompt, lm)
+        return self._written(name, lm, rows, body.max_tokens, default, body, alternatives(body))
+
+    def _suffix(self, body: CompletionRequest) -> Plan:
+        if not isinstance(body.prompt, str):
+            raise refuse("prompt", "must be one text where there is a suffix")
+        for given in ("stop", "block_length", "mode"):
+            if getattr(body, given) is not None and (given, body.mode) != ("mode", "diffusion"):
+                raise refuse(given, "cannot be honoured with a suffix: the gap is filled as a whole")
+        _, lm = self._filler(body)
+        assert body.suffix is not None
+        around = sum(len(_ids(text, lm)) for text in (body.prompt, body.suffix))
+        most = body.max_tokens or max(1, min(GAP_TOKENS, lm.config.max_length - around))
+        ladder = sorted({*(2**i for i in range(1, most.bit_length()) if 2**i < most), most})
+        template = make_template([body.prompt, body.suffix], [ladder], _tokenizer(lm))
+        return self._filled(template, body, body.logprobs, suffix=True)
+
+    def infill(self, body: InfillRequest) -> Plan:
+        """A plan of a template with gaps."""
+        _, lm = self._filler(body)
+        if (body.segments is None) == (body.template is None):
+            raise APIError(400, "a template is given by one of the fields segments and template", param="segments")
+        if body.template is not None:
+            template = parse_template(body.template, _tokenizer(lm))
+        else:
+            template = _of_segments(body.segments or [], lm)
+        tried = max(map(len, template.choices))
+        if tried > self.bounds.candidates:
+            field = "template" if body.segments is None else "segments"
+            raise refuse(field, f"has a gap of {tried} lengths; at most {self.bounds.candidates} are tried")
+        return self._filled(template, body, body.logprobs, suffix=False)
+
+    def _filler(self, body: Steering) -> tuple[str, DiffusionLM]:
+        name, lm = self.models.find(body.model)
+        if not can_fill(lm):
+            hint = self.models.which(can_fill)
+            message = f"model '{name}' writes from left to right and cannot fill gaps; {hint}"
+            raise APIError(400, message, param="model")
+        return name, lm
+
+    def _filled(self, template: Template, body: Steering, logprobs: int | None, suffix: bool) -> Plan:
+        name, lm = self.models.find(body.model)
+        check_stream(body)
+        options = decoding_options(body, lm)
+        for unread in ("mode", "stop", "block_length"):
+            options.pop(unread, None)
+        seed, n = self._seed(options.pop("seed")), self._n(body, 1)
+        prepare = lm.prepare_fill(template, **options, seed=seed)
+        given = sum(map(len, template.segments))
+        self._check_prompt(given)
+        filling = Filling(template, prepare, suffix, n)
+        return Plan(name, lm, seed, None, [], given, logprobs, filling)
+
+    def _written(
+        self,
+        name: str,
+        lm: DiffusionLM,
+        rows: list[list[int]],
+        most: int | None,
+        default: int,
+        body: Any,
+        logprobs: int | None,
+    ) -> Plan:
+        check_stream(body)
+        options = decoding_options(body, lm)
+        n = self._n(body, len(rows))
+        self._check_prompt(max(map(len, rows)))
+        if most is None:
+            most = max(1, min(default, lm.config.max_length - max(map(len, rows))))
+        seed = self._seed(options.pop("seed"))
+        prepared = lm.prepare([row for row in rows for _ in range(n)], most, seed=seed, **options)
+        requests = [replace(request, logprobs=logprobs) for request in prepared.requests]
+        stops = tuple(stop_list(body))
+        regions = []
+        for request in requests:
+            start = request.given.index(False)
+            end = min(len(request.ids), start + (request.wanted or len(request.ids)))
+            regions.append(Region(start, end, mask_of(lm), prepared.eos_ids, stops))
+        tokens = sum(len(row) for row in rows)
+        return Plan(name, lm, seed, replace(prepared, requests=requests), regions, tokens, logprobs)
+
+    def _n(self, body: Steering, rows: int) -> int:
+        n = body.n or 1
+        if n * rows > self.bounds.n:
+            what = "n" if rows == 1 else "n times the number of prompts"
+            raise APIError(400, f"{what} is {n * rows}, and one request may ask for {self.bounds.n}", param="n")
+        return n
+
+    def _check_prompt(self, tokens: int) -> None:
+        if tokens > self.bounds.prompt_tokens:
+            raise UnmaskError(
+                f"the prompt is {tokens} tokens, and this server reads {self.bounds.prompt_tokens} at most"
+            )
+
+    @staticmethod
+    def _seed(seed: int | None) -> int:
+        return secrets.randbits(31) if seed is None else seed
+
+
+def _plain(message: Message) -> dict[str, str]:
+    """A message as templates read it."""
+    content = message.content
+    text = "".join(part.text for part in content) if isinstance(content, list) else content
+    if text is None:
+        raise refuse("messages", "hold one without content")
+    return {"role": "system" if message.role == "developer" else message.role, "content": text}
+
+
+def _rows(prompt: Any, lm: DiffusionLM) -> list[list[int]]:
+    if isinstance(prompt, list) and not prompt:
+        raise refuse("prompt", "is an empty list")
+    if isinstance(prompt, list) and isinstance(prompt[0], list) and not all(prompt):
+        raise refuse("prompt", "holds an empty list of token ids")
+    return encode(prompt, lm.tokenizer, None, lm.config, lm.name)
+
+
+def _ids(text: str, lm: DiffusionLM) -> list[int]:
+    return encode(text, lm.tokenizer, None, lm.config, lm.name)[0]
+
+
+def _tokenizer(lm: DiffusionLM) -> Tokenizer:
+    assert lm.tokenizer is not None  # no model is served without
+    return lm.tokenizer
+
+
+def _of_segments(segments: list[str | Gap], lm: DiffusionLM) -> Template:
+    pieces, choices = [""], list[Sequence[int]]()
+    for segment in segments:
+        if isinstance(segment, str):
+            pieces[-1] += segment
+            continue
+        bounds = (segment.mask, segment.mask) if isinstance(segment.mask, int) else (segment.mask.min, segment.mask.max)
+        low, high = bounds
+        if high < low:
+            raise refuse("segments", f"hold a gap of {low} to {high} tokens, which is no range")
+        choices.append(range(low, high + 1))
+        pieces.append("")
+    if not choices:
+        raise refuse("segments", 'hold no gap; write {"mask": 4} or {"mask": {"min": 1, "max": 3}} where one is')
+    return make_template(pieces, choices, _tokenizer(lm))

@@ -1,0 +1,104 @@
+"""What the server answers, for the OpenAPI description."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+FinishReason = Literal["stop", "length"]
+
+
+class Usage(BaseModel):
+    """Tokens to the end of text, and the forward passes they took."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    steps: int
+    prefill_steps: int
+    tokens_per_step: float
+    drafts_kept_per_step: float | None
+
+
+class Reply(BaseModel):
+    """What all answers have."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    system_fingerprint: str | None
+    seed: int
+    usage: Usage
+
+
+class ChatMessage(BaseModel):
+    role: Literal["assistant"]
+    content: str
+    refusal: str | None
+
+
+class ChatChoice(BaseModel):
+    index: int
+    message: ChatMessage
+    finish_reason: FinishReason
+    logprobs: dict[str, Any] | None
+
+
+class ChatReply(Reply):
+    """An answer in a message; with stream, chunks with a delta instead."""
+
+    choices: list[ChatChoice]
+
+
+class TextChoice(BaseModel):
+    index: int
+    text: str
+    finish_reason: FinishReason
+    logprobs: dict[str, Any] | None
+
+
+class TextReply(Reply):
+    """Text after a prompt, or between a prompt and a suffix."""
+
+    choices: list[TextChoice]
+
+
+class InfillChoice(TextChoice):
+    gaps: list[str]
+
+
+class InfillReply(Reply):
+    """A filled template: `text` is all of it, `gaps` what was written into each gap."""
+
+    choices: list[InfillChoice]
+
+
+class ModelCard(BaseModel):
+    """A model being served and what it can do."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    layout: str
+    modes: list[str]
+    max_length: int
+    can_chat: bool
+    can_fill: bool
+    defaults: dict[str, Any]
+
+
+class ModelList(BaseModel):
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class Health(BaseModel):
+    """Whether requests are taken, and how many there are."""
+
+    status: Literal["ok", "closing"]
+    models: list[str]
+    running: int
+    waiting: int

@@ -1,0 +1,130 @@
+"""Answers that come while they are written, as server-sent events.
+
+By default only text that no later step can change, from the left, to be appended. With `diffusing` every chunk is the
+whole text so far, to replace the last one (Mercury's way). With `stream_options.frames` chunks also say what each
+step did.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from unmask.engine.scheduler import Step
+from unmask.server import errors
+from unmask.server.running import Running
+from unmask.server.schema import Steering, StreamOptions
+from unmask.server.shapes import Answer, event, range_of
+from unmask.server.writer import Writer, Written
+
+HEARTBEAT = 10.0  # seconds of silence after which a comment is sent, so that a vanished client is noticed
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events of running jobs, whose slots are free as soon as the client has gone."""
+
+    def __init__(self, running: Running, parts: AsyncIterator[bytes], over: Callable[[], None]) -> None:
+        super().__init__(parts, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self.running, self.over = running, over
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.running.cancel()
+            self.over()
+
+
+class Stream:
+    """One streamed answer."""
+
+    def __init__(self, answer: Answer, body: Steering, running: Running, follow: list[Writer], seconds: float) -> None:
+        self.answer, self.running, self.follow, self.seconds = answer, running, follow, seconds
+        self.options, self.diffusing = body.stream_options or StreamOptions(), bool(body.diffusing)
+        self.outcomes: dict[int, Written] = {}
+        self.told = [0] * len(follow)  # tokens whose log-probabilities were sent
+        self.characters = [0] * len(follow)
+        self.on_text: Callable[[], None] = lambda: None
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """The events of the answer, and an error as the last one if it fails."""
+        try:
+            async with self.running:
+                for part in self._opening():
+                    yield self._event(part)
+                until = time.monotonic() + self.seconds
+                while True:
+                    left = until - time.monotonic()
+                    try:
+                        reached = await self.running.next(max(0.0, min(HEARTBEAT, left)))
+                    except TimeoutError:
+                        if left <= HEARTBEAT:
+                            raise
+                        yield b": still at it\n\n"
+                        continue
+                    if reached is None:
+                        break
+                    for part in self._of(*reached):
+                        yield self._event(part)
+            if self.options.include_usage:
+                outcomes = [self.outcomes[i] for i in sorted(self.outcomes)]
+                head = self.answer.head(self.answer.shape.chunk)
+                yield event({**head, "choices": [], "usage": self.answer.usage(outcomes)})
+            yield b"data: [DONE]\n\n"
+        except Exception as error:  # the status is already sent: the error is the last event
+            yield event(errors.of(error).body())
+
+    def _event(self, part: dict[str, Any]) -> bytes:
+        return event({**part, "usage": None} if self.options.include_usage else part)
+
+    def _opening(self) -> list[dict[str, Any]]:
+        parts = []
+        for index, writer in enumerate(self.follow):
+            more: dict[str, Any] = {"canvas": self.answer.canvas(writer)} if self.options.frames else {}
+            if self.answer.shape.chat:
+                parts.append(self.answer.part(index, None, delta={"role": "assistant", "content": ""}, **more))
+            elif more:
+                parts.append(self.answer.part(index, "", **more))
+        return parts
+
+    def _of(self, index: int, reached: Any) -> list[dict[str, Any]]:
+        """Chunks of one event of the engine."""
+        writer, answer = self.follow[index], self.answer
+        if isinstance(reached, Step):
+            text = writer.take(reached)
+            more: dict[str, Any] = {}
+            if self.options.frames:
+                more["frame"] = answer.frame(reached.frame, writer.region.start)
+            if self.diffusing:
+                text = writer.snapshot()
+            elif answer.plan.logprobs is not None and not writer.closed:
+                more |= self._logprobs(index, range(writer.region.start, writer.read))
+            if text:
+                self.on_text()
+            return [answer.part(index, text, **more)] if text or more else []
+        rest, written = writer.finish(reached)
+        self.outcomes[index] = written
+        more = {}
+        if self.diffusing:
+            rest = written.text
+        elif answer.plan.logprobs is not None:
+            more = self._logprobs(index, range_of(written, writer))
+        if answer.shape.gaps:
+            more["gaps"] = answer.gaps(written)
+        parts = [answer.part(index, rest, **more)] if rest or more else []
+        return [*parts, answer.part(index, None, finish_reason=written.finish_reason)]
+
+    def _logprobs(self, index: int, positions: range) -> dict[str, Any]:
+        """Of the positions that were not told of yet; nothing if there are none."""
+        fresh = positions[self.told[index] :]
+        if not fresh:
+            return {}
+        out = self.answer.logprobs(self.follow[index], fresh, self.characters[index])
+        self.told[index] = len(positions)
+        if out is not None and not self.answer.shape.chat:
+            self.characters[index] += sum(map(len, out["tokens"]))
+        return {"logprobs": out}
