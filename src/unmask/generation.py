@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from unmask.canvas import Array, Frame
 from unmask.decoding.loop import Decoder
 from unmask.decoding.renoise import RenoiseOptions
-from unmask.decoding.rules import RuleName
+from unmask.decoding.request import Request, RequestParameters
+from unmask.decoding.rules import RuleName, RuleOptions, RuleParameters
 from unmask.decoding.stops import cut
 from unmask.errors import UnmaskError
 from unmask.models.config import build
@@ -20,19 +21,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DecodingDefaults:
+class DecodingDefaults(RuleParameters, RequestParameters):
     """How a model decodes where the caller does not say (generation_config.json of its folder)."""
 
     rule: RuleName = "threshold"
-    threshold: float = 0.9
-    factor: float = 1.0
-    entropy_bound: float = 0.1
-    max_denoising_steps: int | None = None
-    block_length: int | None = None
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    remask_budget: int = 0
     t_min: float = 0.4  # these four: of models that denoise random tokens
     t_max: float = 0.8
     confidence_threshold: float = 0.005
@@ -51,12 +43,16 @@ class DecodingDefaults:
             "threshold": 0 <= chosen.threshold <= 1,
             "factor": 0 <= chosen.factor < 1e6,
             "entropy_bound": 0 <= chosen.entropy_bound < 1e6,
+            "schedule_eps": 0 < chosen.schedule_eps < 1,
+            "choice_temperature": 0 <= chosen.choice_temperature <= 100,
             "max_denoising_steps": chosen.max_denoising_steps is None or chosen.max_denoising_steps >= 1,
             "block_length": chosen.block_length is None or chosen.block_length >= 1,
             "temperature": 0 <= chosen.temperature <= 100,
             "top_p": 0 < chosen.top_p <= 1,
             "top_k": chosen.top_k >= 0,
+            "guidance": 0 <= chosen.guidance <= 100,
             "remask_budget": chosen.remask_budget >= 0,
+            "cache_refresh": chosen.cache_refresh >= 0,
             "t_max": 0 < chosen.t_max <= 100,
             "t_min": 0 <= chosen.t_min <= chosen.t_max,
             "confidence_threshold": 0 <= chosen.confidence_threshold < 1e6,
@@ -66,6 +62,12 @@ class DecodingDefaults:
             if not fine:
                 raise UnmaskError(f"option {name} is out of range: {getattr(chosen, name)}")
         return chosen
+
+    def request(self, **others: Any) -> Request:
+        """A request with these options; `others` are fields that they do not say, or replace."""
+        rule = RuleOptions(self.rule, **{f.name: getattr(self, f.name) for f in fields(RuleParameters)})
+        own = {f.name: getattr(self, f.name) for f in fields(RequestParameters)}
+        return Request(**{**own, "rule": rule, **others})
 
 
 def renoising(chosen: DecodingDefaults, temperature: float | None) -> RenoiseOptions:

@@ -191,7 +191,10 @@ class DiffusionLM:
         threshold: float | None = None,
         factor: float | None = None,
         entropy_bound: float | None = None,
-        cache: str = "auto",
+        schedule: str | None = None,
+        guidance: float | None = None,
+        cache: str | None = None,
+        cache_refresh: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
         top_k: int | None = None,
@@ -203,24 +206,29 @@ class DiffusionLM:
         seed: int | None = None,
         stop: str | list[str] | None = None,
         streamer: Callable[[Frame], None] | None = None,
+        **options: Any,
     ) -> Any:
         """Writes after a prompt; returns an Output, or a list of them for a list of prompts.
 
         prompt: text, a list of texts, token ids, or chat messages ({"role": ..., "content": ...}) for a model
         with a chat template. mode: `diffusion`, `ar` or `verify` (drafted by diffusion, identical to `ar`),
         of those that the model has; the first by default. block_length: the window's, so in mode verify one
-        more than the drafts of a step. rule: quota, threshold, factor, entropy_bound, margin, random, sequential, or
-        checked (drafts are kept where the base gives them `threshold` times its best token's probability).
-        max_denoising_steps: steps per block. cache: auto, none or exact. temperature 0 is greedy.
-        remask_budget: how many committed tokens may be masked again. For a model that denoises random tokens,
+        more than the drafts of a step. rule: quota, threshold, factor, entropy_bound, margin, entropy, random,
+        sequential, or checked (drafts are kept where the base gives them `threshold` times its best token's
+        probability). max_denoising_steps: steps per block. schedule: how many tokens they write: even, linear,
+        cosine or timesteps. guidance: above 0 classifier-free, which reads the canvas twice per step. cache: auto,
+        none, exact, or of a bidirectional model prefix or dual, which are approximate; cache_refresh: those read
+        all again every so many steps. temperature 0 is greedy. remask_budget: how many committed tokens may be
+        masked again. For a model that denoises random tokens,
         t_max to t_min are the steps' temperatures (a temperature above 0 stands for both, 0 takes the best tokens),
         and a canvas is done when its best tokens are those of the last stability_threshold steps and their mean
         entropy is below confidence_threshold (nats). Whole canvases are decoded, what was asked for is given.
-        seed: None draws one. streamer: called
-        with every frame. What is None comes from the model's own defaults. Raises UnmaskError for options
-        that are out of range and prompts that do not fit.
+        seed: None draws one. streamer: called with every frame. options: any other field of `DecodingDefaults`.
+        What is None comes from the model's own defaults. Raises UnmaskError for options that are out of range and
+        prompts that do not fit.
         """
-        options = {k: v for k, v in locals().items() if k not in ("self", "prompt", "streamer")}
+        named = {k: v for k, v in locals().items() if k not in ("self", "prompt", "streamer", "options")}
+        options |= named
         run = self.start(prompt, **options)
         for frame in run.frames():
             if streamer is not None:
@@ -231,25 +239,21 @@ class DiffusionLM:
         """The frames of `generate`, as they are made; same arguments."""
         yield from self.start(prompt, max_new_tokens, **options).frames()
 
-    def start(self, prompt: Prompt, max_new_tokens: int = 128, cache: str = "auto", **options: Any) -> Run:
+    def start(self, prompt: Prompt, max_new_tokens: int = 128, **options: Any) -> Run:
         """Prepares a generation: check everything, decode nothing. Arguments as for `generate`."""
-        asked = self.prepare(prompt, max_new_tokens, cache, **options)
+        asked = self.prepare(prompt, max_new_tokens, **options)
         decoder = Decoder(self.backend, asked.layout, asked.requests, asked.eos_ids, asked.use_cache)
         return Run(decoder, self.tokenizer, asked.stops)
 
-    def prepare(self, prompt: Prompt, max_new_tokens: int = 128, cache: str = "auto", **options: Any) -> Prepared:
+    def prepare(self, prompt: Prompt, max_new_tokens: int = 128, **options: Any) -> Prepared:
         """The requests of a generation, checked, for a decoder of any company. Arguments as for `generate`."""
         rows = encode(prompt, self.tokenizer, self.chat_template, self.config, self.name)
         if max_new_tokens < 1:
             raise UnmaskError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        if cache not in ("auto", "none", "exact"):
-            raise UnmaskError(f"cache '{cache}' is unknown; use auto, none or exact")
         if self.config.layout in GROUPED and not all(rows):
             raise UnmaskError(f"model '{self.name}' has no start-of-text token; give it a prompt of at least one token")
         if options.get("block_length") == 1 and options.get("mode") == "verify":
             raise UnmaskError("mode 'verify' needs a block_length of at least 2: one sure token and a draft")
-        if cache == "exact" and self.config.layout == "bidirectional":
-            raise UnmaskError("an exact cache needs a causal or block-causal model; use cache='auto'")
         seed, stop = options.pop("seed", None), options.pop("stop", None)
         seed = secrets.randbits(31) if seed is None else seed
         stops = [stop] if isinstance(stop, str) else stop or []
@@ -259,9 +263,8 @@ class DiffusionLM:
             requests = [replace(request, stop=Stops(stops, decode)) for request in requests]
         own = () if self.config.eos_token_id is None else (self.config.eos_token_id,)
         ends = self.defaults.override({"eos_token_ids": options.get("eos_token_ids")}).eos_token_ids
-        return Prepared(
-            requests, self._layout(None, base.block_length), frozenset((*own, *ends)), cache != "none", stops
-        )
+        layout, use_cache = self._layout(None, base.block_length), base.cache != "none"
+        return Prepared(requests, layout, frozenset((*own, *ends)), use_cache, stops)
 
     def fill(self, template: str, streamer: Callable[[Frame], None] | None = None, **options: Any) -> Filled:
         """Fills every gap of a template such as "The [[mask:4]] sat on the [[mask:1-3]]."
@@ -341,26 +344,42 @@ class DiffusionLM:
         if chosen_mode is None:
             raise UnmaskError(f"model '{self.name}' decodes in mode {' or '.join(modes)}, not '{mode}'")
         chosen = self.defaults.override(options)
-        rule = RuleOptions(chosen.rule, chosen.threshold, chosen.factor, chosen.entropy_bound)
-        block, steps, budget = chosen.block_length, chosen.max_denoising_steps, chosen.remask_budget
+        self._check_suits(chosen, chosen_mode)
+        others: dict[str, Any] = {}
         if chosen_mode == "ar":
-            rule, block, steps, budget = RuleOptions("sequential"), 1, None, 0
+            plain = {"block_length": 1, "max_denoising_steps": None, "remask_budget": 0}
+            others = {"rule": RuleOptions("sequential"), **plain}
         elif self.config.layout in ("block_causal", *GROUPED):
-            block = block or self.config.block_length
-        if rule.name == "checked" and (self.config.layout != "drafts" or (block or 0) < 2 or budget):
+            others = {"block_length": chosen.block_length or self.config.block_length}
+        request = chosen.request(ids=[], given=[], seed=seed, mode=chosen_mode, **others)
+        if self.config.layout == "canvas":
+            return replace(request, renoise=renoising(chosen, options.get("temperature")))
+        return request
+
+    def _check_suits(self, chosen: DecodingDefaults, mode: Mode) -> None:
+        """Raises UnmaskError for a rule, a cache or guidance that this model cannot have."""
+        layout, budget = self.config.layout, chosen.remask_budget
+        block = chosen.block_length or self.config.block_length
+        if chosen.cache == "exact" and layout == "bidirectional":
+            raise UnmaskError("an exact cache needs a causal or block-causal model; use cache='auto'")
+        if chosen.cache in ("prefix", "dual") and layout != "bidirectional":
+            raise UnmaskError(
+                f"cache '{chosen.cache}' is for bidirectional models, and '{self.name}' keeps exact keys and values; "
+                "use cache='auto'"
+            )
+        if chosen.guidance > 0 and (mode != "diffusion" or layout in GROUPED):
+            raise UnmaskError(f"guidance needs a model that denoises masks, which '{self.name}' does not; leave it out")
+        if mode == "ar":
+            return
+        if chosen.rule == "checked" and (layout != "drafts" or block < 2 or budget):
             raise UnmaskError(
                 f"rule 'checked' is for models with an adapter that drafts, a block_length of at least 2 and no "
                 f"remasking; model '{self.name}' has block_length {block}, remask_budget {budget}; use threshold"
             )
-        sampling = (chosen.temperature, chosen.top_k, chosen.top_p)
-        request = Request([], [], seed, *sampling, rule, block, steps, budget, mode=chosen_mode)
-        if self.config.layout != "canvas":
-            return request
-        if rule.name != "entropy_bound" or budget:
+        if layout == "canvas" and (chosen.rule != "entropy_bound" or budget):
             raise UnmaskError(
                 f"model '{self.name}' denoises random tokens: its rule is entropy_bound, without remasking"
             )
-        return replace(request, renoise=renoising(chosen, options.get("temperature")))
 
     def _request(self, base: Request, row: list[int], max_new_tokens: int, seed: int) -> Request:
         """A request to write after a prompt; a model that denoises random tokens writes whole canvases."""

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from unmask.decoding.rules import RULE_NAMES, RULES, RuleName, RuleOptions, best_first, due, remask
+from unmask.decoding.rules import RANKING, RULE_NAMES, RULES, RuleName, RuleOptions, best_first, remask
 from unmask.decoding.sampling import Scores
+from unmask.decoding.schedules import Due
 
 Array = NDArray[Any]
 
@@ -17,63 +18,106 @@ Array = NDArray[Any]
 def grid(confidence: list[list[float]]) -> Scores:
     """Scores with given confidences; margins are their squares and entropies fall with them."""
     c = np.array(confidence, np.float64)
-    return Scores(np.zeros(c.shape, np.int64), c, -np.log(c), c**2, 1 - c)
+    return Scores(np.zeros(c.shape, np.int64), c, -np.log(c), c**2, 1 - 0.999 * c)
 
 
-ONE_STEP_OF_MANY = np.array([1000])  # nothing but the least is due
+def owed(*counts: int) -> Due:
+    """So many tokens due of each request; the share is for `random` alone."""
+    return Due(np.array(counts), np.full(len(counts), 0.25))
+
+
+LITTLE = owed(1)
 
 
 @st.composite
-def situations(draw: st.DrawFn) -> tuple[Scores, Array, Array]:
-    """Scores, masks and steps left of a few requests; confidences often tie."""
+def situations(draw: st.DrawFn) -> tuple[Scores, Array, Due]:
+    """Scores, masks and what is due of a few requests; confidences often tie."""
     rows, length = draw(st.integers(1, 3)), draw(st.integers(1, 9))
     level = st.sampled_from([0.01, 0.2, 0.5, 0.9, 0.95, 1.0]) | st.floats(1e-6, 1.0)
     confidence = draw(st.lists(st.lists(level, min_size=length, max_size=length), min_size=rows, max_size=rows))
     masked = np.array(
         draw(st.lists(st.lists(st.booleans(), min_size=length, max_size=length), min_size=rows, max_size=rows))
     )
-    steps_left = np.array(draw(st.lists(st.integers(1, 12), min_size=rows, max_size=rows)))
+    counts = np.array(draw(st.lists(st.integers(0, 9), min_size=rows, max_size=rows)))
     flat = grid(confidence)
     laid = Scores(*(values[masked] for values in vars(flat).values())).grid(*masked.nonzero(), masked.shape)
-    return laid, masked, steps_left
+    due = Due(np.minimum(counts, masked.sum(1)), np.full(rows, draw(st.floats(0, 1))))
+    return laid, masked, due
 
 
 parameter_sets = st.builds(
     RuleOptions,
     threshold=st.floats(0, 1.1),
+    strict=st.booleans(),
     factor=st.floats(0, 8),
     entropy_bound=st.floats(0, 8),
+    due_is=st.sampled_from(["least", "most"]),
+    choice_temperature=st.sampled_from([0.0, 0.5]),
 )
 
 
 @pytest.mark.parametrize("name", RULE_NAMES)
 @given(situations(), parameter_sets)
-def test_rules_write_masks_only_and_meet_their_budget(
-    name: RuleName, situation: tuple[Scores, Array, Array], parameters: RuleOptions
+def test_rules_write_masks_only_and_what_is_due(
+    name: RuleName, situation: tuple[Scores, Array, Due], parameters: RuleOptions
 ) -> None:
-    scores, masked, steps_left = situation
-    chosen = RULES[name](scores, masked, steps_left, parameters)
+    scores, masked, due = situation
+    chosen = RULES[name](scores, masked, due, parameters)
+    counts = chosen.sum(1)
     assert chosen.dtype == np.bool_
     assert not (chosen & ~masked).any()
-    if name != "random":
-        assert (chosen.sum(1) >= due(masked, steps_left)).all()
+    if name in RANKING:
+        assert (counts == due.count).all()
+    elif name != "random":
         assert (chosen.any(1) == masked.any(1)).all()  # every step makes progress
-    last = RULES[name](scores, masked, np.ones_like(steps_left), parameters)
-    assert (last == masked).all()
+        least = parameters.due_is == "least"
+        assert (counts >= due.count if least else counts <= np.maximum(due.count, 1)).all()
+    if name == "random" or parameters.due_is == "least":
+        everything = Due(masked.sum(1), np.ones(len(masked)))
+        assert (RULES[name](scores, masked, everything, parameters) == masked).all()
     # a request's commits do not depend on the others
     for row in range(len(masked)):
-        alone = RULES[name](scores.rows(np.array([row])), masked[row : row + 1], steps_left[row : row + 1], parameters)
+        one = np.array([row])
+        alone = RULES[name](scores.rows(one), masked[one], due.rows(one), parameters)
         assert (alone[0] == chosen[row]).all()
 
 
 @given(situations())
-def test_rules_prefer_the_surest(situation: tuple[Scores, Array, Array]) -> None:
-    scores, masked, steps_left = situation
-    for name in ("quota", "threshold", "factor", "margin", "entropy_bound"):
-        chosen = RULES[name](scores, masked, steps_left, RuleOptions(name))
+def test_rules_prefer_the_surest(situation: tuple[Scores, Array, Due]) -> None:
+    scores, masked, due = situation
+    for name in ("quota", "threshold", "factor", "margin", "entropy_bound", "entropy"):
+        chosen = RULES[name](scores, masked, due, RuleOptions(name))
         kept = np.where(chosen, scores.confidence, 2)
         left = np.where(masked & ~chosen, scores.confidence, -1)
         assert (kept.min(1) >= left.max(1)).all(), name
+
+
+@given(situations(), st.floats(0, 1))
+def test_what_is_due_at_most_bounds_what_is_sure(situation: tuple[Scores, Array, Due], level: float) -> None:
+    """Fast-dLLM's confidence_threshold: of the best that are due, those that reach the threshold, and the best."""
+    scores, masked, due = situation
+    options = RuleOptions("threshold", threshold=level, due_is="most")
+    best = best_first(scores.confidence, masked, np.ones(len(masked), int))
+    sure = best_first(scores.confidence, masked, due.count) & (scores.confidence >= level)
+    assert (RULES["threshold"](scores, masked, due, options) == (best | sure)).all()
+
+
+def test_choice_temperature_draws_without_replacement_in_proportion() -> None:
+    """Dream's alg_temp: the first of a draw by softmax(confidence / temperature); cold, the best."""
+    n, temperature = 40_000, 0.5
+    c = np.tile([0.9, 0.5, 0.2], (n, 1))
+    uniform = np.random.default_rng(5).random(c.shape)
+    scores, masked = Scores(np.zeros(c.shape, np.int64), c, -np.log(c), c, uniform), np.ones(c.shape, bool)
+    options = RuleOptions("quota", choice_temperature=temperature)
+    found = RULES["quota"](scores, masked, owed(*[1] * n), options).mean(0)
+    p = np.exp(c[0] / temperature)
+    np.testing.assert_allclose(found, p / p.sum(), atol=0.01)
+    two = RULES["quota"](scores, masked, owed(*[2] * n), options)
+    left = (p / p.sum())[:, None] * p / (p.sum() - p)[:, None]  # first i, then j
+    expected = [left[1, 2] + left[2, 1], left[0, 2] + left[2, 0], left[0, 1] + left[1, 0]]
+    np.testing.assert_allclose((~two).mean(0), expected, atol=0.01)
+    cold = RuleOptions("quota", choice_temperature=1e-4)
+    assert RULES["quota"](scores, masked, owed(*[1] * n), cold)[:, 0].all()
 
 
 def scan(confidence: list[float], factor: float) -> int:
@@ -91,7 +135,7 @@ def test_factor_counts_as_the_reference_scans(confidence: list[float], factor: f
     """Its last rank in particular, where it keeps one more than passes."""
     masked = np.array([[True] * len(confidence) + [False] * committed])
     scores = grid([confidence + [0.99] * committed])
-    chosen = RULES["factor"](scores, masked, ONE_STEP_OF_MANY, RuleOptions("factor", factor=factor))
+    chosen = RULES["factor"](scores, masked, LITTLE, RuleOptions("factor", factor=factor))
     assert chosen.sum().item() == scan(sorted(confidence, reverse=True), factor)
 
 
@@ -102,15 +146,16 @@ def test_ties_go_to_the_leftmost() -> None:
 
 
 def test_threshold_keeps_what_equals_it() -> None:
-    masked = np.ones((1, 3), bool)
-    chosen = RULES["threshold"](grid([[0.9, 0.5, 0.95]]), masked, ONE_STEP_OF_MANY, RuleOptions(threshold=0.9))
-    assert chosen.tolist() == [[True, False, True]]
+    masked, scores = np.ones((1, 3), bool), grid([[0.9, 0.5, 0.95]])
+    assert RULES["threshold"](scores, masked, LITTLE, RuleOptions(threshold=0.9)).tolist() == [[True, False, True]]
+    strict = RuleOptions(threshold=0.9, strict=True)
+    assert RULES["threshold"](scores, masked, LITTLE, strict).tolist() == [[False, False, True]]
 
 
 def test_sequential_writes_from_left_to_right() -> None:
     masked = np.array([[False, True, False, True, True]])
     scores = grid([[0.5, 0.1, 0.5, 0.2, 0.9]])
-    chosen = RULES["sequential"](scores, masked, np.array([2]), RuleOptions("sequential"))
+    chosen = RULES["sequential"](scores, masked, owed(2), RuleOptions("sequential"))
     assert chosen.tolist() == [[False, True, False, True, False]]
 
 
@@ -119,7 +164,7 @@ def test_random_commits_each_mask_with_the_chance_of_ancestral_sampling() -> Non
     uniform = np.random.default_rng(0).random((1, 20_000))
     blank = np.zeros_like(uniform)
     scores = Scores(blank.astype(np.int64), blank, blank, blank, uniform)
-    share = RULES["random"](scores, masked, np.array([4]), RuleOptions("random")).mean()
+    share = RULES["random"](scores, masked, owed(0), RuleOptions("random")).mean()
     assert share.item() == pytest.approx(0.25, abs=0.012)
 
 

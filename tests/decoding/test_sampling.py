@@ -29,7 +29,7 @@ def draw(seed: int, step: int, positions: Any, purpose: int = 0) -> Array:
 
 
 def in_numpy(logits: Array, options: Sampling, banned: int | None) -> Scores:
-    return sampling.propose(logits, *vars(options).values(), banned)
+    return sampling.propose(logits, *options.columns(), banned)
 
 
 def in_torch(logits: Array, options: Sampling, banned: int | None) -> Scores:
@@ -163,6 +163,50 @@ def test_filters_keep_the_smallest_set_that_reaches_p(keep_top: KeepTop, row: li
         assert among[: size - 1].sum() < p + 1e-9
     elif p == 1:
         assert size == len(among)
+
+
+def test_native_scores_are_those_of_dream_to_the_bit(conformance: Fixture) -> None:
+    """In the network's precision, with the term that its entropy has."""
+    _, tensors = conformance("samplers/sampling_rules")
+    logits = tensors["logits"][0]
+    zeros, half = np.zeros(6), np.full(6, 0.5)
+    options = Sampling(zeros, zeros.astype(np.int64), zeros + 1, half, half, np.array([True] * 5 + [False]))
+    scores = TorchLogits(logits).propose(options)
+    pairs = [
+        (scores.confidence, "maskgit_plus"),
+        (scores.margin, "topk_margin"),
+        (-scores.entropy, "entropy"),
+    ]
+    for ours, name in pairs:
+        theirs = tensors[f"dream_conf_{name}"].double().numpy()
+        np.testing.assert_allclose(ours[:5], theirs[:5], rtol=2e-7, atol=1e-8)
+        assert abs(ours[5] - theirs[5]) > 1e-10  # in float64
+    rounded = TorchLogits(logits, dtype=torch.bfloat16).propose(options).confidence[:5]
+    assert (torch.from_numpy(rounded).bfloat16().double().numpy() == rounded).all()
+    assert abs(rounded - scores.confidence[:5]).max() > 1e-5
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_mask_with_a_share_is_weighed_but_never_written(native: bool, temperature: float) -> None:
+    """As in the references: [MASK] is in the softmax, here as its likeliest entry."""
+    generator = np.random.default_rng(3)
+    whole = torch.from_numpy(generator.normal(size=(5, 7)).astype(np.float32) * 3)
+    whole[:, 6] = whole.amax(1) + 1
+    logits = whole.clone()
+    logits[:, 6] = -torch.inf
+    zeros, warmth = np.zeros(5), np.full(5, temperature)
+    options = Sampling(warmth, zeros.astype(np.int64), zeros + 1, *generator.random((2, 5)), np.full(5, native))
+    scores = TorchLogits(logits, whole[:, 6]).propose(options)
+    p = (whole.double() / (temperature or 1)).softmax(-1).numpy()
+    assert scores.token.max() < 6
+    rows, ranked = np.arange(5), -np.sort(-p, 1)
+    np.testing.assert_allclose(scores.confidence, p[rows, scores.token], rtol=1e-6)
+    np.testing.assert_allclose(scores.entropy, -(p * np.log(p)).sum(1), rtol=1e-5)
+    np.testing.assert_allclose(scores.margin, ranked[:, 1] - ranked[:, 0], rtol=1e-5)  # of what can be written
+    without = TorchLogits(logits).propose(options)
+    assert (without.token == scores.token).all()
+    assert (without.confidence > scores.confidence).all()
 
 
 # --- proposals ----------------------------------------------------------------------------------------------

@@ -15,13 +15,15 @@ from unmask.conformance import rules, sampling_rules
 from unmask.conformance.checks import Check, not_checked, perform, unequal
 from unmask.conformance.outcome import Outcome
 from unmask.conformance.rules import Case, Tensors
+from unmask.decoding.schedules import ScheduleName, plan
 
 CaseCheck = Callable[[Case, Tensors, int], str]
 
 
-def schedule(make: Callable[[int, int], list[int]], reference: str, case: Case, tensors: Tensors, mask_id: int) -> str:
-    """Tokens per step of one reference against what ours commits."""
-    return unequal(make(case["masked"], case["steps"]), case[reference])
+def schedule(name: ScheduleName, reference: str, case: Case, tensors: Tensors, mask_id: int) -> str:
+    """Tokens per step of one reference against what ours has due; dllm leaves steps out that write nothing."""
+    counts = plan(name, case["masked"], case["steps"])
+    return unequal([n for n in counts if n or not reference.startswith("dllm")], case[reference])
 
 
 CHECKS: dict[str, CaseCheck] = {
@@ -33,7 +35,10 @@ CHECKS: dict[str, CaseCheck] = {
     "entropy_bound.stop_criterion": rules.stop_criterion,
     "entropy_bound.temperature": rules.warmed,
     "t2t.sglang_low_confidence": rules.low_confidence,
-    "schedules.llada": partial(schedule, rules.llada_schedule, "llada"),
+    "schedules.llada": partial(schedule, "even", "llada"),
+    "schedules.dllm_linear": partial(schedule, "linear", "dllm_linear"),
+    "schedules.dllm_cosine": partial(schedule, "cosine", "dllm_cosine"),
+    "schedules.dream": partial(schedule, "timesteps", "dream"),
     "sampling_rules.filters.dream": partial(sampling_rules.survivors, "dream"),
     "sampling_rules.filters.sdar": partial(sampling_rules.survivors, "sdar"),
     "sampling_rules.filters.llada2": partial(sampling_rules.survivors, "llada2"),

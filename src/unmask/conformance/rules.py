@@ -10,12 +10,12 @@ from torch import Tensor
 from unmask.canvas import Array
 from unmask.conformance.checks import difference, unequal
 from unmask.decoding.renoise import RenoiseOptions, accept, settled, temperature
-from unmask.decoding.rules import RULES, RuleOptions, best_first, due
+from unmask.decoding.rules import RULES, RuleOptions
 from unmask.decoding.sampling import Scores, propose
+from unmask.decoding.schedules import Due
 
 Case = dict[str, Any]
 Tensors = dict[str, Tensor]
-MANY = 10**6  # steps left when nothing but the least is due
 
 
 def greedy(logits_BLV: Array, masked: Array, banned: int | None = None) -> Scores:
@@ -27,20 +27,18 @@ def greedy(logits_BLV: Array, masked: Array, banned: int | None = None) -> Score
     return scores.grid(row, position, (masked.shape[0], masked.shape[1]))
 
 
+def due(masked: Array, count: int) -> Due:
+    """The same number of tokens due of every row."""
+    return Due(np.full(len(masked), count), np.ones(len(masked)))
+
+
 def commit_rule(case: Case, tensors: Tensors, mask_id: int) -> str:
     """Fast-dLLM's threshold and factor, and LLaDA's quota: a `value` is the parameter or a number of tokens."""
     canvas, logits = (tensors[f"{case['tensor']}.{part}"].numpy() for part in ("x", "logits"))
     masked, name, value = canvas == mask_id, case["rule"], case["value"]
     scores = greedy(logits, masked, banned=mask_id)
-    if name == "quota":
-        chosen = best_first(scores.confidence, masked, np.full(len(masked), value))
-        steps_left = -(-masked.sum(1) // value)
-        if (due(masked, steps_left) == value).all():  # where whole steps can express it
-            by_budget = RULES["quota"](scores, masked, steps_left, RuleOptions("quota"))
-            if (by_budget != chosen).any():
-                return "the rule and its budget disagree"
-    else:
-        chosen = RULES[name](scores, masked, np.full(len(masked), MANY), RuleOptions(name, **{name: value}))
+    asked = due(masked, value if name == "quota" else 1)
+    chosen = RULES[name](scores, masked, asked, RuleOptions(name, **({} if name == "quota" else {name: value})))
     after = np.where(chosen, scores.token, canvas)
     return unequal(chosen[0].nonzero()[0].tolist(), case["committed_positions"]) or unequal(
         after[0].tolist(), case["x_after"]
@@ -61,7 +59,7 @@ def accept_canvas(case: Case, tensors: Tensors, mask_id: int) -> str:
     logits, bound = tensors[f"{part}.logits"].numpy(), case["entropy_bound"]
     chosen, everything = accept(entropies(logits), bound), np.ones(logits.shape[:2], bool)
     options = RuleOptions("entropy_bound", entropy_bound=bound)
-    as_rule = RULES["entropy_bound"](greedy(logits, everything), everything, np.full(len(logits), MANY), options)
+    as_rule = RULES["entropy_bound"](greedy(logits, everything), everything, due(everything, 1), options)
     if (as_rule != chosen).any():
         return "the rule for masks and that for noise disagree"
     proposed, current = (tensors[f"{part}.{name}_canvas"].numpy() for name in ("denoiser", "current"))
@@ -100,20 +98,9 @@ def low_confidence(case: Case, tensors: Tensors, mask_id: int) -> str:
     """sglang's LowConfidence, which fills masks of the prompt as well: all above the threshold, or the best."""
     canvas, logits = (tensors[f"{case['tensor']}.{part}"].numpy() for part in ("block_ids", "logits"))
     masked = canvas == mask_id
-    scores, steps = greedy(logits, masked), np.full(len(masked), MANY)
-    chosen = RULES["threshold"](scores, masked, steps, RuleOptions("threshold", threshold=case["threshold"]))
+    options = RuleOptions("threshold", threshold=case["threshold"], strict=True)
+    scores = greedy(logits, masked)
+    chosen = RULES["threshold"](scores, masked, due(masked, 1), options)
     return unequal((~masked.any(1)).tolist(), case["done_before_step"]) or unequal(
         np.where(chosen, scores.token, canvas).tolist(), case["new_ids"]
     )
-
-
-def llada_schedule(masks: int, steps: int) -> list[int]:
-    """Tokens that `quota` commits at each step of a budget."""
-    masked, counts = np.ones((1, masks), bool), []
-    for left in range(steps, 0, -1):
-        same = np.zeros(masked.shape)
-        scores = Scores(same.astype(np.int64), same, same, same, same)
-        chosen = RULES["quota"](scores, masked, np.array([left]), RuleOptions("quota"))
-        counts.append(int(chosen.sum()))
-        masked = masked & ~chosen
-    return counts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -33,8 +35,10 @@ def dream_confidence(case: Case, tensors: Tensors, mask_id: int) -> str:
     logits, name = tensors["logits"].flatten(0, -2), case["alg"]
     n = len(logits)
     options = Sampling(np.zeros(n), np.zeros(n, np.int64), np.ones(n), np.zeros(n), np.zeros(n))
-    expected = tensors[f"dream_conf_{name}"].flatten().numpy()
-    for scores in (sampling.propose(logits.numpy(), *options.columns(), None), TorchLogits(logits).propose(options)):
+    expected, network = tensors[f"dream_conf_{name}"].flatten().numpy(), TorchLogits(logits)
+    native = replace(options, native=np.ones(n, bool))
+    in_numpy = sampling.propose(logits.numpy(), *options.columns(), None)
+    for scores in (in_numpy, network.propose(options), network.propose(native)):
         ours = {"maskgit_plus": scores.confidence, "topk_margin": scores.margin, "entropy": -scores.entropy}[name]
         if not np.allclose(ours, expected, rtol=1e-5, atol=1e-6):
             return f"confidence differs by {float(np.abs(ours - expected).max()):.1e}"

@@ -5,17 +5,20 @@ Shapes: L canvas positions, n scored columns.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from unmask.canvas import Array, Commit
 from unmask.decoding.feed import TEXT, Columns
 from unmask.decoding.request import Read, Row
-from unmask.decoding.rules import RULES, remask
+from unmask.decoding.rules import RANKING, RULES, remask
 from unmask.decoding.sampling import Scores
+from unmask.decoding.schedules import Due, due, plan, share
 from unmask.layout import Layout
 
 # rules whose commits no later step of the same rule takes back
-WRITE_ONCE = frozenset({"quota", "threshold", "factor", "entropy_bound", "margin", "random", "sequential"})
+WRITE_ONCE = frozenset({"quota", "threshold", "factor", "entropy_bound", "margin", "random", "sequential", "entropy"})
 
 
 class Denoising:
@@ -28,13 +31,14 @@ class Denoising:
 
     def __init__(self, row: Row, layout: Layout, cache: str, shift: int) -> None:
         self.row, self.layout, self.cache, self.shift = row, layout, cache, shift
+        self.rule = row.request.rule
         self.slides = layout.kind == "drafts"
         self.block = row.request.block_length or row.length
         first = int(row.masked.argmax())
         # blocks of a bidirectional model count from the first mask (LLaDA), others from position 0
         self.start = first if layout.kind in ("bidirectional", "drafts") else first // self.block * self.block
         self.end = min(self.start + self.block, row.length)
-        self.steps_in_block = self.budget = 0
+        self.budget = self.step = self.forwards = 0  # of the block: steps planned, steps past, forwards made
         self.prefill_end: int | None = None  # of a forward that only reads text
         self.remask_left = row.request.remask_budget
         self.confidence = np.full(row.length, np.inf)  # of committed tokens when they were written
@@ -46,25 +50,50 @@ class Denoising:
 
     def settle(self) -> bool:
         masked = self.row.masked
-        if not masked.any():
-            return False
-        if self.slides:
+        if self.slides and masked.any():
             self.start = int(masked.argmax())
-            self.end = min(self.start + self.block, self.row.length)
-            self.steps_in_block = self.budget = 0
-        while not masked[self.start : self.end].any():
-            self.start, self.end = self.end, min(self.end + self.block, self.row.length)
-            self.steps_in_block = self.budget = 0
+            self._begin(min(self.start + self.block, self.row.length))
+        while not masked[self.start : self.end].any() and not self._owes():
+            if not masked.any():
+                return False
+            self.start = self.end
+            self._begin(min(self.end + self.block, self.row.length))
         if self.budget == 0:
-            # never more steps than masks: a step that is not needed is not paid for
-            masks, most = int(masked[self.start : self.end].sum()), self.row.request.max_denoising_steps
-            self.budget = masks if most is None else min(most, masks)
+            self._plan()
+        if self.rule.name in RANKING and not self.rule.empty_steps:
+            while self._due() == 0:
+                self.step += 1
         self.row.final = int(masked.argmax()) if self._writes_once() else self.start
         return True
 
     def _writes_once(self) -> bool:
         """Whether what is committed stays."""
-        return self.remask_left == 0 and self.row.request.rule.name in WRITE_ONCE
+        return self.remask_left == 0 and self.rule.name in WRITE_ONCE
+
+    def _begin(self, end: int) -> None:
+        self.end = end
+        self.budget = self.step = self.forwards = 0
+
+    def _plan(self) -> None:
+        """Settles how many steps the block gets, and where they hold back, how many tokens each is to end with."""
+        self.masks, most = int(self.row.masked[self.start : self.end].sum()), self.row.request.max_denoising_steps
+        self.budget = self.masks if most is None else most
+        if self.rule.schedule == "even" and not self.rule.empty_steps:  # never more steps than masks
+            self.budget = min(self.budget, self.masks)
+        if self.rule.due_is == "most":
+            self.ends = np.cumsum(plan(self.rule.schedule, self.masks, self.budget, self.rule.schedule_eps))
+
+    def _owes(self) -> bool:
+        """Whether steps without work are still to be paid for."""
+        return self.rule.empty_steps and 0 < self.step < self.budget
+
+    def _due(self) -> int:
+        """Tokens that the schedule asks of this step."""
+        masks = int(self.row.masked[self.start : self.end].sum())
+        if self.rule.due_is == "most":
+            return int(self.ends[min(self.step, self.budget - 1)]) - (self.masks - masks)
+        count = due(self.rule.schedule, masks, self.step, self.budget, self.rule.schedule_eps)
+        return max(count, 1) if self.slides else count
 
     def columns(self) -> Columns:
         start, end, length = self.start, self.end, self.row.length
@@ -72,7 +101,9 @@ class Denoising:
         if self.layout.kind == "bidirectional":
             low, high = 0, length
             if self._reads_part():
-                low, high = start, end if self.cache == "dual" else length
+                # a shifted head scores the first position one column earlier
+                low = max(0, start - self.shift) if self.row.masked[start] else start
+                high = end if self.cache == "dual" else length
                 beyond = (high, length)
         else:  # nothing after the window is seen, and a last token that scores nothing is not fed
             low = min(self.row.cached, max(0, start - self.shift)) if self.cache == "exact" else 0
@@ -80,42 +111,60 @@ class Denoising:
                 self.row.prefill_end(low, start, self.layout.block_length) if self.cache == "exact" else None
             )
             if self.prefill_end is not None:
-                return Columns.text(self.row.canvas.ids[0], low, self.prefill_end)
+                return self._guided(Columns.text(self.row.canvas.ids[0], low, self.prefill_end))
             ends_early = self.shift and self.layout.kind in ("causal", "drafts")
             high = max(end - int(ends_early), low + 1)
         position = np.arange(low, high)
         anchor = np.where(position >= start, start - 1, TEXT) if self.slides else np.full(high - low, TEXT)
         target = np.arange(start, end)[self.row.masked[start:end]]
         column = np.maximum(target - self.shift, low) - low
-        return Columns(self.row.canvas.ids[0, low:high], position, anchor, column, target, beyond)
+        ids = self.row.canvas.ids[0, low:high]
+        return self._guided(Columns(ids, position, anchor, column, target, beyond))
+
+    def _guided(self, columns: Columns) -> Columns:
+        """With guidance, a twin that reads the same without what was given."""
+        guidance, canvas = self.row.request.guidance, self.row.canvas
+        if guidance == 0:
+            return columns
+        twin = np.where(canvas.frozen[0, columns.position], canvas.mask_id, columns.ids)
+        return replace(columns, twin=twin, guidance=guidance)
 
     def _reads_part(self) -> bool:
         """Whether an approximate cache answers for the rest at this step."""
-        if self.cache not in ("prefix", "dual") or self.steps_in_block == 0:
+        if self.cache not in ("prefix", "dual") or self.forwards == 0:
             return False
         refresh = self.row.request.cache_refresh
-        return refresh == 0 or self.steps_in_block % refresh != 0
+        return refresh == 0 or self.forwards % refresh != 0
 
     def take(self, read: Read) -> list[Commit]:
-        row, request = self.row, self.row.request
+        row = self.row
         if self.prefill_end is not None:
             row.cached, row.prefills = self.prefill_end, row.prefills + 1
             return []
         open_1L = (row.masked & self._window())[None]
         scores = read.scores.grid(np.zeros(len(read.target), np.int64), read.target, open_1L.shape)
-        steps_left = np.array([max(self.budget - self.steps_in_block, 1)])
-        ranked = self._sure_first(scores) if self.slides else scores
-        chosen = RULES[request.rule.name](ranked, open_1L, steps_left, request.rule)
+        steps_left = max(self.budget - self.step, 1)
+        chosen = self._choose(scores, open_1L)
         commits = [Commit(chosen, scores.token, scores.confidence, "unmask")]
         if self.remask_left > 0:
-            revise = self._revise(chosen, open_1L, int(steps_left[0]))
+            revise = self._revise(chosen, open_1L, steps_left)
             masks = np.full_like(scores.token, row.canvas.mask_id)
             commits.append(Commit(revise, masks, self.confidence[None].copy(), "remask"))
         self.confidence = np.where(chosen[0], scores.confidence[0], self.confidence)
         if self.cache == "exact":  # everything before the window is final and was fed
             row.cached = self.start
-        self.steps_in_block += 1
+        self.step += 1
+        self.forwards += 1
         return commits
+
+    def _choose(self, scores: Scores, open_1L: Array) -> Array:
+        """Positions to write, [1, L]."""
+        opens = self.cache in ("prefix", "dual") and self.forwards == 0
+        if opens and self.row.request.first_step == "one" and open_1L[0, self.start]:
+            return np.arange(self.row.length)[None] == self.start
+        part = share(self.rule.schedule, self.step, self.budget, self.rule.schedule_eps)
+        asked = Due(np.array([self._due()]), np.array([part]))
+        return RULES[self.rule.name](self._sure_first(scores) if self.slides else scores, open_1L, asked, self.rule)
 
     def _window(self) -> Array:
         index = np.arange(self.row.length)

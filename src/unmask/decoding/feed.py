@@ -23,7 +23,8 @@ class Columns:
     """The columns of one request: ids, positions and anchors [W] (TEXT, or the last text position that a
     draft's slot sees); and the columns [n] that are scored, each for the position `target` [n]. Besides the
     cached slots before its first column a request may see those from beyond[0] to beyond[1] - 1. `signal`: what
-    `ConditioningLogits.signal` gave for the anchored columns, None at a canvas's first step."""
+    `ConditioningLogits.signal` gave for the anchored columns, None at a canvas's first step. With `guidance` s
+    above 0 its scores are u + (s + 1) (c - u), u those of `twin` [W]: other ids read in a row of their own."""
 
     ids: Array
     position: Array
@@ -32,6 +33,13 @@ class Columns:
     target: Array
     beyond: tuple[int, int] = (0, 0)
     signal: Any = None
+    twin: Array | None = None
+    guidance: float = 0.0
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch that the request takes."""
+        return 1 if self.twin is None else 2
 
     @staticmethod
     def text(ids: Array, low: int, high: int) -> Columns:
@@ -42,7 +50,8 @@ class Columns:
 
 @dataclass(frozen=True)
 class Feed:
-    """One forward for all requests, padded on the right. Scored rows run request by request, left to right."""
+    """One forward for all requests, padded on the right; a guided request's twin is the row after its own.
+    Scored rows run request by request, left to right."""
 
     ids: Array  # [B, W]
     position: Array  # [B, W]
@@ -54,20 +63,25 @@ class Feed:
     column: Array  # [N]
     target: Array  # [N], position that the row's score is of
     signals: list[Any]  # [B]
+    guidance: Array  # [N], above 0 where the twin, the next row, is scored as well
 
     @staticmethod
     def of(requests: list[Columns], cached: Array) -> Feed:
-        widths = np.array([len(r.ids) for r in requests])
-        shape = (len(requests), int(widths.max()))
+        """Lays requests out; `cached` [requests] positions of each are in the cache."""
+        rows = [(ids, r) for r in requests for ids in ((r.ids,) if r.twin is None else (r.ids, r.twin))]
+        taken = np.array([r.rows for r in requests])
+        widths = np.array([len(ids) for ids, _ in rows])
+        shape = (len(rows), int(widths.max()))
         ids, position, anchor = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.full(shape, TEXT, np.int64)
-        for b, r in enumerate(requests):
-            n = len(r.ids)
-            ids[b, :n], position[b, :n], anchor[b, :n] = r.ids, r.position, r.anchor
+        for b, (own, r) in enumerate(rows):
+            ids[b, : len(own)], position[b, : len(own)], anchor[b, : len(own)] = own, r.position, r.anchor
         document = np.where(np.arange(shape[1]) < widths[:, None], 0, PADDING)
-        row = np.repeat(np.arange(len(requests)), [len(r.column) for r in requests])
+        counts = [len(r.column) for r in requests]
+        row, guidance = np.repeat(taken.cumsum() - taken, counts), np.repeat([r.guidance for r in requests], counts)
         column, target = (np.concatenate([getattr(r, f) for r in requests]) for f in ("column", "target"))
-        beyond, signals = np.array([r.beyond for r in requests]), [r.signal for r in requests]
-        return Feed(ids, position, document, anchor, cached, beyond, row, column, target, signals)
+        beyond, signals = np.array([r.beyond for _, r in rows]), [r.signal for _, r in rows]
+        scored = (row, column, target, signals, guidance)
+        return Feed(ids, position, document, anchor, np.repeat(cached, taken), beyond, *scored)
 
     def rows(self, index: Array) -> Feed:
         """The feed of some requests, as wide as they need."""
@@ -81,7 +95,7 @@ class Feed:
         row, column, target = place[self.row[mine]], self.column[mine], self.target[mine]
         signals = [self.signals[i] for i in index.tolist()]
         known = (self.cached[index], self.beyond[index])
-        return Feed(ids, position, document, anchor, *known, row, column, target, signals)
+        return Feed(ids, position, document, anchor, *known, row, column, target, signals, self.guidance[mine])
 
     @property
     def of_draft(self) -> Array:
@@ -98,12 +112,14 @@ class Sampling:
     top_p: Array
     token_draw: Array
     choice_draw: Array
+    native: Array | None = None  # which are scored in the network's own precision; None: none
 
     def columns(self) -> tuple[Array, Array, Array, Array, Array]:
         return self.temperature, self.top_k, self.top_p, self.token_draw, self.choice_draw
 
     def rows(self, index: Array) -> Sampling:
-        return Sampling(*(values[index] for values in self.columns()))
+        native = None if self.native is None else self.native[index]
+        return Sampling(*(values[index] for values in self.columns()), native)
 
 
 class Logits(Protocol):

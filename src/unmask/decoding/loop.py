@@ -10,7 +10,7 @@ join and leave. Shapes: B requests, L canvas positions, N scored columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -53,7 +53,7 @@ class Decoder:
         self.rows: dict[int, Row] = {}
         self.waiting: list[Row] = []
         self.active: list[tuple[Row, Scheme]] = []
-        self._admitted, self._open = 0, False
+        self._admitted, self._open, self._caching = 0, False, False
         for request in requests:
             self.admit(request)
 
@@ -183,13 +183,12 @@ class Decoder:
         self.waiting = []
         if not joining:
             return
-        slots = max(row.length for row, _ in joining)
-        if self._open:
-            self.backend.admit(len(joining), slots)
+        needed = any(self._cache(row.request) != "none" for row, _ in joining)
+        if not self._open or (needed and not self._caching):  # those there read everything anyway
+            joined, self._open, self._caching = self.active + joining, True, needed
+            self.backend.open(self.layout, _places(joined), max(row.length for row, _ in joined), needed)
         else:
-            use_cache = any(self._cache(row.request) != "none" for row, _ in joining)
-            self.backend.open(self.layout, len(joining), slots, use_cache)
-            self._open = True
+            self.backend.admit(_places(joining), max(row.length for row, _ in joining))
         self.active += joining
         for row, scheme in joining:
             with self._blame(row):
@@ -207,8 +206,10 @@ class Decoder:
     def _cache(self, request: Request) -> str:
         if not self.use_cache:
             return "none"
+        if request.cache != "auto":
+            return request.cache
         # with a bidirectional layout every key changes at every step: nothing exact to keep
-        return request.cache or ("none" if self.layout.kind == "bidirectional" else "exact")
+        return "none" if self.layout.kind == "bidirectional" else "exact"
 
     def _ended(self, row: Row) -> bool:
         return row.ended(self.eos_ids if row.request.ends else frozenset())
@@ -224,19 +225,28 @@ class Decoder:
 
     def _keep(self, index: list[int]) -> None:
         if len(index) < len(self.active):
+            taken = np.array([row.request.rows for row, _ in self.active])
+            first = taken.cumsum() - taken
+            places = [np.arange(first[i], first[i] + taken[i]) for i in index]
+            self.backend.keep(np.concatenate(places) if places else np.zeros(0, np.int64))
             self.active = [self.active[i] for i in index]
-            self.backend.keep(np.array(index, np.int64))
 
     def _sampling(self, columns: list[Columns], feed: Feed) -> Sampling:
         """Each scored row's own options and draws, addressed by (seed, step, position); none where none is read."""
         requests, counts = [row.request for row, _ in self.active], [len(c.target) for c in columns]
 
-        def spread(values: list[float]) -> np.ndarray:
+        def spread(values: Sequence[float]) -> np.ndarray:
             return np.repeat(np.array(values), counts)
 
         temperature, unread = spread([scheme.temperature for _, scheme in self.active]), np.zeros(len(feed.row))
         address = (spread([r.seed for r in requests]), spread([row.steps for row, _ in self.active]), feed.target)
         token = uniforms(*address, TOKEN_DRAW) if (temperature > 0).any() else unread
-        choice = uniforms(*address, CHOICE_DRAW) if any(r.rule.name == "random" for r in requests) else unread
+        choice = uniforms(*address, CHOICE_DRAW) if any(r.rule.draws for r in requests) else unread
         top_k, top_p = spread([r.top_k for r in requests]), spread([r.top_p for r in requests]).astype(np.float64)
-        return Sampling(temperature, top_k, top_p, token, choice)
+        native = [r.rule.confidence_dtype == "native" for r in requests]
+        return Sampling(temperature, top_k, top_p, token, choice, spread(native) if any(native) else None)
+
+
+def _places(rows: list[tuple[Row, Scheme]]) -> int:
+    """Rows of the backend's batch that requests take."""
+    return sum(row.request.rows for row, _ in rows)

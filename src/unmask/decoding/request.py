@@ -17,11 +17,28 @@ from unmask.layout import Layout
 
 Alternatives = tuple[tuple[int, float], ...]  # tokens and log-probabilities: the written one, then the likeliest
 Mode = Literal["ar", "diffusion", "verify"]
-CacheKind = Literal["none", "exact", "prefix", "dual"]
+CacheKind = Literal["auto", "none", "exact", "prefix", "dual"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestParameters:
+    """How a canvas is decoded, the rule aside."""
+
+    temperature: float = 0.0
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0  # 1: off
+    guidance: float = 0.0  # classifier-free: logits are u + (guidance + 1) (c - u), u those of given tokens masked
+    block_length: int | None = None  # None: the whole canvas at once
+    max_denoising_steps: int | None = None  # per block; None: as many as the block has masks
+    remask_budget: int = 0  # committed tokens that may be masked again, each once
+    cache: CacheKind = "auto"  # auto: exact where the layout allows it
+    cache_refresh: int = 0  # prefix and dual: all is read again every so many steps; 0: once a block
+    # prefix and dual: what a block's first step writes; one: its first token alone (Fast-dLLM's Dream)
+    first_step: Literal["rule", "one"] = "rule"
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(RequestParameters):
     """One canvas to decode. `given` marks tokens to keep as they are (masks elsewhere are open).
 
     With `renoise` the open tokens are noise, and blocks are canvases that are denoised one after another.
@@ -30,22 +47,19 @@ class Request:
     ids: list[int]
     given: list[bool]
     seed: int = 0
-    temperature: float = 0.0
-    top_k: int = 0  # 0: off
-    top_p: float = 1.0  # 1: off
     rule: RuleOptions = field(default_factory=RuleOptions)
-    block_length: int | None = None  # None: the whole canvas at once
-    max_denoising_steps: int | None = None  # per block; None: as many as the block has masks
-    remask_budget: int = 0  # committed tokens that may be masked again, each once
     stop: Callable[[list[int]], bool] | None = None  # asked with the finished tokens from the left
     mode: Mode = "diffusion"
-    cache: CacheKind | None = None  # None: exact where the layout allows it
-    cache_refresh: int = 0  # prefix and dual: all is read again every so many steps; 0: once a block
     renoise: RenoiseOptions | None = None
     wanted: int | None = None  # tokens asked for, where whole canvases hold more
     prefill_chunk: int = 0  # with an exact cache: most text tokens read before a window by one forward; 0: all
     ends: bool = True  # an end of text finishes it; not so where given text follows
     logprobs: int | None = None  # how many alternatives to remember of every written token; None: not even its own
+
+    @property
+    def rows(self) -> int:
+        """Rows of a backend's batch that it takes: a guided one has a twin."""
+        return 2 if self.guidance > 0 else 1
 
 
 @dataclass(frozen=True)

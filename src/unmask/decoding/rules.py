@@ -1,7 +1,8 @@
 """Commit rules: which of the proposed tokens a step keeps. Pure functions of scores and masks.
 
-All grids are [B, L]. `steps_left` [B] counts the steps of the budget that remain, this one included; every
-rule but `random` commits at least what the budget demands now, and `random` ends with it too.
+All grids are [B, L]. What is `due` comes from a schedule and is known before the rule runs. Rules that rank
+keep exactly what is due; rules that judge keep what they are sure of, the best one at any rate, and at least
+(or at most, as the options say) what is due; `random` keeps each mask with the schedule's share as its chance.
 """
 
 from __future__ import annotations
@@ -14,18 +15,40 @@ import numpy as np
 
 from unmask.canvas import Array
 from unmask.decoding.sampling import Scores
+from unmask.decoding.schedules import Due, ScheduleName
 
-RuleName = Literal["quota", "threshold", "factor", "entropy_bound", "margin", "random", "sequential", "checked"]
+RuleName = Literal[
+    "quota", "threshold", "factor", "entropy_bound", "margin", "random", "sequential", "entropy", "checked"
+]
+RANKING: tuple[str, ...] = ("quota", "margin", "entropy", "sequential")  # keep exactly what is due
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleParameters:
+    """Everything about rules but their name; each of the first four is read by the rules it names only."""
+
+    threshold: float = 0.9
+    strict: bool = False  # threshold: keep what is above it only, not what equals it
+    factor: float = 1.0
+    entropy_bound: float = 0.1
+    schedule: ScheduleName = "even"
+    schedule_eps: float = 1e-3  # the last time of `timesteps`
+    due_is: Literal["least", "most"] = "least"  # most: what is held back stays due, in steps beyond the budget too
+    empty_steps: bool = False  # whether a step that writes nothing is paid for, as LLaDA and Dream do, or left out
+    choice_temperature: float = 0.0  # quota, margin, entropy: above 0, drawn by scores over it (Dream's alg_temp)
+    confidence_dtype: Literal["float64", "native"] = "float64"  # native: scores in the network's own precision
 
 
 @dataclass(frozen=True)
-class RuleOptions:
-    """A rule and its parameters; each parameter is read by the rule of its name only."""
+class RuleOptions(RuleParameters):
+    """A rule and its parameters."""
 
     name: RuleName = "threshold"
-    threshold: float = 0.9
-    factor: float = 1.0
-    entropy_bound: float = 0.1
+
+    @property
+    def draws(self) -> bool:
+        """Whether it reads a draw per position."""
+        return self.name == "random" or self.choice_temperature > 0
 
 
 def best_first(score: Array, masked: Array, count: Array) -> Array:
@@ -35,44 +58,55 @@ def best_first(score: Array, masked: Array, count: Array) -> Array:
     return (rank < count[:, None]) & masked
 
 
-def due(masked: Array, steps_left: Array) -> Array:
-    """Tokens due now so that the last step ends with no mask: ceil(remaining / steps left), [B].
-
-    Over a whole block this is LLaDA's schedule (one more for the first `remainder` steps).
-    """
-    return -(-masked.sum(1) // np.maximum(steps_left, 1))
-
-
-def quota(scores: Scores, masked: Array, steps_left: Array, options: RuleOptions) -> Array:
-    """LLaDA's low-confidence remasking (arXiv 2502.09992): as many of the most confident
-    proposals as are due."""
-    return best_first(scores.confidence, masked, due(masked, steps_left))
+def _ranked(score: Array, scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
+    """What is due by score; with a choice temperature a draw without replacement (the best of Gumbel noise)."""
+    if options.choice_temperature > 0:
+        noise = -np.log(-np.log(np.where(masked, scores.draw, 0.5)))
+        score = np.where(masked, score, 0.0) / options.choice_temperature + noise
+    return best_first(score, masked, due.count)
 
 
-def margin(scores: Scores, masked: Array, steps_left: Array, options: RuleOptions) -> Array:
-    """As many as are due of the positions where best and second best differ most (arXiv 2502.06768)."""
-    return best_first(scores.margin, masked, due(masked, steps_left))
+def _judged(score: Array, sure: Array, masked: Array, due: Due, options: RuleOptions) -> Array:
+    """The best by score: as many as are `sure` [B], one at any rate, within what the schedule asks or allows."""
+    sure = np.maximum(sure, 1)
+    bounded = np.maximum(sure, due.count) if options.due_is == "least" else np.minimum(sure, np.maximum(due.count, 1))
+    return best_first(score, masked, bounded)
 
 
-def sequential(scores: Scores, masked: Array, steps_left: Array, options: RuleOptions) -> Array:
-    """As many of the leftmost positions as are due."""
+def quota(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
+    """LLaDA's low-confidence remasking (arXiv 2502.09992), Dream's maskgit_plus: the most confident proposals."""
+    return _ranked(scores.confidence, scores, masked, due, options)
+
+
+def margin(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
+    """Where best and second best differ most (arXiv 2502.06768), Dream's topk_margin."""
+    return _ranked(scores.margin, scores, masked, due, options)
+
+
+def entropy(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
+    """Where the distribution is narrowest (Dream, arXiv 2508.15487)."""
+    return _ranked(-scores.entropy, scores, masked, due, options)
+
+
+def sequential(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
+    """The leftmost positions."""
     left = -np.arange(masked.shape[1], dtype=np.float64)
-    return best_first(np.broadcast_to(left, masked.shape), masked, due(masked, steps_left))
+    return best_first(np.broadcast_to(left, masked.shape), masked, due.count)
 
 
-def random(scores: Scores, masked: Array, steps_left: Array, options: RuleOptions) -> Array:
-    """Ancestral sampling (MDLM, arXiv 2406.07524, linear schedule): every mask on its own with chance
-    (t - s) / t = 1 / steps left, so a step may commit none and the last commits all."""
-    return masked & (scores.draw < 1 / np.maximum(steps_left, 1)[:, None])
+def random(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
+    """Ancestral sampling (MDLM, arXiv 2406.07524; Dream's origin): every mask on its own with the chance that
+    the schedule reveals it now, so a step may commit none and the last commits all."""
+    return masked & (scores.draw < due.share[:, None])
 
 
-def threshold(scores: Scores, masked: Array, steps_left: Array, options: RuleOptions) -> Array:
-    """Fast-dLLM (arXiv 2505.22618): all with confidence >= threshold, and always the best."""
-    sure = masked & (scores.confidence >= options.threshold)
-    return sure | best_first(scores.confidence, masked, due(masked, steps_left))
+def threshold(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
+    """Fast-dLLM (arXiv 2505.22618): all that reach the threshold."""
+    above = scores.confidence > options.threshold if options.strict else scores.confidence >= options.threshold
+    return _judged(scores.confidence, (masked & above).sum(1), masked, due, options)
 
 
-def factor(scores: Scores, masked: Array, steps_left: Array, options: RuleOptions) -> Array:
+def factor(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
     """Fast-dLLM's factor rule: the largest n such that every c_i >= 1 - factor / (i + 1) for i <= n,
     confidences sorted; the best is always kept. The reference's scan keeps one rank more when it ends at
     the first or the last rank, and so does this."""
@@ -86,14 +120,14 @@ def factor(scores: Scores, masked: Array, steps_left: Array, options: RuleOption
     last = remaining - 1
     stop = np.minimum(passing, last)
     count = np.where((stop == 0) | (stop == last), stop + 1, stop)
-    return best_first(scores.confidence, masked, np.maximum(count, due(masked, steps_left)))
+    return _judged(scores.confidence, count, masked, due, options)
 
 
-def entropy_bound(scores: Scores, masked: Array, steps_left: Array, options: RuleOptions) -> Array:
+def entropy_bound(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
     """DiffusionGemma's acceptance: entropies ascending, keep while the sum of the ones before is within
     the bound, so the surest is always kept."""
     count = within_bound(scores.entropy, masked, options.entropy_bound)
-    return best_first(-scores.entropy, masked, np.maximum(count, due(masked, steps_left)))
+    return _judged(-scores.entropy, count, masked, due, options)
 
 
 def within_bound(entropy: Array, masked: Array, bound: float) -> Array:
@@ -104,7 +138,7 @@ def within_bound(entropy: Array, masked: Array, bound: float) -> Array:
     return ((before <= bound) & np.isfinite(ranked)).sum(1)
 
 
-RULES: dict[str, Callable[[Scores, Array, Array, RuleOptions], Array]] = {
+RULES: dict[str, Callable[[Scores, Array, Due, RuleOptions], Array]] = {
     "quota": quota,
     "threshold": threshold,
     "factor": factor,
@@ -112,6 +146,7 @@ RULES: dict[str, Callable[[Scores, Array, Array, RuleOptions], Array]] = {
     "margin": margin,
     "random": random,
     "sequential": sequential,
+    "entropy": entropy,
 }
 RULE_NAMES: tuple[str, ...] = tuple(RULES)  # `checked` judges by the base's scores of the drafts: decoding.drafting
 

@@ -150,6 +150,8 @@ class OpenVINOBackend:
             self.cache, self.active = np.ascontiguousarray(self.cache[:, self.active]), np.arange(len(self.active))
 
     def forward(self, feed: Feed) -> CompiledLogits:
+        if (feed.guidance > 0).any():
+            raise UnmaskError("backend 'openvino' does not guide; use backend='torch' or guidance=0")
         # text alone needs no adapter, but a graph that is at hand beats compiling another
         drafted = bool((feed.anchor != TEXT).any()) or set(self.requests) == {True}
         needed = int(feed.cached.max())

@@ -127,7 +127,8 @@ class Lane:
 
     def with_one_more(self, job: Job) -> tuple[int, int]:
         """Rows and length of the cache after a job has joined."""
-        return max(self.rows, len(self.jobs) + 1), max(self.longest, len(job.request.ids))
+        rows = job.request.rows + sum(other.request.rows for other in self.jobs.values() if other is not job)
+        return max(self.rows, rows), max(self.longest, len(job.request.ids))
 
     def leave(self, number: int) -> Row:
         del self.jobs[number]
@@ -163,7 +164,7 @@ class Engine:
         Raises Refused if the line is full, if the engine is closing, or if one can never be held.
         """
         limits = self.limits
-        if any(self.cache_bytes(job) > limits.cache_bytes for job in jobs):
+        if any(self.cache_bytes(job, job.request.rows) > limits.cache_bytes for job in jobs):
             raise Refused("the request needs more memory for keys and values than the server holds", "too_large")
         with self._changed:
             if self._closing:
@@ -276,7 +277,7 @@ class Engine:
             for other in self._lanes.values():
                 first = next(iter(other.jobs.values()), job)
                 held += self.cache_bytes(first, other.rows, other.longest) if other is not lane else 0
-            rows, length = (1, len(job.request.ids)) if lane is None else lane.with_one_more(job)
+            rows, length = (job.request.rows, len(job.request.ids)) if lane is None else lane.with_one_more(job)
             if held + self.cache_bytes(job, rows, length) > self.limits.cache_bytes and self._lanes:
                 return  # it fits when others have left: alone it does
             if lane is None:

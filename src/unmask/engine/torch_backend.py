@@ -50,35 +50,61 @@ def warmed(logits_NV: Tensor, temperature_N: Tensor, top_k_N: Tensor, top_p_N: T
 
 
 class TorchLogits:
-    """Logits [N, V] on the network's device; banned tokens are already at -inf."""
+    """Logits [N, V] on the network's device; banned tokens are already at -inf.
 
-    def __init__(self, logits_NV: Tensor, soften: Callable[[Tensor], Tensor] | None = None) -> None:
-        self.logits, self.soften = logits_NV, soften
+    excluded [N]: logits of the mask where it has a share of the distribution though it is never written.
+    dtype: the network's own. soften: the mean embedding under distributions, of networks that are told it.
+    """
+
+    def __init__(
+        self,
+        logits_NV: Tensor,
+        excluded_N: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+        soften: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.logits, self.excluded, self.dtype, self.soften = logits_NV, excluded_N, dtype, soften
 
     def _column(self, values: Array) -> Tensor:
         return torch.from_numpy(values).to(self.logits.device)
 
     def propose(self, sampling: Sampling) -> Scores:
-        """See `decoding.sampling.propose`, in float64."""
+        """See `decoding.sampling.propose`, in float64 but for rows that ask for the network's precision."""
         temperature, draw = self._column(sampling.temperature), self._column(sampling.token_draw)
-        logits = warmed(self.logits, temperature, self._column(sampling.top_k), self._column(sampling.top_p))
+        top_k, top_p = self._column(sampling.top_k), self._column(sampling.top_p)
+        logits, warm = warmed(self.logits, temperature, top_k, top_p), temperature > 0
         best = logits.topk(min(2, logits.shape[-1]), -1)
         p = (logits - best.values[:, :1]).exp_()
-        total = p.sum(-1, keepdim=True)
         # of equal logits the first, as everywhere
         token = logits.argmax(-1)
-        warm = temperature > 0
         if bool(warm.any()):
             cumulative = p.cumsum(-1)
             drawn = torch.searchsorted(cumulative, draw[:, None] * cumulative[:, -1:], right=True)
             token = torch.where(warm, drawn.squeeze(1).clamp(max=p.shape[-1] - 1), token)
-        p = p / total
+        rest = self._rest(temperature, warm & ((top_k > 0) | (top_p < 1)))
+        share = (rest - best.values[:, :1]).exp()
+        total = p.sum(-1, keepdim=True) + share
+        p, share = p / total, share / total
+        entropy = torch.special.entr(p).sum(-1) + torch.special.entr(share).squeeze(1)
+        if sampling.native is not None:
+            native = self._column(sampling.native)
+            own = torch.cat([logits, rest], 1)[native].to(self.dtype).softmax(-1)
+            # Dream's entropy has this term, and LLaDA's and Dream's confidences this precision
+            entropy[native] = -(own * (own + 1e-10).log()).sum(-1).double()
+            p[native], share[native] = own[:, :-1].double(), own[:, -1:].double()
         top = p.gather(1, best.indices)
         confidence = p.gather(1, token[:, None]).squeeze(1)
-        margin = top[:, 0] - top[:, 1] if top.shape[1] > 1 else top[:, 0]
-        entropy = torch.special.entr(p).sum(-1)
+        second = torch.maximum(top[:, 1:], share) if top.shape[1] > 1 else share
+        margin = top[:, 0] - second[:, 0]
         host = [x.cpu().numpy() for x in (token, confidence, entropy, margin)]
         return Scores(host[0], host[1], host[2], host[3], sampling.choice_draw)
+
+    def _rest(self, temperature_N: Tensor, filtered_N: Tensor) -> Tensor:
+        """Logits [N, 1] of what has a share of the distribution but is never proposed; -inf where nothing."""
+        if self.excluded is None:
+            return self.logits.new_full((len(self.logits), 1), -torch.inf, dtype=torch.float64)
+        rest = self.excluded.double() / torch.where(temperature_N > 0, temperature_N, 1.0)
+        return rest.masked_fill(filtered_N, -torch.inf)[:, None]
 
     def probabilities(self, index: Array, sampling: Sampling) -> Array:
         """Float64 distributions [len(index), V] that rows are sampled from."""
@@ -156,9 +182,15 @@ class TorchBackend:
         row, column = tensor(feed.row), tensor(feed.column)
         if isinstance(self.model, DiffusionGemma):
             hidden = self.model.hidden(*columns, gate_BT=gate, signal_BTD=self._signal(feed, anchor != TEXT))
-            return TorchLogits(self._score(hidden[row, column], feed), self.model.signal)
+            return self._scored(self.model.head(hidden[row, column]).float(), feed, self.model.signal)
         hidden = self.model.hidden(*columns, gate_BT=gate)
-        return TorchLogits(self._score(hidden[row, column], feed))
+        logits, guided = self.model.head(hidden[row, column]).float(), feed.guidance > 0
+        if bool(guided.any()):
+            which = tensor(guided)
+            without = self.model.head(hidden[row[which] + 1, column[which]]).float()
+            scale = tensor(feed.guidance[guided].astype(np.float32))[:, None]
+            logits[which] = without + (scale + 1) * (logits[which] - without)
+        return self._scored(logits, feed)
 
     def _signal(self, feed: Feed, gate_BW: Tensor) -> Tensor | None:
         """What the requests' canvases are conditioned on, [B, W, D]; 0 for those at their first step."""
@@ -195,14 +227,17 @@ class TorchBackend:
             return WindowMasks({window: dense(replace(self.layout, window=window)) for window in windows})
         return dense(self.layout)
 
-    def _score(self, rows_ND: Tensor, feed: Feed) -> Tensor:
-        """Logits [N, V]; drafts score the tokens of the draft vocabulary only."""
+    def _scored(
+        self, logits_NV: Tensor, feed: Feed, soften: Callable[[Tensor], Tensor] | None = None
+    ) -> TorchLogits:
+        """Takes out what is never written: the mask, and of drafts all but the draft vocabulary."""
+        logits, excluded, mask = logits_NV, None, self.config.mask_token_id
         vocabulary, of_draft = self.model.draft_vocabulary, torch.from_numpy(feed.of_draft)
-        logits = self.model.head(rows_ND).float()
         if vocabulary is not None and bool(of_draft.any()):
             others = torch.ones(logits.shape[1], dtype=torch.bool, device=self.device)
             others[vocabulary] = False
             logits = logits.masked_fill(of_draft.to(self.device)[:, None] & others, -torch.inf)
-        if self.config.mask_token_id is not None:
-            logits[:, self.config.mask_token_id] = -torch.inf
-        return logits
+        if mask is not None:
+            excluded = logits[:, mask].clone() if self.config.mask_in_softmax else None
+            logits[:, mask] = -torch.inf
+        return TorchLogits(logits, excluded, self.model.embedding.weight.dtype, soften)

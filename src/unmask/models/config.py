@@ -76,6 +76,7 @@ class ModelConfig:
     score_scaled: bool = False  # the head's log scores lack the share of the noise level, taken off afterwards
     layout: LayoutKind = "bidirectional"
     block_length: int = 0  # of a block-causal model, or of a canvas behind its text; 0 elsewhere
+    mask_in_softmax: bool = False  # the mask has its share of the head's distribution; else it is taken out first
     mask_token_id: int | None = None
     eos_token_id: int | None = None
     bos_token_id: int | None = None

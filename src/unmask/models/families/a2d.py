@@ -10,7 +10,7 @@ from unmask.models.family import Family
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
     base = str(raw.get("model_type", "")).removeprefix("a2d-")
-    own: dict[str, Any] = {"qk_norm": base == "qwen3"}
+    own: dict[str, Any] = {"qk_norm": base == "qwen3", "mask_in_softmax": True}
     if base == "qwen2":
         own |= {"qkv_bias": True, "out_bias": False}  # Qwen2 has it always and says nothing
     return {**llama.read(raw), **own}
@@ -22,6 +22,6 @@ FAMILY = Family(
     architectures=("A2DQwen3LMHeadModel", "A2DQwen2LMHeadModel", "A2DLlamaLMHeadModel"),
     read=read,
     names=llama.names,
-    defaults={"rule": "quota", "block_length": 32},
+    defaults={"rule": "quota", "schedule": "linear", "confidence_dtype": "native", "block_length": 32},
     mask=151669,  # the Qwen tokenizers' added <|mask|>
 )

@@ -9,7 +9,7 @@ from unmask.models.family import Family
 
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
-    return {**llama.read(raw), "qkv_bias": True, "out_bias": False, "shift": True}
+    return {**llama.read(raw), "qkv_bias": True, "out_bias": False, "shift": True, "mask_in_softmax": True}
 
 
 FAMILY = Family(
@@ -18,7 +18,15 @@ FAMILY = Family(
     architectures=("DreamModel",),
     read=read,
     names=llama.names,
-    defaults={"rule": "margin", "temperature": 0.2, "top_p": 0.95},
+    defaults={
+        "rule": "entropy",
+        "schedule": "timesteps",
+        "confidence_dtype": "native",
+        "empty_steps": True,
+        "first_step": "one",
+        "temperature": 0.2,
+        "top_p": 0.95,
+    },
     mask=151666,
     eos=151643,
     turn=151645,  # <|im_end|>

@@ -28,6 +28,7 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
         "out_bias": bias,
         "mlp_bias": bias,
         "tie_embeddings": raw.get("weight_tying", False),
+        "mask_in_softmax": True,
         "mask_token_id": raw.get("mask_token_id"),
         "eos_token_id": raw.get("eos_token_id"),
         "bos_token_id": raw.get("bos_token_id"),
@@ -66,7 +67,7 @@ FAMILY = Family(
     architectures=("LLaDAModelLM",),
     read=read,
     names=names,
-    defaults={"rule": "quota", "block_length": 32},
+    defaults={"rule": "quota", "confidence_dtype": "native", "empty_steps": True, "block_length": 32},
     mask=126336,  # <|mdm_mask|>
     eos=126081,
     turn=126348,  # <|eot_id|>

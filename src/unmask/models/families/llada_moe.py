@@ -21,6 +21,7 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
         "expert_size": raw.get("expert_intermediate_size"),
         "shared_expert_size": raw.get("shared_expert_intermediate_size") or 0,
         "router_normalise": False,  # hard-coded in the reference, whatever norm_topk_prob says
+        "mask_in_softmax": True,
     }
 
 
@@ -30,7 +31,7 @@ FAMILY = Family(
     architectures=("LLaDAMoEModelLM",),
     read=read,
     names=llama.expert_names,
-    defaults={"rule": "quota", "block_length": 32},
+    defaults={"rule": "quota", "confidence_dtype": "native", "empty_steps": True, "block_length": 32},
     mask=156895,
     eos=156892,
 )
