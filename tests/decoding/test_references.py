@@ -1,6 +1,6 @@
-"""The loop against recorded runs of public reference decoders: canvases before every forward, ids, forwards.
+"""Blocks against recorded runs of public reference decoders: canvases before every forward, ids, forwards.
 
-Cases with guidance, padding or schedules that we do not have yet are not listed here.
+Full canvases are in test_full_canvas.py.
 """
 
 from __future__ import annotations
@@ -19,27 +19,6 @@ from unmask.decoding.rules import RuleOptions
 from unmask.layout import Layout
 
 FIXTURES = Path(__file__).parent.parent / "conformance"
-LLADA = [
-    "lowconf_steps_eq_len_one_block",
-    "lowconf_steps_lt_len_one_block",
-    "lowconf_blocks_steps_eq_len",
-    "lowconf_blocks_steps_lt_len",
-    "threshold0.9_cache_none",
-    "threshold0.6_cache_none",
-    "factor1.0_cache_none",
-    "quota_cache_none",
-    "old_threshold0.6_cache_none",
-    "threshold0.9_cache_prefix",
-    "threshold0.6_cache_prefix",
-    "factor1.0_cache_prefix",
-    "quota_cache_prefix",
-    "threshold0.01_cache_prefix",
-    "threshold0.9_cache_dual",
-    "threshold0.6_cache_dual",
-    "factor1.0_cache_dual",
-    "quota_cache_dual",
-    "threshold0.01_cache_dual",
-]
 SDAR = [
     "low_confidence_static_tail_prompt",
     "low_confidence_static_aligned_prompt",
@@ -71,34 +50,10 @@ def canvases(decoder: Decoder) -> list[list[int]]:
 def rule_of(recorded: dict[str, Any]) -> RuleOptions:
     if recorded.get("threshold") is not None:
         return RuleOptions("threshold", threshold=recorded["threshold"])
-    if recorded.get("factor") is not None:
-        return RuleOptions("factor", factor=recorded["factor"])
     strategy = recorded.get("remasking_strategy", "")
     if "dynamic" in strategy:
         return RuleOptions("threshold", threshold=recorded["confidence_threshold"])
     return RuleOptions("sequential" if strategy == "sequential" else "quota")
-
-
-@pytest.mark.parametrize("name", LLADA)
-def test_llada(name: str) -> None:
-    lm, recorded = case("llada", name)
-    prompt, length = recorded["prompt_ids"][0], recorded["gen_length"]
-    rule = rule_of(recorded)
-    blocks = length // recorded["block_length"]
-    request = Request(
-        prompt + [recorded["mask_id"]] * length,
-        [True] * len(prompt) + [False] * length,
-        rule=rule,
-        block_length=recorded["block_length"],
-        # Fast-dLLM's threshold and factor go on until the block is written
-        max_denoising_steps=recorded["steps"] // blocks if rule.name == "quota" else None,
-        cache=next((kind for kind in ("prefix", "dual") if name.endswith(kind)), "none"),  # type: ignore[arg-type]
-    )
-    decoder = Decoder(lm.backend, Layout("bidirectional"), [request])
-    *before, final = canvases(decoder)
-    assert before == [step[0] for step in recorded["canvas_before_each_forward"]]
-    assert final == recorded["final_ids"][0]
-    assert decoder.steps == [recorded["forward_passes"]]
 
 
 def block_decoder(lm: DiffusionLM, recorded: dict[str, Any], steps: int) -> Decoder:
