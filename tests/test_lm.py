@@ -149,8 +149,15 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"remask_budget": -1}, "remask_budget"),
     ({"mode": "ar"}, "mode"),
     ({"mode": "verify"}, "mode"),
-    ({"cache": "prefix"}, "cache"),
+    ({"cache": "paged"}, "cache"),
     ({"cache": "exact"}, "cache"),
+    ({"cache_refresh": -1}, "cache_refresh"),
+    ({"guidance": -0.5}, "guidance"),
+    ({"schedule": "late"}, "schedule"),
+    ({"schedule_eps": 0.0}, "schedule_eps"),
+    ({"choice_temperature": -1.0}, "choice_temperature"),
+    ({"first_step": "two"}, "first_step"),
+    ({"strictly": True}, "strictly"),
 ]
 
 
@@ -159,6 +166,44 @@ def test_bad_options_are_named(lm: DiffusionLM, options: dict[str, Any], named: 
     with pytest.raises(UnmaskError, match=named) as caught:
         lm.generate("the cat", **{"max_new_tokens": 8, **options})
     assert "\n" not in str(caught.value)
+
+
+def test_caches_and_guidance_are_refused_where_they_do_not_suit(ar: DiffusionLM) -> None:
+    for options, named in (({"cache": "prefix"}, "bidirectional"), ({"guidance": 1.0}, "guidance")):
+        with pytest.raises(UnmaskError, match=named) as caught:
+            ar.generate("the cat", 4, **options)
+        assert "\n" not in str(caught.value)
+
+
+def test_every_option_of_decoding_reaches_the_request(lm: DiffusionLM) -> None:
+    options = {
+        "rule": "entropy",
+        "schedule": "cosine",
+        "guidance": 0.5,
+        "cache": "dual",
+        "cache_refresh": 3,
+        "first_step": "one",
+        "strict": True,
+        "empty_steps": True,
+        "due_is": "most",
+        "choice_temperature": 0.25,
+        "confidence_dtype": "native",
+        "schedule_eps": 0.01,
+    }
+    request = lm.start("the cat", 8, seed=1, **options).decoder.requests[0]
+    for name, value in options.items():
+        held = request.rule.name if name == "rule" else getattr(request if hasattr(request, name) else request.rule, name)
+        assert held == value
+
+
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+def test_guidance_and_caches_from_the_outside(lm: DiffusionLM, cache: str) -> None:
+    options: dict[str, Any] = {"seed": 1, "cache": cache, "block_length": 4, "max_denoising_steps": 2}
+    plain, zero, guided = (lm.generate("the cat", 12, guidance=s, **options) for s in (None, 0.0, 3.0))
+    assert plain.token_ids == zero.token_ids
+    assert guided.token_ids != plain.token_ids
+    assert plain.steps <= 6 >= guided.steps
+    assert lm.generate(["a dog", "the cat"], 12, guidance=3.0, **{**options, "seed": 0})[1].token_ids == guided.token_ids
 
 
 @pytest.mark.parametrize("prompt", [[5, 10**6], [5, -1], [1.5], 7, [{"role": "user", "content": "hi"}], ["a", 1]])

@@ -14,8 +14,23 @@ Rule = Annotated[
     str | None,
     typer.Option(
         "--rule",
-        help="quota, threshold, factor, entropy_bound, margin, random, sequential; checked for models that draft.",
+        help="quota, threshold, factor, entropy_bound, margin, entropy, random, sequential; checked for models that "
+        "draft.",
     ),
+]
+Schedule = Annotated[
+    str | None,
+    typer.Option("--schedule", help="How many tokens a step writes: even, linear, cosine or timesteps."),
+]
+Guidance = Annotated[
+    float | None, typer.Option("--guidance", help="Away from what is likely without the prompt; 0 is off.")
+]
+Cache = Annotated[
+    str | None,
+    typer.Option("--cache", help="auto, none, exact; prefix or dual (approximate, of models that read both ways)."),
+]
+Refresh = Annotated[
+    int | None, typer.Option("--cache-refresh", help="Of prefix and dual: read all again every so many steps.")
 ]
 Threshold = Annotated[float | None, typer.Option("--threshold", help="Of the rules threshold and checked, 0 to 1.")]
 Temperature = Annotated[float | None, typer.Option("--temperature", "-t", help="0 takes the best token.")]

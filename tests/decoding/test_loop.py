@@ -14,6 +14,7 @@ from unmask.canvas import Frame
 from unmask.decoding.loop import Decoder
 from unmask.decoding.request import Request
 from unmask.decoding.rules import RULE_NAMES, RuleOptions
+from unmask.decoding.schedules import plan
 from unmask.engine.torch_backend import TorchBackend
 from unmask.layout import Layout
 from unmask.models.config import ModelConfig
@@ -136,9 +137,21 @@ def test_company_changes_nothing(rule: str, layout: str) -> None:
     st.one_of(st.none(), st.integers(1, 24)),
     st.integers(0, 5),
     st.floats(0, 2),
+    st.sampled_from(["even", "linear", "cosine", "timesteps"]),
+    st.booleans(),
+    st.sampled_from(["none", "prefix", "dual"]),
 )
 def test_frames_replay_and_nothing_given_moves(
-    rule: str, prompt: int, new: int, block: int | None, steps: int | None, budget: int, temperature: float
+    rule: str,
+    prompt: int,
+    new: int,
+    block: int | None,
+    steps: int | None,
+    budget: int,
+    temperature: float,
+    schedule: str,
+    empty_steps: bool,
+    cache: str,
 ) -> None:
     """Law 10, for any options; and the step budget holds where the canvas is one block."""
     model = network()
@@ -147,7 +160,8 @@ def test_frames_replay_and_nothing_given_moves(
         new,
         seed=new,
         temperature=temperature,
-        rule=RuleOptions(rule, threshold=0.5),  # type: ignore[arg-type]
+        rule=RuleOptions(rule, threshold=0.5, schedule=schedule, empty_steps=empty_steps),  # type: ignore[arg-type]
+        cache=cache,
         block_length=block,
         max_denoising_steps=steps,
         remask_budget=budget,
@@ -160,6 +174,7 @@ def test_frames_replay_and_nothing_given_moves(
     assert MASK not in written(decoder)
     if block is None:
         assert decoder.steps[0] <= (steps or new)
+        assert decoder.steps[0] == (steps or new) or not empty_steps
     assert sum(kind == "remask" for f in frames for kind in f.kinds) <= budget
 
 
@@ -244,11 +259,63 @@ def test_requests_join_and_leave_between_steps(layout: str) -> None:
     assert list(decoder.rows) == [0, 1]
 
 
-@pytest.mark.parametrize("cache", ["prefix", "dual"])
-def test_an_approximate_cache_refreshed_at_every_step_is_none(cache: str) -> None:
+def test_steps_that_write_nothing_are_left_out_or_paid_for() -> None:
     model = network()
+    for schedule in ("even", "linear", "cosine", "timesteps"):
+        needed, canvases = sum(n > 0 for n in plan(schedule, 5, 9)), []  # type: ignore[arg-type]
+        assert needed < 9
+        for empty_steps, steps in ((True, 9), (False, needed)):
+            rule = RuleOptions("quota", schedule=schedule, empty_steps=empty_steps)  # type: ignore[arg-type]
+            asked = request([3], 5, rule=rule, max_denoising_steps=9)
+            decoder, frames = decode(model, Layout("bidirectional"), [asked])
+            assert decoder.steps == [steps]
+            assert len(frames) == needed
+            canvases.append(written(decoder))
+        assert canvases[0] == canvases[1]
+
+
+def test_the_first_step_of_a_block_may_write_its_first_token_alone() -> None:
+    """And a block that gets one step gets another for the rest."""
+    rule = RuleOptions("threshold", threshold=0.0)
+    asked = request([3, 1], 12, rule=rule, block_length=4, cache="dual", first_step="one")
+    decoder, frames = decode(network(shift=True), Layout("bidirectional"), [asked])
+    assert [f.positions for f in frames[:3]] == [(2,), (3, 4, 5), (6,)]
+    assert decoder.steps == [6]
+
+
+@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_an_approximate_cache_refreshed_at_every_step_is_none(cache: str, shift: bool) -> None:
+    model = network(shift=shift)
     options = {"rule": RuleOptions("quota"), "block_length": 5}
     plain, _ = decode(model, Layout("bidirectional"), [request([3, 1], 15, **options)])
     approximate = request([3, 1], 15, cache=cache, cache_refresh=1, **options)
     fresh, _ = decode(model, Layout("bidirectional"), [approximate, request([4], 9)])
     assert written(fresh) == written(plain)
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_a_cached_step_scores_the_first_position_by_the_column_before_it(cache: str) -> None:
+    """Where a shifted head's block still begins with a mask; with one layer what is cached is never stale."""
+    config = replace(network(shift=True).config, num_layers=1)
+    model = Transformer(config).initialise(2, std=0.4).eval()
+    asked = request([3, 1, 4], 6, rule=RuleOptions("sequential"), max_denoising_steps=6)
+    backwards = replace(asked, rule=RuleOptions("quota"))
+    for one in (asked, backwards):
+        plain, _ = decode(model, Layout("bidirectional"), [one])
+        cached, _ = decode(model, Layout("bidirectional"), [replace(one, cache=cache)])  # type: ignore[arg-type]
+        assert written(cached) == written(plain)
+
+
+def test_a_request_with_a_cache_may_join_requests_without() -> None:
+    model, layout = network(), Layout("bidirectional")
+    options = {"rule": RuleOptions("quota"), "block_length": 5}
+    asked = [request([3, 1], 15, **options), request([4], 20, cache="dual", **options), request([2] * 4, 9, **options)]
+    alone = [decode(model, layout, [one])[0] for one in asked]
+    decoder = Decoder(TorchBackend(model), layout, asked[:1])
+    for late in asked[1:]:
+        decoder.step()
+        decoder.admit(late)
+    while decoder.busy:
+        decoder.step()
+    assert [written(decoder, b) for b in range(3)] == [written(one) for one in alone]
