@@ -71,6 +71,36 @@ def test_generate_json_and_trace(run: Run, folders: dict[str, str], tmp_path: Pa
     assert strip.read_text().startswith("<svg")
 
 
+def test_generate_with_caches_guidance_and_schedules(run: Run, folders: dict[str, str]) -> None:
+    common = ("generate", "the cat", "-m", folders["toy"], "-n", "12", "--steps", "3", "--seed", "1", "--json")
+    plain = json.loads(run(*common)[1])
+    assert plain["steps"] == 3
+    for options in (
+        ("--guidance", "4"),
+        ("--cache", "dual", "--cache-refresh", "2", "--block-length", "6"),
+        ("--schedule", "cosine", "--rule", "entropy"),
+    ):
+        code, out, _ = run(*common, *options)
+        assert code == 0
+        assert json.loads(out)["token_ids"] != plain["token_ids"], options
+
+
+def test_bench_cache(run: Run) -> None:
+    sizes = ("--hidden", "32", "--layers", "2", "--heads", "4", "--vocabulary", "50", "-n", "24", "--prompt", "5")
+    code, out, _ = run("bench", "cache", *sizes, "--block-length", "8", "--rounds", "2", "--json")
+    results = {(r["model"], r["cache"]): r for r in json.loads(out)}
+    assert code == 0
+    assert [cache for _, cache in results] == ["none", "prefix", "dual", "none", "exact"]
+    assert {r["steps"] for (model, _), r in results.items() if model == "full canvas"} == {12}
+    assert results["blocks", "exact"]["agreement"] == 1.0
+    for (_, cache), r in results.items():
+        assert r["seconds"] > 0
+        assert (r["speedup"], r["agreement"]) == (1.0, 1.0) if cache == "none" else 0 < r["agreement"] <= 1
+    code, out, _ = run("bench", "cache", *sizes, "--rounds", "1")
+    assert code == 0
+    assert "ids as without" in out
+
+
 def test_fill_json(run: Run, folders: dict[str, str]) -> None:
     code, out, _ = run("fill", "the [[mask:2]] sat[[mask:1-2]]", "-m", folders["toy"], "--json", "--seed", "2")
     record = json.loads(out)
@@ -123,6 +153,7 @@ def test_every_command_helps_with_an_example(run: Run) -> None:
         "bench training",
         "bench speed",
         "bench verify",
+        "bench cache",
         "chat",
         "adapt",
         "pull",
@@ -160,6 +191,14 @@ def bad(folder: str, missing: str) -> list[list[str]]:
         ["generate", "x", "-m", folder, "--rule", "best", "-n", "8"],
         ["generate", "x", "-m", folder, "--threshold", "2", "-n", "8"],
         ["generate", "x", "-m", folder, "--mode", "verify", "-n", "8"],
+        ["generate", "x", "-m", folder, "--cache", "exact", "-n", "8"],
+        ["generate", "x", "-m", folder, "--cache", "best", "-n", "8"],
+        ["generate", "x", "-m", folder, "--guidance", "-1", "-n", "8"],
+        ["generate", "x", "-m", folder, "--schedule", "late", "-n", "8"],
+        ["bench", "cache", "--hidden", "33"],
+        ["bench", "cache", "--rounds", "0"],
+        ["bench", "cache", "--dtype", "int8"],
+        ["bench", "cache", "--hidden", "32", "--heads", "2", "--layers", "1", "--device", "warp"],
         ["generate", "x", "-m", folder, "--dtype", "int3"],
         ["generate", "x", "-m", folder, "--device", "warp"],
         ["generate", "x", "-m", folder, "-n", "8", "--trace", "/proc/nowhere/trace"],

@@ -192,7 +192,9 @@ def test_every_option_of_decoding_reaches_the_request(lm: DiffusionLM) -> None:
     }
     request = lm.start("the cat", 8, seed=1, **options).decoder.requests[0]
     for name, value in options.items():
-        held = request.rule.name if name == "rule" else getattr(request if hasattr(request, name) else request.rule, name)
+        held = (
+            request.rule.name if name == "rule" else getattr(request if hasattr(request, name) else request.rule, name)
+        )
         assert held == value
 
 
@@ -203,7 +205,9 @@ def test_guidance_and_caches_from_the_outside(lm: DiffusionLM, cache: str) -> No
     assert plain.token_ids == zero.token_ids
     assert guided.token_ids != plain.token_ids
     assert plain.steps <= 6 >= guided.steps
-    assert lm.generate(["a dog", "the cat"], 12, guidance=3.0, **{**options, "seed": 0})[1].token_ids == guided.token_ids
+    assert (
+        lm.generate(["a dog", "the cat"], 12, guidance=3.0, **{**options, "seed": 0})[1].token_ids == guided.token_ids
+    )
 
 
 @pytest.mark.parametrize("prompt", [[5, 10**6], [5, -1], [1.5], 7, [{"role": "user", "content": "hi"}], ["a", 1]])

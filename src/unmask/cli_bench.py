@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.cli_options import Backend, Dtype, Json, Tokens, load
+from unmask.cli_options import Backend, Device, Dtype, Json, Tokens, load
 from unmask.errors import UnmaskError
 
 if TYPE_CHECKING:
@@ -310,6 +310,50 @@ def bench_load_command(
         f"{result.imports / 1e9:.2f} GB of the process alone); loaded in {result.load_seconds:.1f} s, one forward over "
         f"{result.canvas} tokens in {result.step_seconds:.1f} s"
     )
+
+
+@bench.command("cache")
+def bench_cache_command(
+    max_new_tokens: Tokens = 256,
+    prompt: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 128,
+    block_length: Annotated[int, typer.Option(help="Of the full canvas.")] = 32,
+    causal_block: Annotated[int, typer.Option(help="Of the block-causal network.")] = 4,
+    per_step: Annotated[int, typer.Option(help="Tokens a step writes.")] = 2,
+    hidden: Annotated[int, typer.Option(help="Width of the networks.")] = 768,
+    layers: Annotated[int, typer.Option(help="Their layers.")] = 12,
+    heads: Annotated[int, typer.Option(help="Their attention heads.")] = 12,
+    vocabulary: Annotated[int, typer.Option(help="Their tokens.")] = 8192,
+    rounds: Annotated[int, typer.Option(help="Timed rounds; medians are printed.")] = 3,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    as_json: Json = False,
+) -> None:
+    """What each cache is worth on random networks of LLaDA's and SDAR's shape, and which ids it changes.
+
+    Example: `unmask bench cache --rounds 5`
+    """
+    from rich.console import Console
+
+    from unmask.display import table
+    from unmask.evaluation.bench_cache import Size, Work, bench_cache
+
+    numbers = (max_new_tokens, prompt, block_length, causal_block, per_step, hidden, layers, heads, vocabulary, rounds)
+    if min(numbers) < 1 or hidden % (2 * heads) or vocabulary < 2:
+        raise UnmaskError("sizes must be at least 1 (2 tokens), and --hidden an even multiple of --heads")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise UnmaskError(f"--dtype '{dtype}' is not one of float32, bfloat16, float16")
+    size, work = Size(*numbers[5:9]), Work(prompt, max_new_tokens, block_length, causal_block, per_step, rounds)
+    with Console(stderr=True).status("starting") as status:
+        results = list(bench_cache(size, work, device, dtype, lambda text: status.update(text)))
+    if as_json:
+        print(json.dumps([r.to_dict() for r in results]))
+        return
+    rows = []
+    for r in results:
+        name = f"{r.model}, {r.parameters / 1e6:.0f}M"
+        rows.append([name, r.cache, str(r.steps), f"{r.seconds:.2f}", f"{r.speedup:.2f}", f"{r.agreement:.1%}"])
+    columns = ["network", "cache", "steps", "seconds", "over none", "ids as without"]
+    Console().print(table(f"{max_new_tokens} new tokens after {prompt}, {dtype}, {rounds} rounds", columns, rows))
 
 
 def _llama(lm: Any, llama: str, batch: int, console: Any) -> Any:

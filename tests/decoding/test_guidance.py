@@ -101,7 +101,9 @@ def test_logits_are_drawn_away_from_those_without_the_prompt(shift: bool) -> Non
         sure, token = logits[0].softmax(-1).max(-1)
         place = int(torch.where(x[0] == MASK, sure, -1).argmax())
         x[0, place] = token[place]
-    decoder = Decoder(TorchBackend(model), Layout("bidirectional"), [request(prompt, new, guidance=s, rule=RuleOptions("quota"))])
+    decoder = Decoder(
+        TorchBackend(model), Layout("bidirectional"), [request(prompt, new, guidance=s, rule=RuleOptions("quota"))]
+    )
     assert written(finish(decoder)) == x.tolist()
     assert decoder.steps == [new]
     plain = Decoder(TorchBackend(model), Layout("bidirectional"), [request(prompt, new, rule=RuleOptions("quota"))])

@@ -16,7 +16,8 @@ NAMES: tuple[ScheduleName, ...] = ("even", "linear", "cosine", "timesteps")
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"), [("even", "llada"), ("linear", "dllm_linear"), ("cosine", "dllm_cosine"), ("timesteps", "dream")]
+    ("ours", "theirs"),
+    [("even", "llada"), ("linear", "dllm_linear"), ("cosine", "dllm_cosine"), ("timesteps", "dream")],
 )
 def test_schedules_are_the_references(ours: ScheduleName, theirs: str, conformance: Fixture) -> None:
     """dllm leaves out steps that write nothing, LLaDA and Dream do not."""

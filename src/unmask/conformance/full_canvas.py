@@ -13,7 +13,7 @@ from unmask.canvas import Array
 from unmask.conformance.outcome import Trace
 from unmask.decoding.loop import Decoder
 from unmask.decoding.request import Request
-from unmask.decoding.rules import RuleOptions
+from unmask.decoding.rules import RuleName, RuleOptions
 from unmask.engine.torch_backend import TorchBackend
 from unmask.errors import UnmaskError
 from unmask.layout import Layout
@@ -26,7 +26,7 @@ LLADA |= {"threshold", "factor"}
 DREAM = {"prompt_ids", "prompt_attention_mask", "max_new_tokens", "alg", "alg_temp", "top_p", "top_k", "eps"}
 DREAM |= {"threshold", "block_length", "dual_cache"}
 DLLM = {"prompts", "max_new_tokens", "block_size", "cfg_scale"}
-DREAM_RULES = {"entropy": "entropy", "maskgit_plus": "quota", "topk_margin": "margin"}
+DREAM_RULES: dict[str, RuleName] = {"entropy": "entropy", "maskgit_plus": "quota", "topk_margin": "margin"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ def decode(lm: DiffusionLM, case: dict[str, Any], noise: dict[str, Array]) -> tu
     Raises UnmaskError for a case whose parameters are not understood.
     """
     if case["temperature"] != 0:
-        raise UnmaskError(f"case '{case['name']}' samples at temperature {case['temperature']}; its draws are not known")
+        raise UnmaskError(
+            f"case '{case['name']}' samples at temperature {case['temperature']}; its draws are not known"
+        )
     if "alg" in case:
         rows, options = _rows(case, "max_new_tokens"), _dream(case)
     elif "remasking" in case:
@@ -103,7 +105,9 @@ def _dream(case: dict[str, Any]) -> Request:
         if case.get(name):
             raise UnmaskError(f"case '{case['name']}' has {name} {case[name]}, which is not compared")
     if alg != "confidence_threshold" and alg not in DREAM_RULES:
-        raise UnmaskError(f"case '{case['name']}' decodes by '{alg}'; known: confidence_threshold, {', '.join(DREAM_RULES)}")
+        raise UnmaskError(
+            f"case '{case['name']}' decodes by '{alg}'; known: confidence_threshold, {', '.join(DREAM_RULES)}"
+        )
     steps = case["steps"]
     if blocks:
         steps //= case["max_new_tokens"] // case["block_length"]

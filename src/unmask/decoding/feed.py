@@ -119,7 +119,7 @@ class Sampling:
 
     def rows(self, index: Array) -> Sampling:
         native = None if self.native is None else self.native[index]
-        return Sampling(*(values[index] for values in self.columns()), native)
+        return Sampling(*(values[index] for values in self.columns()), native=native)
 
 
 class Logits(Protocol):

@@ -12,6 +12,7 @@ from unmask.models import catalogue, folder, recognition
 from unmask.models.config import ModelConfig, build
 
 if TYPE_CHECKING:
+    import torch
     from tokenizers import Tokenizer
 
     from unmask.models.family import Family
@@ -50,16 +51,23 @@ class Loaded:
 
         from unmask.models import adapter, checkpoint
 
-        try:
-            device = torch.empty(0, device=self.device).device
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise UnmaskError(f"device '{self.device}' cannot be used ({reason}); try device='cpu'") from None
+        device = usable_device(self.device)
         dtype = None if self.dtype == "auto" else getattr(torch, self.dtype)
         if self.base_path is None:
             return checkpoint.load(self.path, device, dtype)[0]
         base = checkpoint.load(self.base_path, device, dtype)[0]
         return adapter.load(self.path, base, self.config)
+
+
+def usable_device(name: str) -> torch.device:
+    """The torch device of a name; raises UnmaskError where it cannot be used."""
+    import torch
+
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UnmaskError(f"device '{name}' cannot be used ({reason}); try device='cpu'") from None
 
 
 def describe(name: str, device: str = "cpu", dtype: str = "float32") -> Loaded:
