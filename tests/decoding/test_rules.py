@@ -145,6 +145,18 @@ def test_ties_go_to_the_leftmost() -> None:
     assert chosen.tolist() == [[False, True, True, False]]
 
 
+def test_what_is_no_number_is_kept_last_but_kept() -> None:
+    """A diverged network ends its text like any other."""
+    masked = np.array([[False, True, True, True, False]])
+    score = np.array([[9.0, np.nan, 0.5, -np.inf, 9.0]])
+    assert best_first(score, masked, np.array([1]))[0].nonzero()[0].tolist() == [2]
+    assert best_first(score, masked, np.array([3]))[0].nonzero()[0].tolist() == [1, 2, 3]
+    nothing = grid([[np.nan] * 5])
+    for name in RULE_NAMES:
+        everything = Due(np.array([3]), np.ones(1))
+        assert (RULES[name](nothing, masked, everything, RuleOptions(name)) == masked).all() or name == "random"
+
+
 def test_threshold_keeps_what_equals_it() -> None:
     masked, scores = np.ones((1, 3), bool), grid([[0.9, 0.5, 0.95]])
     assert RULES["threshold"](scores, masked, LITTLE, RuleOptions(threshold=0.9)).tolist() == [[True, False, True]]

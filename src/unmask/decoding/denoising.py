@@ -12,7 +12,7 @@ import numpy as np
 from unmask.canvas import Array, Commit
 from unmask.decoding.feed import TEXT, Columns
 from unmask.decoding.request import Read, Row
-from unmask.decoding.rules import RANKING, RULES, remask
+from unmask.decoding.rules import RULES, remask
 from unmask.decoding.sampling import Scores
 from unmask.decoding.schedules import Due, due, plan, share
 from unmask.layout import Layout
@@ -38,7 +38,10 @@ class Denoising:
         # blocks of a bidirectional model count from the first mask (LLaDA), others from position 0
         self.start = first if layout.kind in ("bidirectional", "drafts") else first // self.block * self.block
         self.end = min(self.start + self.block, row.length)
-        self.budget = self.step = self.forwards = 0  # of the block: steps planned, steps past, forwards made
+        self.pays_empty = self.rule.empty_steps and self.rule.ranks
+        # of the block: steps planned, steps past, forwards made, masks at its start
+        self.budget = self.step = self.forwards = self.masks = 0
+        self.ends: Array = np.zeros(0, np.int64)  # tokens written by the end of each step, where that is the most
         self.prefill_end: int | None = None  # of a forward that only reads text
         self.remask_left = row.request.remask_budget
         self.confidence = np.full(row.length, np.inf)  # of committed tokens when they were written
@@ -60,9 +63,8 @@ class Denoising:
             self._begin(min(self.end + self.block, self.row.length))
         if self.budget == 0:
             self._plan()
-        if self.rule.name in RANKING and not self.rule.empty_steps:
-            while self._due() == 0:
-                self.step += 1
+        while self.rule.ranks and not self.pays_empty and self._due() == 0:
+            self.step += 1
         self.row.final = int(masked.argmax()) if self._writes_once() else self.start
         return True
 
@@ -75,24 +77,25 @@ class Denoising:
         self.budget = self.step = self.forwards = 0
 
     def _plan(self) -> None:
-        """Settles how many steps the block gets, and where they hold back, how many tokens each is to end with."""
+        """Settles how many steps the block gets and, where they may be held back, what each is to end with."""
         self.masks, most = int(self.row.masked[self.start : self.end].sum()), self.row.request.max_denoising_steps
         self.budget = self.masks if most is None else most
-        if self.rule.schedule == "even" and not self.rule.empty_steps:  # never more steps than masks
+        if self.rule.schedule == "even" and not self.pays_empty:  # never more steps than masks
             self.budget = min(self.budget, self.masks)
         if self.rule.due_is == "most":
             self.ends = np.cumsum(plan(self.rule.schedule, self.masks, self.budget, self.rule.schedule_eps))
 
     def _owes(self) -> bool:
         """Whether steps without work are still to be paid for."""
-        return self.rule.empty_steps and 0 < self.step < self.budget
+        return self.pays_empty and 0 < self.step < self.budget
 
     def _due(self) -> int:
         """Tokens that the schedule asks of this step."""
         masks = int(self.row.masked[self.start : self.end].sum())
         if self.rule.due_is == "most":
-            return int(self.ends[min(self.step, self.budget - 1)]) - (self.masks - masks)
-        count = due(self.rule.schedule, masks, self.step, self.budget, self.rule.schedule_eps)
+            count = int(self.ends[min(self.step, self.budget - 1)]) - (self.masks - masks)
+        else:
+            count = due(self.rule.schedule, masks, self.step, self.budget, self.rule.schedule_eps)
         return max(count, 1) if self.slides else count
 
     def columns(self) -> Columns:

@@ -5,7 +5,7 @@ Shapes: B requests, W columns, N scored rows, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -118,8 +118,8 @@ class Sampling:
         return self.temperature, self.top_k, self.top_p, self.token_draw, self.choice_draw
 
     def rows(self, index: Array) -> Sampling:
-        native = None if self.native is None else self.native[index]
-        return Sampling(*(values[index] for values in self.columns()), native=native)
+        rows = Sampling(*(values[index] for values in self.columns()))
+        return rows if self.native is None else replace(rows, native=self.native[index])
 
 
 class Logits(Protocol):

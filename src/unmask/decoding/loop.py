@@ -26,6 +26,7 @@ from unmask.decoding.sampling import Scores, uniforms
 from unmask.layout import Layout
 
 TOKEN_DRAW, CHOICE_DRAW = 0, 1  # purposes of random draws
+COLD = 1e-9  # temperatures below it are 0: logits over them are no longer numbers
 
 
 class Decoder:
@@ -238,8 +239,9 @@ class Decoder:
         def spread(values: Sequence[float]) -> np.ndarray:
             return np.repeat(np.array(values), counts)
 
-        temperature, unread = spread([scheme.temperature for _, scheme in self.active]), np.zeros(len(feed.row))
+        temperature = spread([scheme.temperature for _, scheme in self.active]).astype(np.float64)
         address = (spread([r.seed for r in requests]), spread([row.steps for row, _ in self.active]), feed.target)
+        temperature[temperature < COLD], unread = 0.0, np.zeros(len(feed.row))
         token = uniforms(*address, TOKEN_DRAW) if (temperature > 0).any() else unread
         choice = uniforms(*address, CHOICE_DRAW) if any(r.rule.draws for r in requests) else unread
         top_k, top_p = spread([r.top_k for r in requests]), spread([r.top_p for r in requests]).astype(np.float64)

@@ -34,7 +34,7 @@ class RuleParameters:
     schedule: ScheduleName = "even"
     schedule_eps: float = 1e-3  # the last time of `timesteps`
     due_is: Literal["least", "most"] = "least"  # most: what is held back stays due, in steps beyond the budget too
-    empty_steps: bool = False  # whether a step that writes nothing is paid for, as LLaDA and Dream do, or left out
+    empty_steps: bool = False  # of rules that rank: steps that are due nothing are paid for, as LLaDA and Dream do
     choice_temperature: float = 0.0  # quota, margin, entropy: above 0, drawn by scores over it (Dream's alg_temp)
     confidence_dtype: Literal["float64", "native"] = "float64"  # native: scores in the network's own precision
 
@@ -50,10 +50,16 @@ class RuleOptions(RuleParameters):
         """Whether it reads a draw per position."""
         return self.name == "random" or self.choice_temperature > 0
 
+    @property
+    def ranks(self) -> bool:
+        """Whether it keeps exactly what is due."""
+        return self.name in RANKING
+
 
 def best_first(score: Array, masked: Array, count: Array) -> Array:
-    """The `count` [B] masked positions with the highest score; ties go to the leftmost."""
-    score = np.where(masked, score, -np.inf)
+    """The `count` [B] masked positions with the highest score; ties go to the leftmost, NaN is the lowest."""
+    lowest = np.finfo(np.float64).min
+    score = np.where(masked, np.nan_to_num(score, nan=lowest, posinf=np.inf, neginf=lowest), -np.inf)
     rank = (-score).argsort(-1, kind="stable").argsort(-1, kind="stable")
     return (rank < count[:, None]) & masked
 
