@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 from live_server import Live
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from unmask.engine.scheduler import Limits
 from unmask.generation import DecodingDefaults
@@ -45,7 +48,12 @@ def served_models(
     network = drafting(1, strength=0.3, **{**sizes, "max_length": 400})[1]
     described: Any = SimpleNamespace(chat_template=TEMPLATE)
     talker = DiffusionLM(network, tokenizer, DecodingDefaults(threshold=0.4, block_length=3), "talker", described)
-    return {"talker": talker, **made}
+    folder = Path(__file__).parent.parent / "conformance" / "diffusion_gemma"
+    noisy = DiffusionLM.from_pretrained(folder)
+    words = Tokenizer(WordLevel({f"w{i}": i for i in range(noisy.config.vocab_size)}, unk_token="w0"))
+    words.pre_tokenizer = Whitespace()
+    options = DecodingDefaults(rule="entropy_bound", entropy_bound=3.0, max_denoising_steps=3)
+    return {"talker": talker, **made, "noisy": DiffusionLM(noisy.model, words, options, "noisy")}
 
 
 @pytest.fixture(scope="session")

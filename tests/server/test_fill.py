@@ -65,7 +65,7 @@ def test_a_suffix_is_seen_and_not_repeated(live: Live, path: str) -> None:
 
 
 def test_only_models_that_see_what_follows_fill(live: Live) -> None:
-    for model in ("talker", "left", "blocks"):
+    for model in ("talker", "left", "blocks", "noisy"):
         for path, body in (
             ("/v1/infill", {"template": "a [[mask:2]] b"}),
             ("/v1/completions", {"prompt": "a", "suffix": "b"}),

@@ -80,7 +80,7 @@ def test_stops_hold_back_only_what_could_become_one(data: st.DataObject) -> None
         stopped = asked(ids[:at])
         assert stopped == any(stop in text[:at] for stop in stops)
         assert cut(text, stops).startswith(shown)
-    done = Done(ids[:at] + [1] * (len(ids) - at), 1, 0, ())
+    done = Done(ids[:at] + [1] * (len(ids) - at), 1, 0, (), at)
     rest, written = writer.finish(done)
     assert shown + rest == written.text == cut(text[:at], stops)
     if stopped:
@@ -98,7 +98,7 @@ def test_only_what_is_final_is_appended_and_snapshots_show_the_rest() -> None:
     assert writer.take(step([1, 3], [ids[1], ids[3]], 3)) == "he"
     assert writer.take(step([4], [0], 7)) == " "  # an end of text: what is behind it does not count
     assert writer.snapshot() == "the "
-    rest, written = writer.finish(Done([*ids[:4], 0, *ids[5:]], 3, 0, ()))
+    rest, written = writer.finish(Done([*ids[:4], 0, *ids[5:]], 3, 0, (), 7))
     assert (rest, written.text, len(written.ids), written.finish_reason) == ("", "the ", 4, "stop")
 
 

@@ -69,6 +69,7 @@ class Done:
     steps: int
     prefills: int
     accepted: tuple[int, ...]
+    edge: int  # where noise begins, if the job ended before all was written
 
 
 @dataclass(frozen=True)
@@ -321,7 +322,7 @@ class Engine:
             log.error("a request of model '%s' failed", job.key.model, exc_info=row.error)
             return self._tell(job, Failed(row.error))
         self.figures.finished(row.accepted)
-        self._tell(job, Done(row.canvas.ids[0].tolist(), row.steps, row.prefills, tuple(row.accepted)))
+        self._tell(job, Done(row.canvas.ids[0].tolist(), row.steps, row.prefills, tuple(row.accepted), row.edge))
 
     def _tell(self, job: Job, event: Event) -> None:
         if job.cancelled:

@@ -216,7 +216,7 @@ def draw(report: Report, path: Path) -> None:
     rates, waits = figure.subplots(1, 2)
     clients = [load.clients for load in report.loads]
     rates.plot(clients, [load.tokens_per_second for load in report.loads], "o-", color="#2a8c6a")
-    rates.set(xlabel="clients", ylabel="useful tokens per second", xscale="log")
+    rates.set(xlabel="clients", ylabel="useful tokens per second", xscale="log", ylim=(0, None))
     for name, colour in (("first", "#30507a"), ("whole", "#c1440e")):
         for share, style in (("p50", "o-"), ("p95", "o--")):
             seconds = [getattr(load, f"{name}_{share}") for load in report.loads]

@@ -123,7 +123,7 @@ class Writer:
         """The text that is still to be appended, and the whole outcome."""
         self.canvas = done.ids
         region, stops = self.region, list(self.region.stops)
-        written = done.ids[region.start : region.end]
+        written = done.ids[region.start : min(region.end, done.edge)]
         ids = up_to_end(written, region.eos_ids, region.mask_id)
         whole = self.decode(ids)
         text = cut(whole, stops)
