@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.canvas import Array, Frame
+from unmask.decoding.ancestral import Removal, SamplerName
 from unmask.decoding.loop import Decoder
 from unmask.decoding.renoise import RenoiseOptions
 from unmask.decoding.rules import RuleName
@@ -24,6 +25,10 @@ class DecodingDefaults:
     """How a model decodes where the caller does not say (generation_config.json of its folder)."""
 
     rule: RuleName = "threshold"
+    sampler: Literal["none", SamplerName] = "none"  # draws what a step writes; none: a rule decides
+    noise_removal: Removal = "greedy"
+    psi_kappa: float = 1.0
+    nucleus_p: float = 1.0
     threshold: float = 0.9
     factor: float = 1.0
     entropy_bound: float = 0.1
@@ -46,6 +51,8 @@ class DecodingDefaults:
                 known = ", ".join(self.__dataclass_fields__)
                 raise UnmaskError(f"option '{name}' is unknown; known options: {known}")
         values = {**asdict(self), **{k: v for k, v in options.items() if v is not None}}
+        if options.get("rule") is not None and options.get("sampler") is None:
+            values["sampler"] = "none"  # who asks for a rule gets it
         chosen: DecodingDefaults = build(DecodingDefaults, values, "option")
         limits = {
             "threshold": 0 <= chosen.threshold <= 1,
@@ -61,6 +68,8 @@ class DecodingDefaults:
             "t_min": 0 <= chosen.t_min <= chosen.t_max,
             "confidence_threshold": 0 <= chosen.confidence_threshold < 1e6,
             "stability_threshold": chosen.stability_threshold >= 0,
+            "psi_kappa": 0 <= chosen.psi_kappa <= 1,
+            "nucleus_p": 0 < chosen.nucleus_p <= 1,
         }
         for name, fine in limits.items():
             if not fine:

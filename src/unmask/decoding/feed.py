@@ -23,7 +23,8 @@ class Columns:
     """The columns of one request: ids, positions and anchors [W] (TEXT, or the last text position that a
     draft's slot sees); and the columns [n] that are scored, each for the position `target` [n]. Besides the
     cached slots before its first column a request may see those from beyond[0] to beyond[1] - 1. `signal`: what
-    `ConditioningLogits.signal` gave for the anchored columns, None at a canvas's first step."""
+    `ConditioningLogits.signal` gave for the anchored columns, None at a canvas's first step. `time`: the noise level
+    that a time-conditioned network is told (the total noise sigma)."""
 
     ids: Array
     position: Array
@@ -32,6 +33,7 @@ class Columns:
     target: Array
     beyond: tuple[int, int] = (0, 0)
     signal: Any = None
+    time: float = 0.0
 
     @staticmethod
     def text(ids: Array, low: int, high: int) -> Columns:
@@ -54,6 +56,7 @@ class Feed:
     column: Array  # [N]
     target: Array  # [N], position that the row's score is of
     signals: list[Any]  # [B]
+    time: Array  # [B]
 
     @staticmethod
     def of(requests: list[Columns], cached: Array) -> Feed:
@@ -66,8 +69,9 @@ class Feed:
         document = np.where(np.arange(shape[1]) < widths[:, None], 0, PADDING)
         row = np.repeat(np.arange(len(requests)), [len(r.column) for r in requests])
         column, target = (np.concatenate([getattr(r, f) for r in requests]) for f in ("column", "target"))
-        beyond, signals = np.array([r.beyond for r in requests]), [r.signal for r in requests]
-        return Feed(ids, position, document, anchor, cached, beyond, row, column, target, signals)
+        beyond, time = np.array([r.beyond for r in requests]), np.array([r.time for r in requests])
+        signals = [r.signal for r in requests]
+        return Feed(ids, position, document, anchor, cached, beyond, row, column, target, signals, time)
 
     def rows(self, index: Array) -> Feed:
         """The feed of some requests, as wide as they need."""

@@ -20,7 +20,7 @@ from unmask.decoding.sampling import Scores
 from unmask.engine.torch_cache import SlotCache
 from unmask.layout import EMPTY, GROUPED, PADDING, Coordinates, Layout
 from unmask.models.gemma import DiffusionGemma
-from unmask.models.transformer import Transformer
+from unmask.models.transformer import Transformer, log_scores
 
 
 def keep_top(logits_NV: Tensor, top_k_N: Tensor, top_p_N: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ class TorchBackend:
         if isinstance(self.model, DiffusionGemma):
             hidden = self.model.hidden(*columns, gate_BT=gate, signal_BTD=self._signal(feed, anchor != TEXT))
             return TorchLogits(self._score(hidden[row, column], feed), self.model.signal)
-        hidden = self.model.hidden(*columns, gate_BT=gate)
+        hidden = self.model.hidden(*columns, tensor(feed.time), gate)
         return TorchLogits(self._score(hidden[row, column], feed))
 
     def _signal(self, feed: Feed, gate_BW: Tensor) -> Tensor | None:
@@ -196,13 +196,17 @@ class TorchBackend:
         return dense(self.layout)
 
     def _score(self, rows_ND: Tensor, feed: Feed) -> Tensor:
-        """Logits [N, V]; drafts score the tokens of the draft vocabulary only."""
+        """Logits or log scores [N, V]; drafts score the tokens of the draft vocabulary only."""
         vocabulary, of_draft = self.model.draft_vocabulary, torch.from_numpy(feed.of_draft)
         logits = self.model.head(rows_ND).float()
         if vocabulary is not None and bool(of_draft.any()):
             others = torch.ones(logits.shape[1], dtype=torch.bool, device=self.device)
             others[vocabulary] = False
             logits = logits.masked_fill(of_draft.to(self.device)[:, None] & others, -torch.inf)
+        if self.config.output == "log_score":
+            there = torch.from_numpy(feed.ids[feed.row, feed.column]).to(self.device)
+            time = torch.from_numpy(feed.time[feed.row]).to(self.device)
+            return log_scores(logits[:, None], there[:, None], time, self.config.score_scaled)[:, 0]
         if self.config.mask_token_id is not None:
             logits[:, self.config.mask_token_id] = -torch.inf
         return logits
