@@ -53,6 +53,8 @@ class DecodingDefaults:
         values = {**asdict(self), **{k: v for k, v in options.items() if v is not None}}
         if options.get("rule") is not None and options.get("sampler") is None:
             values["sampler"] = "none"  # who asks for a rule gets it
+        elif values["sampler"] == "first_hitting" and options.get("max_denoising_steps") and not options.get("sampler"):
+            values["sampler"] = "ddpm_cache"  # and who asks for fewer steps than tokens, one that has them
         chosen: DecodingDefaults = build(DecodingDefaults, values, "option")
         limits = {
             "threshold": 0 <= chosen.threshold <= 1,

@@ -97,7 +97,8 @@ def _canvas(lm: DiffusionLM, case: dict[str, Any], noise: dict[str, Array]) -> t
         _check(case, MDLM)
         name = str(case["sampler"]).partition("predictor=")[2]
         removal = "none" if not case["noise_removal"] else "ancestral" if name == "analytic" else "greedy"
-    # the references compute times in float32, and go on where nothing is left to write
+    # the references compute times in float32, and go on where nothing is left to write; `use_float64` is about
+    # rounding alone, and probabilities here are float64 throughout
     how = {"psi_kappa": kappa, "steps": case["steps"], "eps": case["eps"], "dtype": "float32", "whole": True}
     options = cast(SamplerOptions, build(SamplerOptions, {"name": name, "noise_removal": removal, **how}, case["name"]))
     names = case.get("uniform_noise_tensors")

@@ -50,6 +50,8 @@ def check_sampler(request: Request, options: SamplerOptions, config: ModelConfig
         known = ", ".join(name for name, fine in fits.items() if fine)
         kind = f"{config.corruption} noise{' and scores' if scores else ''}{' in blocks' if blocks else ''}"
         raise UnmaskError(f"sampler '{options.name}' is not for a model of {kind}; use {known}")
+    if options.name == "first_hitting" and request.max_denoising_steps is not None:
+        raise UnmaskError("first_hitting takes a step for every mask; leave out max_denoising_steps, or use ddpm_cache")
     if uniform and request.block_length is not None:
         raise UnmaskError("a canvas of random tokens is denoised at once; leave out block_length")
     if options.noise_removal == "none" and request.block_length is not None and not blocks:
