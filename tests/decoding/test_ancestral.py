@@ -287,5 +287,8 @@ def test_seeded_draws_are_addressed() -> None:
     assert (draws.tokens(weights[1:3], 2, place[1:3]) == some[1:3]).all()  # wherever a position stands
     assert (SeededDraws(8).tokens(weights, 2, place) != some).any()
     assert (draws.tokens(weights, 3, place) != some).any()
+    leaving = draws.leaving(0.3, 1, np.arange(5000))
+    assert leaving is not None
+    assert abs(leaving.mean() - 0.3) < 0.03
     assert 0 < draws.hit(1) < 1
     assert {draws.pick(update, 3) for update in range(50)} == {0, 1, 2}

@@ -64,6 +64,9 @@ class RecordedDraws:
                 return np.where(lost.any(1), lost.argmax(1), (weights_NV > 0).argmax(1))
         return race(weights_NV[:, : u_LV.shape[1]], u_LV[position_N % len(u_LV)])
 
+    def leaving(self, chance: float, update: int, position_N: Array) -> None:
+        """A race is between the mask and all tokens."""
+
     def hit(self, update: int) -> float:
         return self.hits[update]
 

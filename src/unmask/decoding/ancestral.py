@@ -22,7 +22,7 @@ SamplerName = Literal["ancestral", "ddpm", "ddpm_cache", "psi", "analytic", "eul
 SAMPLER_NAMES: tuple[str, ...] = get_args(SamplerName)
 Removal = Literal["greedy", "ancestral", "none"]
 
-TOKEN_DRAW, HIT_DRAW, PICK_DRAW = 4, 5, 6  # purposes of random draws
+TOKEN_DRAW, HIT_DRAW, PICK_DRAW, LEAVE_DRAW = 4, 5, 6, 7  # purposes of random draws
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,8 @@ def inverse(weights_NV: Array, u_N: Array) -> Array:
     cumulative = np.maximum(weights_NV, 0).astype(np.float64).cumsum(-1)
     total = cumulative[:, -1]
     drawn = np.minimum(u_N * total, np.nextafter(total, 0))
-    return (cumulative <= drawn[:, None]).sum(-1)
+    rows = zip(cumulative, drawn, strict=True)
+    return np.array([row.searchsorted(value, side="right") for row, value in rows], np.int64)
 
 
 class Draws(Protocol):
@@ -179,6 +180,10 @@ class Draws(Protocol):
 
     def tokens(self, weights_NV: Array, update: int, position_N: Array) -> Array:
         """Tokens [N] with chances in proportion to weights [N, V]."""
+        ...
+
+    def leaving(self, chance: float, update: int, position_N: Array) -> Array | None:
+        """Which masks become tokens, bool [N], each with a chance; None where `tokens` is to decide that too."""
         ...
 
     def hit(self, update: int) -> float:
@@ -201,6 +206,9 @@ class SeededDraws:
 
     def tokens(self, weights_NV: Array, update: int, position_N: Array) -> Array:
         return inverse(weights_NV, uniforms(np.array(self.seed), np.array(update), position_N, TOKEN_DRAW))
+
+    def leaving(self, chance: float, update: int, position_N: Array) -> Array | None:
+        return uniforms(np.array(self.seed), np.array(update), position_N, LEAVE_DRAW) < chance
 
     def hit(self, update: int) -> float:
         return self._one(update, HIT_DRAW)

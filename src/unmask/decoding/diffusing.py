@@ -153,18 +153,30 @@ class Diffusing(Denoising):
 
     def _draw(self, read: Read, index: Array, move: Move) -> tuple[Array, Array]:
         """Tokens of scored columns after a move, and their chances under the network; few distributions at a time."""
-        token, confidence = np.zeros(len(index), np.int64), np.zeros(len(index))
+        token, confidence = self.row.canvas.ids[0, read.target[index]], np.zeros(len(index))
+        places, move = self._leaving(read.target[index], move)
         count = max(1, MOST_VALUES // self.config.vocab_size)
-        for first in range(0, len(index), count):
-            some = index[first : first + count]
-            x, here = self.row.canvas.ids[0, read.target[some]], slice(first, first + len(some))
+        for first in range(0, len(places), count):
+            here = places[first : first + count]
+            some, x, rows = index[here], token[here], np.arange(len(here))
             estimate = self._estimate(read, some, x)
             weights = self._transition(estimate, x, move)
             greedy = move.removal == "greedy"
             drawn = weights.argmax(-1) if greedy else self.draws.tokens(weights, self.updates, read.target[some])
             p = weights / weights.sum(-1, keepdims=True) if self.config.output == "log_score" else estimate
-            token[here], confidence[here] = drawn, p[np.arange(len(some)), drawn]
+            token[here], confidence[here] = drawn, p[rows, drawn]
         return token, confidence
+
+    def _leaving(self, position_n: Array, move: Move) -> tuple[Array, Move]:
+        """Which of the positions to draw, and by which move: masks that stay need no distribution."""
+        everywhere = np.arange(len(position_n))
+        if move.removal != "none" or self.options.name not in ("ancestral", "ddpm", "ddpm_cache"):
+            return everywhere, move
+        if self.mask_id is None:
+            return everywhere, move
+        alpha_s, alpha_t = self.chances.alpha(move.s), self.chances.alpha(move.t)
+        leaving = self.draws.leaving((alpha_s - alpha_t) / (1 - alpha_t), self.updates, position_n)
+        return (everywhere, move) if leaving is None else (leaving.nonzero()[0], Move(move.t, 0.0, "ancestral"))
 
     def _estimate(self, read: Read, index: Array, x_n: Array) -> Array:
         """What the network says of columns, [n, V]: distributions of clean tokens, or the score."""

@@ -56,7 +56,7 @@ class Feed:
     column: Array  # [N]
     target: Array  # [N], position that the row's score is of
     signals: list[Any]  # [B]
-    time: Array  # [B]
+    time: Array  # [B], float32
 
     @staticmethod
     def of(requests: list[Columns], cached: Array) -> Feed:
@@ -69,7 +69,7 @@ class Feed:
         document = np.where(np.arange(shape[1]) < widths[:, None], 0, PADDING)
         row = np.repeat(np.arange(len(requests)), [len(r.column) for r in requests])
         column, target = (np.concatenate([getattr(r, f) for r in requests]) for f in ("column", "target"))
-        beyond, time = np.array([r.beyond for r in requests]), np.array([r.time for r in requests])
+        beyond, time = np.array([r.beyond for r in requests]), np.array([r.time for r in requests], np.float32)
         signals = [r.signal for r in requests]
         return Feed(ids, position, document, anchor, cached, beyond, row, column, target, signals, time)
 
