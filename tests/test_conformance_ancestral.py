@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as torch_file
 
 from unmask import DiffusionLM, UnmaskError
 from unmask.canvas import Array
+from unmask.conformance import forward
 from unmask.conformance.ancestral import decode
 
 FIXTURES = Path(__file__).parent / "conformance"
@@ -38,6 +40,16 @@ def test_every_canvas_as_recorded(family: str, number: int) -> None:
     assert ours.differs_from(recorded) == ""
     assert len(ours.canvases or []) == len(recorded.canvases or []) == case["forward_passes"]
     assert deviation == ""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_recorded_number_is_checked(family: str) -> None:
+    """Single steps and posteriors too: no tensor of these fixtures is left unread."""
+    lm = DiffusionLM.from_pretrained(FIXTURES / family)
+    outcomes = forward.outcomes(family, lm, torch_file(FIXTURES / family / "forward.safetensors"))
+    assert [f"{o.name}: {o.detail}" for o in outcomes if not o.holds] == []
+    steps = {"mdlm": 4, "duo": 2, "sedd_absorb": 3, "sedd_uniform": 3}.get(family, 0)
+    assert sum(o.name.startswith(("step.", "posterior")) for o in outcomes) == steps
 
 
 def test_what_is_not_understood_is_refused() -> None:

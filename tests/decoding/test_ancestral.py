@@ -1,18 +1,17 @@
-"""Transitions of the stochastic samplers: against recorded numbers, closed forms and plain Bayes over all tokens."""
+"""Transitions of the stochastic samplers: closed forms and plain Bayes over all tokens.
+
+Recorded steps of the references are checked in tests/models/test_families.py.
+"""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file
 
-from unmask import DiffusionLM
 from unmask.canvas import Array
 from unmask.decoding.ancestral import (
     Noise,
@@ -29,7 +28,6 @@ from unmask.decoding.ancestral import (
 )
 from unmask.decoding.score import analytic, denoised, euler, reached, score_of, staggered
 
-FIXTURES = Path(__file__).parent.parent / "conformance"
 VOCAB, MASK = 6, 5
 LEVELS = st.tuples(st.floats(0.01, 0.95), st.floats(0.01, 0.95)).map(sorted).filter(lambda a: a[1] - a[0] > 1e-3)
 seeds = st.integers(0, 2**31)
@@ -59,60 +57,6 @@ def by_bayes(x0_V: Array, x: int, alpha_s: float, alpha_t: float, mask_id: int |
     """q(x_s | x_t = x) from the joint of x_s and x_t, written out."""
     joint = (x0_V @ kernel(alpha_s, mask_id)) * kernel(alpha_t / alpha_s, mask_id)[:, x]
     return joint / joint.sum()
-
-
-# recorded numbers
-
-
-@pytest.mark.parametrize("name", ["ddpm", "ddpm_cache"])
-def test_mdlm_steps_as_recorded(name: str) -> None:
-    numbers = load_file(FIXTURES / "mdlm" / "forward.safetensors")
-    noise = Noise("linear" if name == "ddpm_cache" else "log_linear")
-    for b, ids in enumerate(numbers["input_ids"]):
-        t, dt = numbers["step.t"][b, 0], numbers["step.dt"]
-        x0, mask_id = np.exp(numbers["subs_log_probs"][b]), numbers["subs_log_probs"].shape[-1] - 1
-        ours = posterior(x0, ids, noise.alpha(t - dt), noise.alpha(t), mask_id)
-        theirs = numbers[f"step.{name}.categorical_probs"][b]  # without the factor that normalises
-        masked = ids == mask_id
-        close(ours[masked], (theirs / theirs.sum(-1, keepdims=True))[masked])
-
-
-def test_mdlm_by_scores_as_recorded() -> None:
-    numbers = load_file(FIXTURES / "mdlm" / "forward.safetensors")
-    noise = Noise("log_linear")
-    for b, ids in enumerate(numbers["input_ids"]):
-        t, dt = numbers["step.t"][b, 0], numbers["step.dt"]
-        x0, mask_id = np.exp(numbers["subs_log_probs"][b]), numbers["subs_log_probs"].shape[-1] - 1
-        score = score_of(x0, ids, noise.sigma(t), mask_id)
-        step = analytic(score, ids, noise.sigma(t) - noise.sigma(t - dt), mask_id)
-        close(step, numbers["step.analytic.categorical_probs"][b])
-        close(denoised(score, ids, noise.sigma(t), mask_id), numbers["step.denoiser.categorical_probs"][b])
-
-
-def test_duos_posterior_as_recorded() -> None:
-    numbers = load_file(FIXTURES / "duo" / "forward.safetensors")
-    for b, ids in enumerate(numbers["posterior.x_t"]):
-        alphas = numbers["posterior.alpha_s"][b, 0], numbers["posterior.alpha_t"][b, 0]
-        close(posterior(numbers["posterior.p_x0"][b], ids, *alphas, None), numbers["posterior.probs"][b])
-        known = np.eye(numbers["posterior.p_x0"].shape[-1])[numbers["posterior_onehot.x0"][b]]
-        close(posterior(known, ids, *alphas, None), numbers["posterior_onehot.probs"][b])
-
-
-@pytest.mark.parametrize("family", ["sedd_absorb", "sedd_uniform"])
-def test_sedds_steps_as_recorded(family: str) -> None:
-    numbers, absorbs = load_file(FIXTURES / family / "forward.safetensors"), family == "sedd_absorb"
-    noise, size = Noise("log_linear" if absorbs else "geometric"), numbers["log_score"].shape[-1]
-    mask_id, lm = size - 1 if absorbs else None, DiffusionLM.from_pretrained(FIXTURES / family)
-    with torch.inference_mode():
-        sigma_B = torch.from_numpy(noise.sigma(numbers["step.t"][:, 0]))
-        scores = lm.model(torch.from_numpy(numbers["input_ids"]), time_B=sigma_B).exp().numpy()
-    for b, ids in enumerate(numbers["input_ids"]):
-        t, dt, score = numbers["step.t"][b, 0], numbers["step.dt"], scores[b]
-        dsigma = noise.sigma(t) - noise.sigma(t - dt)
-        close(analytic(score, ids, dsigma, mask_id), numbers["step.analytic.categorical_probs"][b])
-        close(euler(score, ids, dt * noise.rate(t), mask_id), numbers["step.euler.categorical_probs"][b])
-        theirs = numbers["step.denoiser.categorical_probs"][b]  # which leaves the mask's column out
-        close(denoised(score, ids, noise.sigma(t), mask_id)[:, : theirs.shape[-1]], theirs)
 
 
 # closed forms
