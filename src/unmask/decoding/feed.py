@@ -85,7 +85,7 @@ class Feed:
         row, column, target = place[self.row[mine]], self.column[mine], self.target[mine]
         signals = [self.signals[i] for i in index.tolist()]
         known = (self.cached[index], self.beyond[index])
-        return Feed(ids, position, document, anchor, *known, row, column, target, signals)
+        return Feed(ids, position, document, anchor, *known, row, column, target, signals, self.time[index])
 
     @property
     def of_draft(self) -> Array:
