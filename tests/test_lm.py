@@ -14,6 +14,7 @@ from unmask.generation import DecodingDefaults
 from unmask.models.transformer import Transformer
 from unmask.training.tokenizer import train_tokenizer
 
+FIXTURES = Path(__file__).parent / "conformance"
 Tiny = Callable[..., Transformer]
 TEXT = "the cat sat on the mat. the dog sat on the log. a cat and a dog sat. " * 4
 
@@ -21,7 +22,7 @@ TEXT = "the cat sat on the mat. the dog sat on the log. a cat and a dog sat. " *
 def make(tiny: Tiny, **options: Any) -> DiffusionLM:
     tokenizer = train_tokenizer("bpe", [TEXT], 300)
     sizes = {"vocab_size": tokenizer.get_vocab_size(), "mask_token_id": 1, "eos_token_id": 0, "bos_token_id": 0}
-    return DiffusionLM(tiny(pad_token_id=0, **sizes, **options), tokenizer, DecodingDefaults(rule="quota"), "toy")
+    return DiffusionLM(tiny(pad_token_id=0, **{**sizes, **options}), tokenizer, DecodingDefaults(rule="quota"), "toy")
 
 
 @pytest.fixture
@@ -250,3 +251,61 @@ def test_bad_names_devices_and_dtypes_are_named(tmp_path: Path) -> None:
         DiffusionLM.from_pretrained(tmp_path)
     with pytest.raises(UnmaskError, match="dtype"):
         DiffusionLM.from_pretrained(tmp_path, dtype="int3")
+
+
+@pytest.mark.parametrize("family", ["mdlm", "duo", "bd3lm", "bd3lm_adaln", "sedd_absorb", "sedd_uniform"])
+def test_sampled_families_write_by_themselves(family: str) -> None:
+    lm = DiffusionLM.from_pretrained(FIXTURES / family)
+    prompts, room = [[1, 2, 3], [4] * 6], 8
+    outs = lm.generate(prompts, max_new_tokens=room, seed=7)
+    for number, (prompt, out) in enumerate(zip(prompts, outs, strict=True)):
+        assert out.canvas[: len(prompt)].tolist() == prompt
+        assert len(out.token_ids) == room
+        assert lm.config.mask_token_id not in out.canvas.tolist()
+        assert 0 < out.steps <= 129
+        alone = lm.generate(prompt, max_new_tokens=room, seed=7 + number)
+        assert alone.token_ids == out.token_ids
+    assert lm.generate(prompts[0], max_new_tokens=room, seed=8).frames != outs[0].frames
+    few = lm.generate(prompts[0], max_new_tokens=room, max_denoising_steps=2, seed=7)
+    blocks = -(-(len(prompts[0]) + room) // lm.config.block_length) if lm.config.block_length else 0
+    assert few.steps <= (2 * blocks or 3)
+
+
+def test_a_rule_in_place_of_the_familys_sampler() -> None:
+    lm = DiffusionLM.from_pretrained(FIXTURES / "mdlm")
+    out = lm.generate([1, 2, 3], max_new_tokens=8, rule="quota", temperature=0.0, max_denoising_steps=4)
+    assert out.steps == 4
+    assert [len(frame.positions) for frame in out.frames] == [2] * 4
+    by_sampler = lm.generate([1, 2, 3], max_new_tokens=8, rule="quota", sampler="first_hitting")
+    assert by_sampler.steps == 8  # a sampler that is named comes before a rule
+    for family, options, says in (
+        ("duo", {"rule": "quota"}, "by a sampler"),
+        ("duo", {"sampler": "none"}, "by a sampler"),
+        ("duo", {"sampler": "ddpm"}, "use ancestral, psi"),
+        ("duo", {"block_length": 4}, "leave out block_length"),
+        ("sedd_absorb", {"temperature": 0.5}, "leave out temperature"),
+        ("bd3lm", {"sampler": "first_hitting", "max_denoising_steps": 3}, "or use ddpm_cache"),
+        ("mdlm", {"remask_budget": 1}, "goes with a rule"),
+        ("mdlm", {"nucleus_p": 0.0}, "nucleus_p is out of range"),
+        ("duo", {"psi_kappa": 1.5}, "psi_kappa is out of range"),
+        ("mdlm", {"sampler": "guess"}, "sampler is 'guess'"),
+        ("mdlm", {"noise_removal": "often"}, "noise_removal is 'often'"),
+    ):
+        with pytest.raises(UnmaskError, match=says):
+            DiffusionLM.from_pretrained(FIXTURES / family).generate([1], max_new_tokens=4, **options)
+
+
+def test_gaps_in_a_canvas_of_random_tokens(tiny: Tiny) -> None:
+    lm = make(tiny, corruption="uniform", mask_token_id=None)
+    lm.defaults = DecodingDefaults(sampler="ancestral", temperature=1.0, max_denoising_steps=5)
+    out = lm.fill("the [[mask:2-3]] sat on the [[mask:1]].", seed=1)
+    assert out.text.startswith("the")
+    assert len(out.gaps) == 2
+    assert out.steps == 6
+    first = out.first_canvas.tolist()
+    written = {position for frame in out.frames for position in frame.positions}
+    assert [a == b for i, (a, b) in enumerate(zip(first, out.canvas.tolist(), strict=True)) if i not in written] == [
+        True
+    ] * (len(first) - len(written))
+    assert len(written) == len(out.token_ids)
+    assert lm.fill("the [[mask:2-3]] sat on the [[mask:1]].", seed=1).text == out.text

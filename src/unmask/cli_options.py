@@ -32,6 +32,13 @@ Cache = Annotated[
 Refresh = Annotated[
     int | None, typer.Option("--cache-refresh", help="Of prefix and dual: read all again every so many steps.")
 ]
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        "--sampler",
+        help="In place of a rule: ancestral, ddpm, ddpm_cache, psi, analytic, euler, first_hitting, or none.",
+    ),
+]
 Threshold = Annotated[float | None, typer.Option("--threshold", help="Of the rules threshold and checked, 0 to 1.")]
 Temperature = Annotated[float | None, typer.Option("--temperature", "-t", help="0 takes the best token.")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Nucleus, 0 to 1.")]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.canvas import Array, Frame
+from unmask.decoding.ancestral import Removal, SamplerName
 from unmask.decoding.loop import Decoder
 from unmask.decoding.renoise import RenoiseOptions
 from unmask.decoding.request import Request, RequestParameters
@@ -25,6 +26,10 @@ class DecodingDefaults(RuleParameters, RequestParameters):
     """How a model decodes where the caller does not say (generation_config.json of its folder)."""
 
     rule: RuleName = "threshold"
+    sampler: Literal["none", SamplerName] = "none"  # draws what a step writes; none: a rule decides
+    noise_removal: Removal = "greedy"
+    psi_kappa: float = 1.0
+    nucleus_p: float = 1.0
     t_min: float = 0.4  # these four: of models that denoise random tokens
     t_max: float = 0.8
     confidence_threshold: float = 0.005
@@ -38,6 +43,10 @@ class DecodingDefaults(RuleParameters, RequestParameters):
                 known = ", ".join(self.__dataclass_fields__)
                 raise UnmaskError(f"option '{name}' is unknown; known options: {known}")
         values = {**asdict(self), **{k: v for k, v in options.items() if v is not None}}
+        if options.get("rule") is not None and options.get("sampler") is None:
+            values["sampler"] = "none"  # who asks for a rule gets it
+        elif values["sampler"] == "first_hitting" and options.get("max_denoising_steps") and not options.get("sampler"):
+            values["sampler"] = "ddpm_cache"  # and who asks for fewer steps than tokens, one that has them
         chosen: DecodingDefaults = build(DecodingDefaults, values, "option")
         limits = {
             "threshold": 0 <= chosen.threshold <= 1,
@@ -57,6 +66,8 @@ class DecodingDefaults(RuleParameters, RequestParameters):
             "t_min": 0 <= chosen.t_min <= chosen.t_max,
             "confidence_threshold": 0 <= chosen.confidence_threshold < 1e6,
             "stability_threshold": chosen.stability_threshold >= 0,
+            "psi_kappa": 0 <= chosen.psi_kappa <= 1,
+            "nucleus_p": 0 < chosen.nucleus_p <= 1,
         }
         for name, fine in limits.items():
             if not fine:

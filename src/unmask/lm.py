@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from unmask.canvas import Frame
+from unmask.decoding.ancestral import SamplerOptions
+from unmask.decoding.diffusing import check_sampler
 from unmask.decoding.feed import Backend
 from unmask.decoding.infill import Template, mean_log_confidence, parse_template, settle_lengths
 from unmask.decoding.loop import Decoder
@@ -203,6 +205,10 @@ class DiffusionLM:
         t_max: float | None = None,
         confidence_threshold: float | None = None,
         stability_threshold: int | None = None,
+        sampler: str | None = None,
+        noise_removal: str | None = None,
+        psi_kappa: float | None = None,
+        nucleus_p: float | None = None,
         seed: int | None = None,
         stop: str | list[str] | None = None,
         streamer: Callable[[Frame], None] | None = None,
@@ -219,13 +225,14 @@ class DiffusionLM:
         cosine or timesteps. guidance: above 0 classifier-free, which reads the canvas twice per step. cache: auto,
         none, exact, or of a bidirectional model prefix or dual, which are approximate; cache_refresh: those read
         all again every so many steps. temperature 0 is greedy. remask_budget: how many committed tokens may be
-        masked again. For a model that denoises random tokens,
-        t_max to t_min are the steps' temperatures (a temperature above 0 stands for both, 0 takes the best tokens),
-        and a canvas is done when its best tokens are those of the last stability_threshold steps and their mean
-        entropy is below confidence_threshold (nats). Whole canvases are decoded, what was asked for is given.
-        seed: None draws one. streamer: called with every frame. options: any other field of `DecodingDefaults`.
-        What is None comes from the model's own defaults. Raises UnmaskError for options that are out of range and
-        prompts that do not fit.
+        masked again. sampler: draws the steps in place of a rule; ancestral, ddpm, ddpm_cache, psi, analytic, euler
+        or first_hitting, with noise_removal (greedy, ancestral or none), psi_kappa and nucleus_p; see
+        decoding.ancestral.SamplerOptions. For DiffusionGemma, t_max to t_min are the steps' temperatures (a
+        temperature above 0 stands for both, 0 takes the best tokens), and a canvas is done when its best tokens are
+        those of the last stability_threshold steps and their mean entropy is below confidence_threshold (nats).
+        Whole canvases are decoded, what was asked for is given. seed: None draws one. streamer: called with every
+        frame. options: any other field of `DecodingDefaults`. What is None comes from the model's own defaults.
+        Raises UnmaskError for options that are out of range and prompts that do not fit.
         """
         named = {k: v for k, v in locals().items() if k not in ("self", "prompt", "streamer", "options")}
         options |= named
@@ -304,15 +311,14 @@ class DiffusionLM:
 
     def prepare_fill(self, template: Template, **options: Any) -> Callable[[list[list[int]]], Prepared]:
         """Checks a template and options as for `fill`; gives what makes requests of lists of gap lengths."""
-        mask_id = self._mask_id()
         self._check_fits(template.length(template.longest), "the template with its longest gaps")
         seed = options.pop("seed", None)
         base = self._options(secrets.randbits(31) if seed is None else seed, **options)
         base = replace(base, block_length=None, ends=False)
 
         def prepare(candidates: list[list[int]]) -> Prepared:
-            canvases = [template.canvas(lengths, mask_id) for lengths in candidates]
-            requests = [replace(base, ids=ids, given=given) for ids, given in canvases]
+            canvases = [template.canvas(lengths, 0) for lengths in candidates]
+            requests = [replace(base, ids=self._noised(ids, given, base.seed), given=given) for ids, given in canvases]
             return Prepared(requests, self._layout(None, None))
 
         return prepare
@@ -354,7 +360,7 @@ class DiffusionLM:
         request = chosen.request(ids=[], given=[], seed=seed, mode=chosen_mode, **others)
         if self.config.layout == "canvas":
             return replace(request, renoise=renoising(chosen, options.get("temperature")))
-        return request
+        return request if chosen_mode == "ar" else replace(request, sampler=self._sampler(request, chosen))
 
     def _check_suits(self, chosen: DecodingDefaults, mode: Mode) -> None:
         """Raises UnmaskError for a rule, a cache or guidance that this model cannot have."""
@@ -387,12 +393,20 @@ class DiffusionLM:
         if base.renoise is not None and base.block_length is not None:
             count = -(-count // base.block_length) * base.block_length
         self._check_fits(len(row) + count, f"a prompt of {len(row)} tokens and {count} new ones")
-        new = [self._mask_id()] * count if base.renoise is None else self._noise(seed, len(row), count)
         given = [True] * len(row) + [False] * count
-        return replace(base, ids=row + new, given=given, seed=seed, wanted=max_new_tokens)
+        ids = self._noised(row + [0] * count, given, seed)
+        return replace(base, ids=ids, given=given, seed=seed, wanted=max_new_tokens)
 
-    def _noise(self, seed: int, start: int, count: int) -> list[int]:
-        return noise(seed, 0, np.arange(start, start + count), self.config.vocab_size).tolist()
+    def _sampler(self, request: Request, chosen: DecodingDefaults) -> SamplerOptions | None:
+        """The sampler that the options name, checked; raises UnmaskError where the model cannot be decoded by it."""
+        if chosen.sampler == "none":
+            if self.config.corruption == "uniform" or self.config.output == "log_score":
+                raise UnmaskError(f"model '{self.name}' is decoded by a sampler, not by a rule; leave out rule")
+            return None
+        steps = chosen.max_denoising_steps or SamplerOptions.steps
+        options = SamplerOptions(chosen.sampler, steps, chosen.noise_removal, chosen.psi_kappa, chosen.nucleus_p)
+        check_sampler(request, options, self.config)
+        return options
 
     def _layout(self, layout: str | None, block_length: int | None) -> Layout:
         kind = layout or self.config.layout
@@ -418,10 +432,15 @@ class DiffusionLM:
         if length > room:
             raise UnmaskError(f"{what} do not fit the canvas of {room} tokens: {length - room} too many; shorten one")
 
-    def _mask_id(self) -> int:
-        if self.config.mask_token_id is None:
+    def _noised(self, ids: list[int], given: list[bool], seed: int) -> list[int]:
+        """The canvas to begin with: masks, or random tokens of the seed, where nothing is given."""
+        mask = self.config.mask_token_id
+        if mask is None and self.config.corruption == "absorbing" and self.config.layout != "canvas":
             raise UnmaskError(f"model '{self.name}' has no mask token, so it has no canvas to write on")
-        return self.config.mask_token_id
+        place = np.arange(len(ids))
+        start = noise(seed, 0, place, self.config.vocab_size) if mask is None else np.full(len(ids), mask)
+        out: list[int] = np.where(given, ids, start).tolist()
+        return out
 
     def _need_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:

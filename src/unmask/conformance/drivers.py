@@ -22,7 +22,9 @@ MODULES = {
     "LLaDA2": "blocks",
     "Stable-DiffCoder": "blocks",
     "Fast-dLLM v2": "blocks",
-    "MDLM, BD3-LM, DUO": "ancestral",
+    "MDLM": "ancestral",
+    "BD3-LM": "ancestral",
+    "DUO": "ancestral",
     "SEDD": "ancestral",
     "DiffusionGemma": "renoised",
 }

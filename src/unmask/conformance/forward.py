@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from unmask.conformance import forward_blocks, forward_canvas
+from unmask.conformance import forward_blocks, forward_canvas, forward_steps
 from unmask.conformance.checks import (
     Check,
     Recorded,
@@ -135,4 +135,7 @@ def annealed(lm: DiffusionLM, recorded: Recorded) -> Iterator[Check]:
         yield from agree(lm, "forward", name, recorded, partial(lm.logits, ids, layout="causal"))
 
 
-GROUPS = (plain, conditioned, scored, padded, annealed, *forward_blocks.GROUPS, *forward_canvas.GROUPS)
+GROUPS = (
+    plain, conditioned, scored, padded, annealed,
+    *forward_blocks.GROUPS, *forward_canvas.GROUPS, *forward_steps.GROUPS,
+)  # fmt: skip

@@ -29,6 +29,8 @@ class Denoising:
     a block's first step, then `prefix` reads again from the block on and `dual` the block alone.
     """
 
+    proposes = True
+
     def __init__(self, row: Row, layout: Layout, cache: str, shift: int) -> None:
         self.row, self.layout, self.cache, self.shift = row, layout, cache, shift
         self.rule = row.request.rule

@@ -23,6 +23,8 @@ class Verifying:
     Every step commits the drafts that hold and the base's token after them.
     """
 
+    proposes = True
+
     def __init__(self, row: Row, cache: str) -> None:
         self.row, self.exact = row, cache == "exact"
         self.window = row.request.block_length or row.length  # one sure token and its drafts

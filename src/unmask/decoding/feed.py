@@ -24,7 +24,8 @@ class Columns:
     draft's slot sees); and the columns [n] that are scored, each for the position `target` [n]. Besides the
     cached slots before its first column a request may see those from beyond[0] to beyond[1] - 1. `signal`: what
     `ConditioningLogits.signal` gave for the anchored columns, None at a canvas's first step. With `guidance` s
-    above 0 its scores are u + (s + 1) (c - u), u those of `twin` [W]: other ids read in a row of their own."""
+    above 0 its scores are u + (s + 1) (c - u), u those of `twin` [W]: other ids read in a row of their own.
+    `time`: the noise level that a time-conditioned network is told (the total noise sigma)."""
 
     ids: Array
     position: Array
@@ -35,6 +36,7 @@ class Columns:
     signal: Any = None
     twin: Array | None = None
     guidance: float = 0.0
+    time: float = 0.0
 
     @property
     def rows(self) -> int:
@@ -64,6 +66,7 @@ class Feed:
     target: Array  # [N], position that the row's score is of
     signals: list[Any]  # [B]
     guidance: Array  # [N], above 0 where the twin, the next row, is scored as well
+    time: Array  # [B], float32
 
     @staticmethod
     def of(requests: list[Columns], cached: Array) -> Feed:
@@ -80,8 +83,8 @@ class Feed:
         row, guidance = np.repeat(taken.cumsum() - taken, counts), np.repeat([r.guidance for r in requests], counts)
         column, target = (np.concatenate([getattr(r, f) for r in requests]) for f in ("column", "target"))
         beyond, signals = np.array([r.beyond for _, r in rows]), [r.signal for _, r in rows]
-        scored = (row, column, target, signals, guidance)
-        return Feed(ids, position, document, anchor, np.repeat(cached, taken), beyond, *scored)
+        time, cached = np.array([r.time for _, r in rows], np.float32), np.repeat(cached, taken)
+        return Feed(ids, position, document, anchor, cached, beyond, row, column, target, signals, guidance, time)
 
     def rows(self, index: Array) -> Feed:
         """The feed of some requests, as wide as they need."""
@@ -95,7 +98,8 @@ class Feed:
         row, column, target = place[self.row[mine]], self.column[mine], self.target[mine]
         signals = [self.signals[i] for i in index.tolist()]
         known = (self.cached[index], self.beyond[index])
-        return Feed(ids, position, document, anchor, *known, row, column, target, signals, self.guidance[mine])
+        levels = (self.guidance[mine], self.time[index])
+        return Feed(ids, position, document, anchor, *known, row, column, target, signals, *levels)
 
     @property
     def of_draft(self) -> Array:

@@ -18,6 +18,7 @@ import numpy as np
 
 from unmask.canvas import NO_MASK, Canvas, Frame
 from unmask.decoding.denoising import Denoising
+from unmask.decoding.diffusing import Diffusing
 from unmask.decoding.drafting import Verifying
 from unmask.decoding.feed import Backend, Columns, Feed, Sampling
 from unmask.decoding.renoising import Renoising
@@ -61,7 +62,7 @@ class Decoder:
     def admit(self, request: Request) -> int:
         """Lets a request join at the next step; returns its number."""
         canvas = Canvas.of([request.ids], self.mask_id, self.backend.config.pad_token_id or 0, [request.given])
-        written = None if request.renoise is None else request.given.index(False)
+        written = request.given.index(False) if self.mask_id == NO_MASK and False in request.given else None
         row = Row(self._admitted, request, canvas, written=written)
         self._admitted += 1
         self.rows[row.number] = row
@@ -124,7 +125,8 @@ class Decoder:
         for row, _ in self.active:
             row.forwards += 1
         sampling = self._sampling(columns, feed)
-        scores = logits.propose(sampling) if len(feed.target) else Scores.none()
+        proposed = len(feed.target) > 0 and any(scheme.proposes for _, scheme in self.active)
+        scores = logits.propose(sampling) if proposed else Scores.none(len(feed.target))
         frames, offset = [], 0
         for (row, scheme), own in zip(self.active, columns, strict=True):
             part = np.arange(offset, offset + len(own.target))
@@ -202,6 +204,8 @@ class Decoder:
         if row.request.renoise is not None:
             config = self.backend.config
             return Renoising(row, row.request.renoise, cache, config.vocab_size, self.eos_ids, config.pad_token_id)
+        if row.request.sampler is not None:
+            return Diffusing(row, self.layout, cache, self.backend.config, row.request.sampler)
         return Denoising(row, self.layout, cache, int(self.backend.config.shift))
 
     def _cache(self, request: Request) -> str:

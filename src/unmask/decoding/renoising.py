@@ -22,6 +22,8 @@ class Renoising:
     padding (`pad_id`, where the model has one).
     """
 
+    proposes = True
+
     def __init__(
         self,
         row: Row,

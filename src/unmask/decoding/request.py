@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from unmask.canvas import Array, Canvas, Commit
+from unmask.decoding.ancestral import Draws, SamplerOptions
 from unmask.decoding.feed import Columns, Logits, Sampling
 from unmask.decoding.renoise import RenoiseOptions
 from unmask.decoding.rules import RuleOptions
@@ -39,9 +40,10 @@ class RequestParameters:
 
 @dataclass(frozen=True)
 class Request(RequestParameters):
-    """One canvas to decode. `given` marks tokens to keep as they are (masks elsewhere are open).
+    """One canvas to decode. `given` marks tokens to keep as they are (masks elsewhere are open; all tokens
+    elsewhere, where noise is no mask).
 
-    With `renoise` the open tokens are noise, and blocks are canvases that are denoised one after another.
+    With `renoise` blocks are canvases of noise that are denoised one after another.
     """
 
     ids: list[int]
@@ -54,6 +56,8 @@ class Request(RequestParameters):
     wanted: int | None = None  # tokens asked for, where whole canvases hold more
     prefill_chunk: int = 0  # with an exact cache: most text tokens read before a window by one forward; 0: all
     ends: bool = True  # an end of text finishes it; not so where given text follows
+    sampler: SamplerOptions | None = None  # in place of a rule
+    draws: Draws | None = None  # of the sampler; None: the seed's
     logprobs: int | None = None  # how many alternatives to remember of every written token; None: not even its own
 
     @property
@@ -94,7 +98,7 @@ class Row:
         """Open positions that are still noise, [L]."""
         if self.written is None:
             return self.canvas.masked[0]
-        return np.arange(self.length) >= self.written
+        return (np.arange(self.length) >= self.written) & ~self.canvas.frozen[0]
 
     @property
     def length(self) -> int:
@@ -151,7 +155,12 @@ class Read:
 
 
 class Scheme(Protocol):
-    """How one request is decoded: its windows and what becomes of the scores; made anew for every request."""
+    """How one request is decoded: its windows and what becomes of the scores; made anew for every request.
+
+    `proposes`: reads the proposed tokens of a forward, and not its distributions alone.
+    """
+
+    proposes: bool
 
     @property
     def temperature(self) -> float:

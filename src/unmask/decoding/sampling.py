@@ -45,9 +45,9 @@ class Scores:
     draw: Array  # one uniform per position, for rules that choose at random
 
     @staticmethod
-    def none() -> Scores:
-        """Of a forward that scores nothing."""
-        return Scores(np.zeros(0, np.int64), *(np.zeros(0) for _ in range(4)))
+    def none(count: int) -> Scores:
+        """In place of scores that nobody reads."""
+        return Scores(np.zeros(count, np.int64), *(np.zeros(count) for _ in range(4)))
 
     def rows(self, index: Array) -> Scores:
         """Some of them."""

@@ -20,7 +20,7 @@ from unmask.decoding.sampling import Scores
 from unmask.engine.torch_cache import SlotCache
 from unmask.layout import EMPTY, GROUPED, PADDING, Coordinates, Layout
 from unmask.models.gemma import DiffusionGemma
-from unmask.models.transformer import Transformer
+from unmask.models.transformer import Transformer, log_scores
 
 
 def keep_top(logits_NV: Tensor, top_k_N: Tensor, top_p_N: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ class TorchBackend:
         if isinstance(self.model, DiffusionGemma):
             hidden = self.model.hidden(*columns, gate_BT=gate, signal_BTD=self._signal(feed, anchor != TEXT))
             return self._scored(self.model.head(hidden[row, column]).float(), feed, self.model.signal)
-        hidden = self.model.hidden(*columns, gate_BT=gate)
+        hidden = self.model.hidden(*columns, tensor(feed.time), gate)
         logits, guided = self.model.head(hidden[row, column]).float(), feed.guidance > 0
         if bool(guided.any()):
             which = tensor(guided)
@@ -228,14 +228,20 @@ class TorchBackend:
         return dense(self.layout)
 
     def _scored(self, logits_NV: Tensor, feed: Feed, soften: Callable[[Tensor], Tensor] | None = None) -> TorchLogits:
-        """Takes out what is never written: the mask, and of drafts all but the draft vocabulary."""
+        """Logits or log scores without what is never written: the mask, and of drafts all but their vocabulary."""
         logits, excluded, mask = logits_NV, None, self.config.mask_token_id
         vocabulary, of_draft = self.model.draft_vocabulary, torch.from_numpy(feed.of_draft)
         if vocabulary is not None and bool(of_draft.any()):
             others = torch.ones(logits.shape[1], dtype=torch.bool, device=self.device)
             others[vocabulary] = False
             logits = logits.masked_fill(of_draft.to(self.device)[:, None] & others, -torch.inf)
+        dtype = self.model.embedding.weight.dtype
+        if self.config.output == "log_score":
+            there = torch.from_numpy(feed.ids[feed.row, feed.column]).to(self.device)
+            time = torch.from_numpy(feed.time[feed.row]).to(self.device)
+            scores = log_scores(logits[:, None], there[:, None], time, self.config.score_scaled)[:, 0]
+            return TorchLogits(scores, None, dtype, soften)
         if mask is not None:
             excluded = logits[:, mask].clone() if self.config.mask_in_softmax else None
             logits[:, mask] = -torch.inf
-        return TorchLogits(logits, excluded, self.model.embedding.weight.dtype, soften)
+        return TorchLogits(logits, excluded, dtype, soften)

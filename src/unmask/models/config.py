@@ -14,6 +14,7 @@ Activation = Literal["swiglu", "geglu_tanh", "gelu", "gelu_tanh"]
 Router = Literal["softmax", "sigmoid"]
 Corruption = Literal["absorbing", "uniform"]
 Scores = Literal["logits", "log_score"]
+Schedule = Literal["log_linear", "linear", "geometric"]
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,15 @@ class ModelConfig:
     expert_groups: int = 1
     expert_groups_kept: int = 1  # experts are chosen from the best groups only
     time_condition_size: int = 0  # 0: no adaLN; else the width of the time embedding (DiT)
+    time_conditioned: bool = False  # that embedding is told the noise level; else always 0
     adapter_rank: int = 0  # of low-rank adapters of all projections, acting at masked positions only; 0: none
     adapter_width: int = 0  # of a bottleneck beside each MLP, acting at masked positions only; 0: none
     attention: tuple[LayerAttention, ...] = ()  # one for each layer; empty: all alike, as the fields above say
     logit_softcap: float = 0.0  # logits are bent into -cap .. cap by tanh; 0: not
     shift: bool = False  # the head scores the next position; un-shifted inside the network, once
     corruption: Corruption = "absorbing"  # uniform: it writes over random tokens and has no mask
+    noise_schedule: Schedule = "log_linear"  # of the total noise that the network is told
+    noise_range: tuple[float, ...] = (1e-3, 1.0)  # total noise at times 0 and 1 of a geometric schedule
     output: Scores = "logits"  # log_score: log p_t(y) / p_t(x), 0 at the token that is there (SEDD)
     score_scaled: bool = False  # the head's log scores lack the share of the noise level, taken off afterwards
     layout: LayoutKind = "bidirectional"
@@ -124,6 +128,8 @@ class ModelConfig:
             self._check_yarn()
         if self.layout not in LAYOUT_KINDS or self.layout == "block_diffusion":
             raise UnmaskError(f"model config: layout '{self.layout}' is not one a model decodes with")
+        if len(self.noise_range) != 2 or not 0 < self.noise_range[0] < self.noise_range[1] < 1e3:
+            raise UnmaskError(f"model config: noise_range must be two rising values, got {list(self.noise_range)}")
         if self.layout in ("block_causal", "canvas") and self.block_length < 1:
             raise UnmaskError(f"model config: a {self.layout} model needs block_length >= 1")
         self._check_attention()

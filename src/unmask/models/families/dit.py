@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.models.config import ModelConfig
 from unmask.models.family import Family, Names
@@ -39,7 +39,9 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
         "time_condition_size": raw.get("cond_dim") if adaln else 0,
         "layout": "block_causal" if blocks else "bidirectional",
         "block_length": raw.get("block_size", 4) if blocks else 0,
+        "time_conditioned": raw.get("time_conditioning", kind == "duo"),
         "corruption": "uniform" if kind == "duo" else "absorbing",
+        "noise_schedule": "linear" if blocks else "log_linear",
         # GPT-2's vocabulary and, last, the mask
         "mask_token_id": vocabulary - 1 if isinstance(vocabulary, int) and kind != "duo" else None,
     }
@@ -94,13 +96,13 @@ def constants(config: ModelConfig, raw: dict[str, Any]) -> dict[str, Tensor]:
     return out
 
 
-FAMILY = Family(
-    name="MDLM, BD3-LM, DUO",
-    model_types=("mdlm", "bd3lm", "duo"),
-    architectures=("MDLM", "BD3LM", "DUO"),
-    read=read,
-    names=names,
-    defaults={"rule": "random", "temperature": 1.0},
-    limits="DUO's uniform noise has no sampler here",
-    constants=constants,
-)
+def _family(name: str, kind: Literal["A", "B", "C"], model_type: str, **defaults: Any) -> Family:
+    own = {"temperature": 1.0, **defaults}
+    return Family(name, (model_type,), (name.replace("-", ""),), read, names, kind, own, constants=constants)
+
+
+FAMILIES = [
+    _family("MDLM", "A", "mdlm", sampler="ddpm_cache", noise_removal="greedy"),
+    _family("BD3-LM", "B", "bd3lm", sampler="first_hitting", nucleus_p=0.9),
+    _family("DUO", "C", "duo", sampler="ancestral", noise_removal="ancestral"),
+]

@@ -40,7 +40,6 @@ FAMILIES = [
         fast_dllm_v2,
         stable_diffcoder,
         nemotron,
-        dit,
         sedd,
         diffusion_gemma,
         diffugpt,
@@ -48,6 +47,7 @@ FAMILIES = [
         llama_ar,
     )
 ]
+FAMILIES += dit.FAMILIES
 # architectures that are known and not read, and why
 UNREADABLE = {
     "ModernBertForMaskedLM": "the network has no local attention with rotations of its own, no norm of the embeddings, "

@@ -1,0 +1,217 @@
+"""Stochastic samplers, a transition at a time: what a token is at time s, given the canvas at the later time t.
+
+Pure functions of numpy arrays. They compute in the dtype of what they are given, so a grid of times in float32
+rounds as the references do. x0 is the network's distribution of clean tokens; it has no mass on the mask.
+Shapes: N positions, V vocabulary. `mask_id` None means uniform noise: random tokens instead of masks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+
+from unmask.canvas import Array
+from unmask.decoding.sampling import uniforms
+from unmask.models.config import Schedule
+
+SamplerName = Literal["ancestral", "ddpm", "ddpm_cache", "psi", "analytic", "euler", "first_hitting"]
+SAMPLER_NAMES: tuple[str, ...] = get_args(SamplerName)
+Removal = Literal["greedy", "ancestral", "none"]
+
+TOKEN_DRAW, HIT_DRAW, PICK_DRAW, LEAVE_DRAW = 4, 5, 6, 7  # purposes of random draws
+
+
+@dataclass(frozen=True)
+class SamplerOptions:
+    """How a canvas is sampled; names are those of the field.
+
+    ancestral: draws from q(x_s | x_t), averaged over x0. ddpm: MDLM's name for it (arXiv 2406.07524). ddpm_cache:
+    the same with chances of a schedule without floor (MDLM, BD3-LM), and a canvas that a step left as it was is
+    not read again. psi: mixes it with a new forward process from the estimate of x0 (DUO). analytic, euler: by
+    ratios of probabilities (SEDD, arXiv 2310.16834). first_hitting: one token a step, at the time of its own
+    (arXiv 2409.02908), which is exact.
+    """
+
+    name: SamplerName = "ancestral"
+    steps: int = 128  # of a block; first_hitting has as many as there are masks
+    noise_removal: Removal = "greedy"  # what the last step makes of the noise that is left
+    psi_kappa: float = 1.0  # psi: share of the ancestral step
+    nucleus_p: float = 1.0  # of x0; the token that crosses it is dropped (BD3-LM), unlike with top_p
+    eps: float = 1e-5  # where the times of a full canvas end
+    dtype: Literal["float64", "float32"] = "float64"  # of the times
+    whole: bool = False  # goes on to the end of the schedule where no mask is left, as the references do
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A forward process: total noise sigma(t), and alpha(t) = exp(-sigma), the chance to be kept, t in [0, 1].
+
+    log_linear: alpha = 1 - (1 - floor) t. linear: 1 - t, sigma capped at the other's greatest (BD3-LM). geometric:
+    sigma from low to high (SEDD).
+    """
+
+    schedule: Schedule = "log_linear"
+    low: float = 1e-3
+    high: float = 1.0
+    floor: float = 1e-3
+
+    def sigma(self, t: Any) -> Any:
+        if self.schedule == "geometric":
+            return self.low ** (1 - t) * self.high**t
+        if self.schedule == "linear":
+            with np.errstate(divide="ignore"):
+                return np.minimum(-np.log1p(-t), -math.log(self.floor))
+        return -np.log1p(-(1 - self.floor) * t)
+
+    def alpha(self, t: Any) -> Any:
+        if self.schedule == "geometric":
+            return np.exp(-self.sigma(t))
+        return 1 - t if self.schedule == "linear" else 1 - (1 - self.floor) * t
+
+    def rate(self, t: Any) -> Any:
+        """d sigma / dt."""
+        if self.schedule == "geometric":
+            return self.sigma(t) * math.log(self.high / self.low)
+        slope = 1.0 if self.schedule == "linear" else 1 - self.floor
+        return slope / (1 - slope * t)
+
+
+@dataclass(frozen=True)
+class Move:
+    """A step of a sampler from time t to the earlier time s; `removal` makes clean tokens of what is left."""
+
+    t: Any
+    s: Any
+    removal: Removal = "none"
+
+
+def plan(options: SamplerOptions, blocks: bool) -> list[Move]:
+    """The moves of one block.
+
+    A full canvas goes evenly from 1 to eps, and what is left is removed there. Block diffusion goes to 0; its
+    reference spreads n times over [0, 1] and makes steps of 1 / n from them, so that the last removes what is left.
+    """
+    n, dtype = options.steps, np.dtype(options.dtype)
+    if blocks:
+        times = np.linspace(1, 0, n, dtype=dtype)
+        earlier = np.maximum(times - 1 / n, 0).astype(dtype)
+        return [Move(t, s, "none" if t > 0 else "ancestral") for t, s in zip(times, earlier, strict=True)]
+    times = np.linspace(1, options.eps, n + 1, dtype=dtype)
+    moves = [Move(t, s) for t, s in pairwise(times)]
+    return moves if options.noise_removal == "none" else [*moves, Move(times[-1], 0.0, options.noise_removal)]
+
+
+def posterior(x0_NV: Array, x_N: Array, alpha_s: Any, alpha_t: Any, mask_id: int | None) -> Array:
+    """q(x_s | x_t) [N, V] where the clean token is distributed as x0.
+
+    By Bayes: the chance to come from a token to x_t, times what the token's chance is at time s. For x0 of one
+    token that is exact; for a distribution it is the parametrisation by the mean (DUO, arXiv 2506.10892). A token
+    under absorbing noise is clean and stays.
+    """
+    if mask_id is None:
+        index, size = np.arange(len(x_N)), x0_NV.shape[1]
+        kept = alpha_t / alpha_s
+        before = corrupted(x0_NV, alpha_s)
+        q = before * ((1 - kept) / size)
+        q[index, x_N] += before[index, x_N] * kept
+        return q / (alpha_t * x0_NV[index, x_N] + (1 - alpha_t) / size)[:, None]
+    q = x0_NV * ((alpha_s - alpha_t) / (1 - alpha_t))
+    q[:, mask_id] = (1 - alpha_s) / (1 - alpha_t)
+    clean = x_N != mask_id
+    q[clean] = 0
+    q[clean, x_N[clean]] = 1
+    return q
+
+
+def corrupted(x0_NV: Array, alpha: Any) -> Array:
+    """Uniform noise on distributions: what x0 is once tokens are kept with chance alpha and random otherwise."""
+    return alpha * x0_NV + (1 - alpha) / x0_NV.shape[1]
+
+
+def psi_posterior(x0_NV: Array, x_N: Array, alpha_s: Any, alpha_t: Any, kappa: float) -> Array:
+    """DUO's psi sampler on uniform noise: kappa of the ancestral step, and of the rest a step to time 0 that is
+    noised again to s."""
+    back = corrupted(posterior(x0_NV, x_N, alpha_s / alpha_s, alpha_t, None), alpha_s)
+    return kappa * posterior(x0_NV, x_N, alpha_s, alpha_t, None) + (1 - kappa) * back
+
+
+def first_hitting(t: Any, u: float, masks: int) -> Any:
+    """When the next of `masks` masks turns into a token, going down from time t under a linear schedule: the
+    latest of as many uniform times below t."""
+    return t * u ** (1 / masks)
+
+
+def nucleus(p_NV: Array, top_p: float) -> Array:
+    """Distributions without what comes after mass top_p; the token that crosses it goes too, the best one stays
+    (BD3-LM)."""
+    if top_p >= 1:
+        return p_NV
+    order = (-p_NV).argsort(-1, kind="stable")
+    ranked = np.take_along_axis(p_NV, order, -1)
+    inside = ranked.cumsum(-1) <= top_p
+    inside[:, 0] = True
+    kept = np.zeros_like(p_NV)
+    np.put_along_axis(kept, order, ranked * inside, -1)
+    return kept / kept.sum(-1, keepdims=True)
+
+
+def race(weights_NV: Array, u_NV: Array) -> Array:
+    """Tokens [N] drawn with chances in proportion to weights, by uniform draws for every token: the first of
+    exponential arrivals wins. The references' sampler, with their guards against logarithms of 0."""
+    return (weights_NV / (1e-10 - np.log(u_NV + 1e-10))).argmax(-1)
+
+
+def inverse(weights_NV: Array, u_N: Array) -> Array:
+    """Tokens [N] drawn with chances in proportion to weights, by one uniform draw each; a weight below 0, as
+    ratios of a network that is not exact can give, is none."""
+    cumulative = np.maximum(weights_NV, 0).astype(np.float64).cumsum(-1)
+    total = cumulative[:, -1]
+    drawn = np.minimum(u_N * total, np.nextafter(total, 0))
+    rows = zip(cumulative, drawn, strict=True)
+    return np.array([row.searchsorted(value, side="right") for row, value in rows], np.int64)
+
+
+class Draws(Protocol):
+    """Where a sampler's random choices come from. `update` counts the moves of a request, over all blocks."""
+
+    def tokens(self, weights_NV: Array, update: int, position_N: Array) -> Array:
+        """Tokens [N] with chances in proportion to weights [N, V]."""
+        ...
+
+    def leaving(self, chance: float, update: int, position_N: Array) -> Array | None:
+        """Which masks become tokens, bool [N], each with a chance; None where `tokens` is to decide that too."""
+        ...
+
+    def hit(self, update: int) -> float:
+        """A uniform draw in (0, 1) for a first-hitting time."""
+        ...
+
+    def pick(self, update: int, count: int) -> int:
+        """One of `count` masks, 0 .. count - 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class SeededDraws:
+    """Draws of a request's own seed: they depend on seed, update and position, never on company."""
+
+    seed: int
+
+    def _one(self, update: int, purpose: int) -> float:
+        return float(uniforms(np.array(self.seed), np.array(update), np.array(0), purpose)[0])
+
+    def tokens(self, weights_NV: Array, update: int, position_N: Array) -> Array:
+        return inverse(weights_NV, uniforms(np.array(self.seed), np.array(update), position_N, TOKEN_DRAW))
+
+    def leaving(self, chance: float, update: int, position_N: Array) -> Array | None:
+        return uniforms(np.array(self.seed), np.array(update), position_N, LEAVE_DRAW) < chance
+
+    def hit(self, update: int) -> float:
+        return self._one(update, HIT_DRAW)
+
+    def pick(self, update: int, count: int) -> int:
+        return int(self._one(update, PICK_DRAW) * count)
