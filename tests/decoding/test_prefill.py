@@ -33,14 +33,23 @@ def told(frames: list[Frame], row: int) -> list[Any]:
 
 
 @settings(max_examples=20, deadline=None)
-@given(chunk=st.integers(1, 20), prompt=st.integers(1, 30), block=st.integers(1, 5), seed=st.integers(0, 3))
+@given(
+    chunk=st.integers(1, 20),
+    prompt=st.integers(1, 30),
+    block=st.integers(1, 5),
+    seed=st.integers(0, 3),
+    guidance=st.sampled_from([0.0, 0.6]),
+)
 @pytest.mark.parametrize("shift", [False, True])
-def test_block_causal(tiny: Any, shift: bool, chunk: int, prompt: int, block: int, seed: int) -> None:
+def test_block_causal(tiny: Any, shift: bool, chunk: int, prompt: int, block: int, seed: int, guidance: float) -> None:
+    """Guided requests too, whose twin's prompt is read in the same parts."""
     network = tiny(seed, layout="block_causal", block_length=block, shift=shift)
     layout = Layout("block_causal", block)
     ids = [(7 * i + seed) % 12 for i in range(prompt)]
     rule = RuleOptions("threshold", threshold=0.4)
-    whole = Request(ids + [12] * 9, [True] * prompt + [False] * 9, 5, 0.8, rule=rule, block_length=block)
+    whole = Request(
+        ids + [12] * 9, [True] * prompt + [False] * 9, 5, rule, temperature=0.8, block_length=block, guidance=guidance
+    )
     other = Request([1, 2] + [12] * 14, [True] * 2 + [False] * 14, 1, rule=rule, block_length=block)
     plain, frames = decode(network, layout, [whole])
     parts, part_frames = decode(network, layout, [other, replace(whole, prefill_chunk=chunk)])
@@ -59,9 +68,8 @@ def test_drafts(drafting: Drafting, mode: str, temperature: float) -> None:
     ids = [(5 * i) % 7 for i in range(23)]
     rule = RuleOptions("sequential") if mode == "ar" else RuleOptions("threshold", threshold=0.4)
     block = 1 if mode == "ar" else 3
-    whole = Request(
-        ids + [8] * 12, [True] * 23 + [False] * 12, 3, temperature, rule=rule, block_length=block, mode=mode  # type: ignore[arg-type]
-    )  # fmt: skip
+    options: Any = {"temperature": temperature, "block_length": block, "mode": mode}
+    whole = Request(ids + [8] * 12, [True] * 23 + [False] * 12, 3, rule, **options)
     plain, frames = decode(network, Layout("drafts"), [whole])
     for chunk in (1, 4, 22, 23, 100):
         asked = [replace(whole, seed=9, prefill_chunk=0), replace(whole, prefill_chunk=chunk)]
