@@ -373,7 +373,8 @@ class DiffusionLM:
                 f"cache '{chosen.cache}' is for bidirectional models, and '{self.name}' keeps exact keys and values; "
                 "use cache='auto'"
             )
-        if chosen.guidance > 0 and (mode != "diffusion" or layout in GROUPED):
+        masks = self.config.mask_token_id is not None and self.config.output == "logits"
+        if chosen.guidance > 0 and (mode != "diffusion" or layout in GROUPED or not masks):
             raise UnmaskError(f"guidance needs a model that denoises masks, which '{self.name}' does not; leave it out")
         if mode == "ar":
             return

@@ -9,7 +9,7 @@ from unmask.models.family import Family
 
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
-    fields = llama.read(raw)
+    fields = {**llama.read(raw), "mask_in_softmax": True}
     if raw.get("layer_norm_eps") is not None:  # then it has LayerNorm with a bias instead
         fields |= {"norm": "layer", "norm_bias": True, "norm_eps": raw["layer_norm_eps"]}
     return fields
@@ -21,7 +21,7 @@ FAMILY = Family(
     architectures=("ILLaDAForCausalLM",),
     read=read,
     names=llama.names,
-    defaults={"rule": "quota", "block_length": 32},
+    defaults={"rule": "quota", "confidence_dtype": "native", "empty_steps": True, "block_length": 32},
     mask=5,  # <[MASK]>
     eos=2,
 )
