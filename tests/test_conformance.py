@@ -227,9 +227,13 @@ def test_not_a_number_never_holds() -> None:
 def test_traces_say_where_they_part() -> None:
     one = Trace([[[1, 2, 3]], [[1, 5, 3]]], [[1, 5, 6]], 2)
     assert one.differs_from(one) == ""
-    assert "forward 2" in one.differs_from(Trace([[[1, 2, 3]], [[1, 4, 3]]], [[1, 5, 6]], 2))
-    assert "3 forwards" in Trace(None, [[1]], 3).differs_from(Trace(None, [[1]], 2))
-    assert "final" in Trace(None, [[1]], 2).differs_from(Trace(None, [[2]], 2))
+    other = Trace([[[1, 2, 3]], [[1, 4, 3]]], [[1, 5, 6]], 2)
+    assert one.differs_from(other) == "canvas before forward 2: row 0, position 1 is 5 instead of 4"
+    assert one.differs_from(Trace([[[1, 2, 3]]], [[1, 5, 6]], 2)) == "2 canvases instead of 1"
+    assert "row 0 has 3 ids instead of 2" in one.differs_from(Trace([[[1, 2]]], [[1, 5, 6]], 2))
+    assert "1 rows instead of 2" in one.differs_from(Trace(None, [[1, 5, 6], [1]], 2))
+    assert Trace(None, [[1]], 3).differs_from(Trace(None, [[1]], 2)) == "3 forwards instead of 2"
+    assert "final ids: row 0, position 0 is 1" in Trace(None, [[1]], 2).differs_from(Trace(None, [[2]], 2))
 
 
 @pytest.fixture

@@ -42,6 +42,8 @@ CHECKS: dict[str, CaseCheck] = {
     "sampling_rules.filters.dream": partial(sampling_rules.survivors, "dream"),
     "sampling_rules.filters.sdar": partial(sampling_rules.survivors, "sdar"),
     "sampling_rules.filters.llada2": partial(sampling_rules.survivors, "llada2"),
+    "sampling_rules.filters.bd3lms": sampling_rules.nucleus_survivors,
+    "sampling_rules.gumbel": sampling_rules.gumbel,
     "sampling_rules.dream_confidence": sampling_rules.dream_confidence,
 }
 INPUTS = {"schedules": ("masked", "steps"), "sampling_rules.filters": ("top_k", "top_p")}  # other columns: references

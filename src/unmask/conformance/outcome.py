@@ -56,7 +56,22 @@ class Trace:
         if self.canvases is not None and recorded.canvases is not None:
             for step, (ours, theirs) in enumerate(zip(self.canvases, recorded.canvases, strict=False)):
                 if ours != theirs:
-                    return f"canvas before forward {step + 1}: {ours} instead of {theirs}"
+                    return f"canvas before forward {step + 1}: {_first_difference(ours, theirs)}"
         if self.forwards != recorded.forwards:
             return f"{self.forwards} forwards instead of {recorded.forwards}"
-        return "" if self.final == recorded.final else f"final ids {self.final} instead of {recorded.final}"
+        counts = [len(trace.canvases or []) for trace in (self, recorded)]
+        if counts[0] != counts[1] and None not in (self.canvases, recorded.canvases):
+            return f"{counts[0]} canvases instead of {counts[1]}"
+        return "" if self.final == recorded.final else f"final ids: {_first_difference(self.final, recorded.final)}"
+
+
+def _first_difference(ours: list[list[int]], theirs: list[list[int]]) -> str:
+    """Where rows of ids part: the row, the position and both ids; or that their lengths do."""
+    if len(ours) != len(theirs):
+        return f"{len(ours)} rows instead of {len(theirs)}"
+    row = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
+    pairs = enumerate(zip(ours[row], theirs[row], strict=False))
+    found = next(((i, a, b) for i, (a, b) in pairs if a != b), None)
+    if found is None:
+        return f"row {row} has {len(ours[row])} ids instead of {len(theirs[row])}"
+    return f"row {row}, position {found[0]} is {found[1]} instead of {found[2]}"

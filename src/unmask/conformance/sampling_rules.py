@@ -10,6 +10,7 @@ import torch
 from unmask.conformance.checks import unequal
 from unmask.conformance.rules import Case, Tensors
 from unmask.decoding import sampling
+from unmask.decoding.ancestral import nucleus, race
 from unmask.decoding.feed import Sampling
 from unmask.engine import torch_backend
 from unmask.engine.torch_backend import TorchLogits
@@ -28,6 +29,21 @@ def survivors(reference: str, case: Case, tensors: Tensors, mask_id: int) -> str
         if (kept[np.isfinite(kept)] != logits.numpy()[np.isfinite(kept)]).any():
             return "logits that are kept were changed"
     return ""
+
+
+def nucleus_survivors(case: Case, tensors: Tensors, mask_id: int) -> str:
+    """Ids that bd3lms's nucleus leaves, which drops the token that crosses p."""
+    p = tensors["logits"].flatten(0, -2).double().softmax(-1).numpy()
+    left = [row.nonzero()[0].tolist() for row in nucleus(p, case["top_p"])]
+    return unequal(left, case["bd3lms"])
+
+
+def gumbel(case: Case, tensors: Tensors, mask_id: int) -> str:
+    """LLaDA's draw, exp(logits) / (-log u)^T: the race of exponentials with weights exp(logits / T), both greatest
+    at one token."""
+    logits, u = (tensors[name].flatten(0, -2).double() for name in ("logits", "uniform64"))
+    weights = (logits / case["temperature"]).softmax(-1).numpy()
+    return unequal(race(weights, u.numpy()).tolist(), [token for row in case["argmax"] for token in row])
 
 
 def dream_confidence(case: Case, tensors: Tensors, mask_id: int) -> str:
