@@ -36,14 +36,17 @@ class CanvasView:
     def advance(self, frame: Frame) -> None:
         """Applies a frame and remembers what it changed."""
         self.step = frame.step
+        before, self.ids = self.ids, frame.written(self.ids, self.mask_id)
         self.fresh = {}
-        for position, token, kind in zip(frame.positions, frame.tokens, frame.kinds, strict=True):
-            self.ids[position], self.open[position] = token, True
+        for position, kind in zip(frame.positions, frame.kinds, strict=True):
+            self.open[position] = True
             if kind == "renoise":
                 self.noisy.add(position)
                 continue
             self.noisy.discard(position)
             self.fresh[position] = AGAIN if kind == "remask" else FRESH
+        if frame.end:  # what moved is fresh where it came to stand
+            self.fresh = {p: FRESH for p, token in enumerate(self.ids) if token != before[p]}
 
     def settle(self) -> None:
         """Nothing is fresh any more."""
