@@ -37,7 +37,7 @@ class RuleParameters:
     empty_steps: bool = False  # of rules that rank: steps that are due nothing are paid for, as LLaDA and Dream do
     choice_temperature: float = 0.0  # quota, margin, entropy: above 0, drawn by scores over it (Dream's alg_temp)
     confidence_dtype: Literal["float64", "native"] = "float64"  # native: scores in the network's own precision
-    num_to_transfer: int = 1  # masks that a step fills at the least, whatever is due
+    num_to_transfer: int = 1  # of rules that judge: masks that a step fills at the least, whatever is due
     editing_threshold: float = 0.9  # token_edit
     zero_edits: bool = True  # an editing_threshold of 0 edits all that differs; false: nothing
     max_post_steps: int = 16  # token_edit: steps that only edit, of each block
