@@ -39,7 +39,7 @@ class Frame:
 
     def written(self, ids: list[int], mask_id: int) -> list[int]:
         """The ids of the request's canvas after this step."""
-        out, deleted, inserted = list(ids), set(), set()
+        out, deleted, inserted = list(ids), set[int](), set[int]()
         for position, token, kind in zip(self.positions, self.tokens, self.kinds, strict=True):
             if kind in MOVES:
                 (deleted if kind == "delete" else inserted).add(position)

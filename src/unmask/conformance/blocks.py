@@ -150,7 +150,7 @@ def _stable_diffcoder(lm: DiffusionLM, case: dict[str, Any]) -> Result:
 
     def cut(canvas: list[int], request: Request, end: int) -> list[int]:
         kept = until(eos_id, len(prompt), canvas[:end])
-        return kept + [eos_id] * (end - len(kept))  # the rest of a block that ends the text is filled with its end
+        return kept + kept[-1:] * (end - len(kept))  # the rest of a block that ends the text is filled with its end
 
     asked = Asked(lm, case["mask_id"], block, [request], frozenset() if eos_id is None else frozenset([eos_id]), cut)
     stores = [case["mask_id"] not in forward["input_ids"] for forward in case["forwards"]]
@@ -191,7 +191,7 @@ def _fast_dllm_v2(lm: DiffusionLM, case: dict[str, Any]) -> Result:
 
 def _row(case: dict[str, Any], row: int, prompt: list[int], request: Request, stop: int | None) -> Trace:
     """One row's forwards: its slices of the block on whole canvases, without those whose outcome is not used."""
-    canvas, canvases = request.ids, []
+    canvas, canvases = request.ids, list[list[list[int]]]()
     for forward in case["forwards"]:
         ids, start = forward["input_ids"], forward["past_len"] + (forward["replace_position"] or 0)
         ids = ids[row] if isinstance(ids[0], list) else ids
