@@ -127,6 +127,11 @@ class Denoising:
                 return text
             ends_early = self.shift and self.layout.kind in ("causal", "drafts")
             high = max(end - int(ends_early), low + 1)
+        return self._read(low, high, beyond)
+
+    def _read(self, low: int, high: int, beyond: tuple[int, int]) -> Columns:
+        """The positions from low to high - 1 as columns, and what the window asks of them."""
+        start, end = self.start, self.end
         position = np.arange(low, high)
         anchor = np.where(position >= start, start - 1, TEXT) if self.slides else np.full(high - low, TEXT)
         target = np.arange(start, end)[self._scored()[start:end]]

@@ -31,6 +31,7 @@ class RequestParameters:
     block_length: int | None = None  # None: the whole canvas at once
     sub_block_length: int | None = None  # block-causal: parts of a block that are written one after another
     blocks_from_prompt: bool = False  # block-causal: blocks count from the first mask, not from position 0
+    whole_blocks: bool = False  # block-causal: the last block is as long as the others, and cut afterwards
     max_denoising_steps: int | None = None  # per block; None: as many as the block has masks
     remask_budget: int = 0  # committed tokens that may be masked again, each once
     cache: CacheKind = "auto"  # auto: exact where the layout allows it
@@ -54,7 +55,7 @@ class Request(RequestParameters):
     stop: Callable[[list[int]], bool] | None = None  # asked with the finished tokens from the left
     mode: Mode = "diffusion"
     renoise: RenoiseOptions | None = None
-    wanted: int | None = None  # tokens asked for, where whole canvases hold more
+    wanted: int | None = None  # tokens asked for, where whole canvases or blocks hold more
     prefill_chunk: int = 0  # with an exact cache: most text tokens read before a window by one forward; 0: all
     ends: bool = True  # an end of text finishes it; not so where given text follows
     logprobs: int | None = None  # how many alternatives to remember of every written token; None: not even its own
@@ -132,9 +133,13 @@ class Row:
         return self.canvas.ids[0, : self.edge][~self.canvas.frozen[0, : self.edge]]
 
     def ended(self, eos_ids: frozenset[int]) -> bool:
-        """Whether all is written up to an end of text or a stop."""
+        """Whether all that is asked for is written, or all up to an end of text or a stop."""
         if self.revising or (self.request.ending == "block" and self.masked[: self.block_end].any()):
             return False
+        if self.request.wanted is not None:
+            end = self.request.given.index(False) + self.request.wanted
+            if end < self.length and self.edge >= end:
+                return True
         left = self.finished_part().tolist()
         if eos_ids and not eos_ids.isdisjoint(left):
             return True

@@ -6,11 +6,9 @@ which stores its keys and values, gives the token, and the parts are denoised wi
 
 from __future__ import annotations
 
-import numpy as np
-
 from unmask.canvas import Commit
 from unmask.decoding.denoising import Denoising
-from unmask.decoding.feed import TEXT, Columns
+from unmask.decoding.feed import Columns
 from unmask.decoding.request import Read, Row
 from unmask.layout import Layout
 
@@ -49,16 +47,12 @@ class SubBlocks(Denoising):
         return True
 
     def columns(self) -> Columns:
-        target = np.arange(self.start, self.end)[self.row.masked[self.start : self.end]]
         low, high, beyond = self.row.cached if self.cache != "none" else 0, self.row.block_end, (0, 0)
         if self.leads:  # the block before is read, and nothing of the new one
             low, high = min(low, self.start - 1), self.start
         elif self._reads_part():
             low, high, beyond = self.start, self.end, (self.end, high)
-        column = np.maximum(target - self.shift, low) - low
-        anchor = np.full(high - low, TEXT)
-        ids = self.row.canvas.ids[0, low:high]
-        return Columns(ids, np.arange(low, high), anchor, column, target, beyond, None, self.offset)
+        return self._read(low, high, beyond)
 
     def _reads_part(self) -> bool:
         return self.cache == "dual" and self.fresh and not self.row.masked[self.start]

@@ -141,6 +141,12 @@ class ModelConfig:
             if value is not None and not 0 <= value < self.vocab_size:
                 raise UnmaskError(f"model config: {name} {value} is outside the vocabulary of {self.vocab_size}")
 
+        delete, insert = self.delete_token_id, self.insert_token_id
+        if (delete is None) != (insert is None) or (delete is not None and delete in (insert, self.mask_token_id)):
+            raise UnmaskError(
+                f"model config: delete_token_id {delete} and insert_token_id {insert} must be two tokens, not the mask"
+            )
+
     def _check_yarn(self) -> None:
         values = self.rope_yarn
         if len(values) != 5 or not all(0 < v < 1e9 for v in values) or values[2] < values[3] or self.rope_theta <= 1:

@@ -90,7 +90,14 @@ FAMILY = Family(
     read=read,
     names=names,
     kind="B",
-    defaults={"rule": "threshold", "threshold": 0.95, "strict": True, "schedule": "block"},
+    defaults={
+        "rule": "threshold",
+        "threshold": 0.95,
+        "strict": True,
+        "schedule": "block",
+        "confidence_dtype": "native",
+        "whole_blocks": True,
+    },
     mask=156895,
     eos=156892,
 )

@@ -37,7 +37,14 @@ FAMILY = Family(
     read=read,
     names=names,
     kind="B",
-    defaults={"rule": "threshold", "threshold": 0.9, "strict": True, "schedule": "block"},
+    defaults={
+        "rule": "threshold",
+        "threshold": 0.9,
+        "strict": True,
+        "schedule": "block",
+        "confidence_dtype": "native",
+        "whole_blocks": True,
+    },
     mask=151669,
     eos=151643,
     turn=151645,  # <|im_end|>

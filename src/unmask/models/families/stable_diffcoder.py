@@ -20,6 +20,6 @@ FAMILY = Family(
     read=read,
     names=llama.names,
     kind="B",
-    defaults={"rule": "threshold", "threshold": 0.9},
+    defaults={"rule": "threshold", "threshold": 0.95},
     mask=5,
 )
