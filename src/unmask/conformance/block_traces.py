@@ -92,3 +92,8 @@ def stored_apart(first: list[int], case: dict[str, Any], stores: list[bool]) -> 
         if not store:
             canvases.append([canvas])
     return Trace(canvases, case["final_ids"], len(canvases))
+
+
+def spliced(states: list[list[int]], naive: Trace) -> Trace:
+    """Canvases before forwards as far as a recorded run is right, then those of a run of ours."""
+    return replace(naive, canvases=[[state] for state in states] + (naive.canvases or [])[len(states) :])

@@ -9,6 +9,7 @@ the passes in which a row only waited for others.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from unmask.canvas import Array
@@ -20,6 +21,7 @@ from unmask.conformance.block_traces import (
     laid,
     one_prompt,
     request_of,
+    spliced,
     stored_apart,
     until,
     whole,
@@ -83,22 +85,17 @@ def _sdar(lm: DiffusionLM, case: dict[str, Any]) -> Result:
             "come in order; we bound the entropy of each position's distribution as JetEngine does; "
         )
         return ours, asked.run(use_cache=False)[0], said + NAIVE
-    written_over = [c for c in [*(recorded.canvases or []), recorded.final] if c[0][: len(prompt)] != prompt]
-    if not written_over:
-        return ours, recorded, ""
-    # until a prompt token is lost, and in that step but for the token, they are right
-    naive, right = asked.run(use_cache=False)[0], 0
-    for before in recorded.canvases or []:
-        right += 1
-        if before[0][: len(prompt)] != prompt:
-            break
-    kept = [[prompt + canvas[0][len(prompt) :]] for canvas in (recorded.canvases or [])[:right]]
-    expected = replace(naive, canvases=kept + (naive.canvases or [])[right:])
-    said = (
-        "SDAR's generate.py gives a step its quota even where the block has fewer masks, and writes over tokens of the "
-        "prompt; we never change what is given; after the first block "
-    )
-    return ours, expected, said + NAIVE
+    states = [canvas[0] for canvas in [*(recorded.canvases or []), recorded.final]]
+    for step, (before, after) in enumerate(pairwise(states)):
+        lost = [i for i, token in enumerate(before) if token not in (case["mask_id"], after[i])]
+        if lost:  # this step is right but for the tokens it lost, and nothing after it can be compared
+            kept = [before[i] if i in lost else token for i, token in enumerate(after)]
+            said = (
+                "SDAR's generate.py gives a step its quota even where fewer masks are left, and writes over tokens of "
+                "the prompt or of the block; we never do; after that step "
+            )
+            return ours, spliced([*states[: step + 1], kept], asked.run(use_cache=False)[0]), said + NAIVE
+    return ours, recorded, ""
 
 
 def _llada2(lm: DiffusionLM, case: dict[str, Any]) -> Result:
@@ -141,20 +138,29 @@ def _stable_diffcoder(lm: DiffusionLM, case: dict[str, Any]) -> Result:
     prompt, block, new = one_prompt(case), case["block_length"], case["gen_length"]
     if case.get("remasking", "low_confidence") != "low_confidence" or case.get("shift"):
         raise UnmaskError(f"case '{case.get('name')}' has a remasking or a shift that is not recorded")
-    threshold, eos_id = case.get("threshold"), case.get("eos_id")
+    threshold, eos_id, mask_id = case.get("threshold"), case.get("eos_id"), case["mask_id"]
     rule = RuleOptions("quota") if threshold is None else RuleOptions("threshold", threshold=threshold)
-    request = request_of(
-        prompt, len(prompt) + new, case["mask_id"], rule, block_length=block, ending="block",
-        max_denoising_steps=case["steps"] // (new // block),
-    )  # fmt: skip
+    steps = case["steps"] // (new // block) if threshold is None else None  # a threshold goes on to the last mask
+    options = {"block_length": block, "ending": "block", "max_denoising_steps": steps}
+    request = request_of(prompt, len(prompt) + new, mask_id, rule, **options)
 
     def cut(canvas: list[int], request: Request, end: int) -> list[int]:
         kept = until(eos_id, len(prompt), canvas[:end])
         return kept + kept[-1:] * (end - len(kept))  # the rest of a block that ends the text is filled with its end
 
-    asked = Asked(lm, case["mask_id"], block, [request], frozenset() if eos_id is None else frozenset([eos_id]), cut)
-    stores = [case["mask_id"] not in forward["input_ids"] for forward in case["forwards"]]
-    return asked.run()[0], stored_apart(request.ids, case, stores), ""
+    asked = Asked(lm, mask_id, block, [request], frozenset() if eos_id is None else frozenset([eos_id]), cut)
+    ours, forwards = asked.run()[0], case["forwards"]
+    recorded = stored_apart(request.ids, case, [mask_id not in forward["input_ids"] for forward in forwards])
+    starts = [forward["start"] for forward in forwards if mask_id in forward["input_ids"]] + [len(recorded.final[0])]
+    states = [canvas[0] for canvas in [*(recorded.canvases or []), recorded.final]]
+    for step, (state, start) in enumerate(zip(states, starts, strict=True)):
+        if mask_id in state[:start]:
+            said = (
+                "Stable-DiffCoder's generate_block leaves masks where the steps of a block run out under a threshold; "
+                "we write them all; from there on "
+            )
+            return ours, spliced(states[:step], asked.run(use_cache=False)[0]), said + NAIVE
+    return ours, recorded, ""
 
 
 def _fast_dllm_v2(lm: DiffusionLM, case: dict[str, Any]) -> Result:
