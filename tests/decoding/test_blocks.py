@@ -13,7 +13,7 @@ from unmask import DiffusionLM
 from unmask.conformance.blocks import decode
 from unmask.errors import UnmaskError
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.parent / "conformance"
 FAMILIES = ("sdar", "llada2_moe", "stable_diffcoder", "fast_dllm_v2", "a2d_qwen3")
 DEVIATIONS = {
     "low_confidence_static_steps3_block8",
