@@ -224,12 +224,12 @@ class DiffusionLM:
         timesteps. guidance: above 0 classifier-free, which reads the canvas twice per step. cache: auto, none,
         exact, or prefix or dual, which are approximate and of a bidirectional model (dual also of sub-blocks);
         cache_refresh: those read all again every so many steps. temperature 0 is greedy. remask_budget: how many
-        committed tokens may be masked again. For a model that denoises random tokens, t_max to t_min are the steps' temperatures (a temperature above 0 stands for both, 0 takes the best tokens),
-        and a canvas is done when its best tokens are those of the last stability_threshold steps and their mean
-        entropy is below confidence_threshold (nats). Whole canvases are decoded, what was asked for is given.
-        seed: None draws one. streamer: called with every frame. options: any other field of `DecodingDefaults`.
-        What is None comes from the model's own defaults. Raises UnmaskError for options that are out of range and
-        prompts that do not fit.
+        committed tokens may be masked again. For a model that denoises random tokens, t_max to t_min are the steps'
+        temperatures (a temperature above 0 stands for both, 0 takes the best tokens), and a canvas is done when its
+        best tokens are those of the last stability_threshold steps and their mean entropy is below
+        confidence_threshold (nats). Whole canvases are decoded, what was asked for is given. seed: None draws one.
+        streamer: called with every frame. options: any other field of `DecodingDefaults`. What is None comes from
+        the model's own defaults. Raises UnmaskError for options that are out of range and prompts that do not fit.
         """
         named = {k: v for k, v in locals().items() if k not in ("self", "prompt", "streamer", "options")}
         options |= named

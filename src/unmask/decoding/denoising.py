@@ -44,6 +44,7 @@ class Denoising:
         # of the block: steps planned, steps past, forwards made, masks at its start
         self.budget = self.step = self.forwards = self.masks = 0
         self.ends: Array = np.zeros(0, np.int64)  # tokens written by the end of each step, where that is the most
+        self.shares: list[int] = []  # tokens due at each step, where a schedule counts a whole block
         self.prefill_end: int | None = None  # of a forward that only reads text
         self.remask_left = row.request.remask_budget
         self.confidence = np.full(row.length, np.inf)  # of committed tokens when they were written

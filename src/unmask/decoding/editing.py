@@ -37,7 +37,10 @@ class Editing(Denoising):
         return open_L
 
     def take(self, read: Read) -> list[Commit]:
-        fill = super().take(read)[0]
+        commits = super().take(read)
+        if self.prefill_end is not None:
+            return commits
+        fill = commits[0]
         masked = self.row.masked & self._window()
         editable = self._window() & ~masked & ~self.row.canvas.frozen[0]
         edited = edits(self.row.canvas.ids, fill.tokens, fill.confidence, editable[None], self.rule)
@@ -68,6 +71,8 @@ class InsertDelete(Editing):
         self.revision = Revision(self.row.masked[self.start : self.end].tolist())
 
     def take(self, read: Read) -> list[Commit]:
+        if self.prefill_end is not None:
+            return super().take(read)
         row, window = self.row, slice(self.start, self.end)
         scores = read.scores.grid(np.zeros(len(read.target), np.int64), read.target, row.canvas.ids.shape)
 

@@ -97,9 +97,9 @@ class Feed:
         place[index] = np.arange(len(index))
         mine = place[self.row] >= 0
         row, column, target = place[self.row[mine]], self.column[mine], self.target[mine]
-        known = (self.cached[index], self.beyond[index])
-        rest = ([self.signals[i] for i in index.tolist()], self.offset[index], self.guidance[mine])
-        return Feed(ids, position, document, anchor, *known, row, column, target, *rest)
+        signals, scale = [self.signals[i] for i in index.tolist()], self.guidance[mine]
+        early = (ids, position, document, anchor, self.cached[index], self.beyond[index])
+        return Feed(*early, row, column, target, signals, self.offset[index], scale)
 
     @property
     def of_draft(self) -> Array:

@@ -18,7 +18,16 @@ from unmask.decoding.sampling import Scores
 from unmask.decoding.schedules import Due, ScheduleName
 
 RuleName = Literal[
-    "quota", "threshold", "factor", "entropy_bound", "margin", "random", "sequential", "entropy", "token_edit", "checked"
+    "quota",
+    "threshold",
+    "factor",
+    "entropy_bound",
+    "margin",
+    "random",
+    "sequential",
+    "entropy",
+    "token_edit",
+    "checked",
 ]
 RANKING: tuple[str, ...] = ("quota", "margin", "entropy", "sequential")  # keep exactly what is due
 

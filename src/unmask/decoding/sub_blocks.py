@@ -48,6 +48,9 @@ class SubBlocks(Denoising):
 
     def columns(self) -> Columns:
         low, high, beyond = self.row.cached if self.cache != "none" else 0, self.row.block_end, (0, 0)
+        text = self._text(low, self.start if self.leads else self.block_start) if self.cache != "none" else None
+        if text is not None:
+            return text
         if self.leads:  # the block before is read, and nothing of the new one
             low, high = min(low, self.start - 1), self.start
         elif self._reads_part():
@@ -59,6 +62,8 @@ class SubBlocks(Denoising):
 
     def take(self, read: Read) -> list[Commit]:
         commits = super().take(read)
+        if self.prefill_end is not None:
+            return commits
         if self.cache != "none":
             self.row.cached = self.block_start
         self.fresh |= not self.leads

@@ -230,9 +230,7 @@ class TorchBackend:
             return WindowMasks({window: dense(replace(self.layout, window=window)) for window in windows})
         return dense(self.layout)
 
-    def _scored(
-        self, logits_NV: Tensor, feed: Feed, soften: Callable[[Tensor], Tensor] | None = None
-    ) -> TorchLogits:
+    def _scored(self, logits_NV: Tensor, feed: Feed, soften: Callable[[Tensor], Tensor] | None = None) -> TorchLogits:
         """Takes out what is never written: the mask, and of drafts all but the draft vocabulary."""
         logits, excluded, mask = logits_NV, None, self.config.mask_token_id
         vocabulary, of_draft = self.model.draft_vocabulary, torch.from_numpy(feed.of_draft)
