@@ -92,3 +92,45 @@ def test_nothing_chosen_is_no_frame() -> None:
     after, frames = canvas.apply([commit(np.zeros((1, 1), bool))], [1])
     assert frames == []
     assert (after.ids == canvas.ids).all()
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.data())
+def test_frames_that_move_tokens_replay(ids: list[int], data: st.DataObject) -> None:
+    """Deleted tokens go, masks come in before others, and nothing outside the moved part is touched."""
+    low = data.draw(st.integers(0, len(ids)))
+    end = data.draw(st.integers(low, len(ids)))
+    flags = st.lists(st.booleans(), min_size=len(ids), max_size=len(ids))
+    inside = (np.arange(len(ids)) >= low) & (np.arange(len(ids)) < end)
+    deleted, inserted = (np.array(data.draw(flags)) & inside for _ in range(2))
+    inserted &= ~deleted
+    canvas = Canvas(np.array([ids]), np.zeros((1, len(ids)), bool) | ~inside, MASK)
+    commits = [
+        Commit(chosen[None], canvas.ids, np.ones((1, len(ids))), kind, end)
+        for chosen, kind in ((inserted, "insert"), (deleted, "delete"))
+    ]
+    after, frames = canvas.apply(commits, [1])
+    expected: list[int] = []
+    for position in range(low, end):
+        expected += [MASK] if inserted[position] else []
+        expected += [] if deleted[position] else [ids[position]]
+    expected = (expected + [MASK] * len(ids))[: end - low]
+    assert after.ids[0].tolist() == ids[:low] + expected + ids[end:]
+    assert (canvas.replay(frames).ids == after.ids).all()
+
+
+def test_writes_come_before_moves() -> None:
+    canvas = Canvas.of([[1, 2, MASK, MASK, 5]], MASK, PAD, given=[[True, False, False, False, True]])
+    canvas = Canvas(canvas.ids, np.array([[True, False, False, False, True]]), MASK)
+    spots = [np.arange(5)[None] == i for i in range(5)]
+    commits = [commit(spots[1], kind="delete"), commit(spots[3], token=7)]
+    after, frames = canvas.apply([Commit(c.chosen, c.tokens, c.confidence, c.kind, 4) for c in commits], [1])
+    assert after.ids.tolist() == [[1, MASK, 7, MASK, 5]]
+    assert frames[0].kinds == ("unmask", "delete")
+    assert frames[0].to_dict()["end"] == 4
+
+
+def test_what_is_frozen_does_not_move() -> None:
+    canvas = Canvas(np.array([[1, 2, 3]]), np.array([[False, False, True]]), MASK)
+    chosen = np.array([[True, False, False]])
+    with pytest.raises(ValueError, match="moves a frozen"):
+        canvas.apply([Commit(chosen, canvas.ids, np.ones((1, 3)), "delete", 3)], [1])

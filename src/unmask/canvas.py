@@ -8,19 +8,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 NO_MASK = -1  # mask id of a canvas whose noise is random tokens
+T = TypeVar("T")
 Kind = Literal["unmask", "edit", "remask", "renoise", "insert", "delete"]
+MOVES: tuple[Kind, ...] = ("insert", "delete")  # kinds that move what stands after them
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What one step did to one request. Everything that shows or stores decoding consumes frames only."""
+    """What one step did to one request. Everything that shows or stores decoding consumes frames only.
+
+    Positions are those before the step. First tokens are written; then, all at once, `delete` takes out the
+    token at its position and `insert` puts a mask before the one at its. What stands after them, up to `end`,
+    moves: what is pushed past it is lost, and room before it is filled with masks.
+    """
 
     step: int  # counts forward passes of the request, from 1
     positions: tuple[int, ...]
@@ -28,19 +35,42 @@ class Frame:
     confidences: tuple[float, ...]
     kinds: tuple[Kind, ...]
     row: int = 0  # which request of the batch
+    end: int = 0  # where moves stop; 0 in a frame without any
+
+    def written(self, ids: list[int], mask_id: int) -> list[int]:
+        """The ids of the request's canvas after this step."""
+        out, deleted, inserted = list(ids), set[int](), set[int]()
+        for position, token, kind in zip(self.positions, self.tokens, self.kinds, strict=True):
+            if kind in MOVES:
+                (deleted if kind == "delete" else inserted).add(position)
+            else:
+                out[position] = token
+        return moved(out, deleted, inserted, self.end, mask_id) if deleted or inserted else out
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        fields = asdict(self)
+        return fields if self.end else {name: value for name, value in fields.items() if name != "end"}
+
+
+def moved(values: list[T], deleted: set[int], inserted: set[int], end: int, gap: T) -> list[T]:
+    """Values of positions after some before `end` are deleted and a gap is inserted before others."""
+    part: list[T] = []
+    for position in range(end):
+        part += [gap] if position in inserted else []
+        part += [] if position in deleted else [values[position]]
+    return part[:end] + [gap] * (end - len(part)) + values[end:]
 
 
 @dataclass(frozen=True)
 class Commit:
-    """Changes to a canvas: where `chosen` [B, L], the token becomes `tokens` [B, L]."""
+    """Changes to a canvas: where `chosen` [B, L], the token becomes `tokens` [B, L]; of an insert or a delete
+    see `Frame`, and `end` is where it stops to move."""
 
     chosen: Array
     tokens: Array
     confidence: Array
     kind: Kind
+    end: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,28 +107,34 @@ class Canvas:
     def apply(self, commits: Iterable[Commit], steps: list[int]) -> tuple[Canvas, list[Frame]]:
         """The changed canvas and a frame for each request that changed; `steps` are their step numbers.
 
-        Raises ValueError if a commit touches a frozen position.
+        Raises ValueError if a commit touches or moves a frozen position.
         """
-        ids = self.ids.copy()
         changes: list[list[tuple[int, int, float, Kind]]] = [[] for _ in steps]
-        for commit in commits:
+        ends = [0] * len(steps)
+        for commit in sorted(commits, key=lambda c: c.kind in MOVES):
             if (commit.chosen & self.frozen).any():
                 raise ValueError("a commit touches a frozen position")
-            ids = np.where(commit.chosen, commit.tokens, ids)
             rows, positions = (x.tolist() for x in commit.chosen.nonzero())
             tokens, confidence = commit.tokens[commit.chosen].tolist(), commit.confidence[commit.chosen].tolist()
             for row, position, token, c in zip(rows, positions, tokens, confidence, strict=True):
                 changes[row].append((position, token, c, commit.kind))
+                if commit.kind in MOVES:
+                    ends[row] = commit.end
+                    if self.frozen[row, position : commit.end].any():
+                        raise ValueError("a commit moves a frozen position")
         frames = []
         for row, changed in enumerate(changes):
             if changed:
                 where_, what, sure, kinds = zip(*changed, strict=True)
-                frames.append(Frame(steps[row], where_, what, sure, kinds, row))
-        return replace(self, ids=ids), frames
+                frames.append(Frame(steps[row], where_, what, sure, kinds, row, ends[row]))
+        return self.replay(frames), frames
 
     def replay(self, frames: Iterable[Frame]) -> Canvas:
         """This canvas after the frames: replayed onto the first canvas they give the last."""
         ids = self.ids.copy()
         for frame in frames:
-            ids[frame.row, list(frame.positions)] = frame.tokens
+            if frame.end:
+                ids[frame.row] = frame.written(ids[frame.row].tolist(), self.mask_id)
+            else:
+                ids[frame.row, list(frame.positions)] = frame.tokens
         return replace(self, ids=ids)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 import typer
+
+from unmask.errors import UnmaskError
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A shipped model's name or a checkpoint folder.")]
 Tokens = Annotated[int, typer.Option("--max-new-tokens", "-n", help="How many tokens to write.")]
@@ -14,13 +17,13 @@ Rule = Annotated[
     str | None,
     typer.Option(
         "--rule",
-        help="quota, threshold, factor, entropy_bound, margin, entropy, random, sequential; checked for models that "
-        "draft.",
+        help="quota, threshold, factor, entropy_bound, margin, entropy, random, sequential, token_edit; checked for "
+        "models that draft.",
     ),
 ]
 Schedule = Annotated[
     str | None,
-    typer.Option("--schedule", help="How many tokens a step writes: even, linear, cosine or timesteps."),
+    typer.Option("--schedule", help="How many tokens a step writes: even, block, linear, cosine or timesteps."),
 ]
 Guidance = Annotated[
     float | None, typer.Option("--guidance", help="Away from what is likely without the prompt; 0 is off.")
@@ -39,7 +42,19 @@ Sampler = Annotated[
         help="In place of a rule: ancestral, ddpm, ddpm_cache, psi, analytic, euler, first_hitting, or none.",
     ),
 ]
-Threshold = Annotated[float | None, typer.Option("--threshold", help="Of the rules threshold and checked, 0 to 1.")]
+SubBlock = Annotated[
+    int | None, typer.Option("--sub-block-length", help="Parts of a block that are written one after another.")
+]
+Editing = Annotated[
+    float | None, typer.Option("--editing-threshold", help="Of the rule `token_edit`: written tokens change above it.")
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", "-o", help="Any other option of decoding as NAME=VALUE; may be given several times."),
+]
+Threshold = Annotated[
+    float | None, typer.Option("--threshold", help="Of the rules threshold, checked and token_edit, 0 to 1.")
+]
 Temperature = Annotated[float | None, typer.Option("--temperature", "-t", help="0 takes the best token.")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Nucleus, 0 to 1.")]
 TopK = Annotated[int | None, typer.Option("--top-k", help="0 is off.")]
@@ -54,6 +69,20 @@ Mode = Annotated[str | None, typer.Option("--mode", help="diffusion, ar or verif
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Text only, no drawing (the default in a pipe).")]
+
+
+def decoding_options(given: list[str] | None) -> dict[str, Any]:
+    """NAME=VALUE pairs; values are JSON, or text where they are not. A pair without `=` raises UnmaskError."""
+    options: dict[str, Any] = {}
+    for pair in given or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UnmaskError(f"option '{pair}' must be NAME=VALUE, such as schedule=block")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
 
 
 def load(model: str, device: str, dtype: str | None, backend: str = "auto") -> Any:

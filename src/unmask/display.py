@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from tokenizers import Tokenizer
 
-from unmask.canvas import Frame
+from unmask.canvas import NO_MASK, Frame
 from unmask.files import write_text
 
 GIVEN, WRITTEN, FRESH, AGAIN, MASKED = "dim", "default", "bold black on green", "bold black on yellow", "grey42"
@@ -36,14 +36,17 @@ class CanvasView:
     def advance(self, frame: Frame) -> None:
         """Applies a frame and remembers what it changed."""
         self.step = frame.step
+        before, self.ids = self.ids, frame.written(self.ids, NO_MASK if self.mask_id is None else self.mask_id)
         self.fresh = {}
-        for position, token, kind in zip(frame.positions, frame.tokens, frame.kinds, strict=True):
-            self.ids[position], self.open[position] = token, True
+        for position, kind in zip(frame.positions, frame.kinds, strict=True):
+            self.open[position] = True
             if kind == "renoise":
                 self.noisy.add(position)
                 continue
             self.noisy.discard(position)
             self.fresh[position] = AGAIN if kind == "remask" else FRESH
+        if frame.end:  # what moved is fresh where it came to stand
+            self.fresh = {p: FRESH for p, token in enumerate(self.ids) if token != before[p]}
 
     def settle(self) -> None:
         """Nothing is fresh any more."""

@@ -35,6 +35,7 @@ class DecodingDefaults(RuleParameters, RequestParameters):
     confidence_threshold: float = 0.005
     stability_threshold: int = 1
     eos_token_ids: tuple[int, ...] = ()  # ends of text besides the config's
+    layout: Literal["auto", "bidirectional", "block_causal"] = "auto"  # auto: the one that the model's config names
 
     def override(self, options: dict[str, Any]) -> DecodingDefaults:
         """These with the options that are not None; one unknown or out of range raises UnmaskError."""
@@ -56,6 +57,10 @@ class DecodingDefaults(RuleParameters, RequestParameters):
             "choice_temperature": 0 <= chosen.choice_temperature <= 100,
             "max_denoising_steps": chosen.max_denoising_steps is None or chosen.max_denoising_steps >= 1,
             "block_length": chosen.block_length is None or chosen.block_length >= 1,
+            "sub_block_length": chosen.sub_block_length is None or chosen.sub_block_length >= 1,
+            "num_to_transfer": chosen.num_to_transfer >= 1,
+            "editing_threshold": 0 <= chosen.editing_threshold <= 1,
+            "max_post_steps": chosen.max_post_steps >= 0,
             "temperature": 0 <= chosen.temperature <= 100,
             "top_p": 0 < chosen.top_p <= 1,
             "top_k": chosen.top_k >= 0,

@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import, and a compiled model doe
     from unmask.models.gemma import DiffusionGemma
     from unmask.models.transformer import Transformer
 
+BLOCK = 32  # length of blocks where neither the model nor the caller says
 MODES: dict[str, tuple[Mode, ...]] = {
     "bidirectional": ("diffusion",),
     "block_causal": ("diffusion",),
@@ -188,9 +189,11 @@ class DiffusionLM:
         max_new_tokens: int = 128,
         mode: str | None = None,
         block_length: int | None = None,
+        sub_block_length: int | None = None,
         max_denoising_steps: int | None = None,
         rule: str | None = None,
         threshold: float | None = None,
+        editing_threshold: float | None = None,
         factor: float | None = None,
         entropy_bound: float | None = None,
         schedule: str | None = None,
@@ -219,20 +222,22 @@ class DiffusionLM:
         prompt: text, a list of texts, token ids, or chat messages ({"role": ..., "content": ...}) for a model
         with a chat template. mode: `diffusion`, `ar` or `verify` (drafted by diffusion, identical to `ar`),
         of those that the model has; the first by default. block_length: the window's, so in mode verify one
-        more than the drafts of a step. rule: quota, threshold, factor, entropy_bound, margin, entropy, random,
-        sequential, or checked (drafts are kept where the base gives them `threshold` times its best token's
-        probability). max_denoising_steps: steps per block. schedule: how many tokens they write: even, linear,
-        cosine or timesteps. guidance: above 0 classifier-free, which reads the canvas twice per step. cache: auto,
-        none, exact, or of a bidirectional model prefix or dual, which are approximate; cache_refresh: those read
-        all again every so many steps. temperature 0 is greedy. remask_budget: how many committed tokens may be
-        masked again. sampler: draws the steps in place of a rule; ancestral, ddpm, ddpm_cache, psi, analytic, euler
-        or first_hitting, with noise_removal (greedy, ancestral or none), psi_kappa and nucleus_p; see
-        decoding.ancestral.SamplerOptions. For DiffusionGemma, t_max to t_min are the steps' temperatures (a
-        temperature above 0 stands for both, 0 takes the best tokens), and a canvas is done when its best tokens are
-        those of the last stability_threshold steps and their mean entropy is below confidence_threshold (nats).
-        Whole canvases are decoded, what was asked for is given. seed: None draws one. streamer: called with every
-        frame. options: any other field of `DecodingDefaults`. What is None comes from the model's own defaults.
-        Raises UnmaskError for options that are out of range and prompts that do not fit.
+        more than the drafts of a step; sub_block_length: of a block-causal model, parts of a block that are written
+        one after another. rule: quota, threshold, factor, entropy_bound, margin, entropy, random, sequential,
+        token_edit (written tokens are replaced where the model is surer than editing_threshold of another), or
+        checked (drafts are kept where the base gives them `threshold` times its best token's probability).
+        max_denoising_steps: steps per block. schedule: how many tokens they write: even, block, linear, cosine or
+        timesteps. guidance: above 0 classifier-free, which reads the canvas twice per step. cache: auto, none,
+        exact, or prefix or dual, which are approximate and of a bidirectional model (dual also of sub-blocks);
+        cache_refresh: those read all again every so many steps. temperature 0 is greedy. remask_budget: how many
+        committed tokens may be masked again. sampler: draws the steps in place of a rule; ancestral, ddpm,
+        ddpm_cache, psi, analytic, euler or first_hitting, with noise_removal (greedy, ancestral or none), psi_kappa
+        and nucleus_p; see decoding.ancestral.SamplerOptions. For DiffusionGemma, t_max to t_min are the steps'
+        temperatures (a temperature above 0 stands for both, 0 takes the best tokens), and a canvas is done when its
+        best tokens are those of the last stability_threshold steps and their mean entropy is below
+        confidence_threshold (nats). Whole canvases are decoded, what was asked for is given. seed: None draws one.
+        streamer: called with every frame. options: any other field of `DecodingDefaults`. What is None comes from
+        the model's own defaults. Raises UnmaskError for options that are out of range and prompts that do not fit.
         """
         named = {k: v for k, v in locals().items() if k not in ("self", "prompt", "streamer", "options")}
         options |= named
@@ -270,7 +275,8 @@ class DiffusionLM:
             requests = [replace(request, stop=Stops(stops, decode)) for request in requests]
         own = () if self.config.eos_token_id is None else (self.config.eos_token_id,)
         ends = self.defaults.override({"eos_token_ids": options.get("eos_token_ids")}).eos_token_ids
-        layout, use_cache = self._layout(None, base.block_length), base.cache != "none"
+        layout = self._layout(self._other_layout(options.get("layout")), base.block_length)
+        use_cache = base.cache != "none"
         return Prepared(requests, layout, frozenset((*own, *ends)), use_cache, stops)
 
     def fill(self, template: str, streamer: Callable[[Frame], None] | None = None, **options: Any) -> Filled:
@@ -314,12 +320,13 @@ class DiffusionLM:
         self._check_fits(template.length(template.longest), "the template with its longest gaps")
         seed = options.pop("seed", None)
         base = self._options(secrets.randbits(31) if seed is None else seed, **options)
+        layout = self._layout(self._other_layout(options.get("layout")), base.block_length)
         base = replace(base, block_length=None, ends=False)
 
         def prepare(candidates: list[list[int]]) -> Prepared:
             canvases = [template.canvas(lengths, 0) for lengths in candidates]
             requests = [replace(base, ids=self._noised(ids, given, base.seed), given=given) for ids, given in canvases]
-            return Prepared(requests, self._layout(None, None))
+            return Prepared(requests, layout)
 
         return prepare
 
@@ -355,20 +362,30 @@ class DiffusionLM:
         if chosen_mode == "ar":
             plain = {"block_length": 1, "max_denoising_steps": None, "remask_budget": 0}
             others = {"rule": RuleOptions("sequential"), **plain}
-        elif self.config.layout in ("block_causal", *GROUPED):
-            others = {"block_length": chosen.block_length or self.config.block_length}
+        elif (self._other_layout(chosen.layout) or self.config.layout) in ("block_causal", *GROUPED):
+            others = {"block_length": chosen.block_length or self.config.block_length or BLOCK}
         request = chosen.request(ids=[], given=[], seed=seed, mode=chosen_mode, **others)
         if self.config.layout == "canvas":
             return replace(request, renoise=renoising(chosen, options.get("temperature")))
         return request if chosen_mode == "ar" else replace(request, sampler=self._sampler(request, chosen))
 
+    def _other_layout(self, layout: str | None) -> str | None:
+        """The layout to decode with, None where it is the model's own."""
+        asked = layout or self.defaults.layout
+        return None if asked == "auto" else asked
+
     def _check_suits(self, chosen: DecodingDefaults, mode: Mode) -> None:
-        """Raises UnmaskError for a rule, a cache or guidance that this model cannot have."""
-        layout, budget = self.config.layout, chosen.remask_budget
+        """Raises UnmaskError for a layout, a rule, a cache or guidance that this model cannot have."""
+        layout, budget = self._other_layout(chosen.layout) or self.config.layout, chosen.remask_budget
+        if chosen.layout != "auto" and self.config.layout not in ("bidirectional", "block_causal"):
+            raise UnmaskError(f"model '{self.name}' reads text from left to right; it has no layout '{chosen.layout}'")
+        if chosen.rule == "token_edit" and layout not in ("bidirectional", "block_causal"):
+            raise UnmaskError(f"model '{self.name}' never revises what it wrote; rule 'token_edit' needs another one")
         block = chosen.block_length or self.config.block_length
         if chosen.cache == "exact" and layout == "bidirectional":
             raise UnmaskError("an exact cache needs a causal or block-causal model; use cache='auto'")
-        if chosen.cache in ("prefix", "dual") and layout != "bidirectional":
+        parts = chosen.cache == "dual" and chosen.sub_block_length is not None
+        if chosen.cache in ("prefix", "dual") and layout != "bidirectional" and not parts:
             raise UnmaskError(
                 f"cache '{chosen.cache}' is for bidirectional models, and '{self.name}' keeps exact keys and values; "
                 "use cache='auto'"
@@ -389,10 +406,14 @@ class DiffusionLM:
             )
 
     def _request(self, base: Request, row: list[int], max_new_tokens: int, seed: int) -> Request:
-        """A request to write after a prompt; a model that denoises random tokens writes whole canvases."""
-        count = max_new_tokens
-        if base.renoise is not None and base.block_length is not None:
-            count = -(-count // base.block_length) * base.block_length
+        """A request to write after a prompt; a model that denoises random tokens writes whole canvases, and one
+        whose blocks are to be whole fills up its last where there is room."""
+        count, block = max_new_tokens, base.block_length or 1
+        if base.renoise is not None:
+            count = -(-count // block) * block
+        elif base.whole_blocks:
+            whole = count + -(count if base.blocks_from_prompt else len(row) + count) % block
+            count = whole if len(row) + whole <= self.config.max_length else count
         self._check_fits(len(row) + count, f"a prompt of {len(row)} tokens and {count} new ones")
         given = [True] * len(row) + [False] * count
         ids = self._noised(row + [0] * count, given, seed)
@@ -415,7 +436,7 @@ class DiffusionLM:
         known = ("causal", "canvas") if canvas else ("bidirectional", "causal", "block_causal")
         if layout is not None and layout not in known:
             raise UnmaskError(f"layout '{kind}' is not one of model '{self.name}'; use {', '.join(known)}")
-        block = block_length or self.config.block_length or 32
+        block = block_length or self.config.block_length or BLOCK
         if block < 1:
             raise UnmaskError(f"block_length must be at least 1, got {block}")
         return Layout(cast(LayoutKind, kind), block if kind in ("block_causal", "canvas") else 1)

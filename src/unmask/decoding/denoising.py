@@ -37,13 +37,16 @@ class Denoising:
         self.slides = layout.kind == "drafts"
         self.block = row.request.block_length or row.length
         first = int(row.masked.argmax())
-        # blocks of a bidirectional model count from the first mask (LLaDA), others from position 0
-        self.start = first if layout.kind in ("bidirectional", "drafts") else first // self.block * self.block
+        # blocks of a bidirectional model count from the first mask (LLaDA), others from position 0 or an offset
+        self.offset = -first % self.block if row.request.blocks_from_prompt else 0
+        aligned = layout.kind not in ("bidirectional", "drafts")
+        self.start = (first + self.offset) // self.block * self.block - self.offset if aligned else first
         self.end = min(self.start + self.block, row.length)
         self.pays_empty = self.rule.empty_steps and self.rule.ranks
         # of the block: steps planned, steps past, forwards made, masks at its start
         self.budget = self.step = self.forwards = self.masks = 0
         self.ends: Array = np.zeros(0, np.int64)  # tokens written by the end of each step, where that is the most
+        self.shares: list[int] = []  # tokens due at each step, where a schedule counts a whole block
         self.prefill_end: int | None = None  # of a forward that only reads text
         self.remask_left = row.request.remask_budget
         self.confidence = np.full(row.length, np.inf)  # of committed tokens when they were written
@@ -63,12 +66,17 @@ class Denoising:
                 return False
             self.start = self.end
             self._begin(min(self.end + self.block, self.row.length))
+        self._await()
+        self.row.block_end = self.end
+        return True
+
+    def _await(self) -> None:
+        """Plans the steps of a window that is new, and goes on to the next that is due anything."""
         if self.budget == 0:
             self._plan()
         while self.rule.ranks and not self.pays_empty and self._due() == 0:
             self.step += 1
-        self.row.final = int(masked.argmax()) if self._writes_once() else self.start
-        return True
+        self.row.final = int(self.row.masked.argmax()) if self._writes_once() else self.start
 
     def _writes_once(self) -> bool:
         """Whether what is committed stays."""
@@ -81,9 +89,12 @@ class Denoising:
     def _plan(self) -> None:
         """Settles how many steps the block gets and, where they may be held back, what each is to end with."""
         self.masks, most = int(self.row.masked[self.start : self.end].sum()), self.row.request.max_denoising_steps
-        self.budget = self.masks if most is None else most
+        counted = self.block if self.rule.schedule == "block" else self.masks
+        self.budget = counted if most is None else most
         if self.rule.schedule == "even" and not self.pays_empty:  # never more steps than masks
             self.budget = min(self.budget, self.masks)
+        if self.rule.schedule == "block":
+            self.shares = plan("block", self.block, self.budget)
         if self.rule.due_is == "most":
             self.ends = np.cumsum(plan(self.rule.schedule, self.masks, self.budget, self.rule.schedule_eps))
 
@@ -96,9 +107,11 @@ class Denoising:
         masks = int(self.row.masked[self.start : self.end].sum())
         if self.rule.due_is == "most":
             count = int(self.ends[min(self.step, self.budget - 1)]) - (self.masks - masks)
+        elif self.rule.schedule == "block":
+            count = self.shares[self.step] if self.step < self.budget - 1 else masks
         else:
             count = due(self.rule.schedule, masks, self.step, self.budget, self.rule.schedule_eps)
-        return max(count, 1) if self.slides else count
+        return max(count, 1 if self.slides else 0, 0 if self.rule.ranks else self.rule.num_to_transfer)
 
     def columns(self) -> Columns:
         start, end, length = self.start, self.end, self.row.length
@@ -112,19 +125,33 @@ class Denoising:
                 beyond = (high, length)
         else:  # nothing after the window is seen, and a last token that scores nothing is not fed
             low = min(self.row.cached, max(0, start - self.shift)) if self.cache == "exact" else 0
-            self.prefill_end = (
-                self.row.prefill_end(low, start, self.layout.block_length) if self.cache == "exact" else None
-            )
-            if self.prefill_end is not None:
-                return self._guided(Columns.text(self.row.canvas.ids[0], low, self.prefill_end))
+            text = self._text(low, start) if self.cache == "exact" else None
+            if text is not None:
+                return text
             ends_early = self.shift and self.layout.kind in ("causal", "drafts")
             high = max(end - int(ends_early), low + 1)
+        return self._read(low, high, beyond)
+
+    def _read(self, low: int, high: int, beyond: tuple[int, int]) -> Columns:
+        """The positions from low to high - 1 as columns, and what the window asks of them."""
+        start, end = self.start, self.end
         position = np.arange(low, high)
         anchor = np.where(position >= start, start - 1, TEXT) if self.slides else np.full(high - low, TEXT)
-        target = np.arange(start, end)[self.row.masked[start:end]]
+        target = np.arange(start, end)[self._scored()[start:end]]
         column = np.maximum(target - self.shift, low) - low
         ids = self.row.canvas.ids[0, low:high]
-        return self._guided(Columns(ids, position, anchor, column, target, beyond))
+        return self._guided(Columns(ids, position, anchor, column, target, beyond, offset=self.offset))
+
+    def _scored(self) -> Array:
+        """Positions whose scores are asked for, bool [L]; those in the window count."""
+        return self.row.masked
+
+    def _text(self, low: int, needed: int) -> Columns | None:
+        """Text alone, where there is too much of it before the window for one forward."""
+        self.prefill_end = self.row.prefill_end(low, needed, self.layout.block_length, self.offset)
+        if self.prefill_end is None:
+            return None
+        return self._guided(Columns.text(self.row.canvas.ids[0], low, self.prefill_end, self.offset))
 
     def _guided(self, columns: Columns) -> Columns:
         """With guidance, a twin that reads the same without what was given."""

@@ -25,7 +25,8 @@ class Columns:
     cached slots before its first column a request may see those from beyond[0] to beyond[1] - 1. `signal`: what
     `ConditioningLogits.signal` gave for the anchored columns, None at a canvas's first step. With `guidance` s
     above 0 its scores are u + (s + 1) (c - u), u those of `twin` [W]: other ids read in a row of their own.
-    `time`: the noise level that a time-conditioned network is told (the total noise sigma)."""
+    `time`: the noise level that a time-conditioned network is told (the total noise sigma). Blocks of the layout
+    are counted `offset` positions early."""
 
     ids: Array
     position: Array
@@ -35,6 +36,7 @@ class Columns:
     beyond: tuple[int, int] = (0, 0)
     signal: Any = None
     twin: Array | None = None
+    offset: int = 0
     guidance: float = 0.0
     time: float = 0.0
 
@@ -44,10 +46,10 @@ class Columns:
         return 1 if self.twin is None else 2
 
     @staticmethod
-    def text(ids: Array, low: int, high: int) -> Columns:
+    def text(ids: Array, low: int, high: int, offset: int = 0) -> Columns:
         """Text of a canvas [L] from position `low` to `high` - 1, to be read and not scored."""
         none = np.zeros(0, np.int64)
-        return Columns(ids[low:high], np.arange(low, high), np.full(high - low, TEXT), none, none)
+        return Columns(ids[low:high], np.arange(low, high), np.full(high - low, TEXT), none, none, offset=offset)
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Feed:
     column: Array  # [N]
     target: Array  # [N], position that the row's score is of
     signals: list[Any]  # [B]
+    offset: Array  # [B], added to positions where the layout counts blocks
     guidance: Array  # [N], above 0 where the twin, the next row, is scored as well
     time: Array  # [B], float32
 
@@ -83,8 +86,9 @@ class Feed:
         row, guidance = np.repeat(taken.cumsum() - taken, counts), np.repeat([r.guidance for r in requests], counts)
         column, target = (np.concatenate([getattr(r, f) for r in requests]) for f in ("column", "target"))
         beyond, signals = np.array([r.beyond for _, r in rows]), [r.signal for _, r in rows]
-        time, cached = np.array([r.time for _, r in rows], np.float32), np.repeat(cached, taken)
-        return Feed(ids, position, document, anchor, cached, beyond, row, column, target, signals, guidance, time)
+        offset, time = np.array([r.offset for _, r in rows]), np.array([r.time for _, r in rows], np.float32)
+        early = (ids, position, document, anchor, np.repeat(cached, taken), beyond)
+        return Feed(*early, row, column, target, signals, offset, guidance, time)
 
     def rows(self, index: Array) -> Feed:
         """The feed of some requests, as wide as they need."""
@@ -96,10 +100,9 @@ class Feed:
         place[index] = np.arange(len(index))
         mine = place[self.row] >= 0
         row, column, target = place[self.row[mine]], self.column[mine], self.target[mine]
-        signals = [self.signals[i] for i in index.tolist()]
-        known = (self.cached[index], self.beyond[index])
-        levels = (self.guidance[mine], self.time[index])
-        return Feed(ids, position, document, anchor, *known, row, column, target, signals, *levels)
+        signals, scale = [self.signals[i] for i in index.tolist()], self.guidance[mine]
+        early = (ids, position, document, anchor, self.cached[index], self.beyond[index])
+        return Feed(*early, row, column, target, signals, self.offset[index], scale, self.time[index])
 
     @property
     def of_draft(self) -> Array:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
@@ -20,10 +21,13 @@ from unmask.canvas import NO_MASK, Canvas, Frame
 from unmask.decoding.denoising import Denoising
 from unmask.decoding.diffusing import Diffusing
 from unmask.decoding.drafting import Verifying
+from unmask.decoding.editing import Editing, InsertDelete
 from unmask.decoding.feed import Backend, Columns, Feed, Sampling
+from unmask.decoding.indel import Controls
 from unmask.decoding.renoising import Renoising
 from unmask.decoding.request import Read, Request, Row, Scheme
 from unmask.decoding.sampling import Scores, uniforms
+from unmask.decoding.sub_blocks import SubBlocks
 from unmask.layout import Layout
 
 TOKEN_DRAW, CHOICE_DRAW = 0, 1  # purposes of random draws
@@ -201,12 +205,19 @@ class Decoder:
         cache = self._cache(row.request)
         if row.request.mode == "verify" or row.request.rule.name == "checked":
             return Verifying(row, cache)
+        config, editable = self.backend.config, self.layout.kind in ("bidirectional", "block_causal")
         if row.request.renoise is not None:
-            config = self.backend.config
             return Renoising(row, row.request.renoise, cache, config.vocab_size, self.eos_ids, config.pad_token_id)
         if row.request.sampler is not None:
-            return Diffusing(row, self.layout, cache, self.backend.config, row.request.sampler)
-        return Denoising(row, self.layout, cache, int(self.backend.config.shift))
+            return Diffusing(row, self.layout, cache, config, row.request.sampler)
+        own = (row, self.layout, cache, int(config.shift))
+        if row.request.rule.name == "token_edit" and editable:
+            delete, insert = config.delete_token_id, config.insert_token_id
+            plain = delete is None or insert is None
+            return Editing(*own) if plain else InsertDelete(*own, Controls(cast(int, delete), cast(int, insert)))
+        if row.request.sub_block_length is not None and self.layout.kind == "block_causal":
+            return SubBlocks(*own)
+        return Denoising(*own)
 
     def _cache(self, request: Request) -> str:
         if not self.use_cache:

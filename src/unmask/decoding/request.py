@@ -30,10 +30,14 @@ class RequestParameters:
     top_p: float = 1.0  # 1: off
     guidance: float = 0.0  # classifier-free: logits are u + (guidance + 1) (c - u), u those of given tokens masked
     block_length: int | None = None  # None: the whole canvas at once
+    sub_block_length: int | None = None  # block-causal: parts of a block that are written one after another
+    blocks_from_prompt: bool = False  # block-causal: blocks count from the first mask, not from position 0
+    whole_blocks: bool = False  # block-causal: the last block is as long as the others, and cut afterwards
     max_denoising_steps: int | None = None  # per block; None: as many as the block has masks
     remask_budget: int = 0  # committed tokens that may be masked again, each once
     cache: CacheKind = "auto"  # auto: exact where the layout allows it
     cache_refresh: int = 0  # prefix and dual: all is read again every so many steps; 0: once a block
+    ending: Literal["text", "block"] = "text"  # at an end of text: stop once all before it is written, or the block is
     # prefix and dual: what a block's first step writes; one: its first token alone (Fast-dLLM's Dream)
     first_step: Literal["rule", "one"] = "rule"
 
@@ -53,7 +57,7 @@ class Request(RequestParameters):
     stop: Callable[[list[int]], bool] | None = None  # asked with the finished tokens from the left
     mode: Mode = "diffusion"
     renoise: RenoiseOptions | None = None
-    wanted: int | None = None  # tokens asked for, where whole canvases hold more
+    wanted: int | None = None  # tokens asked for, where whole canvases or blocks hold more
     prefill_chunk: int = 0  # with an exact cache: most text tokens read before a window by one forward; 0: all
     ends: bool = True  # an end of text finishes it; not so where given text follows
     sampler: SamplerOptions | None = None  # in place of a rule
@@ -92,6 +96,8 @@ class Row:
     written: int | None = None  # where noise is no mask: positions before this one are final
     logprobs: dict[int, Alternatives] = field(default_factory=dict)  # of written positions, where asked for
     error: Exception | None = None  # why it cannot go on
+    block_end: int = 0  # of the block being decoded
+    revising: bool = False  # what is written in that block may still change
 
     @property
     def masked(self) -> Array:
@@ -109,12 +115,15 @@ class Row:
         """Forwards that scored something: the same however the prompt was read."""
         return self.forwards - self.prefills
 
-    def prefill_end(self, low: int, needed: int, block: int = 1) -> int | None:
-        """Where to stop if the text from `low` to `needed` is too long for one forward; None if it is not."""
+    def prefill_end(self, low: int, needed: int, block: int = 1, offset: int = 0) -> int | None:
+        """Where to stop if the text from `low` to `needed` is too long for one forward; None if it is not.
+
+        Blocks begin `offset` positions early: keys of half a block would not be those of the whole.
+        """
         most = self.request.prefill_chunk
         if most < 1 or needed - low <= most:
             return None
-        end = low + max(most // block, 1) * block  # keys of half a block would not be those of the whole
+        end = (low + offset) // block * block + max(most // block, 1) * block - offset
         return end if end < needed else None
 
     @property
@@ -128,7 +137,13 @@ class Row:
         return self.canvas.ids[0, : self.edge][~self.canvas.frozen[0, : self.edge]]
 
     def ended(self, eos_ids: frozenset[int]) -> bool:
-        """Whether all is written up to an end of text or a stop."""
+        """Whether all that is asked for is written, or all up to an end of text or a stop."""
+        if self.revising or (self.request.ending == "block" and self.masked[: self.block_end].any()):
+            return False
+        if self.request.wanted is not None:
+            end = self.request.given.index(False) + self.request.wanted
+            if end < self.length and self.edge >= end:
+                return True
         left = self.finished_part().tolist()
         if eos_ids and not eos_ids.isdisjoint(left):
             return True

@@ -8,7 +8,7 @@ keep exactly what is due; rules that judge keep what they are sure of, the best 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,7 +18,16 @@ from unmask.decoding.sampling import Scores
 from unmask.decoding.schedules import Due, ScheduleName
 
 RuleName = Literal[
-    "quota", "threshold", "factor", "entropy_bound", "margin", "random", "sequential", "entropy", "checked"
+    "quota",
+    "threshold",
+    "factor",
+    "entropy_bound",
+    "margin",
+    "random",
+    "sequential",
+    "entropy",
+    "token_edit",
+    "checked",
 ]
 RANKING: tuple[str, ...] = ("quota", "margin", "entropy", "sequential")  # keep exactly what is due
 
@@ -28,7 +37,7 @@ class RuleParameters:
     """Everything about rules but their name; each of the first four is read by the rules it names only."""
 
     threshold: float = 0.9
-    strict: bool = False  # threshold: keep what is above it only, not what equals it
+    strict: bool = False  # threshold: keep what is above it only; entropy_bound: keep while the sum with it is below
     factor: float = 1.0
     entropy_bound: float = 0.1
     schedule: ScheduleName = "even"
@@ -37,6 +46,10 @@ class RuleParameters:
     empty_steps: bool = False  # of rules that rank: steps that are due nothing are paid for, as LLaDA and Dream do
     choice_temperature: float = 0.0  # quota, margin, entropy: above 0, drawn by scores over it (Dream's alg_temp)
     confidence_dtype: Literal["float64", "native"] = "float64"  # native: scores in the network's own precision
+    num_to_transfer: int = 1  # of rules that judge: masks that a step fills at the least, whatever is due
+    editing_threshold: float = 0.9  # token_edit
+    zero_edits: bool = True  # an editing_threshold of 0 edits all that differs; false: nothing
+    max_post_steps: int = 16  # token_edit: steps that only edit, of each block
 
 
 @dataclass(frozen=True)
@@ -107,7 +120,11 @@ def random(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Arr
 
 
 def threshold(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
-    """Fast-dLLM (arXiv 2505.22618): all that reach the threshold."""
+    """Fast-dLLM (arXiv 2505.22618): all that reach the threshold.
+
+    SDAR and LLaDA2 keep those only where they are not fewer than are due, and else the surest that are due;
+    as the surest hold the others then, it is one rule.
+    """
     above = scores.confidence > options.threshold if options.strict else scores.confidence >= options.threshold
     return _judged(scores.confidence, (masked & above).sum(1), masked, due, options)
 
@@ -131,17 +148,24 @@ def factor(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Arr
 
 def entropy_bound(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
     """DiffusionGemma's acceptance: entropies ascending, keep while the sum of the ones before is within
-    the bound, so the surest is always kept."""
-    count = within_bound(scores.entropy, masked, options.entropy_bound)
+    the bound, so the surest is always kept. `strict`: while the sum with it is below (JetEngine, for SDAR)."""
+    count = within_bound(scores.entropy, masked, options.entropy_bound, options.strict)
     return _judged(-scores.entropy, count, masked, due, options)
 
 
-def within_bound(entropy: Array, masked: Array, bound: float) -> Array:
-    """How many of the lowest entropies come after a sum that is within the bound, [B]."""
+def within_bound(entropy: Array, masked: Array, bound: float, strict: bool = False) -> Array:
+    """How many of the lowest entropies come after a sum that is within the bound, [B]; if `strict`, how many
+    have a sum with them that is below it."""
     ranked = np.sort(np.where(masked, entropy, np.inf), -1)
     finite = np.where(np.isfinite(ranked), ranked, 0.0)
     before = finite.cumsum(-1) - finite
-    return ((before <= bound) & np.isfinite(ranked)).sum(1)
+    within = before + finite < bound if strict else before <= bound
+    return (within & np.isfinite(ranked)).sum(1)
+
+
+def token_edit(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
+    """LLaDA2.1: masks surer than the threshold; beside it, `edit` revises what is written."""
+    return threshold(scores, masked, due, replace(options, strict=True))
 
 
 RULES: dict[str, Callable[[Scores, Array, Due, RuleOptions], Array]] = {
@@ -153,6 +177,7 @@ RULES: dict[str, Callable[[Scores, Array, Due, RuleOptions], Array]] = {
     "random": random,
     "sequential": sequential,
     "entropy": entropy,
+    "token_edit": token_edit,
 }
 RULE_NAMES: tuple[str, ...] = tuple(RULES)  # `checked` judges by the base's scores of the drafts: decoding.drafting
 

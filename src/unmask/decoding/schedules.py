@@ -13,7 +13,7 @@ import numpy as np
 
 from unmask.canvas import Array
 
-ScheduleName = Literal["even", "linear", "cosine", "timesteps"]
+ScheduleName = Literal["even", "block", "linear", "cosine", "timesteps"]
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Due:
 def share(schedule: ScheduleName, step: int, steps: int, eps: float = 1e-3) -> float:
     """Share of the masks left that `step` (from 0) of `steps` reveals; in float32 where the reference is.
 
-    even, linear: 1 / steps left (LLaDA, arXiv 2502.09992; dllm). cosine: masks remain as cos(pi/2 (1 - t)) (dllm).
-    timesteps: 1 - s / t for times from 1 to eps (Dream, arXiv 2508.15487).
+    even, block, linear: 1 / steps left (LLaDA, arXiv 2502.09992; SDAR; dllm). cosine: masks remain as
+    cos(pi/2 (1 - t)) (dllm). timesteps: 1 - s / t for times from 1 to eps (Dream, arXiv 2508.15487).
     """
     if step >= steps - 1:
         return 1.0
-    if schedule == "even":
+    if schedule in ("even", "block"):
         return 1 / (steps - step)
     if schedule == "timesteps":
         return float(np.float32(1) - _time(step + 1, steps, eps) / _time(step, steps, eps))
@@ -48,12 +48,12 @@ def share(schedule: ScheduleName, step: int, steps: int, eps: float = 1e-3) -> f
 def due(schedule: ScheduleName, masks: int, step: int, steps: int, eps: float = 1e-3) -> int:
     """Tokens due at `step` (from 0) of `steps` with `masks` left; all of them from the last step on.
 
-    even rounds up, so the first steps carry the remainder; linear and cosine round half to even; timesteps
-    rounds down.
+    even rounds up, so the first steps carry the remainder; block is the same of a whole block, however many
+    masks it has (SDAR, LLaDA2); linear and cosine round half to even; timesteps rounds down.
     """
     if step >= steps - 1:
         return masks
-    if schedule == "even":
+    if schedule in ("even", "block"):
         return -(-masks // (steps - step))
     part = share(schedule, step, steps, eps)
     if schedule == "timesteps":

@@ -169,7 +169,8 @@ class TorchBackend:
         position, document = tensor(feed.position), tensor(feed.document)
         grouped = self.layout.kind in GROUPED
         anchor = tensor(feed.anchor)
-        q = Coordinates.drafts(position, anchor, document) if grouped else Coordinates.of(position, document)
+        offset = tensor(feed.offset)[:, None]
+        q = Coordinates.drafts(position, anchor, document) if grouped else Coordinates.of(position + offset, document)
         gate = (anchor != TEXT) if grouped and bool((feed.anchor != TEXT).any()) else None
         if self.cache is None:
             plain = self.layout.kind == "bidirectional" and bool((feed.document != PADDING).all())
@@ -177,7 +178,7 @@ class TorchBackend:
         else:
             visible = int(max(feed.cached.max(), feed.beyond.max()))
             self.cache.begin(position, (document != PADDING) & (anchor == TEXT), visible)
-            mask = self._cached_mask(q, tensor(feed.cached), tensor(feed.beyond), visible)
+            mask = self._cached_mask(q, offset, tensor(feed.cached), tensor(feed.beyond), visible)
         columns = (tensor(feed.ids), position, mask, self.cache)
         row, column = tensor(feed.row), tensor(feed.column)
         if isinstance(self.model, DiffusionGemma):
@@ -207,7 +208,9 @@ class TorchBackend:
         windows = self.config.windows
         return WindowMasks.of(self.layout, windows, q) if windows else render(self.layout, q)
 
-    def _cached_mask(self, q: Coordinates, cached_B: Tensor, beyond_B2: Tensor, visible: int) -> AttentionMask:
+    def _cached_mask(
+        self, q: Coordinates, offset_B1: Tensor, cached_B: Tensor, beyond_B2: Tensor, visible: int
+    ) -> AttentionMask:
         """Mask [B, 1, W, S + W], of each window; None where every query sees every key (one request, one block)."""
         slots = torch.arange(visible, device=self.device).expand(len(cached_B), -1)
         seen = slots < cached_B[:, None]
@@ -215,7 +218,7 @@ class TorchBackend:
             seen = seen | ((slots >= beyond_B2[:, :1]) & (slots < beyond_B2[:, 1:]))
         document = torch.where(seen, 0, EMPTY)
         text = Coordinates.drafts(slots, torch.full_like(slots, TEXT), document)
-        earlier = text if self.layout.kind in GROUPED else Coordinates.of(slots, document)
+        earlier = text if self.layout.kind in GROUPED else Coordinates.of(slots + offset_B1, document)
         k = Coordinates(*(torch.cat([a, b], 1) for a, b in zip(earlier, q, strict=True)))
 
         def dense(layout: Layout) -> Tensor | None:

@@ -85,6 +85,8 @@ class ModelConfig:
     eos_token_id: int | None = None
     bos_token_id: int | None = None
     pad_token_id: int | None = None
+    delete_token_id: int | None = None  # proposed to take a token out (LLaDA2.2)
+    insert_token_id: int | None = None  # proposed to put a mask before a token
 
     def __post_init__(self) -> None:
         if self.num_heads > 0:
@@ -133,10 +135,23 @@ class ModelConfig:
         if self.layout in ("block_causal", "canvas") and self.block_length < 1:
             raise UnmaskError(f"model config: a {self.layout} model needs block_length >= 1")
         self._check_attention()
-        for name in ("mask_token_id", "eos_token_id", "bos_token_id", "pad_token_id"):
+        for name in (
+            "mask_token_id",
+            "eos_token_id",
+            "bos_token_id",
+            "pad_token_id",
+            "delete_token_id",
+            "insert_token_id",
+        ):
             value = getattr(self, name)
             if value is not None and not 0 <= value < self.vocab_size:
                 raise UnmaskError(f"model config: {name} {value} is outside the vocabulary of {self.vocab_size}")
+
+        delete, insert = self.delete_token_id, self.insert_token_id
+        if (delete is None) != (insert is None) or (delete is not None and delete in (insert, self.mask_token_id)):
+            raise UnmaskError(
+                f"model config: delete_token_id {delete} and insert_token_id {insert} must be two tokens, not the mask"
+            )
 
     def _check_yarn(self) -> None:
         values = self.rope_yarn

@@ -19,7 +19,14 @@ FAMILY = Family(
     read=read,
     names=llama.names,
     kind="B",
-    defaults={"rule": "threshold", "threshold": 0.9},
+    defaults={
+        "rule": "threshold",
+        "threshold": 0.9,
+        "strict": True,
+        "sub_block_length": 8,
+        "confidence_dtype": "native",
+        "whole_blocks": True,
+    },
     mask=151665,
     eos=151645,
 )

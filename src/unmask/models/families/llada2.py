@@ -34,6 +34,9 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
         "expert_groups_kept": raw.get("topk_group", 1),
         "layout": "block_causal",
         "block_length": raw.get("block_size", BLOCK),
+        "mask_in_softmax": True,
+        "delete_token_id": raw.get("delete_token_id"),  # of LLaDA2.2
+        "insert_token_id": raw.get("split_token_id"),
     }
 
 
@@ -87,7 +90,14 @@ FAMILY = Family(
     read=read,
     names=names,
     kind="B",
-    defaults={"rule": "threshold", "threshold": 0.95},
+    defaults={
+        "rule": "threshold",
+        "threshold": 0.95,
+        "strict": True,
+        "schedule": "block",
+        "confidence_dtype": "native",
+        "whole_blocks": True,
+    },
     mask=156895,
     eos=156892,
 )

@@ -12,7 +12,7 @@ from unmask.models.family import Family, Names
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
     block = {"layout": "block_causal", "block_length": raw.get("block_size") or 4}
-    fields = {**llama.read(raw), "qk_norm": True, **block}
+    fields = {**llama.read(raw), "qk_norm": True, "mask_in_softmax": True, **block}
     if raw.get("num_experts") is None:
         return fields
     if raw.get("decoder_sparse_step", 1) != 1 or raw.get("mlp_only_layers"):
@@ -37,7 +37,14 @@ FAMILY = Family(
     read=read,
     names=names,
     kind="B",
-    defaults={"rule": "threshold", "threshold": 0.9},
+    defaults={
+        "rule": "threshold",
+        "threshold": 0.9,
+        "strict": True,
+        "schedule": "block",
+        "confidence_dtype": "native",
+        "whole_blocks": True,
+    },
     mask=151669,
     eos=151643,
     turn=151645,  # <|im_end|>

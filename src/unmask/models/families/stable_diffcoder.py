@@ -9,7 +9,8 @@ from unmask.models.family import Family
 
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
-    return {**llama.read(raw), "layout": "block_causal", "block_length": raw.get("block_size") or 4}
+    own = {"mask_in_softmax": True, "layout": "block_causal", "block_length": raw.get("block_size") or 4}
+    return {**llama.read(raw), **own}
 
 
 FAMILY = Family(
@@ -19,6 +20,6 @@ FAMILY = Family(
     read=read,
     names=llama.names,
     kind="B",
-    defaults={"rule": "threshold", "threshold": 0.9},
+    defaults={"rule": "threshold", "threshold": 0.95},
     mask=5,
 )
