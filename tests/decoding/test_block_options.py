@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ VOCAB, MASK = 17, 16
 FIXTURES = Path(__file__).parent.parent / "conformance"
 
 
-def network(shift: bool = False, seed: int = 0, block_length: int = 8) -> Transformer:
+def network(shift: bool = False, seed: int = 0, block_length: int = 8, layers: int = 2) -> Transformer:
     config = ModelConfig(
-        vocab_size=VOCAB, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=48,
+        vocab_size=VOCAB, hidden_size=32, num_layers=layers, num_heads=4, num_kv_heads=2, intermediate_size=48,
         max_length=64, layout="block_causal", block_length=block_length, shift=shift, mask_token_id=MASK,
     )  # fmt: skip
     return Transformer(config).initialise(seed, std=0.4).eval()
@@ -125,6 +126,16 @@ def test_a_dual_cache_reads_a_part_alone() -> None:
 
 
 @settings(max_examples=10)
+@given(st.integers(0, 20), st.integers(1, 24), st.integers(1, 8), st.booleans(), st.integers(0, 9))
+def test_a_dual_cache_of_one_layer_is_exact(prompt: int, new: int, part: int, shift: bool, seed: int) -> None:
+    """With one layer keys are of a token alone, so those of a block's other parts are never old."""
+    model = network(shift, seed, layers=1)
+    rule, ids = RuleOptions(threshold=0.3), [i % 9 for i in range(prompt)]
+    asked = request(ids, new, block_length=8, sub_block_length=part, rule=rule)
+    assert decode(model, asked)[:2] == decode(model, replace(asked, cache="dual"))[:2]
+
+
+@settings(max_examples=10)
 @given(st.integers(0, 20), st.integers(1, 20), st.integers(1, 9), st.integers(0, 9))
 def test_blocks_from_the_prompt(prompt: int, new: int, block: int, seed: int) -> None:
     """The first block has only masks, and where the prompt is whole blocks all is as with absolute ones."""
@@ -208,3 +219,24 @@ def test_strict_thresholds() -> None:
         rule = RuleOptions(threshold=level, strict=strict)
         one = Decoder(TorchBackend(model), Layout("block_causal", 8), [request([1], 7, block_length=8, rule=rule)])
         assert len(one.step()[0].positions) == count
+
+
+@settings(max_examples=10)
+@given(
+    st.integers(9, 40), st.integers(1, 12), st.integers(1, 20), st.booleans(), st.sampled_from(["", "parts", "edits"])
+)
+def test_a_prompt_read_in_parts_changes_nothing(prompt: int, chunk: int, new: int, own: bool, way: str) -> None:
+    """Parts end where blocks do, from wherever they are counted."""
+    rule = RuleOptions("token_edit" if way == "edits" else "threshold", threshold=0.4, max_post_steps=2)
+    asked = request(
+        [i % 9 for i in range(prompt)], new, block_length=8, blocks_from_prompt=own, rule=rule,
+        sub_block_length=4 if way == "parts" else None,
+    )  # fmt: skip
+    model = network(shift=way == "parts")
+    whole = Decoder(TorchBackend(model), Layout("block_causal", 8), [asked])
+    parts = Decoder(TorchBackend(model), Layout("block_causal", 8), [replace(asked, prefill_chunk=chunk)])
+    for decoder in (whole, parts):
+        list(decoder.run())
+    assert parts.canvas.ids.tolist() == whole.canvas.ids.tolist()
+    assert parts.rows[0].steps == whole.rows[0].steps
+    assert parts.rows[0].prefills >= (prompt > 16 + chunk)

@@ -96,4 +96,5 @@ def stored_apart(first: list[int], case: dict[str, Any], stores: list[bool]) -> 
 
 def spliced(states: list[list[int]], naive: Trace) -> Trace:
     """Canvases before forwards as far as a recorded run is right, then those of a run of ours."""
-    return replace(naive, canvases=[[state] for state in states] + (naive.canvases or [])[len(states) :])
+    own = naive.canvases or []  # what a last step leaves is read by no forward
+    return replace(naive, canvases=[[state] for state in states[: len(own)]] + own[len(states) :])

@@ -35,6 +35,8 @@ CHECKS: dict[str, CaseCheck] = {
     "entropy_bound.stop_criterion": rules.stop_criterion,
     "entropy_bound.temperature": rules.warmed,
     "t2t.sglang_low_confidence": rules.low_confidence,
+    "t2t.sglang_joint_threshold": rules.joint_threshold,
+    "t2t.diffusers_block_refinement": rules.block_refinement,
     "schedules.llada": partial(schedule, "even", "llada"),
     "schedules.dllm_linear": partial(schedule, "linear", "dllm_linear"),
     "schedules.dllm_cosine": partial(schedule, "cosine", "dllm_cosine"),

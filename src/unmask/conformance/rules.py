@@ -9,10 +9,11 @@ from torch import Tensor
 
 from unmask.canvas import Array
 from unmask.conformance.checks import difference, unequal
+from unmask.decoding.edit import edits, penalised, progress
 from unmask.decoding.renoise import RenoiseOptions, accept, settled, temperature
 from unmask.decoding.rules import RULES, RuleOptions
 from unmask.decoding.sampling import Scores, propose
-from unmask.decoding.schedules import Due
+from unmask.decoding.schedules import Due, plan
 
 Case = dict[str, Any]
 Tensors = dict[str, Tensor]
@@ -103,4 +104,49 @@ def low_confidence(case: Case, tensors: Tensors, mask_id: int) -> str:
     chosen = RULES["threshold"](scores, masked, due(masked, 1), options)
     return unequal((~masked.any(1)).tolist(), case["done_before_step"]) or unequal(
         np.where(chosen, scores.token, canvas).tolist(), case["new_ids"]
+    )
+
+
+def written(case: Case, tensors: Tensors, mask_id: int) -> tuple[Array, Array, Array]:
+    """Ids, masks and tokens of the prompt of a recorded block, [B, L] each."""
+    ids = tensors[f"{case['tensor']}.block_ids"].numpy()
+    return ids, ids == mask_id, tensors[f"{case['tensor']}.prompt_mask"].numpy().astype(bool)
+
+
+def block_refinement(case: Case, tensors: Tensors, mask_id: int) -> str:
+    """diffusers' step: it fills masks of the prompt as well, and edits nothing at an editing_threshold of 0."""
+    ids, masked, given = written(case, tensors, mask_id)
+    steps, least = case["num_inference_steps"], min(case["timestep"], case["num_inference_steps"] - 1)
+    editing = case["editing_threshold"] or 0.0
+    options = RuleOptions("token_edit", threshold=case["threshold"], editing_threshold=editing, zero_edits=False)
+    scores = greedy(tensors[f"{case['tensor']}.logits"].numpy(), np.ones_like(masked))
+    filled = RULES["token_edit"](scores, masked, due(masked, plan("block", ids.shape[1], steps)[least]), options)
+    edited = edits(ids, scores.token, scores.confidence, ~masked & ~given, options)
+    return (
+        unequal([row.nonzero()[0].tolist() for row in filled], [sorted(row) for row in case["transfer"]])
+        or unequal([row.nonzero()[0].tolist() for row in edited], [sorted(row) for row in case["edited"]])
+        or unequal(np.where(filled | edited, scores.token, ids).tolist(), case["new_ids"])
+    )
+
+
+def joint_threshold(case: Case, tensors: Tensors, mask_id: int) -> str:
+    """sglang's JointThreshold: it counts a step after its forward, so one beyond the budget changes nothing."""
+    ids, masks, given = written(case, tensors, mask_id)
+    options = RuleOptions(
+        "token_edit",
+        threshold=case["threshold"],
+        editing_threshold=case["edit_threshold"],
+        max_post_steps=case["max_post_edit_steps"],
+    )
+    logits = penalised(tensors[f"{case['tensor']}.logits"].numpy(), ids, case["penalty_lambda"])
+    scores, masked = greedy(logits, np.ones_like(masks)), masks & ~given
+    filled = RULES["token_edit"](scores, masked, due(masked, 1), options)
+    changed = filled | edits(ids, scores.token, scores.confidence, ~masks & ~given, options)
+    before = np.full(len(ids), case["post_edit_steps_before"])
+    finished, post_steps = progress(changed, np.asarray(masked.any(1)), before, options)
+    changed &= post_steps[:, None] <= options.max_post_steps
+    return (
+        unequal(np.where(changed, scores.token, ids).tolist(), case["new_ids"])
+        or unequal(post_steps.tolist(), case["post_edit_steps_after"])
+        or unequal(finished.tolist(), case["finished"])
     )

@@ -24,7 +24,8 @@ APPLY = (
 )
 CURSOR = "<|cursor|>"
 SHARED = (
-    *("model", "temperature", "top_p", "top_k", "seed", "n", "rule", "threshold", "factor", "entropy_bound"),
+    *("model", "temperature", "top_p", "top_k", "seed", "n", "rule", "threshold", "editing_threshold", "factor"),
+    "entropy_bound",
     *("max_denoising_steps", "remask_budget", "reasoning_effort", "stop", "mode", "block_length", "user"),
 )
 

@@ -9,7 +9,12 @@ from unmask.lm import MODES, DiffusionLM
 from unmask.server.errors import APIError
 from unmask.server.schema import ChatRequest, CompletionRequest, Steering, Writing
 
-READ_BY = {"threshold": ("threshold", "checked"), "factor": ("factor",), "entropy_bound": ("entropy_bound",)}
+READ_BY = {
+    "threshold": ("threshold", "checked", "token_edit"),
+    "editing_threshold": ("token_edit",),
+    "factor": ("factor",),
+    "entropy_bound": ("entropy_bound",),
+}
 RULE_PARAMETERS = tuple(READ_BY)
 DIFFUSION_ONLY = ("rule", *RULE_PARAMETERS, "max_denoising_steps", "remask_budget", "reasoning_effort")
 EFFORTS = {"instant": 4.0, "low": 2.0, "medium": 1.0, "high": 0.5}  # doubt allowed, and steps saved

@@ -52,7 +52,10 @@ class Steering(Strict):
     seed: int | None = Field(None, ge=-(2**53), le=2**53, description="Same seed, same text; drawn if left out.")
     n: int | None = Field(None, ge=1, description="How many texts, with seeds that follow each other.")
     rule: RuleName | None = Field(None, description="Which proposals a step commits.")
-    threshold: float | None = Field(None, ge=0, le=1, description="Of rule `threshold`.")
+    threshold: float | None = Field(None, ge=0, le=1, description="Of rules `threshold`, `checked` and `token_edit`.")
+    editing_threshold: float | None = Field(
+        None, ge=0, le=1, description="Of rule `token_edit`: written tokens are replaced where another is surer."
+    )
     factor: float | None = Field(None, ge=0, lt=1e6, description="Of rule `factor`.")
     entropy_bound: float | None = Field(None, ge=0, lt=1e6, description="Of rule `entropy_bound`, nats.")
     max_denoising_steps: int | None = Field(None, ge=1, le=2**20, description="Steps per block.")

@@ -109,6 +109,7 @@ class Answer:
             "texts": [self._shown(token) for token in frame.tokens],
             "confidences": [round(c, 6) for c in frame.confidences],
             "kinds": list(frame.kinds),
+            **({"end": frame.end - start} if frame.end else {}),  # where inserts and deletes stop to move tokens
         }
 
     def canvas(self, writer: Writer) -> dict[str, Any]:

@@ -77,8 +77,7 @@ class Writer:
 
     def take(self, step: Step) -> str:
         """Follows a step; returns the text to append."""
-        for position, token in zip(step.frame.positions, step.frame.tokens, strict=True):
-            self.canvas[position] = token
+        self.canvas = step.frame.written(self.canvas, self.region.mask_id)
         self.logprobs.update(step.logprobs)
         self.changed = True
         return self._append(min(step.final, self.region.end))
