@@ -23,11 +23,14 @@ def conformance(
 
     Example: `unmask conformance tests/conformance --family llada`
     """
+    import torch
     from rich.console import Console
     from rich.progress import Progress
 
     from unmask.conformance.run import run
     from unmask.conformance.table import render
+
+    torch.set_num_threads(1)  # the networks are tiny: threads only wait for one another
 
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True, disable=as_json or not errors.is_terminal) as progress:
