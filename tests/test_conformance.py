@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,6 +23,7 @@ from unmask.conformance import forward
 from unmask.conformance.fixture import Fixture, find
 from unmask.conformance.outcome import Outcome, Trace
 from unmask.conformance.run import Report, run
+from unmask.conformance.table import render
 from unmask.models import checkpoint
 from unmask.models.families import registry
 from unmask.models.transformer import Transformer
@@ -183,6 +187,27 @@ def test_one_fixture_is_run_wherever_it_lies(tmp_path: Path) -> None:
     assert run(tmp_path, "sdar").families == {"dream": "SDAR"}
 
 
+def test_a_family_without_a_driver_says_so(tmp_path: Path) -> None:
+    shutil.copytree(FIXTURES / "diffugpt", tmp_path / "diffugpt")
+    (tmp_path / "diffugpt" / "generate.json").write_text('{"cases": [{"name": "random"}]}')
+    report = run(tmp_path)
+    assert report.holds
+    (found,) = [o for o in report.outcomes if o.kind == "generation"]
+    assert (found.holds, found.detail) == (None, "no driver decodes DiffuGPT's recorded cases")
+
+
+@pytest.mark.parametrize("family", ["llada", "dream", "sdar", "a2d_qwen3", "mdlm", "diffusion_gemma"])
+def test_a_case_that_says_more_than_is_read_fails(family: str, tmp_path: Path) -> None:
+    """A parameter that a driver does not know could change the run: it must not be passed over."""
+    shutil.copytree(FIXTURES / family, tmp_path / family)
+    path = tmp_path / family / "generate.json"
+    recorded = json.loads(path.read_text())
+    path.write_text(json.dumps({"cases": [{**recorded["cases"][0], "repetition_penalty": 1.1}]}))
+    wrong = [o for o in run(tmp_path).outcomes if o.holds is False]
+    assert [o.kind for o in wrong] == ["generation"]
+    assert "repetition_penalty" in wrong[0].detail
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -284,3 +309,17 @@ def test_one_line_for_what_is_no_fixture(command: Command, tmp_path: Path) -> No
 def test_fixtures_stay_small() -> None:
     assert sum(path.stat().st_size for path in FIXTURES.rglob("*")) < 10e6
     assert all(Fixture.at(path) is not None for path in FIXTURES.iterdir() if path.is_dir())
+
+
+def test_the_table_in_the_docs_is_the_one_that_is_printed(report: Report) -> None:
+    """But for seconds, and for differences, whose last digit is the machine's."""
+    console = Console(width=100, file=io.StringIO())
+    console.print(render(report))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    document = (Path(__file__).parents[1] / "docs" / "conformance.md").read_text()
+    lines = [comparable(line) for line in document.split("```\n")[1].splitlines()]
+    assert lines == [comparable(line) for line in printed.splitlines()]
+
+
+def comparable(line: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"\d+e[-+]\d+|\d+\.\d s$", "", line)).strip()

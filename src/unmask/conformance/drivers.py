@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from unmask.canvas import Array
+from unmask.conformance import ancestral, blocks, full_canvas, renoised
 from unmask.conformance.outcome import Trace
 from unmask.lm import DiffusionLM
 
 Decode = Callable[[DiffusionLM, dict[str, Any], dict[str, Array]], tuple[Trace, Trace, str]]
 
-# family's name in models/families -> module here; A2D's cases say which of its two samplers they are of
-MODULES = {
-    "LLaDA": "full_canvas",
-    "LLaDA-MoE": "full_canvas",
-    "Dream": "full_canvas",
-    "SDAR": "blocks",
-    "LLaDA2": "blocks",
-    "Stable-DiffCoder": "blocks",
-    "Fast-dLLM v2": "blocks",
-    "MDLM": "ancestral",
-    "BD3-LM": "ancestral",
-    "DUO": "ancestral",
-    "SEDD": "ancestral",
-    "DiffusionGemma": "renoised",
+
+def either_of_dllms(lm: DiffusionLM, case: dict[str, Any], noise: dict[str, Array]) -> tuple[Trace, Trace, str]:
+    """A2D's cases are of one of two samplers, which they name."""
+    own = blocks if "bd3lm" in str(case.get("sampler", "")).lower() else full_canvas
+    return own.decode(lm, case, noise)
+
+
+DRIVERS: dict[str, Decode] = {  # by the family's name in models/families
+    "LLaDA": full_canvas.decode,
+    "LLaDA-MoE": full_canvas.decode,
+    "Dream": full_canvas.decode,
+    "tiny-A2D": either_of_dllms,
+    "SDAR": blocks.decode,
+    "LLaDA2": blocks.decode,
+    "Stable-DiffCoder": blocks.decode,
+    "Fast-dLLM v2": blocks.decode,
+    "MDLM": ancestral.decode,
+    "BD3-LM": ancestral.decode,
+    "DUO": ancestral.decode,
+    "SEDD": ancestral.decode,
+    "DiffusionGemma": renoised.decode,
 }
-
-
-def module_of(family: str, case: dict[str, Any]) -> str | None:
-    if "A2D" in family:
-        return "blocks" if "bd3lm" in str(case.get("sampler", "")).lower() else "full_canvas"
-    return MODULES.get(family)
-
-
-def driver_of(family: str, case: dict[str, Any]) -> Decode | None:
-    """None where no driver decodes such a case."""
-    module = module_of(family, case)
-    if module is None or find_spec(f"unmask.conformance.{module}") is None:
-        return None
-    return import_module(f"unmask.conformance.{module}").decode

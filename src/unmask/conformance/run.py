@@ -17,7 +17,7 @@ from torch import Tensor
 from unmask.canvas import Array
 from unmask.conformance import fixture, forward, likelihoods, model_free, objectives
 from unmask.conformance.checks import Check, not_checked, one_line, perform
-from unmask.conformance.drivers import driver_of
+from unmask.conformance.drivers import DRIVERS
 from unmask.conformance.fixture import FORWARD, Fixture
 from unmask.conformance.outcome import Outcome
 from unmask.errors import UnmaskError
@@ -156,7 +156,7 @@ def generation(
 ) -> Outcome:
     """One recorded generation decoded again: canvases, ids and forwards must be equal."""
     name = str(case.get("name", number))
-    decode = driver_of(family, case)
+    decode = DRIVERS.get(family)
     if decode is None:
         return not_checked(folder, "generation", name, f"no driver decodes {family}'s recorded cases")
     began = time.perf_counter()
