@@ -25,7 +25,7 @@ from unmask.server.guard import Rules, local_hosts, read_keys
 TEXT: dict[str, Any] = {"model": "canvas", "prompt": "the cat", "max_tokens": 4}
 LONG: dict[str, Any] = {
     "model": "talker", "messages": [{"role": "user", "content": "the cat"}], "max_tokens": 300, "mode": "ar", "seed": 1,
-    "temperature": 1.0,
+    "temperature": 0.3,
 }  # fmt: skip
 
 
