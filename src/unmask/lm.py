@@ -37,6 +37,8 @@ if TYPE_CHECKING:  # torch takes two seconds to import, and a compiled model doe
     from unmask.models.gemma import DiffusionGemma
     from unmask.models.transformer import Transformer
 
+COMPILED = ("native", "openvino")  # the fastest first
+BACKENDS = ("auto", "torch", *COMPILED)
 BLOCK = 32  # length of blocks where neither the model nor the caller says
 MODES: dict[str, tuple[Mode, ...]] = {
     "bidirectional": ("diffusion",),
@@ -57,13 +59,15 @@ class DiffusionLM:
         defaults: DecodingDefaults | None = None,
         name: str = "model",
         loaded: loading.Loaded | None = None,
+        backend: str = "torch",
     ) -> None:
-        """A network in memory, or one that `loaded` describes: that generates compiled, and is read when needed."""
+        """A network in memory, or one that `loaded` describes: that is read when needed. backend: what generates."""
         self._model, self.tokenizer, self.name, self.loaded = model, tokenizer, name, loaded
         self.defaults = defaults or DecodingDefaults()
         if model is None and loaded is None:
             raise ValueError("a DiffusionLM needs a network or what describes one")
         self.config: ModelConfig = model.config if model is not None else cast(loading.Loaded, loaded).config
+        self.computes = backend
         self._backend: Backend | None = None
 
     @classmethod
@@ -73,25 +77,25 @@ class DiffusionLM:
         """Loads a model by name ("default", "austen", ...; see `unmask models`), a checkpoint folder or a GGUF file.
 
         dtype: of the torch network: float32 (None means it too), bfloat16, float16, or auto for the file's
-        own. backend: what generates: `torch`, `openvino` (int8 on a CPU), or `auto`, which takes OpenVINO on
-        a CPU for models of 50M parameters and more, unless a dtype is asked for. Raises UnmaskError if there
-        is no such model or it cannot be read.
+        own. backend: what generates: `torch`, `native` or `openvino` (both int8 on a CPU), or `auto`, which
+        takes the first of native and openvino that can run it for models of 50M parameters and more on a CPU,
+        unless a dtype is asked for. Raises UnmaskError if there is no such model or it cannot be read.
         """
-        if backend not in ("auto", "torch", "openvino"):
-            raise UnmaskError(f"backend '{backend}' is unknown; use auto, torch or openvino")
+        if backend not in BACKENDS:
+            raise UnmaskError(f"backend '{backend}' is unknown; use one of {', '.join(BACKENDS)}")
         loaded = loading.describe(str(name), device, dtype or "float32")
-        suits = loading.suits_openvino(loaded)
-        by_itself = backend == "auto" and dtype is None and suits is None and loaded.is_large
-        if backend == "openvino" and suits is not None:
-            raise UnmaskError(f"backend 'openvino' does not run model '{loaded.name}': {suits}; use backend='torch'")
-        model = None if by_itself or backend == "openvino" else loaded.network()
-        return cls(model, loaded.tokenizer, loaded.defaults, loaded.name, loaded)
+        if backend in COMPILED and (reason := loading.unsuited(loaded, backend)) is not None:
+            raise UnmaskError(f"backend '{backend}' does not run model '{loaded.name}': {reason}; use backend='torch'")
+        if backend == "auto":
+            fitting = [name for name in COMPILED if loaded.is_large and loading.unsuited(loaded, name) is None]
+            backend = fitting[0] if fitting and dtype is None else "torch"
+        model = loaded.network() if backend == "torch" else None
+        return cls(model, loaded.tokenizer, loaded.defaults, loaded.name, loaded, backend)
 
     @property
     def model(self) -> Transformer:
         """The torch network; read from its files when first asked for."""
         if self._model is None:
-            _ = self.backend  # that it generates compiled is settled before
             self._model = cast(loading.Loaded, self.loaded).network()
         return self._model
 
@@ -104,13 +108,18 @@ class DiffusionLM:
 
     def new_backend(self) -> Backend:
         """Another one, for requests that cannot share a cache with those of the first."""
-        if self._model is None:
+        if self.computes == "native":
+            from unmask.engine.native_backend import NativeBackend, packed
+
+            shared = self._backend.network if isinstance(self._backend, NativeBackend) else None
+            return NativeBackend(shared or packed(cast(loading.Loaded, self.loaded)))
+        if self.computes == "openvino":
             from unmask.engine.openvino_backend import OpenVINOBackend
 
             return OpenVINOBackend.compiled(cast(loading.Loaded, self.loaded))
         from unmask.engine.torch_backend import TorchBackend
 
-        return TorchBackend(self._model)
+        return TorchBackend(self.model)
 
     @property
     def chat_template(self) -> str | None:

@@ -5,9 +5,6 @@ Shapes: B requests, W columns, S cache slots, N scored rows, V vocabulary.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +12,16 @@ import numpy as np
 import openvino as ov
 
 from unmask.canvas import Array
-from unmask.decoding.feed import TEXT, Feed, Sampling
-from unmask.decoding.sampling import Scores, propose, warmed
+from unmask.decoding.feed import TEXT, Feed
+from unmask.engine.compiled import CompiledLogits, compiled_folder, remove_older
 from unmask.errors import UnmaskError
 from unmask.files import replacing
 from unmask.layout import EMPTY, PADDING, Coordinates, Layout
-from unmask.models import pull
 
 if TYPE_CHECKING:
     from unmask.models.loading import Loaded
 
 FORMAT = 1  # of the compiled graphs; a change of the graph makes old ones unread
-KEY_LENGTH = 12
 SLOT_STEP = 128  # slots grow in steps, so that few shapes are ever seen
 SECOND_FORWARD = 48  # columns that cost as much as reading the weights once more
 WIDTHS = (1, 4, 9, 16, 32, 64, 128)  # a change of shape costs more than the columns that fill it up
@@ -53,52 +48,6 @@ def narrow_width(widths: Array, rows: int) -> int | None:
     return cut
 
 
-class CompiledLogits:
-    """Logits of text rows [N, V] and of draft rows [M, V'], in the order of the feed's scored rows."""
-
-    def __init__(self, text: Array, drafts: Array, of_draft: Array, vocabulary: Array | None, size: int) -> None:
-        self.parts, self.of_draft, self.vocabulary, self.size = (text, drafts), of_draft, vocabulary, size
-
-    def propose(self, sampling: Sampling) -> Scores:
-        """See `decoding.sampling.propose`."""
-        where = [(~self.of_draft).nonzero()[0], self.of_draft.nonzero()[0]]
-        halves = []
-        for logits, index in zip(self.parts, where, strict=True):
-            if len(index):
-                halves.append((index, propose(logits, *sampling.rows(index).columns(), None)))
-        if len(halves) == 2:
-            halves[1] = (where[1], self._named(halves[1][1]))
-        elif len(where[1]):
-            return self._named(halves[0][1])
-        if len(halves) == 1:
-            return halves[0][1]
-        order = np.argsort(np.concatenate(where), kind="stable")
-        fields = zip(*(vars(scores).values() for _, scores in halves), strict=True)
-        return Scores(*(np.concatenate(pair)[order] for pair in fields))
-
-    def _named(self, scores: Scores) -> Scores:
-        assert self.vocabulary is not None
-        return Scores(self.vocabulary[scores.token], scores.confidence, scores.entropy, scores.margin, scores.draw)
-
-    def probabilities(self, index: Array, sampling: Sampling) -> Array:
-        """Float64 distributions [len(index), V] that rows are sampled from."""
-        out, place = np.zeros((len(index), self.size)), self.of_draft.cumsum()
-        for n, row in enumerate(index.tolist()):
-            drafted = bool(self.of_draft[row])
-            logits = self.parts[drafted][[place[row] - 1 if drafted else row - place[row]]]
-            one = sampling.rows(np.array([n]))
-            warm = warmed(logits, one.temperature, one.top_k, one.top_p)[0]
-            p = np.exp(warm - warm.max())
-            out[n, self.vocabulary if drafted else slice(None)] = p / p.sum()
-        return out
-
-    def odds(self, index: Array, tokens: Array) -> Array:
-        """See `decoding.feed.Logits`; of rows of text, the only ones that check."""
-        rows = self.parts[0][index - self.of_draft.cumsum()[index]]
-        gap: Array = rows[np.arange(len(index)), tokens].astype(np.float64) - rows.max(-1)
-        return np.exp(gap)
-
-
 class OpenVINOBackend:
     """Runs the base's graph for feeds of text, and the adapted one once a request drafts."""
 
@@ -114,7 +63,7 @@ class OpenVINOBackend:
     @classmethod
     def compiled(cls, loaded: Loaded) -> OpenVINOBackend:
         """The backend of a model; its graphs are built once and kept in the user's cache."""
-        where = pull.cache() / "compiled" / f"{loaded.name}-{_key(loaded)}"
+        where = compiled_folder(loaded, "openvino", (FORMAT, ov.__version__))
         if not (where / "base.xml").is_file():
             _write_graphs(loaded, where)
         return cls(loaded, where)
@@ -250,18 +199,6 @@ class OpenVINOBackend:
         return self.requests[drafts]
 
 
-def _key(loaded: Loaded) -> str:
-    """Changes with whatever the graphs are made of: files of the model and its base, by name, size and time."""
-    parts: list[Any] = [FORMAT, ov.__version__, loaded.config.to_dict()]
-    for path in (loaded.path, loaded.base_path):
-        if path is not None:
-            files = (
-                [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".gguf"))
-            )
-            parts += [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:KEY_LENGTH]
-
-
 def _write_graphs(loaded: Loaded, where: Path) -> None:
     """Builds and saves the graphs: base.xml, and where there is an adapter drafts.xml and vocabulary.npy."""
     from unmask.engine.openvino_graph import GraphBuilder
@@ -272,8 +209,7 @@ def _write_graphs(loaded: Loaded, where: Path) -> None:
     def weight(name: str) -> Array:
         return weights[name].detach().float().numpy()
 
-    for old in where.parent.glob(f"{loaded.name}-{'?' * KEY_LENGTH}"):  # of earlier weights: half a gigabyte each
-        shutil.rmtree(old, ignore_errors=True)
+    remove_older(where)
     with replacing(where) as temporary:
         temporary.mkdir()
         vocabulary = None if network.draft_vocabulary is None else network.draft_vocabulary.numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -90,17 +91,13 @@ def describe(name: str, device: str = "cpu", dtype: str = "float32") -> Loaded:
     return Loaded(*about, defaults, device, dtype, base_name, base_path)
 
 
-def suits_openvino(loaded: Loaded) -> str | None:
-    """Why the compiled backend cannot run a model; None where it can."""
-    from importlib.util import find_spec
-
+def unsuited(loaded: Loaded, backend: str) -> str | None:
+    """Why a compiled backend (native or openvino) cannot run a model; None where it can."""
     c = loaded.config
-    if find_spec("openvino") is None:
-        return "the package openvino is not installed"
     if loaded.device != "cpu":
         return f"it computes on the CPU, not on '{loaded.device}'"
     if c.layout not in ("causal", "drafts") or not c.shift:
-        return "its graph is for autoregressive models and their adapters"
+        return "it is for autoregressive models and their adapters"
     plain = c.norm == "rms" and c.activation == "swiglu" and c.tie_embeddings and c.rope_fraction == 1.0
     extras = (
         c.rope_yarn
@@ -113,5 +110,9 @@ def suits_openvino(loaded: Loaded) -> str | None:
         or c.num_experts
     )
     if not plain or extras or c.time_condition_size or c.mask_token_id is None:
-        return "its graph is for Llama-shaped networks with tied embeddings"
-    return None
+        return "it is for Llama-shaped networks with tied embeddings"
+    if backend == "native":
+        from unmask.engine import native
+
+        return native.unsuited(c)
+    return None if find_spec("openvino") is not None else "the package openvino is not installed"

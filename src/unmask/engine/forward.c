@@ -1,0 +1,520 @@
+/* One forward of a Llama-shaped network for columns of many requests, on a CPU with VNNI or AVX2.
+
+   Weights are stored in groups of 32 along the input, 16 outputs interleaved: 4 bits with a scale and a minimum (as
+   Q4_1 stores them), or 8 bits with a scale (Q8_0). Inputs of a product are rounded to 8 bits, a scale for every 32.
+   Every sum runs in an order that depends on nothing but its own column, so a column's result is the same to the bit
+   in any company and however the text before it came into the cache.
+
+   Shapes: T columns, D hidden size, K head width, H heads, G key/value heads, S slots of the cache, V vocabulary. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <immintrin.h>
+#include <math.h>
+#include <omp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LANES 16  /* outputs of a tile */
+#define GROUP 32  /* inputs that share a scale */
+#define MOST 8    /* columns that stand together */
+#define FEW 4     /* columns whose sums the registers hold */
+#define LOW (-1e30f)
+
+typedef float floats __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t quad __attribute__((may_alias, aligned(4)));
+typedef int8_t bytes __attribute__((vector_size(16), aligned(1), may_alias));
+
+typedef struct {
+    int32_t rows, columns, bits, unused;
+    const uint8_t *blocks; /* [rows / 32][columns / 32], rows padded: codes of 16 rows, of 16 more, then scales */
+} Matrix;
+
+#define CODES(bits) (LANES * GROUP * (bits) / 8)        /* bytes of a block's codes of 16 rows */
+#define SCALES(bits) ((bits) == 4 ? 2 * LANES : LANES)  /* float16 of 16 rows: scales, of 4 bits then minima */
+#define BLOCK(bits) (2 * CODES(bits) + 4 * SCALES(bits)) /* bytes */
+#define AHEAD 2560 /* bytes to fetch early: the next blocks, also where a page ends */
+
+typedef struct {
+    Matrix qkv, out, gate_up, down, adapter_down, adapter_up; /* gate_up: 32 rows of gate, then 32 of up, and so on */
+    const float *norm1, *norm2;
+} Layer;
+
+typedef struct {
+    int32_t layers, hidden, heads, kv_heads, head_dim, inner, adapter, mask_id; /* adapter: its width, or 0 */
+    float eps, unused;
+    Matrix head, draft_head; /* the head is the embedding too; draft_head.rows is 0 without one */
+    const float *norm, *mask_embedding, *cos, *sin; /* [D], [D], [positions][K / 2] */
+    const Layer *layer;
+} Network;
+
+typedef struct {
+    int32_t columns, text_rows, draft_rows, places, blocks, threads; /* places and blocks of 16 slots in the cache */
+    const int32_t *id, *position, *place;        /* [T] */
+    const int32_t *seen, *first, *last, *drafts; /* [T]: cached keys seen, columns of its group, is it a slot */
+    const int32_t *text, *draft;                 /* columns to score */
+    float *keys, *values;       /* [layers][places][G][blocks][K][16], [layers][places][G][16 * blocks][K] */
+    float *text_logits, *draft_logits; /* [text_rows][V], [draft_rows][V'] */
+} Batch;
+
+typedef struct { /* inputs of a product, rounded; MOST of them stand together, group by group */
+    int8_t *code;           /* [T / MOST][groups][MOST][32] */
+    float *scale, *sum;     /* [T / MOST][groups][MOST]: scale, and the sum of what the group stands for */
+    int32_t *offset;        /* like these: -128 times the sum of the codes */
+    int columns;
+} Rounded;
+
+static inline floats load(const float *p) { return *(const floats *)p; }
+static inline void store(float *p, floats v) { *(floats *)p = v; }
+static inline floats all(float v) { return v - (floats){0}; }
+static inline floats choose(ints where, floats a, floats b) { return (floats)(((ints)a & where) | ((ints)b & ~where)); }
+static inline floats greater(floats a, floats b) { return choose(a > b, a, b); }
+
+static inline float total(floats v) {
+    float s[LANES];
+    store(s, v);
+    for (int width = LANES / 2; width; width /= 2)
+        for (int i = 0; i < width; i++) s[i] += s[i + width];
+    return s[0];
+}
+
+static inline float highest(floats v) {
+    float top = v[0];
+    for (int i = 1; i < LANES; i++) top = v[i] > top ? v[i] : top;
+    return top;
+}
+
+static inline floats exponential(floats x) { /* relative error below 2e-7; 0 below -87 */
+    x = choose(x < all(-87.f), all(-87.f), choose(x > all(88.f), all(88.f), x));
+    floats shifted = x * 1.44269504f + 12582912.f, n = shifted - 12582912.f;
+    floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    floats p = all(1.9875691500e-4f) * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.f;
+    return (floats)((ints)p + ((ints)shifted << 23));
+}
+
+static inline floats halves(const uint16_t *p) {
+#ifdef __AVX512F__
+    return (floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+#else
+    union { floats v; __m256 h[2]; } u;
+    u.h[0] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+    u.h[1] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)));
+    return u.v;
+#endif
+}
+
+static inline floats scaled(floats sum, floats dots, const uint16_t *scale, const Rounded *x, size_t at, int bits) {
+    sum += dots * (halves(scale) * x->scale[at]);
+    if (bits == 4) sum += halves(scale + LANES) * x->sum[at];
+    return sum;
+}
+
+/* 32 outputs from 32 tile on, of up to FEW columns of one block of x, `skip` of them left out. */
+#if defined(__AVX512VNNI__)
+static inline __attribute__((always_inline)) void multiply(
+    const Matrix *m, int tile, const Rounded *x, int block, int skip, floats out[2][MOST], const int count, const int bits) {
+    const int groups = m->columns / GROUP;
+    const uint8_t *code = m->blocks + (size_t)tile * groups * BLOCK(bits);
+    const __m512i low = _mm512_set1_epi8(15);
+    size_t at = (size_t)block * groups * MOST + skip;
+    floats sum[2][FEW];
+    for (int t = 0; t < count; t++) sum[0][t] = sum[1][t] = (floats){0};
+    for (int g = 0; g < groups; g++, code += BLOCK(bits), at += MOST) {
+        const quad *four = (const quad *)(x->code + at * GROUP);
+        const uint16_t *scale = (const uint16_t *)(code + 2 * CODES(bits));
+        for (int i = 0; i < BLOCK(bits); i += 64) _mm_prefetch(code + AHEAD + i, _MM_HINT_T0);
+        __m512i dots[2][FEW];
+        for (int t = 0; t < count; t++) dots[0][t] = dots[1][t] = _mm512_set1_epi32(bits == 8 ? x->offset[at + t] : 0);
+        for (int half = 0; half < 2; half++) {
+            __m512i w[2][4];
+            for (int i = 0; i < 2; i++)
+                for (int j = 0; j < 4; j++) {
+                    const uint8_t *p = code + i * CODES(bits);
+                    w[i][j] = _mm512_loadu_si512(p + 64 * (bits == 8 ? 4 * half + j : j));
+                    if (bits == 4) w[i][j] = _mm512_and_si512(half ? _mm512_srli_epi16(w[i][j], 4) : w[i][j], low);
+                }
+            for (int t = 0; t < count; t++)
+                for (int j = 0; j < 4; j++) {
+                    __m512i v = _mm512_set1_epi32(four[t * 8 + half * 4 + j]);
+                    dots[0][t] = _mm512_dpbusd_epi32(dots[0][t], w[0][j], v);
+                    dots[1][t] = _mm512_dpbusd_epi32(dots[1][t], w[1][j], v);
+                }
+        }
+        for (int i = 0; i < 2; i++)
+            for (int t = 0; t < count; t++)
+                sum[i][t] = scaled(sum[i][t], (floats)_mm512_cvtepi32_ps(dots[i][t]), scale + i * SCALES(bits), x, at + t,
+                                   bits);
+    }
+    for (int i = 0; i < 2; i++)
+        for (int t = 0; t < count; t++) out[i][skip + t] = sum[i][t];
+}
+#else /* AVX2: bytes are split into their halves, whose products of two fit 16 bits */
+static inline __m256i dots_of(__m256i sum, __m256i half_codes, __m256i v, int weight) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(half_codes, v), _mm256_set1_epi16(weight)));
+}
+
+static inline __attribute__((always_inline)) void multiply(
+    const Matrix *m, int tile, const Rounded *x, int block, int skip, floats out[2][MOST], const int count, const int bits) {
+    const int groups = m->columns / GROUP;
+    const __m256i low = _mm256_set1_epi8(15);
+    for (int i = 0; i < 2; i++) {
+        const uint8_t *code = m->blocks + (size_t)tile * groups * BLOCK(bits) + i * CODES(bits);
+        size_t at = (size_t)block * groups * MOST + skip;
+        floats sum[FEW];
+        for (int t = 0; t < count; t++) sum[t] = (floats){0};
+        for (int g = 0; g < groups; g++, code += BLOCK(bits), at += MOST) {
+            const quad *four = (const quad *)(x->code + at * GROUP);
+            const uint16_t *scale = (const uint16_t *)(code + (2 - i) * CODES(bits)) + i * SCALES(bits);
+            union { floats v; __m256i h[2]; } dots[FEW];
+            for (int half = 0; half < 2; half++) {
+                for (int t = 0; t < count; t++) dots[t].h[half] = _mm256_set1_epi32(bits == 8 ? x->offset[at + t] : 0);
+                for (int j = 0; j < 8; j++) {
+                    __m256i w = _mm256_loadu_si256((const __m256i *)(code + 64 * (bits == 8 ? j : j % 4) + 32 * half));
+                    __m256i upper = _mm256_and_si256(_mm256_srli_epi16(w, 4), low), lower = _mm256_and_si256(w, low);
+                    for (int t = 0; t < count; t++) {
+                        __m256i v = _mm256_set1_epi32(four[t * 8 + j]), *sum_of = &dots[t].h[half];
+                        *sum_of = dots_of(*sum_of, bits == 4 && j >= 4 ? upper : lower, v, 1);
+                        if (bits == 8) *sum_of = dots_of(*sum_of, upper, v, 16);
+                    }
+                }
+            }
+            for (int t = 0; t < count; t++) {
+                for (int half = 0; half < 2; half++) dots[t].h[half] = (__m256i)_mm256_cvtepi32_ps(dots[t].h[half]);
+                sum[t] = scaled(sum[t], dots[t].v, scale, x, at + t, bits);
+            }
+        }
+        for (int t = 0; t < count; t++) out[i][skip + t] = sum[t];
+    }
+}
+#endif
+
+/* The same for a whole block of x: of its columns from MOST block on, the first `count`. */
+static void product(const Matrix *m, int tile, const Rounded *x, int block, int count, floats out[2][MOST]) {
+#define CASE(n) \
+    case n: \
+        if (m->bits == 4) multiply(m, tile, x, block, skip, out, n, 4); \
+        else multiply(m, tile, x, block, skip, out, n, 8); \
+        break;
+    for (int skip = 0; skip < count; skip += FEW)
+        switch (count - skip < FEW ? count - skip : FEW) { CASE(1) CASE(2) CASE(3) CASE(4) }
+#undef CASE
+}
+
+/* Features `first` to first + count - 1 of a column. */
+static void round_off(const float *x, const Rounded *to, int column, int first, int count) {
+    const int groups = to->columns / GROUP;
+    size_t at = ((size_t)(column / MOST) * groups + first / GROUP) * MOST + column % MOST;
+    for (int i = 0; i < count; i += GROUP, at += MOST) {
+        floats a = load(x + i), b = load(x + i + LANES);
+        float most = highest(greater(greater(a, -a), greater(b, -b))), inverse = most > 0 ? 127.f / most : 0.f;
+        ints m = __builtin_convertvector(a * inverse + 12582912.f - 12582912.f, ints); /* rounds to even */
+        ints n = __builtin_convertvector(b * inverse + 12582912.f - 12582912.f, ints);
+        bytes *code = (bytes *)(to->code + at * GROUP);
+        code[0] = __builtin_convertvector(m, bytes), code[1] = __builtin_convertvector(n, bytes);
+        float sum = total(__builtin_convertvector(m + n, floats)); /* of whole numbers: exact */
+        to->scale[at] = most / 127.f, to->sum[at] = sum * (most / 127.f), to->offset[at] = -128 * (int32_t)sum;
+    }
+}
+
+static void normalise(const float *x, const float *weight, int size, float eps, float *out) {
+    floats squares = {0};
+    for (int i = 0; i < size; i += LANES) squares += load(x + i) * load(x + i);
+    float scale = 1.f / sqrtf(total(squares) / size + eps);
+    for (int i = 0; i < size; i += LANES) store(out + i, load(x + i) * scale * load(weight + i));
+}
+
+static void embed(const Matrix *m, int row, float *out) {
+    const int groups = m->columns / GROUP, half = row / LANES % 2, lane = row % LANES;
+    for (int g = 0; g < groups; g++) {
+        const uint8_t *block = m->blocks + ((size_t)(row / GROUP) * groups + g) * BLOCK(m->bits);
+        const uint8_t *code = block + half * CODES(m->bits);
+        const uint16_t *scale = (const uint16_t *)(block + 2 * CODES(m->bits)) + half * SCALES(m->bits);
+        float d = halves(scale)[lane], least = m->bits == 4 ? halves(scale + LANES)[lane] : -128.f * d;
+        for (int k = 0; k < GROUP; k++) {
+            int four = k / 4, at = lane * 4 + k % 4;
+            int q = m->bits == 4 ? (code[four % 4 * 64 + at] >> (four / 4 * 4)) & 15 : code[four * 64 + at];
+            out[g * GROUP + k] = d * q + least;
+        }
+    }
+}
+
+static void rotate(float *x, const float *cos, const float *sin, int size) {
+    for (int i = 0; i < size / 2; i += LANES) {
+        floats a = load(x + i), b = load(x + size / 2 + i), c = load(cos + i), s = load(sin + i);
+        store(x + i, a * c - b * s), store(x + size / 2 + i, b * c + a * s);
+    }
+}
+
+/* One head of one column: over `seen` cached keys, then over the columns of its own group. `score` has room for both. */
+static void attend(const float *q, const float *keys, const float *values, int seen, const float *own, int own_count,
+                   int own_stride, int to_values, int size, float *score, float *out) {
+    floats top = all(LOW), sum = {0}, mixed[16] = {{0}};
+    int blocks = (seen + LANES - 1) / LANES, all_keys = blocks * LANES;
+    const ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    for (int b = 0; b < blocks; b++) {
+        const float *k = keys + (size_t)b * size * LANES;
+        floats part[4] = {{0}};
+        for (int i = 0; i < size; i += 4)
+            for (int j = 0; j < 4; j++) part[j] += load(k + (i + j) * LANES) * q[i + j];
+        floats s = (part[0] + part[1]) + (part[2] + part[3]);
+        s = choose(lane < seen - b * LANES, s, all(LOW));
+        store(score + b * LANES, s);
+        top = greater(top, s);
+    }
+    for (int n = 0; n < own_count; n++) {
+        const float *k = own + (size_t)n * own_stride;
+        floats s = {0};
+        for (int i = 0; i < size; i += LANES) s += load(k + i) * load(q + i);
+        score[all_keys + n] = total(s);
+    }
+    for (int n = own_count; n % LANES; n++) score[all_keys + n] = LOW;
+    for (int n = 0; n < own_count; n += LANES) top = greater(top, load(score + all_keys + n));
+    floats most = all(highest(top));
+    for (int n = 0; n < all_keys + own_count; n += LANES) {
+        floats p = exponential(load(score + n) - most);
+        p = choose(load(score + n) <= all(LOW), (floats){0}, p);
+        sum += p;
+        store(score + n, p);
+    }
+    for (int n = 0; n < seen; n++)
+        for (int i = 0; i < size / LANES; i++) mixed[i] += load(values + (size_t)n * size + i * LANES) * score[n];
+    for (int n = 0; n < own_count; n++)
+        for (int i = 0; i < size / LANES; i++)
+            mixed[i] += load(own + (size_t)n * own_stride + to_values + i * LANES) * score[all_keys + n];
+    float share = 1.f / total(sum);
+    for (int i = 0; i < size / LANES; i++) store(out + i * LANES, mixed[i] * share);
+}
+
+static Rounded rounded(char **room, int columns, int size) {
+    size_t count = (size_t)(columns + MOST - 1) / MOST * MOST * size;
+    Rounded r = {.columns = size};
+    r.scale = (float *)*room, r.sum = r.scale + count / GROUP, r.offset = (int32_t *)(r.sum + count / GROUP);
+    r.code = (int8_t *)(r.offset + count / GROUP);
+    *room += (count + count / GROUP * 12 + 63) / 64 * 64;
+    return r;
+}
+
+static float *room_for(char **room, size_t count) {
+    float *p = (float *)*room;
+    *room += (count * sizeof(float) + 63) / 64 * 64;
+    return p;
+}
+
+/* The share of a thread in `count` pieces of work. */
+static inline void share_of(int count, int *first, int *last) {
+    int n = omp_get_num_threads(), i = omp_get_thread_num();
+    *first = (int)((int64_t)count * i / n), *last = (int)((int64_t)count * (i + 1) / n);
+}
+
+#define EACH(i, count) \
+    int first_##i, last_##i; \
+    share_of(count, &first_##i, &last_##i); \
+    for (int i = first_##i; i < last_##i; i++)
+
+/* A product set or added to rows of out [.][stride]: row n, or of[n] where that is given. */
+static void project(const Matrix *m, const Rounded *x, int count, float *out, int stride, int add, const int32_t *of) {
+    EACH(tile, (m->rows + 2 * LANES - 1) / (2 * LANES)) {
+        for (int from = 0; from < count; from += MOST) {
+            const int n = count - from < MOST ? count - from : MOST;
+            floats y[2][MOST];
+            product(m, tile, x, from / MOST, n, y);
+            for (int i = 0; i < 2; i++) {
+                const int row = (tile * 2 + i) * LANES, left = m->rows - row;
+                for (int t = 0; t < n; t++) {
+                    float *p = out + (size_t)(of ? of[from + t] : from + t) * stride + row;
+                    if (add && left >= LANES) store(p, load(p) + y[i][t]);
+                    else if (left >= LANES) store(p, y[i][t]);
+                    else for (int j = 0; j < left; j++) p[j] = y[i][t][j] + (add ? p[j] : 0);
+                }
+            }
+        }
+    }
+}
+
+static inline floats swish(floats x) { return x / (1.f + exponential(-x)); }
+
+/* swish(gate) * up, or swish of one matrix alone, rounded: what becomes one group is made by one thread. */
+static void activate(const Matrix *m, const Rounded *x, int count, const Rounded *out, int gated) {
+    EACH(group, m->rows / (gated ? 2 * GROUP : GROUP)) {
+        for (int from = 0; from < count; from += MOST) {
+            const int n = count - from < MOST ? count - from : MOST;
+            floats y[2][MOST], up[2][MOST];
+            product(m, gated ? 2 * group : group, x, from / MOST, n, y);
+            if (gated) product(m, 2 * group + 1, x, from / MOST, n, up);
+            for (int t = 0; t < n; t++) {
+                float h[GROUP];
+                for (int i = 0; i < 2; i++) store(h + i * LANES, swish(y[i][t]) * (gated ? up[i][t] : all(1.f)));
+                round_off(h, out, from + t, group * GROUP, GROUP);
+            }
+        }
+    }
+}
+
+#define WAIT _Pragma("omp barrier")
+
+/* Writes text's keys and values into the cache and logits of the chosen columns. 0, or 1 where memory is short. */
+int unmask_forward(const Network *net, const Batch *b) {
+    const int T = b->columns, D = net->hidden, K = net->head_dim, H = net->heads, G = net->kv_heads;
+    const int wide = (H + 2 * G) * K, scored = b->text_rows + b->draft_rows, room_score = b->blocks * LANES + T + LANES;
+    const size_t per_layer = (size_t)b->places * G * b->blocks * LANES * K;
+    const int padded = (T > scored ? T : scored) + MOST; /* rounded columns, whole MOSTs of them */
+    const size_t width = 3 * D + H * K + net->inner + net->adapter + GROUP; /* of all rounded features */
+    const size_t size = ((size_t)T * (D + wide + H * K + 2) + (size_t)b->threads * (room_score + D)) * sizeof(float) +
+                        padded * width * (1 + 12.0 / GROUP) + 64 * 32;
+    char *memory = aligned_alloc(64, (size + 63) / 64 * 64), *room = memory;
+    if (!memory) return 1;
+    float *x = room_for(&room, (size_t)T * D), *qkv = room_for(&room, (size_t)T * wide);
+    float *mixed = room_for(&room, (size_t)T * H * K), *scores = room_for(&room, (size_t)b->threads * room_score);
+    float *normed = room_for(&room, (size_t)b->threads * D);
+    int32_t *gate = (int32_t *)room_for(&room, T), *slot = (int32_t *)room_for(&room, T);
+    const int lines = T > scored ? T : scored;
+    const Rounded h = rounded(&room, lines, D), drafted = rounded(&room, lines, D), o = rounded(&room, T, H * K);
+    const Rounded inner = rounded(&room, T, net->inner), low = rounded(&room, T, net->adapter);
+    int drafts = 0;
+    for (int t = 0; t < T; t++) {
+        gate[t] = b->drafts[t] && net->adapter ? drafts : -1;
+        if (gate[t] >= 0) slot[drafts++] = t;
+    }
+    const float scale = 1.f / sqrtf((float)K);
+
+#pragma omp parallel num_threads(b->threads)
+    {
+        float *own_score = scores + (size_t)omp_get_thread_num() * room_score;
+        float *own_norm = normed + (size_t)omp_get_thread_num() * D;
+        {
+            EACH(t, T) {
+                if (b->drafts[t] && b->id[t] == net->mask_id && net->mask_embedding)
+                    memcpy(x + (size_t)t * D, net->mask_embedding, D * sizeof(float));
+                else embed(&net->head, b->id[t], x + (size_t)t * D);
+            }
+        }
+        for (int l = 0; l < net->layers; l++) {
+            const Layer *layer = net->layer + l;
+            float *keys = b->keys + l * per_layer, *values = b->values + l * per_layer;
+            WAIT {
+                EACH(t, T) {
+                    normalise(x + (size_t)t * D, layer->norm1, D, net->eps, own_norm);
+                    round_off(own_norm, &h, t, 0, D);
+                }
+            }
+            WAIT project(&layer->qkv, &h, T, qkv, wide, 0, 0);
+            WAIT {
+                EACH(t, T) {
+                    float *row = qkv + (size_t)t * wide;
+                    const float *cos = net->cos + (size_t)b->position[t] * (K / 2);
+                    const float *sin = net->sin + (size_t)b->position[t] * (K / 2);
+                    for (int n = 0; n < H + G; n++) rotate(row + n * K, cos, sin, K);
+                    for (int i = 0; i < H * K; i += LANES) store(row + i, load(row + i) * scale);
+                    for (int n = 0; n < G && !b->drafts[t]; n++) {
+                        size_t head = ((size_t)b->place[t] * G + n) * b->blocks;
+                        int slot = b->position[t];
+                        float *k = keys + (head + slot / LANES) * K * LANES + slot % LANES;
+                        float *v = values + (head * LANES + slot) * K;
+                        for (int i = 0; i < K; i++) k[i * LANES] = row[(H + n) * K + i];
+                        memcpy(v, row + (H + G + n) * K, K * sizeof(float));
+                    }
+                }
+            }
+            WAIT {
+                EACH(item, T * H) {
+                    int t = item / H, n = item % H, group = n / (H / G);
+                    size_t head = ((size_t)b->place[t] * G + group) * b->blocks * LANES * K;
+                    const float *own = qkv + (size_t)b->first[t] * wide + (H + group) * K;
+                    float *out = mixed + (size_t)t * H * K + n * K;
+                    attend(qkv + (size_t)t * wide + n * K, keys + head, values + head, b->seen[t], own,
+                           b->last[t] - b->first[t], wide, G * K, K, own_score, out);
+                    round_off(out, &o, t, n * K, K);
+                }
+            }
+            WAIT project(&layer->out, &o, T, x, D, 1, 0);
+            WAIT {
+                EACH(t, T) {
+                    normalise(x + (size_t)t * D, layer->norm2, D, net->eps, own_norm);
+                    round_off(own_norm, &h, t, 0, D);
+                    if (gate[t] >= 0) round_off(own_norm, &drafted, gate[t], 0, D);
+                }
+            }
+            WAIT activate(&layer->gate_up, &h, T, &inner, 1);
+            if (drafts) activate(&layer->adapter_down, &drafted, drafts, &low, 0);
+            WAIT project(&layer->down, &inner, T, x, D, 1, 0);
+            if (drafts) project(&layer->adapter_up, &low, drafts, x, D, 1, slot); /* same tiles, same threads */
+        }
+        WAIT {
+            EACH(n, scored) {
+                int t = n < b->text_rows ? b->text[n] : b->draft[n - b->text_rows];
+                normalise(x + (size_t)t * D, net->norm, D, net->eps, own_norm);
+                if (n < b->text_rows) round_off(own_norm, &h, n, 0, D);
+                else round_off(own_norm, &drafted, n - b->text_rows, 0, D);
+            }
+        }
+        WAIT project(&net->head, &h, b->text_rows, b->text_logits, net->head.rows, 0, 0);
+        if (b->draft_rows) project(&net->draft_head, &drafted, b->draft_rows, b->draft_logits, net->draft_head.rows, 0, 0);
+    }
+    free(memory);
+    return 0;
+}
+
+/* Of each row of logits [N][V]: the best token and its logit, the sum of exp(logit - best), that times (logit - best),
+   and the second best logit. `banned` tokens (-1: none) have no share and are not chosen. */
+void unmask_summarise(const float *logits, int rows, int size, int banned, int threads, int64_t *token, float *best,
+                      double *sum, double *moment, float *second) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int n = 0; n < rows; n++) {
+        const float *row = logits + (size_t)n * size;
+        floats top = all(LOW), next = all(LOW);
+        int whole = size / LANES * LANES;
+        float tail[LANES];
+        for (int i = 0; i < LANES; i++) tail[i] = whole + i < size ? row[whole + i] : LOW;
+        for (int i = 0; i <= whole; i += LANES) {
+            floats v = i < whole ? load(row + i) : load(tail);
+            if (banned >= i && banned < i + LANES) v[banned - i] = LOW;
+            next = greater(next, choose(v > top, top, v));
+            top = greater(top, v);
+        }
+        int lane = 0;
+        for (int i = 1; i < LANES; i++) lane = top[i] > top[lane] ? i : lane;
+        float most = top[lane], other = next[lane];
+        for (int i = 0; i < LANES; i++) other = i != lane && top[i] > other ? top[i] : other;
+        int64_t where = 0;
+        while (where == banned || row[where] != most) {
+            if (++where == size) break; /* NaN: nothing is equal to it */
+        }
+        double s = 0, w = 0;
+        for (int from = 0; from <= whole; from += 512 * LANES) { /* short float sums, long double ones */
+            floats part = {0}, weighted = {0};
+            for (int i = from; i <= whole && i < from + 512 * LANES; i += LANES) {
+                floats v = (i < whole ? load(row + i) : load(tail));
+                if (banned >= i && banned < i + LANES) v[banned - i] = LOW;
+                floats gap = v - most, p = choose(gap < all(-87.f), (floats){0}, exponential(gap));
+                part += p, weighted += choose(gap < all(-87.f), (floats){0}, p * gap);
+            }
+            s += total(part), w += total(weighted);
+        }
+        token[n] = where < size ? where : 0, best[n] = most, sum[n] = s, moment[n] = w, second[n] = other;
+    }
+}
+
+/* Whether this CPU has the instructions that this build uses. */
+int unmask_supported(void) {
+#ifdef __AVX512VNNI__
+    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
+#else
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+}
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "forward", .m_size = -1};
+
+#ifdef __AVX512VNNI__
+PyMODINIT_FUNC PyInit__forward_vnni(void) { return PyModule_Create(&module); }
+#else
+PyMODINIT_FUNC PyInit__forward_avx2(void) { return PyModule_Create(&module); }
+#endif
