@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test test-slow conformance lint types austen default wheel clean
 
-$(STAMP): pyproject.toml constraints.txt src/unmask/engine/forward.c
+$(STAMP): pyproject.toml constraints.txt src/unmask/engine/forward.c src/unmask/engine/threads.h
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

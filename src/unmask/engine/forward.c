@@ -11,10 +11,11 @@
 #include <Python.h>
 #include <immintrin.h>
 #include <math.h>
-#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "threads.h"
 
 #define LANES 16  /* outputs of a tile */
 #define GROUP 32  /* inputs that share a scale */
@@ -123,13 +124,14 @@ static inline __attribute__((always_inline)) void multiply(
     const int groups = m->columns / GROUP;
     const uint8_t *code = m->blocks + (size_t)tile * groups * BLOCK(bits);
     const __m512i low = _mm512_set1_epi8(15);
+    const int at_hand = block + skip; /* the first columns have brought the weights */
     size_t at = (size_t)block * groups * MOST + skip;
     floats sum[2][FEW];
     for (int t = 0; t < count; t++) sum[0][t] = sum[1][t] = (floats){0};
     for (int g = 0; g < groups; g++, code += BLOCK(bits), at += MOST) {
         const quad *four = (const quad *)(x->code + at * GROUP);
         const uint16_t *scale = (const uint16_t *)(code + 2 * CODES(bits));
-        for (int i = 0; i < BLOCK(bits); i += 64) _mm_prefetch(code + AHEAD + i, _MM_HINT_T0);
+        for (int i = 0; i < BLOCK(bits) && !at_hand; i += 64) _mm_prefetch(code + AHEAD + i, _MM_HINT_T0);
         __m512i dots[2][FEW];
         for (int t = 0; t < count; t++) dots[0][t] = dots[1][t] = _mm512_set1_epi32(bits == 8 ? x->offset[at + t] : 0);
         for (int half = 0; half < 2; half++) {
@@ -252,44 +254,79 @@ static void rotate(float *x, const float *cos, const float *sin, int size) {
     }
 }
 
-/* One head of one column: over `seen` cached keys, then over the columns of its own group. `score` has room for both. */
-static void attend(const float *q, const float *keys, const float *values, int seen, const float *own, int own_count,
-                   int own_stride, int to_values, int size, float *score, float *out) {
-    floats top = all(LOW), sum = {0}, mixed[16] = {{0}};
-    int blocks = (seen + LANES - 1) / LANES, all_keys = blocks * LANES;
+typedef struct { /* what one column attends to with heads that share keys */
+    const float *q, *keys, *values, *own; /* [heads][K], [blocks][K][16], [S][K]; the first column of its group */
+    int seen, own_count, own_stride, to_values, size; /* cached keys, columns of the group, floats between them */
+} View;
+
+/* The mix of values, W * 16 features from `at` on. */
+static inline __attribute__((always_inline)) void mix(
+    const View *v, int at, const float *score, int stride, const float *share, float *out, const int heads, const int W) {
+    floats sum[4][4] = {{{0}}};
+    const int start = (v->seen + LANES - 1) / LANES * LANES;
+    for (int n = 0; n < v->seen; n++)
+        for (int i = 0; i < W; i++) {
+            floats value = load(v->values + (size_t)n * v->size + at + i * LANES);
+            for (int h = 0; h < heads; h++) sum[h][i] += value * score[h * stride + n];
+        }
+    for (int n = 0; n < v->own_count; n++)
+        for (int i = 0; i < W; i++) {
+            floats value = load(v->own + (size_t)n * v->own_stride + v->to_values + at + i * LANES);
+            for (int h = 0; h < heads; h++) sum[h][i] += value * score[h * stride + start + n];
+        }
+    for (int h = 0; h < heads; h++)
+        for (int i = 0; i < W; i++) store(out + h * v->size + at + i * LANES, sum[h][i] * share[h]);
+}
+
+static inline __attribute__((always_inline)) void attend_with(
+    const View *v, float *score, int stride, float *out, const int heads) {
+    const int size = v->size, blocks = (v->seen + LANES - 1) / LANES, start = blocks * LANES;
     const ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    float share[4];
     for (int b = 0; b < blocks; b++) {
-        const float *k = keys + (size_t)b * size * LANES;
-        floats part[4] = {{0}};
+        const float *k = v->keys + (size_t)b * size * LANES;
+        floats part[4][4] = {{{0}}};
         for (int i = 0; i < size; i += 4)
-            for (int j = 0; j < 4; j++) part[j] += load(k + (i + j) * LANES) * q[i + j];
-        floats s = (part[0] + part[1]) + (part[2] + part[3]);
-        s = choose(lane < seen - b * LANES, s, all(LOW));
-        store(score + b * LANES, s);
-        top = greater(top, s);
+            for (int j = 0; j < 4; j++) {
+                floats key = load(k + (i + j) * LANES);
+                for (int h = 0; h < heads; h++) part[h][j] += key * v->q[h * size + i + j];
+            }
+        for (int h = 0; h < heads; h++) {
+            floats s = (part[h][0] + part[h][1]) + (part[h][2] + part[h][3]);
+            store(score + h * stride + b * LANES, choose(lane < v->seen - b * LANES, s, all(LOW)));
+        }
     }
-    for (int n = 0; n < own_count; n++) {
-        const float *k = own + (size_t)n * own_stride;
-        floats s = {0};
-        for (int i = 0; i < size; i += LANES) s += load(k + i) * load(q + i);
-        score[all_keys + n] = total(s);
+    for (int h = 0; h < heads; h++) {
+        float *own = score + h * stride + start;
+        for (int n = 0; n < v->own_count; n++) {
+            floats s = {0};
+            for (int i = 0; i < size; i += LANES) s += load(v->own + (size_t)n * v->own_stride + i) * load(v->q + h * size + i);
+            own[n] = total(s);
+        }
+        for (int n = v->own_count; n % LANES; n++) own[n] = LOW;
+        floats top = all(LOW), sum = {0};
+        for (int n = 0; n < start + v->own_count; n += LANES) top = greater(top, load(score + h * stride + n));
+        const floats most = all(highest(top));
+        for (int n = 0; n < start + v->own_count; n += LANES) {
+            floats s = load(score + h * stride + n), p = choose(s <= all(LOW), (floats){0}, exponential(s - most));
+            sum += p;
+            store(score + h * stride + n, p);
+        }
+        share[h] = 1.f / total(sum);
     }
-    for (int n = own_count; n % LANES; n++) score[all_keys + n] = LOW;
-    for (int n = 0; n < own_count; n += LANES) top = greater(top, load(score + all_keys + n));
-    floats most = all(highest(top));
-    for (int n = 0; n < all_keys + own_count; n += LANES) {
-        floats p = exponential(load(score + n) - most);
-        p = choose(load(score + n) <= all(LOW), (floats){0}, p);
-        sum += p;
-        store(score + n, p);
+    int at = 0;
+    for (; at + 4 * LANES <= size; at += 4 * LANES) mix(v, at, score, stride, share, out, heads, 4);
+    for (; at < size; at += 2 * LANES) mix(v, at, score, stride, share, out, heads, 2);
+}
+
+/* Up to 4 heads that share keys; each head's sums are those that it would have alone. */
+static void attend(const View *v, int heads, float *score, int stride, float *out) {
+    switch (heads) {
+        case 1: attend_with(v, score, stride, out, 1); break;
+        case 2: attend_with(v, score, stride, out, 2); break;
+        case 3: attend_with(v, score, stride, out, 3); break;
+        default: attend_with(v, score, stride, out, 4);
     }
-    for (int n = 0; n < seen; n++)
-        for (int i = 0; i < size / LANES; i++) mixed[i] += load(values + (size_t)n * size + i * LANES) * score[n];
-    for (int n = 0; n < own_count; n++)
-        for (int i = 0; i < size / LANES; i++)
-            mixed[i] += load(own + (size_t)n * own_stride + to_values + i * LANES) * score[all_keys + n];
-    float share = 1.f / total(sum);
-    for (int i = 0; i < size / LANES; i++) store(out + i * LANES, mixed[i] * share);
 }
 
 static Rounded rounded(char **room, int columns, int size) {
@@ -306,17 +343,6 @@ static float *room_for(char **room, size_t count) {
     *room += (count * sizeof(float) + 63) / 64 * 64;
     return p;
 }
-
-/* The share of a thread in `count` pieces of work. */
-static inline void share_of(int count, int *first, int *last) {
-    int n = omp_get_num_threads(), i = omp_get_thread_num();
-    *first = (int)((int64_t)count * i / n), *last = (int)((int64_t)count * (i + 1) / n);
-}
-
-#define EACH(i, count) \
-    int first_##i, last_##i; \
-    share_of(count, &first_##i, &last_##i); \
-    for (int i = first_##i; i < last_##i; i++)
 
 /* A product set or added to rows of out [.][stride]: row n, or of[n] where that is given. */
 static void project(const Matrix *m, const Rounded *x, int count, float *out, int stride, int add, const int32_t *of) {
@@ -357,124 +383,146 @@ static void activate(const Matrix *m, const Rounded *x, int count, const Rounded
     }
 }
 
-#define WAIT _Pragma("omp barrier")
+#define WAIT meet();
+
+typedef struct { /* one forward, and its room */
+    const Network *net;
+    const Batch *b;
+    float *x, *qkv, *mixed, *scores, *normed; /* [T][D], [T][(H + 2 G) K], [T][H K], [threads][4][..], [threads][D] */
+    int32_t *gate, *slot;                     /* [T]: number among the drafts or -1; the column of a draft */
+    Rounded h, drafted, o, inner, low;        /* inputs: all columns, drafts alone, heads, the MLP's, the adapter's */
+    int drafts, room_score;
+} Pass;
+
+static void compute(void *job) {
+    const Pass *pass = job;
+    const Network *net = pass->net;
+    const Batch *b = pass->b;
+    const int T = b->columns, D = net->hidden, K = net->head_dim, H = net->heads, G = net->kv_heads;
+    const int wide = (H + 2 * G) * K, scored = b->text_rows + b->draft_rows, drafts = pass->drafts;
+    const size_t per_layer = (size_t)b->places * G * b->blocks * LANES * K;
+    const float scale = 1.f / sqrtf((float)K);
+    const int heads = T * G < 4 * crew.count ? 1 : 4; /* of one piece of work */
+    const int parts = (H / G + heads - 1) / heads;
+    float *x = pass->x, *qkv = pass->qkv;
+    float *own_score = pass->scores + (size_t)crew.id * pass->room_score * 4, *own_norm = pass->normed + (size_t)crew.id * D;
+    {
+        EACH(t, T) {
+            if (b->drafts[t] && b->id[t] == net->mask_id && net->mask_embedding)
+                memcpy(x + (size_t)t * D, net->mask_embedding, D * sizeof(float));
+            else embed(&net->head, b->id[t], x + (size_t)t * D);
+        }
+    }
+    for (int l = 0; l < net->layers; l++) {
+        const Layer *layer = net->layer + l;
+        float *keys = b->keys + l * per_layer, *values = b->values + l * per_layer;
+        WAIT {
+            EACH(t, T) {
+                normalise(x + (size_t)t * D, layer->norm1, D, net->eps, own_norm);
+                round_off(own_norm, &pass->h, t, 0, D);
+            }
+        }
+        WAIT project(&layer->qkv, &pass->h, T, qkv, wide, 0, 0);
+        WAIT {
+            EACH(t, T) {
+                float *row = qkv + (size_t)t * wide;
+                const float *cos = net->cos + (size_t)b->position[t] * (K / 2);
+                const float *sin = net->sin + (size_t)b->position[t] * (K / 2);
+                for (int n = 0; n < H + G; n++) rotate(row + n * K, cos, sin, K);
+                for (int i = 0; i < H * K; i += LANES) store(row + i, load(row + i) * scale);
+                for (int n = 0; n < G && !b->drafts[t]; n++) {
+                    size_t head = ((size_t)b->place[t] * G + n) * b->blocks;
+                    int slot = b->position[t];
+                    float *k = keys + (head + slot / LANES) * K * LANES + slot % LANES;
+                    float *v = values + (head * LANES + slot) * K;
+                    for (int i = 0; i < K; i++) k[i * LANES] = row[(H + n) * K + i];
+                    memcpy(v, row + (H + G + n) * K, K * sizeof(float));
+                }
+            }
+        }
+        WAIT {
+            EACH(item, T * G * parts) {
+                int t = item / (G * parts), group = item / parts % G, from = item % parts * heads;
+                int n = group * (H / G) + from, count = H / G - from < heads ? H / G - from : heads;
+                size_t head = ((size_t)b->place[t] * G + group) * b->blocks * LANES * K;
+                float *out = pass->mixed + (size_t)t * H * K + n * K;
+                const View view = {qkv + (size_t)t * wide + n * K, keys + head, values + head,
+                                   qkv + (size_t)b->first[t] * wide + (H + group) * K, b->seen[t],
+                                   b->last[t] - b->first[t], wide, G * K, K};
+                attend(&view, count, own_score, pass->room_score, out);
+                round_off(out, &pass->o, t, n * K, count * K);
+            }
+        }
+        WAIT project(&layer->out, &pass->o, T, x, D, 1, 0);
+        WAIT {
+            EACH(t, T) {
+                normalise(x + (size_t)t * D, layer->norm2, D, net->eps, own_norm);
+                round_off(own_norm, &pass->h, t, 0, D);
+                if (pass->gate[t] >= 0) round_off(own_norm, &pass->drafted, pass->gate[t], 0, D);
+            }
+        }
+        WAIT activate(&layer->gate_up, &pass->h, T, &pass->inner, 1);
+        if (drafts) activate(&layer->adapter_down, &pass->drafted, drafts, &pass->low, 0);
+        WAIT project(&layer->down, &pass->inner, T, x, D, 1, 0);
+        if (drafts) project(&layer->adapter_up, &pass->low, drafts, x, D, 1, pass->slot); /* same tiles, same threads */
+    }
+    WAIT {
+        EACH(n, scored) {
+            int t = n < b->text_rows ? b->text[n] : b->draft[n - b->text_rows];
+            normalise(x + (size_t)t * D, net->norm, D, net->eps, own_norm);
+            if (n < b->text_rows) round_off(own_norm, &pass->h, n, 0, D);
+            else round_off(own_norm, &pass->drafted, n - b->text_rows, 0, D);
+        }
+    }
+    WAIT project(&net->head, &pass->h, b->text_rows, b->text_logits, net->head.rows, 0, 0);
+    if (b->draft_rows) project(&net->draft_head, &pass->drafted, b->draft_rows, b->draft_logits, net->draft_head.rows, 0, 0);
+}
 
 /* Writes text's keys and values into the cache and logits of the chosen columns. 0, or 1 where memory is short. */
 int unmask_forward(const Network *net, const Batch *b) {
-    const int T = b->columns, D = net->hidden, K = net->head_dim, H = net->heads, G = net->kv_heads;
-    const int wide = (H + 2 * G) * K, scored = b->text_rows + b->draft_rows, room_score = b->blocks * LANES + T + LANES;
-    const size_t per_layer = (size_t)b->places * G * b->blocks * LANES * K;
-    const int padded = (T > scored ? T : scored) + MOST; /* rounded columns, whole MOSTs of them */
-    const size_t width = 3 * D + H * K + net->inner + net->adapter + GROUP; /* of all rounded features */
-    const size_t size = ((size_t)T * (D + wide + H * K + 2) + (size_t)b->threads * (room_score + D)) * sizeof(float) +
-                        padded * width * (1 + 12.0 / GROUP) + 64 * 32;
+    const int T = b->columns, D = net->hidden, heads = net->heads * net->head_dim;
+    const int wide = heads + 2 * net->kv_heads * net->head_dim, scored = b->text_rows + b->draft_rows;
+    const int lines = T > scored ? T : scored, room_score = b->blocks * LANES + T + LANES;
+    const size_t width = 2 * D + heads + net->inner + net->adapter; /* of all rounded features */
+    const size_t size = ((size_t)T * (D + wide + heads + 2) + (size_t)b->threads * (4 * room_score + D)) * sizeof(float) +
+                        (lines + MOST) * width * (1 + 12.0 / GROUP) + 64 * 32;
     char *memory = aligned_alloc(64, (size + 63) / 64 * 64), *room = memory;
     if (!memory) return 1;
-    float *x = room_for(&room, (size_t)T * D), *qkv = room_for(&room, (size_t)T * wide);
-    float *mixed = room_for(&room, (size_t)T * H * K), *scores = room_for(&room, (size_t)b->threads * room_score);
-    float *normed = room_for(&room, (size_t)b->threads * D);
-    int32_t *gate = (int32_t *)room_for(&room, T), *slot = (int32_t *)room_for(&room, T);
-    const int lines = T > scored ? T : scored;
-    const Rounded h = rounded(&room, lines, D), drafted = rounded(&room, lines, D), o = rounded(&room, T, H * K);
-    const Rounded inner = rounded(&room, T, net->inner), low = rounded(&room, T, net->adapter);
-    int drafts = 0;
+    Pass pass = {.net = net, .b = b, .room_score = room_score};
+    pass.x = room_for(&room, (size_t)T * D), pass.qkv = room_for(&room, (size_t)T * wide);
+    pass.mixed = room_for(&room, (size_t)T * heads), pass.normed = room_for(&room, (size_t)b->threads * D);
+    pass.scores = room_for(&room, (size_t)b->threads * room_score * 4);
+    pass.gate = (int32_t *)room_for(&room, T), pass.slot = (int32_t *)room_for(&room, T);
+    pass.h = rounded(&room, lines, D), pass.drafted = rounded(&room, lines, D), pass.o = rounded(&room, T, heads);
+    pass.inner = rounded(&room, T, net->inner), pass.low = rounded(&room, T, net->adapter);
     for (int t = 0; t < T; t++) {
-        gate[t] = b->drafts[t] && net->adapter ? drafts : -1;
-        if (gate[t] >= 0) slot[drafts++] = t;
+        pass.gate[t] = b->drafts[t] && net->adapter ? pass.drafts : -1;
+        if (pass.gate[t] >= 0) pass.slot[pass.drafts++] = t;
     }
-    const float scale = 1.f / sqrtf((float)K);
-
-#pragma omp parallel num_threads(b->threads)
-    {
-        float *own_score = scores + (size_t)omp_get_thread_num() * room_score;
-        float *own_norm = normed + (size_t)omp_get_thread_num() * D;
-        {
-            EACH(t, T) {
-                if (b->drafts[t] && b->id[t] == net->mask_id && net->mask_embedding)
-                    memcpy(x + (size_t)t * D, net->mask_embedding, D * sizeof(float));
-                else embed(&net->head, b->id[t], x + (size_t)t * D);
-            }
-        }
-        for (int l = 0; l < net->layers; l++) {
-            const Layer *layer = net->layer + l;
-            float *keys = b->keys + l * per_layer, *values = b->values + l * per_layer;
-            WAIT {
-                EACH(t, T) {
-                    normalise(x + (size_t)t * D, layer->norm1, D, net->eps, own_norm);
-                    round_off(own_norm, &h, t, 0, D);
-                }
-            }
-            WAIT project(&layer->qkv, &h, T, qkv, wide, 0, 0);
-            WAIT {
-                EACH(t, T) {
-                    float *row = qkv + (size_t)t * wide;
-                    const float *cos = net->cos + (size_t)b->position[t] * (K / 2);
-                    const float *sin = net->sin + (size_t)b->position[t] * (K / 2);
-                    for (int n = 0; n < H + G; n++) rotate(row + n * K, cos, sin, K);
-                    for (int i = 0; i < H * K; i += LANES) store(row + i, load(row + i) * scale);
-                    for (int n = 0; n < G && !b->drafts[t]; n++) {
-                        size_t head = ((size_t)b->place[t] * G + n) * b->blocks;
-                        int slot = b->position[t];
-                        float *k = keys + (head + slot / LANES) * K * LANES + slot % LANES;
-                        float *v = values + (head * LANES + slot) * K;
-                        for (int i = 0; i < K; i++) k[i * LANES] = row[(H + n) * K + i];
-                        memcpy(v, row + (H + G + n) * K, K * sizeof(float));
-                    }
-                }
-            }
-            WAIT {
-                EACH(item, T * H) {
-                    int t = item / H, n = item % H, group = n / (H / G);
-                    size_t head = ((size_t)b->place[t] * G + group) * b->blocks * LANES * K;
-                    const float *own = qkv + (size_t)b->first[t] * wide + (H + group) * K;
-                    float *out = mixed + (size_t)t * H * K + n * K;
-                    attend(qkv + (size_t)t * wide + n * K, keys + head, values + head, b->seen[t], own,
-                           b->last[t] - b->first[t], wide, G * K, K, own_score, out);
-                    round_off(out, &o, t, n * K, K);
-                }
-            }
-            WAIT project(&layer->out, &o, T, x, D, 1, 0);
-            WAIT {
-                EACH(t, T) {
-                    normalise(x + (size_t)t * D, layer->norm2, D, net->eps, own_norm);
-                    round_off(own_norm, &h, t, 0, D);
-                    if (gate[t] >= 0) round_off(own_norm, &drafted, gate[t], 0, D);
-                }
-            }
-            WAIT activate(&layer->gate_up, &h, T, &inner, 1);
-            if (drafts) activate(&layer->adapter_down, &drafted, drafts, &low, 0);
-            WAIT project(&layer->down, &inner, T, x, D, 1, 0);
-            if (drafts) project(&layer->adapter_up, &low, drafts, x, D, 1, slot); /* same tiles, same threads */
-        }
-        WAIT {
-            EACH(n, scored) {
-                int t = n < b->text_rows ? b->text[n] : b->draft[n - b->text_rows];
-                normalise(x + (size_t)t * D, net->norm, D, net->eps, own_norm);
-                if (n < b->text_rows) round_off(own_norm, &h, n, 0, D);
-                else round_off(own_norm, &drafted, n - b->text_rows, 0, D);
-            }
-        }
-        WAIT project(&net->head, &h, b->text_rows, b->text_logits, net->head.rows, 0, 0);
-        if (b->draft_rows) project(&net->draft_head, &drafted, b->draft_rows, b->draft_logits, net->draft_head.rows, 0, 0);
-    }
+    together(compute, &pass, b->threads);
     free(memory);
     return 0;
 }
 
-/* Of each row of logits [N][V]: the best token and its logit, the sum of exp(logit - best), that times (logit - best),
-   and the second best logit. `banned` tokens (-1: none) have no share and are not chosen. */
-void unmask_summarise(const float *logits, int rows, int size, int banned, int threads, int64_t *token, float *best,
-                      double *sum, double *moment, float *second) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int n = 0; n < rows; n++) {
-        const float *row = logits + (size_t)n * size;
+
+typedef struct {
+    const float *logits;
+    int rows, size;
+    int64_t *token;
+    float *best, *second;
+    double *sum, *moment;
+} Summary;
+
+static void summarise(void *job) {
+    const Summary *to = job;
+    const int size = to->size, whole = size / LANES * LANES;
+    EACH(n, to->rows) {
+        const float *row = to->logits + (size_t)n * size;
         floats top = all(LOW), next = all(LOW);
-        int whole = size / LANES * LANES;
         float tail[LANES];
         for (int i = 0; i < LANES; i++) tail[i] = whole + i < size ? row[whole + i] : LOW;
         for (int i = 0; i <= whole; i += LANES) {
             floats v = i < whole ? load(row + i) : load(tail);
-            if (banned >= i && banned < i + LANES) v[banned - i] = LOW;
             next = greater(next, choose(v > top, top, v));
             top = greater(top, v);
         }
@@ -482,23 +530,28 @@ void unmask_summarise(const float *logits, int rows, int size, int banned, int t
         for (int i = 1; i < LANES; i++) lane = top[i] > top[lane] ? i : lane;
         float most = top[lane], other = next[lane];
         for (int i = 0; i < LANES; i++) other = i != lane && top[i] > other ? top[i] : other;
-        int64_t where = 0;
-        while (where == banned || row[where] != most) {
-            if (++where == size) break; /* NaN: nothing is equal to it */
-        }
+        int where = 0;
+        while (where < size - 1 && row[where] != most) where++;
         double s = 0, w = 0;
-        for (int from = 0; from <= whole; from += 512 * LANES) { /* short float sums, long double ones */
+        for (int from = 0; from <= whole; from += 512 * LANES) { /* short sums of floats, long ones of doubles */
             floats part = {0}, weighted = {0};
             for (int i = from; i <= whole && i < from + 512 * LANES; i += LANES) {
-                floats v = (i < whole ? load(row + i) : load(tail));
-                if (banned >= i && banned < i + LANES) v[banned - i] = LOW;
-                floats gap = v - most, p = choose(gap < all(-87.f), (floats){0}, exponential(gap));
+                floats gap = (i < whole ? load(row + i) : load(tail)) - most;
+                floats p = choose(gap < all(-87.f), (floats){0}, exponential(gap));
                 part += p, weighted += choose(gap < all(-87.f), (floats){0}, p * gap);
             }
             s += total(part), w += total(weighted);
         }
-        token[n] = where < size ? where : 0, best[n] = most, sum[n] = s, moment[n] = w, second[n] = other;
+        to->token[n] = where, to->best[n] = most, to->second[n] = other, to->sum[n] = s, to->moment[n] = w;
     }
+}
+
+/* Of each row of logits [N][V]: the best token and its logit, the sum of exp(logit - best), the same weighted by
+   logit - best, and the second best logit. */
+void unmask_summarise(const float *logits, int rows, int size, int threads, int64_t *token, float *best, double *sum,
+                      double *moment, float *second) {
+    Summary to = {logits, rows, size, token, best, second, sum, moment};
+    together(summarise, &to, rows > 1 ? threads : 1);
 }
 
 /* Whether this CPU has the instructions that this build uses. */

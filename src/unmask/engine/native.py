@@ -187,7 +187,7 @@ class CompiledNetwork:
             raise MemoryError(f"no memory for a forward of {counts[0]} columns")
         return text, drafts
 
-    def summarise(self, logits_NV: Array, banned: int = -1) -> tuple[Array, ...]:
+    def summarise(self, logits_NV: Array) -> tuple[Array, ...]:
         """Of each row: best token, its logit, sum of exp(logit - best), the same weighted by logit - best, and the
         second best logit."""
         rows, size = logits_NV.shape
@@ -199,5 +199,5 @@ class CompiledNetwork:
             np.empty(rows, np.float32),
         )
         at = [ctypes.c_void_p(a.ctypes.data) for a in out]
-        self.lib.unmask_summarise(ctypes.c_void_p(logits_NV.ctypes.data), rows, size, banned, self.threads, *at)
+        self.lib.unmask_summarise(ctypes.c_void_p(logits_NV.ctypes.data), rows, size, self.threads, *at)
         return out
