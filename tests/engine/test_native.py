@@ -114,9 +114,11 @@ def test_forwards_are_near_those_of_torch(
         exact, compiled = distributions(pair[0].backend, given, 3), distributions(lm.backend, given, 3)
     finally:
         native.library.cache_clear()
-    for p, q in zip(exact, compiled, strict=True):
+    for feed, p, q in zip(given, exact, compiled, strict=True):
         np.testing.assert_allclose(q.sum(-1), 1, atol=1e-9)
-        assert 0.5 * np.abs(p - q).sum(-1).mean() < 0.02  # total variation: inputs rounded to 8 bits
+        off = 0.5 * np.abs(p - q).sum(-1)  # total variation
+        assert off[~feed.of_draft].mean() < 0.02  # inputs rounded to 8 bits
+        assert off[feed.of_draft].mean() < 0.1  # and what only drafts pass through to 4
         assert (q[:, MASK] == 0).all()
 
 

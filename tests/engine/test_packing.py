@@ -56,6 +56,18 @@ def test_other_weights_are_within_half_a_step(rows: int, count: int, seed: int, 
     assert (off <= most / 127 * 0.51 + 1e-7).all()
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 3), st.integers(0, 2**31))
+def test_rough_copies_are_within_half_a_step_of_sixteen(rows: int, count: int, seed: int) -> None:
+    weight = np.random.default_rng(seed).normal(size=(rows, count * GROUP)).astype(np.float32)
+    packed = pack(weight, rough=True)
+    grouped = weight.reshape(rows, count, GROUP)
+    step = (grouped.max(-1, keepdims=True) - grouped.min(-1, keepdims=True)) / 15
+    off = np.abs(unpacked(packed) - weight).reshape(rows, count, GROUP)
+    assert packed.bits == 4
+    assert (off <= step * 0.53 + 1e-3).all()  # the ends of the scale are rounded to float16
+
+
 def test_nothing_but_zeros_stays_zero() -> None:
     weight = np.zeros((5, GROUP), np.float32)
     assert (unpacked(pack(weight)) == 0).all()

@@ -22,7 +22,7 @@ from unmask.layout import PADDING, Layout
 if TYPE_CHECKING:
     from unmask.models.loading import Loaded
 
-FORMAT = 1  # of the packed weights; a change of it makes old ones unread
+FORMAT = 2  # of the packed weights; a change of it makes old ones unread
 WEIGHTS = "weights.safetensors"
 SLOTS = 16  # of the cache stand together
 SLOT_STEP = 128  # slots grow in steps

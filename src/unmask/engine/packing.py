@@ -33,17 +33,17 @@ def _groups(weight_NK: Array) -> Array:
     return weight_NK.astype(np.float32).reshape(rows, columns // GROUP, GROUP)
 
 
-def four_bit(weight_NK: Array) -> tuple[Array, Array, Array] | None:
+def four_bit(weight_NK: Array, rough: bool = False) -> tuple[Array, Array, Array] | None:
     """Codes [N, K] of 0..15, scales and minima float16 [N, K / 32] that give the weights back to the bit (up to the
-    float32 rounding of scale * code + minimum); None where there are none."""
+    float32 rounding of scale * code + minimum); None where there are none, unless the nearest will do."""
     w = _groups(weight_NK)
     least = w.min(-1)
     scale = ((w.max(-1) - least) / 15).astype(np.float16)
     minimum = least.astype(np.float16)
     step = np.where(scale > 0, scale, 1).astype(np.float32)[..., None]
-    codes = np.clip(np.rint((w - least[..., None]) / step), 0, 15)
+    codes = np.clip(np.rint((w - minimum.astype(np.float32)[..., None]) / step), 0, 15)
     back = codes * scale.astype(np.float32)[..., None] + minimum.astype(np.float32)[..., None]
-    if (np.abs(back - w) > 1e-6 * np.abs(w).max(initial=0)).any():
+    if not rough and (np.abs(back - w) > 1e-6 * np.abs(w).max(initial=0)).any():
         return None
     return codes.astype(np.uint8).reshape(weight_NK.shape), scale, minimum
 
@@ -59,11 +59,12 @@ def eight_bit(weight_NK: Array) -> tuple[Array, Array]:
     return codes.astype(np.uint8).reshape(weight_NK.shape), scale
 
 
-def pack(weight_NK: Array) -> Packed:
-    """Weights of one product, in 4 bits where that loses nothing. Values must be finite and below 8e6."""
+def pack(weight_NK: Array, rough: bool = False) -> Packed:
+    """Weights of one product, in 4 bits where that loses nothing or a rough copy will do. Values must be finite and
+    below 6e4."""
     rows, columns = weight_NK.shape
     tiles, groups = -(-rows // GROUP), columns // GROUP
-    small = four_bit(weight_NK)
+    small = four_bit(weight_NK, rough)
     bits = 8 if small is None else 4
     codes, *scales = eight_bit(weight_NK) if small is None else small
     padding = ((0, tiles * GROUP - rows), (0, 0))
