@@ -174,6 +174,13 @@ class CompiledNetwork:
         rows, columns, bits = self.weights[f"{name}.shape"].tolist()
         return Matrix(rows, columns, bits, 0, self._at(f"{name}.blocks"))
 
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of weights that a forward of text reads."""
+        own = (a.nbytes for name, a in self.weights.items() if name.endswith(".blocks"))
+        drafts = (a.nbytes for n, a in self.weights.items() if n.endswith(".blocks") and ("adapter" in n or "draft" in n))
+        return sum(own) - sum(drafts)
+
     def forward(self, columns: dict[str, Array], keys: Array, values: Array) -> tuple[Array, Array]:
         """Logits float32 of the columns `text` [n, V] and `draft` [m, V']; writes text's keys and values into
         `keys` [L, places, G, blocks, K, 16] and `values` [L, places, G, 16 * blocks, K]. The rest of `columns` are

@@ -154,14 +154,16 @@ def passes(lm: DiffusionLM, widths: list[int], context: int, rounds: int = 15) -
 
 
 def floors(lm: DiffusionLM, widths: list[int], context: int) -> dict[int, tuple[float, float]]:
-    """What a pass cannot beat here, in milliseconds: reading its int8 weights once at the measured memory rate,
-    and its operations at the measured bfloat16 product rate."""
+    """What a pass cannot beat here, in milliseconds: reading its weights once, as they are packed, at the measured
+    memory rate; and beside it its operations at the measured bfloat16 product rate, which 8-bit products may beat."""
     import torch
 
     from unmask.evaluation.floor import forward_operations, gemm_rate, read_rate
 
     c = lm.config
-    weights = forward_operations(c, 1, 0, 1) / 2  # a multiply-add per weight, one byte each
+    network = getattr(lm.backend, "network", None)
+    # a multiply-add per weight, one byte each, where the backend does not say
+    weights = forward_operations(c, 1, 0, 1) / 2 if network is None else network.text_bytes
     reading, rate = 1e3 * weights / read_rate(), gemm_rate(torch.bfloat16, 64, c.hidden_size, 4 * c.hidden_size)
     return {w: (reading, 1e3 * forward_operations(c, w, context, w) / rate) for w in widths}
 
