@@ -36,7 +36,6 @@ typedef struct {
 #define CODES(bits) (LANES * GROUP * (bits) / 8)        /* bytes of a block's codes of 16 rows */
 #define SCALES(bits) ((bits) == 4 ? 2 * LANES : LANES)  /* float16 of 16 rows: scales, of 4 bits then minima */
 #define BLOCK(bits) (2 * CODES(bits) + 4 * SCALES(bits)) /* bytes */
-#define AHEAD 2560 /* bytes to fetch early: the next blocks, also where a page ends */
 
 typedef struct {
     Matrix qkv, out, gate_up, down, adapter_down, adapter_up; /* gate_up: 32 rows of gate, then 32 of up, and so on */
@@ -117,21 +116,23 @@ static inline floats scaled(floats sum, floats dots, const uint16_t *scale, cons
     return sum;
 }
 
-/* 32 outputs from 32 tile on, of up to FEW columns of one block of x, `skip` of them left out. */
+/* 32 outputs from 32 tile on, of up to FEW columns of one block of x, `skip` of them left out. With the last
+   columns, the weights of the next tile are sent for. */
 #if defined(__AVX512VNNI__)
 static inline __attribute__((always_inline)) void multiply(
-    const Matrix *m, int tile, const Rounded *x, int block, int skip, floats out[2][MOST], const int count, const int bits) {
+    const Matrix *m, int tile, const Rounded *x, int block, int skip, floats out[2][MOST], int last, const int count,
+    const int bits) {
     const int groups = m->columns / GROUP;
     const uint8_t *code = m->blocks + (size_t)tile * groups * BLOCK(bits);
     const __m512i low = _mm512_set1_epi8(15);
-    const int at_hand = block + skip; /* the first columns have brought the weights */
+    const size_t next = (size_t)groups * BLOCK(bits); /* the tile after this one is on its way meanwhile */
     size_t at = (size_t)block * groups * MOST + skip;
     floats sum[2][FEW];
     for (int t = 0; t < count; t++) sum[0][t] = sum[1][t] = (floats){0};
     for (int g = 0; g < groups; g++, code += BLOCK(bits), at += MOST) {
         const quad *four = (const quad *)(x->code + at * GROUP);
         const uint16_t *scale = (const uint16_t *)(code + 2 * CODES(bits));
-        for (int i = 0; i < BLOCK(bits) && !at_hand; i += 64) _mm_prefetch(code + AHEAD + i, _MM_HINT_T0);
+        for (int i = 0; i < BLOCK(bits) && last; i += 64) _mm_prefetch(code + next + i, _MM_HINT_T1);
         __m512i dots[2][FEW];
         for (int t = 0; t < count; t++) dots[0][t] = dots[1][t] = _mm512_set1_epi32(bits == 8 ? x->offset[at + t] : 0);
         for (int half = 0; half < 2; half++) {
@@ -163,7 +164,8 @@ static inline __m256i dots_of(__m256i sum, __m256i half_codes, __m256i v, int we
 }
 
 static inline __attribute__((always_inline)) void multiply(
-    const Matrix *m, int tile, const Rounded *x, int block, int skip, floats out[2][MOST], const int count, const int bits) {
+    const Matrix *m, int tile, const Rounded *x, int block, int skip, floats out[2][MOST], int last, const int count,
+    const int bits) {
     const int groups = m->columns / GROUP;
     const __m256i low = _mm256_set1_epi8(15);
     for (int i = 0; i < 2; i++) {
@@ -174,6 +176,8 @@ static inline __attribute__((always_inline)) void multiply(
         for (int g = 0; g < groups; g++, code += BLOCK(bits), at += MOST) {
             const quad *four = (const quad *)(x->code + at * GROUP);
             const uint16_t *scale = (const uint16_t *)(code + (2 - i) * CODES(bits)) + i * SCALES(bits);
+            for (int j = 0; j < BLOCK(bits) / 2 && last; j += 64)
+                _mm_prefetch(code + (size_t)groups * BLOCK(bits) + j, _MM_HINT_T1);
             union { floats v; __m256i h[2]; } dots[FEW];
             for (int half = 0; half < 2; half++) {
                 for (int t = 0; t < count; t++) dots[t].h[half] = _mm256_set1_epi32(bits == 8 ? x->offset[at + t] : 0);
@@ -198,11 +202,11 @@ static inline __attribute__((always_inline)) void multiply(
 #endif
 
 /* The same for a whole block of x: of its columns from MOST block on, the first `count`. */
-static void product(const Matrix *m, int tile, const Rounded *x, int block, int count, floats out[2][MOST]) {
+static void product(const Matrix *m, int tile, const Rounded *x, int block, int count, floats out[2][MOST], int last) {
 #define CASE(n) \
     case n: \
-        if (m->bits == 4) multiply(m, tile, x, block, skip, out, n, 4); \
-        else multiply(m, tile, x, block, skip, out, n, 8); \
+        if (m->bits == 4) multiply(m, tile, x, block, skip, out, last && skip + FEW >= count, n, 4); \
+        else multiply(m, tile, x, block, skip, out, last && skip + FEW >= count, n, 8); \
         break;
     for (int skip = 0; skip < count; skip += FEW)
         switch (count - skip < FEW ? count - skip : FEW) { CASE(1) CASE(2) CASE(3) CASE(4) }
@@ -350,7 +354,7 @@ static void project(const Matrix *m, const Rounded *x, int count, float *out, in
         for (int from = 0; from < count; from += MOST) {
             const int n = count - from < MOST ? count - from : MOST;
             floats y[2][MOST];
-            product(m, tile, x, from / MOST, n, y);
+            product(m, tile, x, from / MOST, n, y, from + MOST >= count);
             for (int i = 0; i < 2; i++) {
                 const int row = (tile * 2 + i) * LANES, left = m->rows - row;
                 for (int t = 0; t < n; t++) {
@@ -372,8 +376,8 @@ static void activate(const Matrix *m, const Rounded *x, int count, const Rounded
         for (int from = 0; from < count; from += MOST) {
             const int n = count - from < MOST ? count - from : MOST;
             floats y[2][MOST], up[2][MOST];
-            product(m, gated ? 2 * group : group, x, from / MOST, n, y);
-            if (gated) product(m, 2 * group + 1, x, from / MOST, n, up);
+            product(m, gated ? 2 * group : group, x, from / MOST, n, y, from + MOST >= count);
+            if (gated) product(m, 2 * group + 1, x, from / MOST, n, up, from + MOST >= count);
             for (int t = 0; t < n; t++) {
                 float h[GROUP];
                 for (int i = 0; i < 2; i++) store(h + i * LANES, swish(y[i][t]) * (gated ? up[i][t] : all(1.f)));
