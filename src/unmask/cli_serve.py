@@ -129,7 +129,48 @@ def bench_serve(
     print(f"server over engine at one client: {100 * report.overhead:+.1f}% seconds")
 
 
+def bench_soak(
+    model: Annotated[str, typer.Argument(help="A model's name or folder.")] = "default",
+    minutes: Annotated[float, typer.Option(help="How long.")] = 20.0,
+    max_concurrent: Annotated[int, typer.Option(help="Slots of the server.")] = 8,
+    queue: Annotated[int, typer.Option(help="Its line; twice as many clients ask as both hold.")] = 8,
+    vanish: Annotated[float, typer.Option(help="Share of clients that leave in mid-stream.")] = 0.1,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", help="Tokens of an answer at most.")] = 128,
+    as_json: Json = False,
+) -> None:
+    """A server at twice its capacity with clients that vanish, then SIGTERM under load; exits with 1 on any fault.
+
+    Example: `unmask bench soak default --minutes 20`
+    """
+    from rich.console import Console
+
+    from unmask.display import table
+    from unmask.evaluation.bench_soak import bench_soak as run
+
+    if not 0 < minutes < 1e4 or max_concurrent < 1 or queue < 0 or not 0 <= vanish <= 1 or max_new_tokens < 1:
+        raise UnmaskError("--minutes, --max-concurrent, -n must be above 0, --queue at least 0, --vanish 0 to 1")
+    with Console(stderr=True).status("starting") as status:
+        soak = run(model, minutes, max_concurrent, queue, vanish, max_new_tokens, status.update)
+    if as_json:
+        print(json.dumps(soak.to_dict()))
+    else:
+        rows = [[what, str(count)] for what, count in sorted(soak.outcomes.items())]
+        rows += [
+            [f"{what}, once SIGTERM was sent", str(count)] for what, count in sorted(soak.stopped_outcomes.items())
+        ]
+        rows += [
+            ["memory before, after", f"{soak.memory_before / 2**20:.0f}, {soak.memory_after / 2**20:.0f} MiB"],
+            ["requests held afterwards", f"{soak.running_after} in slots, {soak.waiting_after} in line"],
+            ["SIGTERM under load", f"exit status {soak.exit_status} after {soak.seconds_to_stop:.1f} s"],
+        ]
+        title = f"{soak.clients} clients for {minutes:g} minutes, {max_concurrent} slots and a line of {queue}"
+        Console().print(table(title, ["what became of requests", ""], rows))
+    if soak.faults or soak.running_after or soak.waiting_after or soak.exit_status:
+        raise typer.Exit(1)
+
+
 def install(app: typer.Typer, bench: typer.Typer) -> None:
     """Adds the commands."""
     app.command("serve")(serve)
     bench.command("serve")(bench_serve)
+    bench.command("soak")(bench_soak)

@@ -178,7 +178,9 @@ class CompiledNetwork:
     def text_bytes(self) -> int:
         """Bytes of weights that a forward of text reads."""
         own = (a.nbytes for name, a in self.weights.items() if name.endswith(".blocks"))
-        drafts = (a.nbytes for n, a in self.weights.items() if n.endswith(".blocks") and ("adapter" in n or "draft" in n))
+        drafts = (
+            a.nbytes for n, a in self.weights.items() if n.endswith(".blocks") and ("adapter" in n or "draft" in n)
+        )
         return sum(own) - sum(drafts)
 
     def forward(self, columns: dict[str, Array], keys: Array, values: Array) -> tuple[Array, Array]:

@@ -86,7 +86,7 @@ def bench(
     progress("starting the server")
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        _wait(port, process)
+        wait_for_server(port, process)
         ask = _asker(port)
         ask(bodies[0])  # what is done for the first time is not counted
         progress("1 client")
@@ -119,7 +119,7 @@ def _body(number: int, length: int, mode: str | None) -> dict[str, Any]:
     return {**body, "mode": mode} if mode else body
 
 
-def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
+def wait_for_server(port: int, process: subprocess.Popen[bytes]) -> None:
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and process.poll() is None:
         try:
