@@ -173,6 +173,8 @@ class Denoising:
         if self.prefill_end is not None:
             row.cached, row.prefills = self.prefill_end, row.prefills + 1
             return []
+        if self.rule.name == "sequential" and self.end - self.start == 1:
+            return self._take_one(read)
         open_1L = (row.masked & self._window())[None]
         scores = read.scores.grid(np.zeros(len(read.target), np.int64), read.target, open_1L.shape)
         steps_left = max(self.budget - self.step, 1)
@@ -188,6 +190,18 @@ class Denoising:
         self.step += 1
         self.forwards += 1
         return commits
+
+    def _take_one(self, read: Read) -> list[Commit]:
+        """What the rule comes to in a window of one, without its grids: mode ar spends its time here."""
+        shape = self.row.canvas.ids.shape
+        chosen, token, confidence = np.zeros(shape, bool), np.zeros(shape, np.int64), np.full(shape, -np.inf)
+        at = (0, self.start)
+        chosen[at], token[at], confidence[at] = True, read.scores.token[0], read.scores.confidence[0]
+        if self.cache == "exact":
+            self.row.cached = self.start
+        self.step += 1
+        self.forwards += 1
+        return [Commit(chosen, token, confidence, "unmask")]
 
     def _choose(self, scores: Scores, open_1L: Array) -> Array:
         """Positions to write, [1, L]."""
