@@ -57,7 +57,7 @@ def bench_soak(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     command = [sys.executable, "-m", "unmask", "serve", f"soak={model}", "--port", str(port), "--grace", str(GRACE)]
-    command += ["--max-concurrent", str(concurrent), "--queue", str(queue)]
+    command += ["--max-concurrent", str(concurrent), "--queue", str(queue), "--max-n", "1"]
     progress("starting the server")
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     clients = 2 * (concurrent + queue)
