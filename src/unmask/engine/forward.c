@@ -17,16 +17,23 @@
 
 #include "threads.h"
 
-#define LANES 16  /* outputs of a tile */
+#define LANES 16  /* outputs of half a tile, slots of a block of the cache */
 #define GROUP 32  /* inputs that share a scale */
 #define MOST 8    /* columns that stand together */
 #define FEW 4     /* columns whose sums the registers hold */
 #define LOW (-1e30f)
 
-typedef float floats __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
+#ifdef __AVX512F__
+#define WIDE 16 /* floats of a register: a wider vector would live in memory */
+#else
+#define WIDE 8
+#endif
+#define HALVES (LANES / WIDE)
+
+typedef float floats __attribute__((vector_size(4 * WIDE), aligned(4), may_alias));
+typedef int32_t ints __attribute__((vector_size(4 * WIDE), aligned(4), may_alias));
 typedef int32_t quad __attribute__((may_alias, aligned(4)));
-typedef int8_t bytes __attribute__((vector_size(16), aligned(1), may_alias));
+typedef int8_t bytes __attribute__((vector_size(WIDE), aligned(1), may_alias));
 
 typedef struct {
     int32_t rows, columns, bits, unused;
@@ -73,16 +80,16 @@ static inline floats choose(ints where, floats a, floats b) { return (floats)(((
 static inline floats greater(floats a, floats b) { return choose(a > b, a, b); }
 
 static inline float total(floats v) {
-    float s[LANES];
+    float s[WIDE];
     store(s, v);
-    for (int width = LANES / 2; width; width /= 2)
+    for (int width = WIDE / 2; width; width /= 2)
         for (int i = 0; i < width; i++) s[i] += s[i + width];
     return s[0];
 }
 
 static inline float highest(floats v) {
     float top = v[0];
-    for (int i = 1; i < LANES; i++) top = v[i] > top ? v[i] : top;
+    for (int i = 1; i < WIDE; i++) top = v[i] > top ? v[i] : top;
     return top;
 }
 
@@ -103,10 +110,7 @@ static inline floats halves(const uint16_t *p) {
 #ifdef __AVX512F__
     return (floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 #else
-    union { floats v; __m256 h[2]; } u;
-    u.h[0] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
-    u.h[1] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)));
-    return u.v;
+    return (floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 #endif
 }
 
@@ -120,7 +124,7 @@ static inline floats scaled(floats sum, floats dots, const uint16_t *scale, cons
    columns, the weights of the next tile are sent for. */
 #if defined(__AVX512VNNI__)
 static inline __attribute__((always_inline)) void multiply(
-    const Matrix *m, int tile, const Rounded *x, int block, int skip, floats out[2][MOST], int last, const int count,
+    const Matrix *m, int tile, const Rounded *x, int block, int skip, float out[2][MOST][LANES], int last, const int count,
     const int bits) {
     const int groups = m->columns / GROUP;
     const uint8_t *code = m->blocks + (size_t)tile * groups * BLOCK(bits);
@@ -156,53 +160,62 @@ static inline __attribute__((always_inline)) void multiply(
                                    bits);
     }
     for (int i = 0; i < 2; i++)
-        for (int t = 0; t < count; t++) out[i][skip + t] = sum[i][t];
+        for (int t = 0; t < count; t++) store(out[i][skip + t], sum[i][t]);
 }
-#else /* AVX2: bytes are split into their halves, whose products of two fit 16 bits */
-static inline __m256i dots_of(__m256i sum, __m256i half_codes, __m256i v, int weight) {
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(half_codes, v), _mm256_set1_epi16(weight)));
-}
-
+#else /* AVX2: codes of 4 bits times bytes, whose sums over a group fit 16 bits; codes of 8 bits are split in two */
 static inline __attribute__((always_inline)) void multiply(
-    const Matrix *m, int tile, const Rounded *x, int block, int skip, floats out[2][MOST], int last, const int count,
+    const Matrix *m, int tile, const Rounded *x, int block, int skip, float out[2][MOST][LANES], int last, const int count,
     const int bits) {
     const int groups = m->columns / GROUP;
+    const uint8_t *code = m->blocks + (size_t)tile * groups * BLOCK(bits);
     const __m256i low = _mm256_set1_epi8(15);
-    for (int i = 0; i < 2; i++) {
-        const uint8_t *code = m->blocks + (size_t)tile * groups * BLOCK(bits) + i * CODES(bits);
-        size_t at = (size_t)block * groups * MOST + skip;
-        floats sum[FEW];
-        for (int t = 0; t < count; t++) sum[t] = (floats){0};
-        for (int g = 0; g < groups; g++, code += BLOCK(bits), at += MOST) {
-            const quad *four = (const quad *)(x->code + at * GROUP);
-            const uint16_t *scale = (const uint16_t *)(code + (2 - i) * CODES(bits)) + i * SCALES(bits);
-            for (int j = 0; j < BLOCK(bits) / 2 && last; j += 64)
-                _mm_prefetch(code + (size_t)groups * BLOCK(bits) + j, _MM_HINT_T1);
-            union { floats v; __m256i h[2]; } dots[FEW];
-            for (int half = 0; half < 2; half++) {
-                for (int t = 0; t < count; t++) dots[t].h[half] = _mm256_set1_epi32(bits == 8 ? x->offset[at + t] : 0);
-                for (int j = 0; j < 8; j++) {
-                    __m256i w = _mm256_loadu_si256((const __m256i *)(code + 64 * (bits == 8 ? j : j % 4) + 32 * half));
-                    __m256i upper = _mm256_and_si256(_mm256_srli_epi16(w, 4), low), lower = _mm256_and_si256(w, low);
-                    for (int t = 0; t < count; t++) {
-                        __m256i v = _mm256_set1_epi32(four[t * 8 + j]), *sum_of = &dots[t].h[half];
-                        *sum_of = dots_of(*sum_of, bits == 4 && j >= 4 ? upper : lower, v, 1);
-                        if (bits == 8) *sum_of = dots_of(*sum_of, upper, v, 16);
-                    }
+    const size_t next = (size_t)groups * BLOCK(bits); /* the tile after this one is on its way meanwhile */
+    size_t at = (size_t)block * groups * MOST + skip;
+    floats sum[4][FEW];
+    for (int i = 0; i < 4; i++)
+        for (int t = 0; t < count; t++) sum[i][t] = (floats){0};
+    for (int g = 0; g < groups; g++, code += BLOCK(bits), at += MOST) {
+        const quad *four = (const quad *)(x->code + at * GROUP);
+        for (int i = 0; i < BLOCK(bits) && last; i += 64) _mm_prefetch(code + next + i, _MM_HINT_T1);
+#pragma GCC unroll 1
+        for (int i = 0; i < 4; i++) { /* 8 outputs */
+            const uint8_t *p = code + i / 2 * CODES(bits) + i % 2 * 32;
+            const uint16_t *scale = (const uint16_t *)(code + 2 * CODES(bits)) + i / 2 * SCALES(bits) + i % 2 * WIDE;
+            __m256i lower[FEW], upper[FEW];
+#pragma GCC unroll 4
+            for (int t = 0; t < count; t++) lower[t] = upper[t] = _mm256_setzero_si256();
+#pragma GCC unroll 1
+            for (int j = 0; j < CODES(bits) / 64; j++) {
+                const __m256i w = _mm256_loadu_si256((const __m256i *)(p + 64 * j)), a = _mm256_and_si256(w, low);
+                const __m256i b = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
+    #pragma GCC unroll 4
+            for (int t = 0; t < count; t++) { /* each sum: 8 times two products of 15 * 127 at the most */
+                    const __m256i v = _mm256_set1_epi32(four[t * 8 + j]);
+                    lower[t] = _mm256_add_epi16(lower[t], _mm256_maddubs_epi16(a, v));
+                    if (bits == 4) {
+                        const __m256i u = _mm256_set1_epi32(four[t * 8 + j + 4]);
+                        lower[t] = _mm256_add_epi16(lower[t], _mm256_maddubs_epi16(b, u));
+                    } else upper[t] = _mm256_add_epi16(upper[t], _mm256_maddubs_epi16(b, v));
                 }
             }
+#pragma GCC unroll 4
             for (int t = 0; t < count; t++) {
-                for (int half = 0; half < 2; half++) dots[t].h[half] = (__m256i)_mm256_cvtepi32_ps(dots[t].h[half]);
-                sum[t] = scaled(sum[t], dots[t].v, scale, x, at + t, bits);
+                __m256i dots = _mm256_madd_epi16(lower[t], _mm256_set1_epi16(1));
+                if (bits == 8) {
+                    dots = _mm256_add_epi32(dots, _mm256_madd_epi16(upper[t], _mm256_set1_epi16(16)));
+                    dots = _mm256_add_epi32(dots, _mm256_set1_epi32(x->offset[at + t]));
+                }
+                sum[i][t] = scaled(sum[i][t], (floats)_mm256_cvtepi32_ps(dots), scale, x, at + t, bits);
             }
         }
-        for (int t = 0; t < count; t++) out[i][skip + t] = sum[t];
     }
+    for (int i = 0; i < 4; i++)
+        for (int t = 0; t < count; t++) store(out[i / 2][skip + t] + i % 2 * WIDE, sum[i][t]);
 }
 #endif
 
 /* The same for a whole block of x: of its columns from MOST block on, the first `count`. */
-static void product(const Matrix *m, int tile, const Rounded *x, int block, int count, floats out[2][MOST], int last) {
+static void product(const Matrix *m, int tile, const Rounded *x, int block, int count, float out[2][MOST][LANES], int last) {
 #define CASE(n) \
     case n: \
         if (m->bits == 4) multiply(m, tile, x, block, skip, out, last && skip + FEW >= count, n, 4); \
@@ -218,22 +231,24 @@ static void round_off(const float *x, const Rounded *to, int column, int first, 
     const int groups = to->columns / GROUP;
     size_t at = ((size_t)(column / MOST) * groups + first / GROUP) * MOST + column % MOST;
     for (int i = 0; i < count; i += GROUP, at += MOST) {
-        floats a = load(x + i), b = load(x + i + LANES);
-        float most = highest(greater(greater(a, -a), greater(b, -b))), inverse = most > 0 ? 127.f / most : 0.f;
-        ints m = __builtin_convertvector(a * inverse + 12582912.f - 12582912.f, ints); /* rounds to even */
-        ints n = __builtin_convertvector(b * inverse + 12582912.f - 12582912.f, ints);
-        bytes *code = (bytes *)(to->code + at * GROUP);
-        code[0] = __builtin_convertvector(m, bytes), code[1] = __builtin_convertvector(n, bytes);
-        float sum = total(__builtin_convertvector(m + n, floats)); /* of whole numbers: exact */
+        floats top = {0}, whole = {0};
+        for (int j = 0; j < GROUP; j += WIDE) top = greater(top, greater(load(x + i + j), -load(x + i + j)));
+        const float most = highest(top), inverse = most > 0 ? 127.f / most : 0.f;
+        for (int j = 0; j < GROUP; j += WIDE) {
+            floats n = load(x + i + j) * inverse + 12582912.f - 12582912.f; /* rounds to even */
+            *(bytes *)(to->code + at * GROUP + j) = __builtin_convertvector(__builtin_convertvector(n, ints), bytes);
+            whole += n;
+        }
+        const float sum = total(whole); /* of whole numbers: exact */
         to->scale[at] = most / 127.f, to->sum[at] = sum * (most / 127.f), to->offset[at] = -128 * (int32_t)sum;
     }
 }
 
 static void normalise(const float *x, const float *weight, int size, float eps, float *out) {
     floats squares = {0};
-    for (int i = 0; i < size; i += LANES) squares += load(x + i) * load(x + i);
+    for (int i = 0; i < size; i += WIDE) squares += load(x + i) * load(x + i);
     float scale = 1.f / sqrtf(total(squares) / size + eps);
-    for (int i = 0; i < size; i += LANES) store(out + i, load(x + i) * scale * load(weight + i));
+    for (int i = 0; i < size; i += WIDE) store(out + i, load(x + i) * scale * load(weight + i));
 }
 
 static void embed(const Matrix *m, int row, float *out) {
@@ -242,7 +257,7 @@ static void embed(const Matrix *m, int row, float *out) {
         const uint8_t *block = m->blocks + ((size_t)(row / GROUP) * groups + g) * BLOCK(m->bits);
         const uint8_t *code = block + half * CODES(m->bits);
         const uint16_t *scale = (const uint16_t *)(block + 2 * CODES(m->bits)) + half * SCALES(m->bits);
-        float d = halves(scale)[lane], least = m->bits == 4 ? halves(scale + LANES)[lane] : -128.f * d;
+        float d = _cvtsh_ss(scale[lane]), least = m->bits == 4 ? _cvtsh_ss(scale[LANES + lane]) : -128.f * d;
         for (int k = 0; k < GROUP; k++) {
             int four = k / 4, at = lane * 4 + k % 4;
             int q = m->bits == 4 ? (code[four % 4 * 64 + at] >> (four / 4 * 4)) & 15 : code[four * 64 + at];
@@ -252,7 +267,7 @@ static void embed(const Matrix *m, int row, float *out) {
 }
 
 static void rotate(float *x, const float *cos, const float *sin, int size) {
-    for (int i = 0; i < size / 2; i += LANES) {
+    for (int i = 0; i < size / 2; i += WIDE) {
         floats a = load(x + i), b = load(x + size / 2 + i), c = load(cos + i), s = load(sin + i);
         store(x + i, a * c - b * s), store(x + size / 2 + i, b * c + a * s);
     }
@@ -263,64 +278,68 @@ typedef struct { /* what one column attends to with heads that share keys */
     int seen, own_count, own_stride, to_values, size; /* cached keys, columns of the group, floats between them */
 } View;
 
-/* The mix of values, W * 16 features from `at` on. */
+/* The mix of values, `count` registers of features from `at` on. */
 static inline __attribute__((always_inline)) void mix(
-    const View *v, int at, const float *score, int stride, const float *share, float *out, const int heads, const int W) {
+    const View *v, int at, const float *score, int stride, const float *share, float *out, const int heads, const int count) {
     floats sum[4][4] = {{{0}}};
     const int start = (v->seen + LANES - 1) / LANES * LANES;
     for (int n = 0; n < v->seen; n++)
-        for (int i = 0; i < W; i++) {
-            floats value = load(v->values + (size_t)n * v->size + at + i * LANES);
+        for (int i = 0; i < count; i++) {
+            floats value = load(v->values + (size_t)n * v->size + at + i * WIDE);
             for (int h = 0; h < heads; h++) sum[h][i] += value * score[h * stride + n];
         }
     for (int n = 0; n < v->own_count; n++)
-        for (int i = 0; i < W; i++) {
-            floats value = load(v->own + (size_t)n * v->own_stride + v->to_values + at + i * LANES);
+        for (int i = 0; i < count; i++) {
+            floats value = load(v->own + (size_t)n * v->own_stride + v->to_values + at + i * WIDE);
             for (int h = 0; h < heads; h++) sum[h][i] += value * score[h * stride + start + n];
         }
     for (int h = 0; h < heads; h++)
-        for (int i = 0; i < W; i++) store(out + h * v->size + at + i * LANES, sum[h][i] * share[h]);
+        for (int i = 0; i < count; i++) store(out + h * v->size + at + i * WIDE, sum[h][i] * share[h]);
 }
+
+#define CHAINS (4 / HALVES) /* sums of one score that grow side by side */
 
 static inline __attribute__((always_inline)) void attend_with(
     const View *v, float *score, int stride, float *out, const int heads) {
     const int size = v->size, blocks = (v->seen + LANES - 1) / LANES, start = blocks * LANES;
-    const ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     float share[4];
     for (int b = 0; b < blocks; b++) {
         const float *k = v->keys + (size_t)b * size * LANES;
-        floats part[4][4] = {{{0}}};
-        for (int i = 0; i < size; i += 4)
-            for (int j = 0; j < 4; j++) {
-                floats key = load(k + (i + j) * LANES);
-                for (int h = 0; h < heads; h++) part[h][j] += key * v->q[h * size + i + j];
+        floats part[4][CHAINS][HALVES] = {{{{0}}}};
+        for (int i = 0; i < size; i += CHAINS)
+            for (int j = 0; j < CHAINS; j++)
+                for (int h = 0; h < heads; h++)
+                    for (int half = 0; half < HALVES; half++)
+                        part[h][j][half] += load(k + (i + j) * LANES + half * WIDE) * v->q[h * size + i + j];
+        for (int h = 0; h < heads; h++)
+            for (int half = 0; half < HALVES; half++) {
+                floats s = part[h][0][half] + part[h][1][half];
+                if (CHAINS == 4) s += part[h][CHAINS - 2][half] + part[h][CHAINS - 1][half];
+                store(score + h * stride + b * LANES + half * WIDE, s);
             }
-        for (int h = 0; h < heads; h++) {
-            floats s = (part[h][0] + part[h][1]) + (part[h][2] + part[h][3]);
-            store(score + h * stride + b * LANES, choose(lane < v->seen - b * LANES, s, all(LOW)));
-        }
     }
     for (int h = 0; h < heads; h++) {
-        float *own = score + h * stride + start;
+        float *all_scores = score + h * stride, *own = all_scores + start;
+        for (int n = v->seen; n < start; n++) all_scores[n] = LOW;
         for (int n = 0; n < v->own_count; n++) {
             floats s = {0};
-            for (int i = 0; i < size; i += LANES) s += load(v->own + (size_t)n * v->own_stride + i) * load(v->q + h * size + i);
+            for (int i = 0; i < size; i += WIDE) s += load(v->own + (size_t)n * v->own_stride + i) * load(v->q + h * size + i);
             own[n] = total(s);
         }
-        for (int n = v->own_count; n % LANES; n++) own[n] = LOW;
+        for (int n = v->own_count; n % WIDE; n++) own[n] = LOW;
         floats top = all(LOW), sum = {0};
-        for (int n = 0; n < start + v->own_count; n += LANES) top = greater(top, load(score + h * stride + n));
+        for (int n = 0; n < start + v->own_count; n += WIDE) top = greater(top, load(all_scores + n));
         const floats most = all(highest(top));
-        for (int n = 0; n < start + v->own_count; n += LANES) {
-            floats s = load(score + h * stride + n), p = choose(s <= all(LOW), (floats){0}, exponential(s - most));
+        for (int n = 0; n < start + v->own_count; n += WIDE) {
+            floats s = load(all_scores + n), p = choose(s <= all(LOW), (floats){0}, exponential(s - most));
             sum += p;
-            store(score + h * stride + n, p);
+            store(all_scores + n, p);
         }
         share[h] = 1.f / total(sum);
     }
     int at = 0;
-    for (; at + 4 * LANES <= size; at += 4 * LANES) mix(v, at, score, stride, share, out, heads, 4);
-    for (; at < size; at += 2 * LANES) mix(v, at, score, stride, share, out, heads, 2);
+    for (; at + 4 * WIDE <= size; at += 4 * WIDE) mix(v, at, score, stride, share, out, heads, 4);
+    for (; at < size; at += WIDE) mix(v, at, score, stride, share, out, heads, 1);
 }
 
 /* Up to 4 heads that share keys; each head's sums are those that it would have alone. */
@@ -353,15 +372,13 @@ static void project(const Matrix *m, const Rounded *x, int count, float *out, in
     EACH(tile, (m->rows + 2 * LANES - 1) / (2 * LANES)) {
         for (int from = 0; from < count; from += MOST) {
             const int n = count - from < MOST ? count - from : MOST;
-            floats y[2][MOST];
+            float y[2][MOST][LANES];
             product(m, tile, x, from / MOST, n, y, from + MOST >= count);
             for (int i = 0; i < 2; i++) {
-                const int row = (tile * 2 + i) * LANES, left = m->rows - row;
+                const int row = (tile * 2 + i) * LANES, left = m->rows - row < LANES ? m->rows - row : LANES;
                 for (int t = 0; t < n; t++) {
                     float *p = out + (size_t)(of ? of[from + t] : from + t) * stride + row;
-                    if (add && left >= LANES) store(p, load(p) + y[i][t]);
-                    else if (left >= LANES) store(p, y[i][t]);
-                    else for (int j = 0; j < left; j++) p[j] = y[i][t][j] + (add ? p[j] : 0);
+                    for (int j = 0; j < left; j++) p[j] = y[i][t][j] + (add ? p[j] : 0);
                 }
             }
         }
@@ -375,12 +392,15 @@ static void activate(const Matrix *m, const Rounded *x, int count, const Rounded
     EACH(group, m->rows / (gated ? 2 * GROUP : GROUP)) {
         for (int from = 0; from < count; from += MOST) {
             const int n = count - from < MOST ? count - from : MOST;
-            floats y[2][MOST], up[2][MOST];
+            float y[2][MOST][LANES], up[2][MOST][LANES];
             product(m, gated ? 2 * group : group, x, from / MOST, n, y, from + MOST >= count);
             if (gated) product(m, 2 * group + 1, x, from / MOST, n, up, from + MOST >= count);
             for (int t = 0; t < n; t++) {
                 float h[GROUP];
-                for (int i = 0; i < 2; i++) store(h + i * LANES, swish(y[i][t]) * (gated ? up[i][t] : all(1.f)));
+                for (int i = 0; i < GROUP; i += WIDE) {
+                    const int half = i / LANES, lane = i % LANES;
+                    store(h + i, swish(load(y[half][t] + lane)) * (gated ? load(up[half][t] + lane) : all(1.f)));
+                }
                 round_off(h, out, from + t, group * GROUP, GROUP);
             }
         }
@@ -433,7 +453,7 @@ static void compute(void *job) {
                 const float *cos = net->cos + (size_t)b->position[t] * (K / 2);
                 const float *sin = net->sin + (size_t)b->position[t] * (K / 2);
                 for (int n = 0; n < H + G; n++) rotate(row + n * K, cos, sin, K);
-                for (int i = 0; i < H * K; i += LANES) store(row + i, load(row + i) * scale);
+                for (int i = 0; i < H * K; i += WIDE) store(row + i, load(row + i) * scale);
                 for (int n = 0; n < G && !b->drafts[t]; n++) {
                     size_t head = ((size_t)b->place[t] * G + n) * b->blocks;
                     int slot = b->position[t];
@@ -519,27 +539,27 @@ typedef struct {
 
 static void summarise(void *job) {
     const Summary *to = job;
-    const int size = to->size, whole = size / LANES * LANES;
+    const int size = to->size, whole = size / WIDE * WIDE;
     EACH(n, to->rows) {
         const float *row = to->logits + (size_t)n * size;
         floats top = all(LOW), next = all(LOW);
-        float tail[LANES];
-        for (int i = 0; i < LANES; i++) tail[i] = whole + i < size ? row[whole + i] : LOW;
-        for (int i = 0; i <= whole; i += LANES) {
+        float tail[WIDE];
+        for (int i = 0; i < WIDE; i++) tail[i] = whole + i < size ? row[whole + i] : LOW;
+        for (int i = 0; i <= whole; i += WIDE) {
             floats v = i < whole ? load(row + i) : load(tail);
             next = greater(next, choose(v > top, top, v));
             top = greater(top, v);
         }
         int lane = 0;
-        for (int i = 1; i < LANES; i++) lane = top[i] > top[lane] ? i : lane;
+        for (int i = 1; i < WIDE; i++) lane = top[i] > top[lane] ? i : lane;
         float most = top[lane], other = next[lane];
-        for (int i = 0; i < LANES; i++) other = i != lane && top[i] > other ? top[i] : other;
+        for (int i = 0; i < WIDE; i++) other = i != lane && top[i] > other ? top[i] : other;
         int where = 0;
         while (where < size - 1 && row[where] != most) where++;
         double s = 0, w = 0;
-        for (int from = 0; from <= whole; from += 512 * LANES) { /* short sums of floats, long ones of doubles */
+        for (int from = 0; from <= whole; from += 512 * WIDE) { /* short sums of floats, long ones of doubles */
             floats part = {0}, weighted = {0};
-            for (int i = from; i <= whole && i < from + 512 * LANES; i += LANES) {
+            for (int i = from; i <= whole && i < from + 512 * WIDE; i += WIDE) {
                 floats gap = (i < whole ? load(row + i) : load(tail)) - most;
                 floats p = choose(gap < all(-87.f), (floats){0}, exponential(gap));
                 part += p, weighted += choose(gap < all(-87.f), (floats){0}, p * gap);
