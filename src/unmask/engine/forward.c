@@ -163,6 +163,8 @@ static inline __attribute__((always_inline)) void multiply(
         for (int t = 0; t < count; t++) store(out[i][skip + t], sum[i][t]);
 }
 #else /* AVX2: codes of 4 bits times bytes, whose sums over a group fit 16 bits; codes of 8 bits are split in two */
+#define KEEP(v) __asm__("" : "+x"(v)) /* in its register: sums that the compiler reorders fall out of them */
+
 static inline __attribute__((always_inline)) void multiply(
     const Matrix *m, int tile, const Rounded *x, int block, int skip, float out[2][MOST][LANES], int last, const int count,
     const int bits) {
@@ -178,35 +180,50 @@ static inline __attribute__((always_inline)) void multiply(
         const quad *four = (const quad *)(x->code + at * GROUP);
         for (int i = 0; i < BLOCK(bits) && last; i += 64) _mm_prefetch(code + next + i, _MM_HINT_T1);
 #pragma GCC unroll 1
-        for (int i = 0; i < 4; i++) { /* 8 outputs */
-            const uint8_t *p = code + i / 2 * CODES(bits) + i % 2 * 32;
-            const uint16_t *scale = (const uint16_t *)(code + 2 * CODES(bits)) + i / 2 * SCALES(bits) + i % 2 * WIDE;
-            __m256i lower[FEW], upper[FEW];
+        for (int half = 0; half < 2; half++) { /* 16 outputs */
+            const uint8_t *p = code + half * CODES(bits);
+            const uint16_t *scale = (const uint16_t *)(code + 2 * CODES(bits)) + half * SCALES(bits);
+            __m256i lower[2][FEW], upper[2][FEW];
 #pragma GCC unroll 4
-            for (int t = 0; t < count; t++) lower[t] = upper[t] = _mm256_setzero_si256();
-#pragma GCC unroll 1
-            for (int j = 0; j < CODES(bits) / 64; j++) {
-                const __m256i w = _mm256_loadu_si256((const __m256i *)(p + 64 * j)), a = _mm256_and_si256(w, low);
-                const __m256i b = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
-    #pragma GCC unroll 4
-            for (int t = 0; t < count; t++) { /* each sum: 8 times two products of 15 * 127 at the most */
+            for (int t = 0; t < count; t++)
+                lower[0][t] = lower[1][t] = upper[0][t] = upper[1][t] = _mm256_setzero_si256();
+#pragma GCC unroll 2
+            for (int j = 0; j < CODES(bits) / 64; j++, p += 64) {
+                __m256i a[2], b[2];
+#pragma GCC unroll 2
+                for (int i = 0; i < 2; i++) {
+                    const __m256i w = _mm256_loadu_si256((const __m256i *)(p + 32 * i));
+                    a[i] = _mm256_and_si256(w, low), b[i] = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
+                }
+#pragma GCC unroll 4
+                for (int t = 0; t < count; t++) { /* each sum: 8 times two products of 15 * 127 at the most */
                     const __m256i v = _mm256_set1_epi32(four[t * 8 + j]);
-                    lower[t] = _mm256_add_epi16(lower[t], _mm256_maddubs_epi16(a, v));
-                    if (bits == 4) {
-                        const __m256i u = _mm256_set1_epi32(four[t * 8 + j + 4]);
-                        lower[t] = _mm256_add_epi16(lower[t], _mm256_maddubs_epi16(b, u));
-                    } else upper[t] = _mm256_add_epi16(upper[t], _mm256_maddubs_epi16(b, v));
+                    const __m256i u = bits == 4 ? _mm256_set1_epi32(four[t * 8 + j + 4]) : v;
+#pragma GCC unroll 2
+                    for (int i = 0; i < 2; i++) {
+                        lower[i][t] = _mm256_add_epi16(lower[i][t], _mm256_maddubs_epi16(a[i], v));
+                        KEEP(lower[i][t]);
+                    }
+#pragma GCC unroll 2
+                    for (int i = 0; i < 2; i++) {
+                        __m256i *to = bits == 4 ? &lower[i][t] : &upper[i][t];
+                        *to = _mm256_add_epi16(*to, _mm256_maddubs_epi16(b[i], u));
+                        KEEP(*to);
+                    }
                 }
             }
 #pragma GCC unroll 4
-            for (int t = 0; t < count; t++) {
-                __m256i dots = _mm256_madd_epi16(lower[t], _mm256_set1_epi16(1));
-                if (bits == 8) {
-                    dots = _mm256_add_epi32(dots, _mm256_madd_epi16(upper[t], _mm256_set1_epi16(16)));
-                    dots = _mm256_add_epi32(dots, _mm256_set1_epi32(x->offset[at + t]));
+            for (int t = 0; t < count; t++)
+#pragma GCC unroll 2
+                for (int i = 0; i < 2; i++) {
+                    __m256i dots = _mm256_madd_epi16(lower[i][t], _mm256_set1_epi16(1));
+                    if (bits == 8) {
+                        dots = _mm256_add_epi32(dots, _mm256_madd_epi16(upper[i][t], _mm256_set1_epi16(16)));
+                        dots = _mm256_add_epi32(dots, _mm256_set1_epi32(x->offset[at + t]));
+                    }
+                    floats *to = &sum[2 * half + i][t];
+                    *to = scaled(*to, (floats)_mm256_cvtepi32_ps(dots), scale + i * WIDE, x, at + t, bits);
                 }
-                sum[i][t] = scaled(sum[i][t], (floats)_mm256_cvtepi32_ps(dots), scale, x, at + t, bits);
-            }
         }
     }
     for (int i = 0; i < 4; i++)
