@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from unmask.models.loading import Loaded
 
 KEY_LENGTH = 12
+HASHED = 64 << 20  # bytes of a file that are read for its name in the cache, some 30 ms; larger ones go by their time
 
 
 class CompiledLogits:
@@ -75,16 +76,22 @@ class CompiledLogits:
 
 def compiled_folder(loaded: Loaded, backend: str, version: Any) -> Path:
     """Where a backend keeps a model in the user's cache: a name that changes with whatever the folder is made of,
-    the weights and those of the base by name, size and time."""
+    the weights and those of the base by name, size and content (or time, where that is long to read)."""
     parts: list[Any] = [version, loaded.config.to_dict()]
     for path in (loaded.path, loaded.base_path):
         if path is not None:
             files = (
                 [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".gguf"))
             )
-            parts += [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+            parts += [(file.name, file.stat().st_size, _content(file)) for file in files]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:KEY_LENGTH]
     return pull.cache() / "compiled" / f"{loaded.name}-{backend}-{key}"
+
+
+def _content(file: Path) -> str | int:
+    """What changes with a file's bytes: copies of one checkpoint, as of two environments, share what was compiled."""
+    stat = file.stat()
+    return hashlib.sha256(file.read_bytes()).hexdigest() if stat.st_size <= HASHED else stat.st_mtime_ns
 
 
 def remove_older(where: Path) -> None:
