@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from unmask import cli_serve
+from unmask.cli_batch import batch
 from unmask.cli_bench import bench
 from unmask.cli_conformance import conformance
 from unmask.cli_models import models
@@ -53,6 +54,7 @@ app = typer.Typer(
     help="Diffusion language models that write text all at once.",
 )
 app.add_typer(bench, name="bench")
+app.command()(batch)
 app.command()(conformance)
 app.add_typer(models, name="models")
 cli_serve.install(app, bench)
