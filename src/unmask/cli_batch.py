@@ -29,7 +29,9 @@ def batch(
     answers: Annotated[Path, typer.Argument(help="Where answers go, one a line. What is there already stays.")],
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="Model, folder, or NAME=MODEL; several times for several. The first answers."),
+        typer.Option(
+            "--model", "-m", help="Model, folder, or NAME=MODEL; several times for several. The first answers."
+        ),
     ] = None,
     max_concurrent: Annotated[int, typer.Option(help="Requests decoded together, on each worker.")] = 32,
     cache_gb: Annotated[float, typer.Option(help="Memory for keys and values, GiB, of each worker.")] = 4.0,
@@ -48,7 +50,9 @@ def batch(
     Example: `unmask batch requests.jsonl answers.jsonl -m austen`
     """
     if max_concurrent < 1 or workers < 0 or not 0 < cache_gb < 1e9 or not 0 < worker_cpus < 1e6:
-        raise UnmaskError("--max-concurrent must be at least 1, --workers at least 0, --cache-gb, --worker-cpus above 0")
+        raise UnmaskError(
+            "--max-concurrent must be at least 1, --workers at least 0, --cache-gb and --worker-cpus more"
+        )
     need("fastapi", "serve")
     if workers:
         need("ray", "ray")

@@ -77,7 +77,7 @@ def serve(
         return run.serve(run.Server(app, engine, grace), named, listener)
     from unmask.server import replicas
 
-    with replicas.fleet(served, fleet, rules) as (app, front):
+    with replicas.fleet(served, fleet) as (app, front):
         run.serve(run.Server(app, front, grace), named, listener)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message
 
 JSON = ((b"content-type", b"application/json"),)
-NOTES = "unmask.notes"  # type of a last message of our own: what the application notes for the log
+NOTES = "unmask.notes"  # type of a message of our own, before the last one: what the application notes for the log
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Asked:
         return {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "root_path": "", **about, **there}
 
 
-async def messages(app: ASGIApp, asked: Asked) -> AsyncIterator[Message]:
-    """What an application sends, and its notes as the last message. Closing this is hanging up."""
+async def messages(app: ASGIApp, asked: Asked) -> AsyncGenerator[Message, None]:
+    """What an application sends, and before the last message its notes. Closing this is hanging up."""
     sent: asyncio.Queue[Message | None] = asyncio.Queue()
     scope, given = asked.scope(), False
 
@@ -46,15 +46,18 @@ async def messages(app: ASGIApp, asked: Asked) -> AsyncIterator[Message]:
 
     running = asyncio.ensure_future(app(scope, receive, sent.put))
     running.add_done_callback(lambda _: sent.put_nowait(None))
-    answered = False
+    last: Message | None = None
     try:
         while (message := await sent.get()) is not None:
-            yield message
-            answered = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if not answered:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                last = message
+            else:
+                yield message
+        if last is None:
             await running  # raises why
             raise RuntimeError(f"{asked.path} was not answered")
         yield {"type": NOTES, "notes": scope.get("notes", {})}
+        yield last
     finally:
         running.cancel()
         await asyncio.wait({running})

@@ -81,9 +81,9 @@ def _entry(number: int, id: str, raw: bytes) -> Entry:
             raise APIError(400, "field 'stream': a batch answers as a whole; leave it out")
         return Entry(number, id, line.custom_id, line)
     except ValidationError as error:
-        problem = sentence(error.errors())[0]
+        problem = sentence(error.errors())[0] if "body" in value else "field 'body' is missing"
     except APIError as error:
-        problem = str(error).replace("the body ", "the line ", 1)
+        problem = str(error).replace("the body ", "the line ", 1).replace(" at line 1, column", " at column")
     return Entry(number, id, custom_id if isinstance(custom_id, str) else None, None, problem)
 
 
@@ -114,16 +114,19 @@ class Answers:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UnmaskError(f"{path} is being written by another batch; wait for it to end") from None
-            self.size = self._take(asked)
-            if os.fstat(self.file).st_size > self.size:
-                os.ftruncate(self.file, self.size)
-            os.lseek(self.file, self.size, os.SEEK_SET)
         except OSError as error:
             raise UnmaskError(f"{path} cannot be written ({error.strerror or error})") from None
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.size = self._take(asked)
+            os.ftruncate(self.file, self.size)
+            os.lseek(self.file, self.size, os.SEEK_SET)
+        except BlockingIOError:
+            os.close(self.file)
+            raise UnmaskError(f"{path} is being written by another batch; wait for it to end") from None
+        except BaseException:
+            os.close(self.file)
+            raise
         self.synced = time.monotonic()
 
     def _take(self, asked: dict[str, str | None]) -> int:
