@@ -22,7 +22,7 @@ from unmask.server import batch
 from unmask.server.app import Settings
 from unmask.server.asgi import Asked, whole
 from unmask.server.guard import Rules, local_hosts
-from unmask.server.run import Server, bind, make_app
+from unmask.server.run import Server, bind
 from unmask.server.served import Served
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
