@@ -118,6 +118,7 @@ def _connect(size: Fleet) -> bool:
     address = os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # by default the last in line for the CPU: they are the work here
     local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE}
     try:
         ray.init(address or "local", logging_level=logging.ERROR, **({} if address else local))
