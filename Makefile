@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow conformance lint types austen default wheel clean
+.PHONY: demo test test-slow test-ray conformance lint types austen default wheel clean
 
 $(STAMP): pyproject.toml constraints.txt src/unmask/engine/forward.c src/unmask/engine/threads.h
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +22,10 @@ test: $(STAMP)  ## the whole suite but the slow marks, under ten minutes on two 
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
+
+test-ray: $(STAMP)  ## replicas on a local Ray, one of them killed: about two minutes and 2 GB
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
+	$(BIN)/python -m pytest -q -m ray
 
 conformance: $(STAMP)  ## recorded runs of the public references, made again: a row a family
 	$(BIN)/unmask conformance tests/conformance

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from unmask import cli_serve
+from unmask.cli_batch import batch
 from unmask.cli_bench import bench
 from unmask.cli_conformance import conformance
-from unmask.cli_models import models
+from unmask.cli_models import export, models
 from unmask.cli_options import (
     Backend,
     Block,
@@ -53,7 +54,9 @@ app = typer.Typer(
     help="Diffusion language models that write text all at once.",
 )
 app.add_typer(bench, name="bench")
+app.command()(batch)
 app.command()(conformance)
+app.command()(export)
 app.add_typer(models, name="models")
 cli_serve.install(app, bench)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
-from unmask.cli_options import Json
+from unmask.cli_options import Dtype, Json, load
 from unmask.errors import UnmaskError
 
 models = typer.Typer(invoke_without_command=True)
@@ -79,3 +80,28 @@ def inspect_command(
             print(f"{heading:<11} {said}")
     if result.problem is not None:
         raise UnmaskError(result.problem)
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A model's name or checkpoint folder.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    layout: Annotated[Literal["sdar"], typer.Option(help="Of the files: sdar, as SGLang serves it.")] = "sdar",
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Write a block-causal model as a folder that other engines serve.
+
+    Example: `unmask export runs/mine/model exported --layout sdar --dtype bfloat16`
+    """
+    from unmask.models.export import SGLANG_MASK
+
+    lm = load(model, "cpu", dtype, "torch")
+    lm.save_pretrained(folder, layout)
+    mask, block = lm.config.mask_token_id, lm.config.block_length
+    served = mask == SGLANG_MASK
+    if as_json:
+        print(json.dumps({"folder": str(folder), "mask_token_id": mask, "block_length": block, "sglang_mask": served}))
+        return
+    print(f"written to {folder}: mask {mask}, blocks of {block}")
+    if not served:
+        print(f"SGLang 0.5.23 takes {SGLANG_MASK} for the mask of every SDAR and would not decode this one; see docs")

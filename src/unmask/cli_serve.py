@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unmask.cli_options import Backend, Device, Dtype, Json, load
+from unmask.cli_options import Backend, Device, Dtype, Json
 from unmask.errors import UnmaskError
+
+if TYPE_CHECKING:
+    from unmask.server.replicas import Fleet
 
 
 def serve(
@@ -32,6 +36,10 @@ def serve(
         list[str] | None, typer.Option(help="Web origin whose pages may ask; several times for several.")
     ] = None,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write requests' bodies to the log.")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Serve by replicas on Ray; limits hold for each.")] = False,
+    min_replicas: Annotated[int | None, typer.Option(help="With --ray: replicas that are always there [1].")] = None,
+    max_replicas: Annotated[int | None, typer.Option(help="With --ray: and under load [as many].")] = None,
+    replica_cpus: Annotated[float | None, typer.Option(help="With --ray: CPUs of each [1].")] = None,
     dtype: Dtype = None,
     device: Device = "cpu",
     backend: Backend = "auto",
@@ -48,14 +56,14 @@ def serve(
             raise UnmaskError(f"--{name} must be at least 0, got {least}")
     if not 1 <= max_n <= max_concurrent + queue:
         raise UnmaskError(f"--max-n must be 1 to {max_concurrent + queue}, what the server holds, got {max_n}")
-    try:
-        from unmask.server.app import Settings
-    except ImportError as error:
-        raise UnmaskError(f"serving needs '{error.name}'; run: pip install 'unmask[serve]'") from None
+    need("fastapi", "serve")
+    fleet = _fleet(ray, min_replicas, max_replicas, replica_cpus)
     from unmask.engine.scheduler import Limits
     from unmask.server import run
+    from unmask.server.app import Settings
     from unmask.server.guard import Rules, local_hosts, read_keys
     from unmask.server.plan import Bounds
+    from unmask.server.served import Served
 
     keys = () if api_key_file is None else read_keys(api_key_file)
     rules = Rules(keys, max_body, local_hosts(host), log_prompts)
@@ -63,8 +71,37 @@ def serve(
     limits = Limits(max_concurrent, queue, int(cache_gb * 2**30), prefill_chunk)
     named = names(models or ["default"])
     listener = run.bind(host, port)  # before models are read: it may be taken
-    lms = {name: load(model, device, dtype, backend) for name, model in named.items()}
-    run.serve(lms, limits, settings, listener, grace)
+    served = Served(named, limits, settings, device, dtype, backend)
+    if fleet is None:
+        app, engine = served.start()
+        return run.serve(run.Server(app, engine, grace), named, listener)
+    from unmask.server import replicas
+
+    with replicas.fleet(served, fleet) as (app, front):
+        run.serve(run.Server(app, front, grace), named, listener)
+
+
+def _fleet(ray: bool, least: int | None, most: int | None, cpus: float | None) -> Fleet | None:
+    """How many replicas are asked for; None for this process alone."""
+    if not ray:
+        for name, value in {"min-replicas": least, "max-replicas": most, "replica-cpus": cpus}.items():
+            if value is not None:
+                raise UnmaskError(f"--{name} is of replicas on Ray; give --ray too")
+        return None
+    need("ray", "ray")
+    from unmask.server.replicas import Fleet
+
+    least = 1 if least is None else least
+    size = Fleet(least, max(1, least) if most is None else most, 1.0 if cpus is None else cpus)
+    if not 1 <= size.least <= size.most or not 0 < size.cpus < 1e6:
+        raise UnmaskError("--min-replicas must be at least 1, --max-replicas no less, and --replica-cpus above 0")
+    return size
+
+
+def need(package: str, extra: str) -> None:
+    """Raises UnmaskError where a package is not installed."""
+    if find_spec(package) is None:
+        raise UnmaskError(f"this needs '{package}'; run: pip install 'unmask[{extra}]'")
 
 
 def names(models: list[str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -125,11 +125,17 @@ class DiffusionLM:
     def chat_template(self) -> str | None:
         return None if self.loaded is None else self.loaded.chat_template
 
-    def save_pretrained(self, path: str | Path) -> None:
-        """Writes a checkpoint folder that from_pretrained reads back, in the family's own layout."""
-        from unmask.models import adapter, checkpoint
+    def save_pretrained(self, path: str | Path, layout: Literal["own", "sdar"] = "own") -> None:
+        """Writes a checkpoint folder that from_pretrained reads back, in the layout of the family's own files, or in
+        SDAR's, which other engines serve. Raises UnmaskError for a model that SDAR cannot express."""
+        from unmask.models import adapter, checkpoint, export
 
         folder, loaded = Path(path), self.loaded
+        if layout == "sdar":
+            export.sdar_config(self.config, self.name)  # before the weights are read
+            threshold = self.defaults.threshold if self.defaults.rule == "threshold" else None
+            about = (self.name, self.tokenizer, self.chat_template, self.defaults.eos_token_ids, threshold)
+            return export.export_sdar(folder, self.model, *about)
         if loaded is not None and loaded.base is not None:
             adapter.save(folder, self.model, dict(adapter.own_parameters(self.model)), loaded.base)
         else:

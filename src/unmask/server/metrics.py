@@ -22,6 +22,7 @@ class Metrics:
         self.seconds, self.first_text = Histogram(*SECONDS), Histogram(*SECONDS)
         self.prompt_tokens: Counter[str] = Counter()
         self.useful_tokens: Counter[str] = Counter()  # to an end of text, as usage tells
+        self.retried = 0  # requests that were asked again because a replica died
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         known = path if path in self.paths else "other"
@@ -33,9 +34,9 @@ class Metrics:
         self.prompt_tokens[model] += usage["prompt_tokens"]
         self.useful_tokens[model] += usage["completion_tokens"]
 
-    def render(self, engine: Engine) -> str:
-        """Everything, one sample a line."""
-        f, out = engine.figures, list[str]()
+    def render(self, engine: Engine | None) -> str:
+        """Everything, one sample a line; without an engine, what is known in front of replicas."""
+        out = list[str]()
 
         def simple(name: str, kind: str, text: str, values: Mapping[Labels, float]) -> None:
             out.extend([f"# HELP {name} {text}", f"# TYPE {name} {kind}"])
@@ -60,6 +61,10 @@ class Metrics:
         spread("unmask_first_text_seconds", "Seconds to the first text of a stream.", self.first_text)
         by_model("unmask_prompt_tokens_total", "Tokens of prompts that were answered.", self.prompt_tokens)
         by_model("unmask_useful_tokens_total", "Tokens of answers, up to their end of text.", self.useful_tokens)
+        if engine is None:
+            simple("unmask_retries_total", "counter", "Asked again because a replica died.", {(): self.retried})
+            return "\n".join(out) + "\n"
+        f = engine.figures
         by_model("unmask_committed_tokens_total", "Tokens that steps committed.", f.tokens)
         by_model("unmask_steps_total", "Forward passes.", f.steps)
         by_model("unmask_request_steps_total", "Forward passes, once for every request in them.", f.row_steps)

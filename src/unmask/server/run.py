@@ -7,12 +7,14 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from queue import SimpleQueue
 from types import FrameType
+from typing import Protocol
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from unmask.engine.scheduler import Engine, Event, Job, Limits, Step
 from unmask.errors import UnmaskError
@@ -56,10 +58,39 @@ def warm_up(engine: Engine, models: Mapping[str, DiffusionLM]) -> None:
             pass
 
 
+def make_app(
+    models: Mapping[str, DiffusionLM], limits: Limits, settings: Settings | None = None
+) -> tuple[ASGIApp, Engine]:
+    """The application that answers for models, and the engine behind it, warm; the caller closes the engine."""
+    served = servable(models)
+    engine = Engine(models, limits)
+    warm_up(engine, models)
+    return create_app(served, engine, settings), engine
+
+
+class Closing(Protocol):
+    """What a server drains before it ends."""
+
+    def close(self, grace: float = 0.0) -> bool: ...
+
+
 class Server(uvicorn.Server):
     """Uvicorn that drains on SIGTERM and SIGINT and then returns; a second signal ends it at once."""
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, grace: float, ready: Callable[[str], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, engine: Closing, grace: float, ready: Callable[[str], None] = lambda url: None
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            # the same with and without uvicorn's extras, which come with Ray
+            loop="asyncio",
+            http="h11",
+            timeout_graceful_shutdown=int(grace + LAST),
+            server_header=False,
+        )
         super().__init__(config)
         self.engine, self.grace, self.ready = engine, grace, ready
 
@@ -98,30 +129,19 @@ def make_server(
     ready: Callable[[str], None] = lambda url: None,
 ) -> Server:
     """A server that is ready to run on a socket."""
-    served = servable(models)
-    engine = Engine(models, limits)
-    warm_up(engine, models)
-    config = uvicorn.Config(
-        create_app(served, engine, settings),
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=int(grace + LAST),
-        server_header=False,
-    )
-    return Server(config, engine, grace, ready)
+    app, engine = make_app(models, limits, settings)
+    return Server(app, engine, grace, ready)
 
 
-def serve(
-    models: Mapping[str, DiffusionLM], limits: Limits, settings: Settings, listener: socket.socket, grace: float
-) -> None:
+def serve(server: Server, names: Iterable[str], listener: socket.socket) -> None:
     """Serves until a signal comes."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("unmask").setLevel(logging.INFO)
 
     def ready(url: str) -> None:
-        print(f"serving {', '.join(models)} at {url}", file=sys.stderr, flush=True)
+        print(f"serving {', '.join(names)} at {url}", file=sys.stderr, flush=True)
 
-    server = make_server(models, limits, settings, grace, ready)
+    server.ready = ready
     try:
         server.run(sockets=[listener])
     finally:
