@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unmask import cli_serve
+from unmask import cli_bench_serve, cli_serve
 from unmask.cli_bench import bench
 from unmask.cli_conformance import conformance
 from unmask.cli_models import models
@@ -55,7 +55,8 @@ app = typer.Typer(
 app.add_typer(bench, name="bench")
 app.command()(conformance)
 app.add_typer(models, name="models")
-cli_serve.install(app, bench)
+cli_serve.install(app)
+cli_bench_serve.install(bench)
 
 
 @app.command()
