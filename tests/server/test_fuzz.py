@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,10 @@ class Storm:
     def described(self, case: Any) -> None:
         """A request that schemathesis made of our description."""
         began, fault = time.monotonic(), ""
-        response = case.call(timeout=hostile.SLOW + 10)
+        try:
+            response = case.call(timeout=hostile.SLOW + 10)
+        except OSError as error:  # what requests raises is one
+            return self.note(0, time.monotonic() - began, f"no answer, {error!r}", case.as_curl_command())
         try:
             case.validate_response(response, checks=CHECKS)
         except Exception as error:  # all of them are looked at in the end
@@ -127,7 +131,10 @@ class Storm:
         self.note(response.status_code, time.monotonic() - began, fault, case.as_curl_command())
 
     def hand_made(self, method: str, path: str, body: bytes | None, headers: dict[str, str], streamed: bool) -> None:
-        answer = hostile.send(self.server.port, method, path, body, headers)
+        try:
+            answer = hostile.send(self.server.port, method, path, body, headers)
+        except (OSError, HTTPException) as error:
+            return self.note(0, 0.0, f"no answer, {error!r}", (method, path, body, headers))
         self.note(answer.status, answer.seconds, hostile.fault(answer, streamed), (method, path, body, headers))
 
     def rounds(self) -> None:

@@ -10,10 +10,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import IO, Any
 
 from unmask.errors import UnmaskError
@@ -118,11 +120,11 @@ class OwnServer:
 
 @contextmanager
 def own_server(model: str, *options: str, command: list[str] | None = None) -> Iterator[OwnServer]:
-    """Starts `unmask serve` on a free port of loopback, and stops it afterwards if it still runs."""
+    """Starts `unmask serve` on a free port of loopback, and stops it afterwards if it still runs, on SIGTERM too."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     serve = command or [sys.executable, "-m", "unmask", "serve", f"bench={model}"]
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as log, _ending_on_sigterm():
         process = subprocess.Popen([*serve, "--port", str(port), *options], stderr=log)
         try:
             _wait(port, process, log)
@@ -148,6 +150,23 @@ def _wait(port: int, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
     log.seek(0)
     last = (log.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
     raise UnmaskError(f"the server did not start: {last.removeprefix('unmask: ')}")
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """SIGTERM is an exception meanwhile, so that the server does not outlive who started it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
