@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-ray conformance lint types austen default wheel clean
+.PHONY: demo test test-slow test-ray fuzz conformance lint types austen default wheel clean
 
 $(STAMP): pyproject.toml constraints.txt src/unmask/engine/forward.c src/unmask/engine/threads.h
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,9 @@ test-slow: $(STAMP)
 test-ray: $(STAMP)  ## replicas on a local Ray, one of them killed: about two minutes and 2 GB
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
 	$(BIN)/python -m pytest -q -m ray
+
+fuzz: $(STAMP)  ## 10,000 hostile requests to a server in at most eleven minutes: no 5xx, no hang, nothing left behind
+	FUZZ_REQUESTS=10000 FUZZ_MINUTES=11 $(BIN)/python -m pytest -q -m slow tests/server/test_fuzz.py
 
 conformance: $(STAMP)  ## recorded runs of the public references, made again: a row a family
 	$(BIN)/unmask conformance tests/conformance

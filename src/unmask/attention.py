@@ -5,20 +5,25 @@ Shapes: B batch, H heads, T queries, S keys, D head width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from unmask.layout import CLEAN, NOISED, Coordinates, Layout
+
+if TYPE_CHECKING:  # FlexAttention imports torch's compiler, for seconds; only CUDA masks need it
+    from torch.nn.attention.flex_attention import BlockMask
 
 
 def flex_mask(layout: Layout, q: Coordinates, k: Coordinates) -> BlockMask:
     """The layout as a FlexAttention block mask (empty tiles are skipped on CUDA)."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
     q = Coordinates(*(field.view(-1, field.shape[-1]) for field in q))
     k = Coordinates(*(field.view(-1, field.shape[-1]) for field in k))
 
@@ -75,8 +80,15 @@ class WindowMasks:
         return WindowMasks({w: render(replace(layout, window=w), q, k) for w in windows})
 
 
-AttentionMask = Tensor | BlockMask | CausalMask | GroupMask | WindowMasks | None
-_compiled_flex = torch.compile(flex_attention, dynamic=True)
+AttentionMask: TypeAlias = "Tensor | BlockMask | CausalMask | GroupMask | WindowMasks | None"
+
+
+@cache
+def _compiled_flex() -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    compiled: Callable[..., Tensor] = torch.compile(flex_attention, dynamic=True)
+    return compiled
 
 
 @lru_cache(maxsize=32)
@@ -99,13 +111,11 @@ def plain_mask(layout: Layout, length: int, device: torch.device, windows: tuple
 def attend(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask: AttentionMask, scale: float | None = None) -> Tensor:
     """Scaled dot-product attention, by 1/sqrt(D) unless told; G may divide H (grouped heads). [B, H, T, D] out."""
     grouped = q_BHTD.shape[1] != k_BGSD.shape[1]
-    if isinstance(mask, BlockMask):
-        out = _compiled_flex(q_BHTD, k_BGSD, v_BGSD, block_mask=mask, scale=scale, enable_gqa=grouped)
-        assert isinstance(out, Tensor)
-        return out
     if isinstance(mask, GroupMask):
         return _attend_groups(q_BHTD, k_BGSD, v_BGSD, mask)
     assert not isinstance(mask, WindowMasks), "a layer takes the mask of its own window"
+    if not isinstance(mask, Tensor | CausalMask | None):
+        return _compiled_flex()(q_BHTD, k_BGSD, v_BGSD, block_mask=mask, scale=scale, enable_gqa=grouped)
     causal = isinstance(mask, CausalMask)
     dense = mask if isinstance(mask, Tensor) else None
     return F.scaled_dot_product_attention(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unmask import cli_serve
+from unmask import cli_bench_serve, cli_serve
 from unmask.cli_batch import batch
 from unmask.cli_bench import bench
 from unmask.cli_conformance import conformance
@@ -58,7 +58,8 @@ app.command()(batch)
 app.command()(conformance)
 app.command()(export)
 app.add_typer(models, name="models")
-cli_serve.install(app, bench)
+cli_serve.install(app)
+cli_bench_serve.install(bench)
 
 
 @app.command()

@@ -1,15 +1,14 @@
-"""`unmask serve` and `unmask bench serve`."""
+"""`unmask serve`."""
 
 from __future__ import annotations
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unmask.cli_options import Backend, Device, Dtype, Json
+from unmask.cli_options import Backend, Device, Dtype
 from unmask.errors import UnmaskError
 
 if TYPE_CHECKING:
@@ -120,94 +119,6 @@ def names(models: list[str]) -> dict[str, str]:
     return out
 
 
-def bench_serve(
-    model: Annotated[str, typer.Argument(help="A model's name or folder.")] = "default",
-    concurrency: Annotated[str, typer.Option(help="Clients at once, separated by commas.")] = "1,8,32",
-    requests: Annotated[int, typer.Option(help="Requests for each number of clients.")] = 64,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", help="Tokens of each answer.")] = 128,
-    mode: Annotated[str | None, typer.Option(help="ar, diffusion or verify.")] = None,
-    dtype: Dtype = None,
-    picture: Annotated[Path | None, typer.Option(help="Write the picture (PNG) here.")] = None,
-    as_json: Json = False,
-) -> None:
-    """A server under load: tokens/s, seconds to the first text and to the whole, and whether company changes answers.
-
-    Example: `unmask bench serve default --concurrency 1,8,32 --picture serving.png`
-    """
-    from rich.console import Console
-
-    from unmask.cli_bench import _numbers
-    from unmask.display import table
-    from unmask.evaluation.bench_serve import bench, draw
-
-    if requests < 1 or max_new_tokens < 1:
-        raise UnmaskError("--requests and --max-new-tokens must be at least 1")
-    with Console(stderr=True).status("starting") as status:
-        report = bench(
-            model, _numbers("--concurrency", concurrency), requests, max_new_tokens, mode, dtype, status.update
-        )
-    if picture is not None:
-        draw(report, picture)
-    if as_json:
-        print(json.dumps(report.to_dict()))
-        return
-    rows = [
-        [
-            str(r.clients),
-            f"{r.tokens_per_second:.1f}",
-            f"{r.tokens_per_second / report.loads[0].tokens_per_second:.2f}",
-            *(f"{x:.2f}" for x in (r.first_p50, r.first_p95, r.whole_p50, r.whole_p95)),
-            f"{r.identical}/{r.requests}",
-        ]
-        for r in report.loads
-    ]
-    columns = ["clients", "tokens/s", "times", "first p50 s", "p95", "whole p50 s", "p95", "as alone"]
-    Console().print(table(report.title, columns, rows))
-    print(f"server over engine at one client: {100 * report.overhead:+.1f}% seconds")
-
-
-def bench_soak(
-    model: Annotated[str, typer.Argument(help="A model's name or folder.")] = "default",
-    minutes: Annotated[float, typer.Option(help="How long.")] = 20.0,
-    max_concurrent: Annotated[int, typer.Option(help="Slots of the server.")] = 8,
-    queue: Annotated[int, typer.Option(help="Its line; twice as many clients ask as both hold.")] = 8,
-    vanish: Annotated[float, typer.Option(help="Share of clients that leave in mid-stream.")] = 0.1,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", help="Tokens of an answer at most.")] = 128,
-    as_json: Json = False,
-) -> None:
-    """A server at twice its capacity with clients that vanish, then SIGTERM under load; exits with 1 on any fault.
-
-    Example: `unmask bench soak default --minutes 20`
-    """
-    from rich.console import Console
-
-    from unmask.display import table
-    from unmask.evaluation.bench_soak import bench_soak as run
-
-    if not 0 < minutes < 1e4 or max_concurrent < 1 or queue < 0 or not 0 <= vanish <= 1 or max_new_tokens < 1:
-        raise UnmaskError("--minutes, --max-concurrent, -n must be above 0, --queue at least 0, --vanish 0 to 1")
-    with Console(stderr=True).status("starting") as status:
-        soak = run(model, minutes, max_concurrent, queue, vanish, max_new_tokens, status.update)
-    if as_json:
-        print(json.dumps(soak.to_dict()))
-    else:
-        rows = [[what, str(count)] for what, count in sorted(soak.outcomes.items())]
-        rows += [
-            [f"{what}, once SIGTERM was sent", str(count)] for what, count in sorted(soak.stopped_outcomes.items())
-        ]
-        rows += [
-            ["memory before, after", f"{soak.memory_before / 2**20:.0f}, {soak.memory_after / 2**20:.0f} MiB"],
-            ["requests held afterwards", f"{soak.running_after} in slots, {soak.waiting_after} in line"],
-            ["SIGTERM under load", f"exit status {soak.exit_status} after {soak.seconds_to_stop:.1f} s"],
-        ]
-        title = f"{soak.clients} clients for {minutes:g} minutes, {max_concurrent} slots and a line of {queue}"
-        Console().print(table(title, ["what became of requests", ""], rows))
-    if soak.faults or soak.running_after or soak.waiting_after or soak.exit_status:
-        raise typer.Exit(1)
-
-
-def install(app: typer.Typer, bench: typer.Typer) -> None:
-    """Adds the commands."""
+def install(app: typer.Typer) -> None:
+    """Adds the command."""
     app.command("serve")(serve)
-    bench.command("serve")(bench_serve)
-    bench.command("soak")(bench_soak)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.canvas import Array, Frame
@@ -43,7 +43,7 @@ class DecodingDefaults(RuleParameters, RequestParameters):
             if name not in self.__dataclass_fields__:
                 known = ", ".join(self.__dataclass_fields__)
                 raise UnmaskError(f"option '{name}' is unknown; known options: {known}")
-        values = {**asdict(self), **{k: v for k, v in options.items() if v is not None}}
+        values = {**vars(self), **{k: v for k, v in options.items() if v is not None}}
         if options.get("rule") is not None and options.get("sampler") is None:
             values["sampler"] = "none"  # who asks for a rule gets it
         elif values["sampler"] == "first_hitting" and options.get("max_denoising_steps") and not options.get("sampler"):

@@ -108,7 +108,6 @@ def test_bodies_that_are_no_request(live: Live, raw: bytes, says: str) -> None:
         ({"model": "gone\n\x00"}, "not served"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"response_format": {"type": "regex", "pattern": "(a+)+"}}, "response_format"),
-        ({"suffix": "b", "stop": "c"}, "stop"),
         ({"suffix": "b", "prompt": ["a", "b"]}, "prompt"),
         ({"reasoning_effort": "extreme"}, "reasoning_effort"),
     ],

@@ -1,17 +1,23 @@
-"""Requests that nobody would send: never a 5xx, never a hang, always the documented shape."""
+"""Requests that nobody would send: never a 5xx, never a hang, always the documented shape, and nothing is left behind.
+
+`make fuzz` sends ten thousand to a server in a process of its own and prints what became of them.
+"""
 
 from __future__ import annotations
 
-import gc
-import json
 import os
+import sys
 import time
+from collections import Counter
+from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+import hostile
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from live_server import Live
 from schemathesis import GenerationMode
@@ -22,136 +28,179 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from unmask.evaluation.own_server import OwnServer, own_server
+
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-BODIES: dict[str, dict[str, Any]] = {
-    "/v1/completions": {"model": "canvas", "prompt": "the cat", "max_tokens": 5},
-    "/v1/fim/completions": {"model": "canvas", "prompt": "the", "suffix": "cat", "max_tokens": 3},
-    "/v1/chat/completions": {"model": "talker", "messages": [{"role": "user", "content": "a"}], "max_tokens": 5},
-    "/v1/infill": {"model": "canvas", "template": "a [[mask:2]] b [[mask:1-2]]"},
-    "/v1/edit/completions": {
-        "model": "canvas", "messages": [{"role": "user", "content": "<|code_to_edit|>a<|/code_to_edit|>"}],
-    },
-}  # fmt: skip
-FIELDS = (
-    *("model", "prompt", "suffix", "messages", "template", "segments", "max_tokens", "temperature", "top_p", "top_k"),
-    *("seed", "n", "stop", "stream", "stream_options", "mode", "rule", "threshold", "factor", "entropy_bound"),
-    *("block_length", "max_denoising_steps", "remask_budget", "reasoning_effort", "diffusing", "logprobs", "user"),
-    *("top_logprobs", "response_format", "tools", "echo", "presence_penalty", "unheard_of"),
-)
-HOSTILE = st.one_of(
-    st.sampled_from([0, -1, 1, 2, 2**31, 2**63, 10**30, 0.0, -0.0, 1e-300, 1e300, True, False, None, "", "a", [], {}]),
-    st.sampled_from(["canvas", "left", "blocks", "talker", "ar", "verify", "diffusion", "random", "factor", "high"]),
-    st.sampled_from(["\x00", "\u202e", "🐈" * 50, "[[mask:3]]", "[[mask:1-9999999]]", "<|mask|>", "{{7*7}}", "%s%n"]),
-    st.sampled_from([[[]], [{}], [None], [{"mask": 2}], [{"mask": {"min": 1, "max": 9}}, "x"], {"frames": True}]),
-    st.text(max_size=30).filter(lambda text: text.isprintable()),
-    st.recursive(st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=4), max_leaves=12),
-)
-SENSIBLE: dict[str, list[Any]] = {
-    "temperature": [0, 0.7, 2], "top_p": [0.1, 1], "top_k": [0, 3], "seed": [0, -5, 2**40], "n": [1, 3],
-    "stop": ["a", ["the", " c"], None], "stream": [True, False], "stream_options": [{"frames": True}, None],
-    "max_tokens": [1, 7, 40], "mode": ["diffusion", None], "rule": ["threshold", "random", "quota"],
-    "block_length": [1, 2, 9], "max_denoising_steps": [1, 4, 99], "remask_budget": [0, 5], "logprobs": [0, 2, None],
-    "reasoning_effort": ["instant", "high"], "diffusing": [True, None], "user": ["me"], "prompt": ["", "a", [5, 6]],
-    "segments": [None], "presence_penalty": [0], "echo": [False],
-}  # fmt: skip
+QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "phases": [Phase.generate], "database": None}
+hostile_requests = st.tuples(st.sampled_from(sorted(hostile.BODIES)), hostile.hostile_changes)
 
 
 @pytest.fixture(scope="module")
 def api(live: Live) -> Any:
-    root = live.url.removesuffix("/v1")
-    return schemathesis.openapi.from_url(f"{root}/openapi.json")
+    return schemathesis.openapi.from_url(f"{live.url.removesuffix('/v1')}/openapi.json")
 
 
-QUIET = list(HealthCheck)
-
-
-def fuzz(api: Any, examples: int) -> int:
-    """Requests of every operation that hold to its description, and such that do not; how many were sent."""
-    sent = 0
-    for found in api.get_all_operations():
-        operation = found.ok()
-        for mode in GenerationMode:
-            if operation.method == "get" and mode is GenerationMode.NEGATIVE:
-                continue
-
-            @settings(max_examples=examples, deadline=None, suppress_health_check=QUIET)
-            @given(case=operation.as_strategy(generation_mode=mode))
-            def some(case: Any) -> None:
-                nonlocal sent
-                sent += 1
-                case.call_and_validate(checks=CHECKS, timeout=30)
-
-            some()
-    return sent
+def operations(api: Any) -> list[tuple[Any, GenerationMode]]:
+    """Every operation with requests that hold to its description, and with such that do not."""
+    return [
+        (found.ok(), mode)
+        for found in api.get_all_operations()
+        for mode in GenerationMode
+        if found.ok().method != "get" or mode is GenerationMode.POSITIVE
+    ]
 
 
 def test_our_own_description_holds(api: Any) -> None:
-    assert fuzz(api, 5) > 50
+    sent = 0
+    for operation, mode in operations(api):
+
+        @settings(max_examples=4, **QUIET)
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def some(case: Any) -> None:
+            nonlocal sent
+            sent += 1
+            case.call_and_validate(checks=CHECKS, timeout=30)
+
+        some()
+    assert sent > 40
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_our_own_description_holds_for_thousands(api: Any) -> None:
-    assert fuzz(api, 800) > 5000
+@settings(max_examples=120, **QUIET)
+@given(asked=hostile_requests)
+def test_hostile_fields(live: Live, asked: tuple[str, dict[str, Any]]) -> None:
+    body, streamed = hostile.hostile_request(*asked)
+    answer = hostile.send(live.port, "POST", asked[0], body)
+    assert not hostile.fault(answer, streamed), (asked, answer)
 
 
-def attack(live: Live, path: str, change: dict[str, Any]) -> int:
-    body = {**BODIES[path], **change}
-    began = time.monotonic()
-    status, reply = live.send(path, json.dumps(body).encode("utf-8", "surrogatepass"))
-    assert time.monotonic() - began < 20, body
-    assert status < 500, (body, reply)
-    if status != 200:
-        assert set(reply["error"]) == {"message", "type", "param", "code"}, (body, reply)
-        assert 0 < len(reply["error"]["message"]) < 450
-        assert reply["error"]["message"].isprintable()
-    elif body.get("stream"):
-        assert reply.endswith("data: [DONE]\n\n"), (body, reply[-300:])
-    return int(status)
+@settings(max_examples=60, **QUIET)
+@given(asked=hostile.broken_bodies)
+def test_broken_bodies(live: Live, asked: tuple[str, bytes]) -> None:
+    answer = hostile.send(live.port, "POST", *asked)
+    assert not hostile.fault(answer), (asked, answer)
 
 
-sensible = {name: st.sampled_from(values) for name, values in SENSIBLE.items()}
-hostile_changes = st.builds(
-    lambda usual, odd: {**usual, **odd},
-    st.fixed_dictionaries({}, optional=sensible).map(lambda usual: dict(list(usual.items())[:4])),
-    st.just({}) | st.dictionaries(st.sampled_from(FIELDS), HOSTILE, max_size=2),
-)
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=QUIET)
-@given(path=st.sampled_from(sorted(BODIES)), change=hostile_changes)
-def test_hostile_fields(live: Live, path: str, change: dict[str, Any]) -> None:
-    attack(live, path, change)
-
-
-def memory() -> int:
-    pages = Path("/proc/self/statm").read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_ten_thousand_hostile_requests_leave_nothing_behind(live: Live) -> None:
-    counts: dict[int, int] = {}
-
-    @settings(max_examples=5000, deadline=None, suppress_health_check=QUIET)
-    @given(path=st.sampled_from(sorted(BODIES)), change=hostile_changes)
-    def some(path: str, change: dict[str, Any]) -> None:
-        status = attack(live, path, change)
-        counts[status] = counts.get(status, 0) + 1
-
-    some()
-    gc.collect()
-    before = memory()
-    some()
-    gc.collect()
-    live.idle()
-    assert sum(counts.values()) >= 9000
-    assert memory() - before < 64 << 20
-    assert not live.server.engine._lanes
+@settings(max_examples=40, **QUIET)
+@given(asked=hostile.odd_heads)
+def test_odd_heads(live: Live, asked: tuple[str, str, dict[str, str]]) -> None:
+    method, path, headers = asked
+    answer = hostile.send(live.port, method, path, None, headers)
+    assert not hostile.fault(answer), (asked, answer)
 
 
 def test_nothing_is_left_behind(live: Live) -> None:
     live.idle()
     assert live.server.engine.running == live.server.engine.waiting == 0
     assert not live.server.engine._lanes
+
+
+class Storm:
+    """Requests to a server until there are enough or the time is up, and what became of them."""
+
+    def __init__(self, server: OwnServer, requests: int, seconds: float) -> None:
+        self.server, self.requests, self.until = server, requests, time.monotonic() + seconds
+        self.statuses: Counter[int] = Counter()
+        self.faults: list[str] = []
+        self.slowest, self.shown = 0.0, time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        return sum(self.statuses.values()) >= self.requests or time.monotonic() > self.until
+
+    def note(self, status: int, seconds: float, fault: str, asked: Any) -> None:
+        self.statuses[status] += 1
+        self.slowest = max(self.slowest, seconds)
+        if fault:
+            self.faults.append(f"{fault}: {str(asked)[:600]}")
+        if time.monotonic() - self.shown > 5:
+            self.shown = time.monotonic()
+            told = f"{sum(self.statuses.values())} of {self.requests} requests, {len(self.faults)} faults"
+            print(f"{told}, {self.server.held()['memory'] >> 20} MiB", file=sys.stderr, flush=True)
+
+    def described(self, case: Any) -> None:
+        """A request that schemathesis made of our description."""
+        began, fault = time.monotonic(), ""
+        try:
+            response = case.call(timeout=hostile.SLOW + 10)
+        except OSError as error:  # what requests raises is one
+            return self.note(0, time.monotonic() - began, f"no answer, {error!r}", case.as_curl_command())
+        try:
+            case.validate_response(response, checks=CHECKS)
+        except Exception as error:  # all of them are looked at in the end
+            fault = f"status {response.status_code}, {' '.join(str(error).split())[:300]}"
+        self.note(response.status_code, time.monotonic() - began, fault, case.as_curl_command())
+
+    def hand_made(self, method: str, path: str, body: bytes | None, headers: dict[str, str], streamed: bool) -> None:
+        try:
+            answer = hostile.send(self.server.port, method, path, body, headers)
+        except (OSError, HTTPException) as error:
+            return self.note(0, 0.0, f"no answer, {error!r}", (method, path, body, headers))
+        self.note(answer.status, answer.seconds, hostile.fault(answer, streamed), (method, path, body, headers))
+
+    def rounds(self) -> None:
+        """Some of every kind in turn, others in every round."""
+        root = f"http://127.0.0.1:{self.server.port}"
+        described = operations(schemathesis.openapi.from_url(f"{root}/openapi.json"))
+        kinds: list[tuple[Any, Callable[[Any], None], int]] = [
+            (operation.as_strategy(generation_mode=mode), self.described, 20) for operation, mode in described
+        ]
+        kinds += [
+            (hostile_requests, lambda a: self.hand_made("POST", a[0], *self._body(a)), 200),
+            (hostile.broken_bodies, lambda a: self.hand_made("POST", a[0], a[1], {}, False), 100),
+            (hostile.odd_heads, lambda a: self.hand_made(a[0], a[1], None, a[2], False), 50),
+        ]
+        number = 0
+        while not self.over:
+            number += 1
+            for strategy, send, count in kinds:
+                if not self.over:
+                    _drawn(strategy, send, count, number)
+
+    @staticmethod
+    def _body(asked: tuple[str, dict[str, Any]]) -> tuple[bytes, dict[str, str], bool]:
+        body, streamed = hostile.hostile_request(*asked)
+        return body, {}, streamed
+
+
+def _drawn(strategy: Any, send: Callable[[Any], None], count: int, number: int) -> None:
+    @seed(number)
+    @settings(max_examples=count, derandomize=False, **QUIET)
+    @given(asked=strategy)
+    def some(asked: Any) -> None:
+        send(asked)
+
+    some()
+
+
+def at_rest(server: OwnServer) -> dict[str, int]:
+    """What a server holds once nothing runs and it has closed the connections that its clients keep open."""
+    server.settled()
+    time.sleep(6)
+    return server.held()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_thousands_of_hostile_requests_leave_nothing_behind(capfd: pytest.CaptureFixture[str]) -> None:
+    requests, minutes = int(os.environ.get("FUZZ_REQUESTS", 10000)), float(os.environ.get("FUZZ_MINUTES", 11))
+    program = [sys.executable, str(Path(__file__).parent / "small_models.py")]
+    with capfd.disabled(), own_server("", command=program) as server:
+        Storm(server, min(requests // 10, 500), 60 * minutes).rounds()  # caches grow to their size
+        before, began = at_rest(server), time.monotonic()
+        storm = Storm(server, requests, 60 * minutes)
+        storm.rounds()
+        gauges, after = server.settled(), at_rest(server)
+        print(
+            f"\n{sum(storm.statuses.values())} requests in {time.monotonic() - began:.0f} s, the slowest "
+            f"{storm.slowest:.2f} s\nby status: {dict(sorted(storm.statuses.items()))}\nbefore {before}, after {after}"
+            f"\nin slots {gauges['unmask_running']:g}, in line {gauges['unmask_waiting']:g}, "
+            f"{len(storm.faults)} faults",
+            *storm.faults[:20],
+            sep="\n",
+            file=sys.stderr,
+        )
+    assert not storm.faults
+    assert gauges["unmask_running"] == gauges["unmask_waiting"] == 0
+    assert after["memory"] - before["memory"] < 64 << 20
+    assert after["threads"] <= before["threads"]
+    assert after["files"] <= before["files"]

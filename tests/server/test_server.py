@@ -215,7 +215,7 @@ def test_the_command_serves_and_leaves_with_status_0(process_environment: dict[s
             status, reply = live.send("/v1/completions", {"model": "small", "prompt": "Emma was", "max_tokens": 8})
             assert (status, reply["usage"]["completion_tokens"]) == (200, 8)
             results: list[int] = []
-            asked = {"model": "austen", "prompt": "Emma was", "max_tokens": 200, "remask_budget": 0}
+            asked = {"model": "austen", "prompt": "Emma was", "max_tokens": 100, "remask_budget": 0}
             thread = threading.Thread(target=lambda: results.append(live.send("/v1/completions", asked)[0]))
             thread.start()
             wait_until(lambda: live.send("/health")[1]["running"] == 1)

@@ -72,11 +72,19 @@ class Denoising:
 
     def _await(self) -> None:
         """Plans the steps of a window that is new, and goes on to the next that is due anything."""
+        if self._one:  # nothing to plan, and its token is due
+            self.row.final = self.start
+            return
         if self.budget == 0:
             self._plan()
         while self.rule.ranks and not self.pays_empty and self._due() == 0:
             self.step += 1
         self.row.final = int(self.row.masked.argmax()) if self._writes_once() else self.start
+
+    @property
+    def _one(self) -> bool:
+        """Whether the window is one token that the next step writes, as in mode ar."""
+        return self.end - self.start == 1 and self.rule.name == "sequential" and not self.pays_empty
 
     def _writes_once(self) -> bool:
         """Whether what is committed stays."""
@@ -173,7 +181,7 @@ class Denoising:
         if self.prefill_end is not None:
             row.cached, row.prefills = self.prefill_end, row.prefills + 1
             return []
-        if self.rule.name == "sequential" and self.end - self.start == 1:
+        if self._one:
             return self._take_one(read)
         open_1L = (row.masked & self._window())[None]
         scores = read.scores.grid(np.zeros(len(read.target), np.int64), read.target, open_1L.shape)

@@ -124,7 +124,7 @@ class Sampling:
     def columns(self) -> tuple[Array, Array, Array, Array, Array]:
         return self.temperature, self.top_k, self.top_p, self.token_draw, self.choice_draw
 
-    def rows(self, index: Array) -> Sampling:
+    def rows(self, index: Array | slice) -> Sampling:
         rows = Sampling(*(values[index] for values in self.columns()))
         return rows if self.native is None else replace(rows, native=self.native[index])
 

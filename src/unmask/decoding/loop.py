@@ -133,7 +133,7 @@ class Decoder:
         scores = logits.propose(sampling) if proposed else Scores.none(len(feed.target))
         frames, offset = [], 0
         for (row, scheme), own in zip(self.active, columns, strict=True):
-            part = np.arange(offset, offset + len(own.target))
+            part = slice(offset, offset + len(own.target))
             read = Read(own.target, scores.rows(part), sampling.rows(part), logits, offset)
             offset += len(own.target)
             with self._blame(row):

@@ -130,11 +130,13 @@ class Row:
     def edge(self) -> int:
         """Where noise begins; the length where none is left."""
         masked = self.masked
-        return int(masked.argmax()) if masked.any() else self.length
+        first = int(masked.argmax())
+        return first if masked[first] else self.length
 
     def finished_part(self) -> Array:
         """Written tokens left of the first noise, [n]."""
-        return self.canvas.ids[0, : self.edge][~self.canvas.frozen[0, : self.edge]]
+        edge = self.edge
+        return self.canvas.ids[0, :edge][~self.canvas.frozen[0, :edge]]
 
     def ended(self, eos_ids: frozenset[int]) -> bool:
         """Whether all that is asked for is written, or all up to an end of text or a stop."""

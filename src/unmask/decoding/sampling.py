@@ -49,7 +49,7 @@ class Scores:
         """In place of scores that nobody reads."""
         return Scores(np.zeros(count, np.int64), *(np.zeros(count) for _ in range(4)))
 
-    def rows(self, index: Array) -> Scores:
+    def rows(self, index: Array | slice) -> Scores:
         """Some of them."""
         return Scores(
             self.token[index], self.confidence[index], self.entropy[index], self.margin[index], self.draw[index]

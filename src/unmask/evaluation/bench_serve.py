@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
-import signal
-import socket
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
-from unmask.errors import UnmaskError
-from unmask.evaluation.bench_speed import PROMPTS, chat
-from unmask.lm import DiffusionLM
-
-START_SECONDS = 300.0  # a graph may have to be compiled
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One streamed request as its client saw it."""
-
-    text: str
-    tokens: int
-    first: float  # seconds to the first text
-    whole: float
+from unmask.evaluation.bench_speed import PROMPTS
+from unmask.evaluation.own_server import Answer, OwnServer, own_server
 
 
 @dataclass(frozen=True)
@@ -55,16 +35,13 @@ class Report:
 
     title: str
     loads: list[Load]
-    server_seconds: float  # of all requests one after another
-    engine_seconds: float  # of the same without a server
-
-    @property
-    def overhead(self) -> float:
-        """Share of time that the server adds to the engine."""
-        return self.server_seconds / self.engine_seconds - 1
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "overhead": self.overhead}
+        first = self.loads[0].tokens_per_second
+        return {
+            "title": self.title,
+            "loads": [asdict(load) | {"times": load.tokens_per_second / first} for load in self.loads],
+        }
 
 
 def bench(
@@ -76,94 +53,43 @@ def bench(
     dtype: str | None,
     progress: Callable[[str], None],
 ) -> Report:
-    """Starts a server, asks it for `requests` answers by each number of clients, stops it, asks an engine."""
-    bodies = [_body(i, length, mode) for i in range(requests)]
-    widest = max(concurrency)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    command = [sys.executable, "-m", "unmask", "serve", f"bench={model}", "--port", str(port)]
-    command += ["--max-concurrent", str(widest), *(["--dtype", dtype] if dtype else [])]
+    """Asks a server of its own for the same `requests` answers by each number of clients; one client comes first."""
+    bodies = requests_of(requests, length, mode)
+    options = ["--max-concurrent", str(max(concurrency)), *(["--dtype", dtype] if dtype else [])]
     progress("starting the server")
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        wait_for_server(port, process)
-        ask = _asker(port)
-        ask(bodies[0])  # what is done for the first time is not counted
-        progress("1 client")
-        began = time.perf_counter()
-        alone = [ask(body) for body in bodies]
-        seconds = time.perf_counter() - began
-        loads = [_load(1, alone, alone, seconds)]
-        for clients in sorted(set(concurrency) - {1}):
-            progress(f"{clients} clients")
-            with ThreadPoolExecutor(clients) as pool:
-                list(pool.map(ask, (bodies * clients)[:clients]))  # caches grow to their size
-                began = time.perf_counter()
-                answers = list(pool.map(ask, bodies))
-                loads.append(_load(clients, answers, alone, time.perf_counter() - began))
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    progress("the engine without a server")
+    loads: list[Load] = []
+    with own_server(model, *options) as server:
+        alone: list[Answer] = []
+        for clients in sorted({1, *concurrency}):
+            answers, seconds = crowd(server, bodies, clients, progress)
+            alone = alone or answers
+            loads.append(_load(clients, answers, alone, seconds))
     kind = f"{dtype or 'its own dtype'}, {os.cpu_count()} cores"
-    title = f"serve {model}, {requests} requests of {length} tokens, mode {mode or 'of the model'}, {kind}"
-    return Report(title, loads, seconds, _engine_seconds(model, dtype, bodies))
+    sampling = "temperature 0, tokens counted to the end of text, streamed"
+    asked = f"{requests} requests of at most {length} tokens, mode {mode or 'of the model'}"
+    return Report(f"serve {model}, {asked}, {sampling}, {kind}", loads)
 
 
-def _body(number: int, length: int, mode: str | None) -> dict[str, Any]:
-    prompt = PROMPTS[number % len(PROMPTS)]
-    body = {"prompt": prompt, "max_tokens": length, "temperature": 0.0, "seed": number}
-    return {**body, "mode": mode} if mode else body
+def requests_of(count: int, length: int, mode: str | None) -> list[dict[str, Any]]:
+    """Bodies over the prompts in turn."""
+    own = {"max_tokens": length, "temperature": 0.0, **({"mode": mode} if mode else {})}
+    return [{"prompt": PROMPTS[i % len(PROMPTS)], "seed": i, **own} for i in range(count)]
 
 
-def wait_for_server(port: int, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", "/health")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            time.sleep(0.1)
-    raise UnmaskError("the server did not start; run `unmask serve` with the same model to see why")
-
-
-def _asker(port: int) -> Callable[[dict[str, Any]], Answer]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    connection.request("GET", "/v1/models")
-    chats = bool(json.loads(connection.getresponse().read())["data"][0]["can_chat"])
-
-    def ask(asked: dict[str, Any]) -> Answer:
-        body = {**asked, "stream": True, "stream_options": {"include_usage": True}}
-        if chats:
-            body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
-        path = "/v1/chat/completions" if chats else "/v1/completions"
-        began, first, text, tokens = time.perf_counter(), None, "", 0
-        client = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-        client.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-        reply = client.getresponse()
-        if reply.status != 200:
-            raise UnmaskError(f"the server answered {reply.status}: {reply.read().decode()[:200]}")
-        for line in reply:
-            if not line.startswith(b"data: {"):
-                continue
-            part = json.loads(line[6:])
-            if "error" in part:
-                raise UnmaskError(f"the server failed: {part['error']['message']}")
-            for choice in part["choices"]:
-                said = (choice["delta"].get("content") if chats else choice["text"]) or ""
-                first = time.perf_counter() - began if said and first is None else first
-                text += said
-            tokens = (part.get("usage") or {}).get("completion_tokens", tokens)
-        client.close()
-        whole = time.perf_counter() - began
-        return Answer(text, tokens, whole if first is None else first, whole)
-
-    return ask
+def crowd(
+    server: OwnServer, bodies: list[dict[str, Any]], clients: int, progress: Callable[[str], None], frames: bool = False
+) -> tuple[list[Answer], float]:
+    """All answers, asked for by so many clients at once, each as soon as its last one is whole; and the seconds
+    they took. What is done for the first time at this width is done before, and not counted."""
+    with ThreadPoolExecutor(clients) as pool:
+        progress(f"{clients} clients, warming up")
+        short = [{**body, "max_tokens": min(body["max_tokens"], 16)} for body in bodies]
+        list(pool.map(server.ask, (short * clients)[:clients]))
+        began, answers = time.perf_counter(), list[Answer]()
+        for answer in pool.map(lambda body: server.ask(body, frames=frames), bodies):
+            answers.append(answer)
+            progress(f"{clients} clients, {len(answers)} of {len(bodies)} requests")
+        return answers, time.perf_counter() - began
 
 
 def _load(clients: int, answers: list[Answer], alone: list[Answer], seconds: float) -> Load:
@@ -178,30 +104,6 @@ def _load(clients: int, answers: list[Answer], alone: list[Answer], seconds: flo
         whole[int(0.95 * (len(whole) - 1))],
         sum(a.text == b.text for a, b in zip(answers, alone, strict=True)),
     )
-
-
-def _engine_seconds(model: str, dtype: str | None, bodies: list[dict[str, Any]]) -> float:
-    """Of the same requests, one after another, by an engine in this process."""
-    from unmask.engine.scheduler import Engine, Event, Failed, Job, Limits, Step
-
-    lm = DiffusionLM.from_pretrained(model, dtype=dtype)
-    engine, told = Engine({model: lm}, Limits()), SimpleQueue[Event]()
-
-    def run(body: dict[str, Any]) -> None:
-        options = {name: body[name] for name in ("temperature", "seed", "mode") if name in body}
-        engine.submit(Job.of(model, lm.prepare(chat(lm, body["prompt"]), body["max_tokens"], **options), told.put))
-        while isinstance(event := told.get(), Step):
-            pass
-        if isinstance(event, Failed):
-            raise event.error
-
-    run(bodies[0])
-    began = time.perf_counter()
-    for body in bodies:
-        run(body)
-    seconds = time.perf_counter() - began
-    engine.close()
-    return seconds
 
 
 def draw(report: Report, path: Path) -> None:

@@ -6,9 +6,8 @@ import http.client
 import json
 import random
 import signal
-import socket
+import statistics
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -17,10 +16,23 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from unmask.errors import UnmaskError
-from unmask.evaluation.bench_serve import wait_for_server
 from unmask.evaluation.bench_speed import PROMPTS
+from unmask.evaluation.own_server import OwnServer, own_server
 
 GRACE = 30  # seconds that requests have to finish after SIGTERM
+WARM_UP = 15.0  # seconds of the same load before anything is counted: caches grow to their size
+GROWTH = 0.05  # share of memory, or SLACK bytes, by which the end may be above the beginning
+SLACK = 32 << 20
+FINE = {"answered", "refused", "vanished"}
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the server holds when nothing runs."""
+
+    memory: int  # bytes resident
+    threads: int
+    files: int
 
 
 @dataclass(frozen=True)
@@ -30,8 +42,10 @@ class Soak:
     minutes: float
     clients: int
     outcomes: dict[str, int]  # answered, refused (429), vanished; anything else is a fault
-    memory_before: int  # bytes resident, once warm
-    memory_after: int  # of the idle server, afterwards
+    memory_first: int  # bytes resident under load: median of the first fifth of the time
+    memory_last: int  # of the last fifth
+    before: Held  # idle, once warm
+    after: Held  # idle, afterwards
     running_after: int
     waiting_after: int
     stopped_outcomes: dict[str, int]  # of the requests under way or sent when SIGTERM came
@@ -39,12 +53,21 @@ class Soak:
     seconds_to_stop: float
 
     @property
-    def faults(self) -> int:
-        """Requests that neither were answered, refused, nor given up by their client."""
-        fine = {"answered", "refused", "vanished"}
-        after = {"answered", "refused", "stopping"}
-        faults = sum(n for what, n in self.outcomes.items() if what not in fine)
-        return faults + sum(n for what, n in self.stopped_outcomes.items() if what not in after)
+    def faults(self) -> list[str]:
+        """What went wrong, in words; empty where nothing did."""
+        out = [f"{n} requests: {what}" for what, n in self.outcomes.items() if what not in FINE]
+        after = FINE | {"stopping"}
+        out += [f"{n} requests after SIGTERM: {what}" for what, n in self.stopped_outcomes.items() if what not in after]
+        if self.running_after or self.waiting_after:
+            out.append(f"{self.running_after} requests kept their slot and {self.waiting_after} their place in line")
+        for first, last in ((self.memory_first, self.memory_last), (self.before.memory, self.after.memory)):
+            if last - first > max(SLACK, GROWTH * first):
+                out.append(f"memory grew from {first >> 20} to {last >> 20} MiB")
+        if self.after.threads > self.before.threads or self.after.files > self.before.files:
+            out.append("threads or open files were left behind")
+        if self.exit_status:
+            out.append(f"exit status {self.exit_status} after SIGTERM")
+        return out
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "faults": self.faults}
@@ -54,68 +77,81 @@ def bench_soak(
     model: str, minutes: float, concurrent: int, queue: int, vanish: float, length: int, progress: Callable[[str], None]
 ) -> Soak:
     """Keeps a server of its own at twice its capacity (slots and line) for some minutes, then stops it under load."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    command = [sys.executable, "-m", "unmask", "serve", f"soak={model}", "--port", str(port), "--grace", str(GRACE)]
-    command += ["--max-concurrent", str(concurrent), "--queue", str(queue), "--max-n", "1"]
+    options = ["--grace", str(GRACE), "--max-concurrent", str(concurrent), "--queue", str(queue), "--max-n", "1"]
     progress("starting the server")
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     clients = 2 * (concurrent + queue)
-    try:
-        wait_for_server(port, process)
-        _crowd(port, clients, 10.0, 0.0, length, lambda done: progress(f"warming up, {done} requests"))
-        before = _settled(port, process)
+    memory: list[int] = []
+    with own_server(model, *options) as server:
+        load = _Load(server, clients, vanish, length)
+        load.run(WARM_UP, lambda done: progress(f"warming up, {done} requests"))
+        before = _at_rest(server)
         began = time.monotonic()
 
         def told(done: int) -> None:
+            memory.append(server.held()["memory"])
             progress(f"{(time.monotonic() - began) / 60:.1f} of {minutes:g} min, {done} requests")
 
-        outcomes = _crowd(port, clients, 60 * minutes, vanish, length, told)
-        after = _settled(port, process)
-        figures = _gauges(port)
+        outcomes = load.run(60 * minutes, told)
+        gauges = server.settled()
+        after = _at_rest(server)
         progress("SIGTERM under load")
         stopped: Counter[str] = Counter()
-        crowd = threading.Thread(
-            target=lambda: stopped.update(_crowd(port, concurrent, 3.0, 0.0, length, lambda done: None))
-        )
+        crowd = threading.Thread(target=lambda: stopped.update(load.run(4.0, lambda done: None)))
         crowd.start()
         time.sleep(2)
         began_stop = time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        crowd.join()
-        status = process.wait(timeout=GRACE + 30)
+        server.process.send_signal(signal.SIGTERM)
+        try:
+            status = server.process.wait(timeout=GRACE + 30)
+        except subprocess.TimeoutExpired:
+            raise UnmaskError(f"the server still ran {GRACE + 30} seconds after SIGTERM") from None
         seconds = time.monotonic() - began_stop
-    finally:
-        process.kill()
-    waits = (figures["unmask_running"], figures["unmask_waiting"])
-    return Soak(minutes, clients, dict(outcomes), before, after, *waits, dict(stopped), status, seconds)
+        crowd.join()
+    part = max(1, len(memory) // 5)
+    under_load = (int(statistics.median(memory[:part])), int(statistics.median(memory[-part:])))
+    rest = (int(gauges["unmask_running"]), int(gauges["unmask_waiting"]))
+    return Soak(minutes, clients, dict(outcomes), *under_load, before, after, *rest, dict(stopped), status, seconds)
 
 
-def _crowd(
-    port: int, clients: int, seconds: float, vanish: float, length: int, told: Callable[[int], None]
-) -> Counter[str]:
-    """Clients that ask one request after another until the time is up; what became of all."""
-    outcomes: Counter[str] = Counter()
-    until, lock = time.monotonic() + seconds, threading.Lock()
+def _at_rest(server: OwnServer) -> Held:
+    """What a server holds once nothing runs and its clients' connections are closed."""
+    server.settled()
+    time.sleep(1)
+    return Held(**server.held())
 
-    def client(number: int) -> None:
-        rng = random.Random(number)
-        while time.monotonic() < until:
-            what = _ask(port, rng, vanish, length)
-            with lock:
-                outcomes[what] += 1
-            if what == "refused":
-                time.sleep(0.2 + 0.3 * rng.random())
-            elif what not in ("answered", "vanished"):
-                time.sleep(0.5)
 
-    threads = [threading.Thread(target=client, args=(n,), daemon=True) for n in range(clients)]
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
-        told(sum(outcomes.values()))
-        time.sleep(1)
-    return outcomes
+@dataclass(frozen=True)
+class _Load:
+    """Clients of a server."""
+
+    server: OwnServer
+    clients: int
+    vanish: float
+    length: int
+
+    def run(self, seconds: float, told: Callable[[int], None]) -> Counter[str]:
+        """Each asks one request after another until the time is up; what became of all."""
+        outcomes: Counter[str] = Counter()
+        until, lock = time.monotonic() + seconds, threading.Lock()
+
+        def client(number: int) -> None:
+            rng = random.Random(number)
+            while time.monotonic() < until:
+                what = _ask(self.server.port, rng, self.vanish, self.length)
+                with lock:
+                    outcomes[what] += 1
+                if what == "refused":
+                    time.sleep(0.2 + 0.3 * rng.random())
+                elif what not in ("answered", "vanished"):
+                    time.sleep(0.5)
+
+        threads = [threading.Thread(target=client, args=(n,), daemon=True) for n in range(self.clients)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            told(sum(outcomes.values()))
+            time.sleep(1)
+        return outcomes
 
 
 def _ask(port: int, rng: random.Random, vanish: float, length: int) -> str:
@@ -157,31 +193,3 @@ def _ask(port: int, rng: random.Random, vanish: float, length: int) -> str:
         return type(error).__name__
     finally:
         client.close()
-
-
-def _settled(port: int, process: subprocess.Popen[bytes]) -> int:
-    """Resident bytes once nothing runs or waits; a server that does not come to rest within a minute is said so."""
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        figures = _gauges(port)
-        if figures["unmask_running"] == figures["unmask_waiting"] == 0:
-            break
-        time.sleep(0.2)
-    time.sleep(1)
-    with open(f"/proc/{process.pid}/status", encoding="ascii") as file:
-        line = next(line for line in file if line.startswith("VmRSS"))
-    return int(line.split()[1]) * 1024
-
-
-def _gauges(port: int) -> dict[str, int]:
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    client.request("GET", "/metrics")
-    text = client.getresponse().read().decode()
-    client.close()
-    out = {}
-    for name in ("unmask_running", "unmask_waiting"):
-        line = next((line for line in text.splitlines() if line.startswith(name + " ")), None)
-        if line is None:
-            raise UnmaskError(f"the server's /metrics has no {name}")
-        out[name] = int(float(line.split()[1]))
-    return out

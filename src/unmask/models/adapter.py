@@ -20,6 +20,7 @@ from unmask.models import checkpoint
 from unmask.models.config import ModelConfig
 from unmask.models.folder import ADAPTER, CONFIG, WEIGHTS, read_json
 from unmask.models.transformer import Transformer
+from unmask.models.unfilled import unfilled
 
 
 def is_adapter_tensor(name: str) -> bool:
@@ -40,7 +41,7 @@ def adapted_config(base: ModelConfig, block_length: int, rank: int = 0, width: i
 
 def attach(base: Transformer, config: ModelConfig) -> Transformer:
     """A network of `config` that shares the base's tensors; the adapter's are on the meta device."""
-    with torch.device("meta"):
+    with unfilled():
         network = Transformer(config)
     for name, parameter in base.named_parameters():
         module, _, leaf = name.rpartition(".")

@@ -24,6 +24,7 @@ from unmask.models.folder import CONFIG, TOKENIZER, WEIGHTS, gguf_of
 from unmask.models.gemma import DiffusionGemma
 from unmask.models.tensor_files import DTYPES, TensorFiles, Tensors, read_file
 from unmask.models.transformer import Transformer
+from unmask.models.unfilled import unfilled
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -61,7 +62,7 @@ def build(config: ModelConfig, weights: Tensors, source: str) -> Transformer:
         or tensors > 2 * len(shapes) + 2**10
     ):
         raise UnmaskError(f"{source} describes a network far larger than the weights beside it")
-    with torch.device("meta"):
+    with unfilled():
         return DiffusionGemma(config) if config.layout == "canvas" else Transformer(config)
 
 

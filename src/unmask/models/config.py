@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import cache
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -223,16 +224,22 @@ def build(cls: type, values: dict[str, Any], source: str) -> Any:
     """Makes a flat dataclass from a mapping, refusing unknown, missing or wrongly typed fields."""
     if not isinstance(values, dict):
         raise UnmaskError(f"{source}: expected a mapping of fields, got {type(values).__name__}")
-    hints = get_type_hints(cls)
+    hints, typed = _hints(cls), dict[str, Any]()
     known = {f.name for f in fields(cls) if f.init}
     for name, value in values.items():
         if name not in known:
             raise UnmaskError(f"{source}: unknown field {name!r}; known fields: {', '.join(sorted(known))}")
-        values = {**values, name: _typed(hints[name], value, f"{source}: {name}")}
+        typed[name] = _typed(hints[name], value, f"{source}: {name}")
     try:
-        return cls(**values)
+        return cls(**typed)
     except TypeError as error:  # a required field is missing; Python's message names it
         raise UnmaskError(f"{source}: {str(error).split(') ')[-1].removeprefix('__init__() ')}") from None
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Types of a class's fields; evaluating them takes a millisecond, and every request asks."""
+    return get_type_hints(cls)
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:

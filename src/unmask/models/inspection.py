@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from unmask.errors import UnmaskError
 from unmask.models import adapter, catalogue, checkpoint, folder, memory, recognition
 from unmask.models.config import ModelConfig
@@ -16,6 +14,7 @@ from unmask.models.loading import Loaded, describe
 from unmask.models.sizes import parameters
 from unmask.models.tensor_files import TensorFiles, Tensors
 from unmask.models.transformer import Transformer
+from unmask.models.unfilled import unfilled
 
 KINDS = {"A": "full canvas", "B": "block-causal", "C": "renoised canvas", "AR": "autoregressive"}
 ROLES = ("mask", "eos", "bos", "pad")
@@ -79,7 +78,7 @@ def inspect(name: str) -> Inspection:
 def _fit(found: recognition.Recognised, loaded: Loaded, weights: Tensors, path: Path) -> Fit:
     if loaded.base is None:
         return checkpoint.fit(checkpoint.build(found.config, weights, found.source), weights, found.family, found.raw)
-    with torch.device("meta"):
+    with unfilled():
         own = adapter.own_parameters(Transformer(found.config))
     return compare(weights.shapes(), {name: tuple(p.shape) for name, p in own.items()}, ["draft_vocabulary"])
 

@@ -288,7 +288,8 @@ class Transformer(nn.Module):
         self.register_buffer("draft_vocabulary", None, persistent=False)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
-        self.make_rotary_tables()
+        if not self.embedding.weight.is_meta:  # whoever fills such a network makes them then
+            self.make_rotary_tables()
 
     def make_block(self, layer: int) -> nn.Module:
         return Block(self.config, layer)

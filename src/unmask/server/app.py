@@ -220,7 +220,7 @@ class Service:
     async def _whole(self, answer: Answer) -> dict[str, Any]:
         await running.settle(self.engine, answer.plan)
         follow = running.writers(answer.plan)
-        outcomes = await running.collect(running.launch(self.engine, answer.plan), follow)
+        outcomes = await running.collect(running.launch(self.engine, answer.plan, quiet=True), follow)
         return answer.whole(outcomes, follow)
 
     async def _streamed(self, request: Request, body: Steering, answer: Answer) -> Response:

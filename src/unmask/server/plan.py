@@ -63,6 +63,7 @@ class Plan:
     lengths: list[int] = field(default_factory=list)  # of the gaps, once settled
     taken: bool = False  # the engine has already worked for it
     wrap: Callable[[str], str] = lambda text: text  # what is made of the answer's text
+    stops: tuple[str, ...] = ()  # of a filling plan: where the text of its gap is cut
 
 
 @dataclass(frozen=True)
@@ -148,16 +149,16 @@ class Planner:
     def _suffix(self, body: CompletionRequest) -> Plan:
         if not isinstance(body.prompt, str):
             raise refuse("prompt", "must be one text where there is a suffix")
-        for given in ("stop", "block_length", "mode"):
+        for given in ("block_length", "mode"):
             if getattr(body, given) is not None and (given, body.mode) != ("mode", "diffusion"):
                 raise refuse(given, "cannot be honoured with a suffix: the gap is filled as a whole")
         _, lm = self._filler(body)
         assert body.suffix is not None
         around = sum(len(_ids(text, lm)) for text in (body.prompt, body.suffix))
-        most = body.max_tokens or max(1, min(GAP_TOKENS, lm.config.max_length - around))
+        most = max(1, min(body.max_tokens or GAP_TOKENS, lm.config.max_length - around))
         ladder = sorted({*(2**i for i in range(1, most.bit_length()) if 2**i < most), most})
         template = make_template([body.prompt, body.suffix], [ladder], _tokenizer(lm))
-        return self._filled(template, body, body.logprobs, suffix=True)
+        return replace(self._filled(template, body, body.logprobs, suffix=True), stops=tuple(stop_list(body)))
 
     def infill(self, body: InfillRequest) -> Plan:
         """A plan of a template with gaps."""

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from unmask.canvas import Frame
 from unmask.decoding.infill import mean_log_confidence, settle_lengths
 from unmask.decoding.request import Prepared
 from unmask.engine.scheduler import Done, Engine, Event, Failed, Job, Step
 from unmask.server import errors
 from unmask.server.errors import APIError
+from unmask.server.mailbox import Mailbox
 from unmask.server.plan import Plan, mask_of
 from unmask.server.writer import Region, Writer, Written
 
@@ -29,21 +29,28 @@ class ClientGone(Exception):
 
 
 class Running:
-    """Jobs of one request; leaving its `async with` block cancels what still runs."""
+    """Jobs of one request; leaving its `async with` block cancels what still runs. With `quiet` only the ends of
+    jobs are events, and what their steps did is in `steps` by then."""
 
-    def __init__(self, engine: Engine, model: str, prepared: Prepared, of_running: bool = False) -> None:
+    def __init__(
+        self, engine: Engine, model: str, prepared: Prepared, of_running: bool = False, quiet: bool = False
+    ) -> None:
         """Puts the jobs in line; raises Refused where there is no room."""
-        self.engine, self.left = engine, len(prepared.requests)
+        self.engine, self.left, self.quiet = engine, len(prepared.requests), quiet
         self.events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
-        self.loop = asyncio.get_running_loop()
+        self.mailbox = Mailbox.of_running_loop()
         self.jobs: list[Job] = []
+        self.steps: list[list[Step]] = [[] for _ in prepared.requests]
         for number, request in enumerate(prepared.requests):
             self.jobs += Job.of(model, replace(prepared, requests=[request]), partial(self._tell, number))
         engine.submit(self.jobs, of_running)
 
     def _tell(self, number: int, event: Event) -> None:
         """On the engine's thread."""
-        self.loop.call_soon_threadsafe(self._put, number, event)
+        if self.quiet and isinstance(event, Step):
+            self.steps[number].append(event)
+        else:
+            self.mailbox.leave(partial(self._put, number, event))
 
     def _put(self, number: int, event: Event) -> None:
         if self.events.qsize() < BACKLOG * len(self.jobs):
@@ -58,8 +65,11 @@ class Running:
         TimeoutError if nothing happens for so many seconds."""
         if not self.left:
             return None
-        async with asyncio.timeout(seconds):
-            number, event = await self.events.get()
+        if self.events.empty():
+            async with asyncio.timeout(seconds):
+                number, event = await self.events.get()
+        else:
+            number, event = self.events.get_nowait()
         if isinstance(event, Failed):
             raise errors.of(event.error)
         self.left -= isinstance(event, Done)
@@ -107,16 +117,14 @@ async def settle(engine: Engine, plan: Plan) -> None:
         start = len(filling.template.segments[0])
         end = start + lengths[0]
     plan.lengths, plan.taken = lengths, rounds > 0
-    plan.regions = [Region(start, end, mask_of(plan.lm), frozenset(), filled=True)] * filling.n
+    plan.regions = [Region(start, end, mask_of(plan.lm), frozenset(), plan.stops, filled=True)] * filling.n
 
 
 async def _sureness(engine: Engine, model: str, prepared: Prepared, of_running: bool) -> list[float]:
-    frames: list[list[Frame]] = [[] for _ in prepared.requests]
-    async with Running(engine, model, prepared, of_running) as running:
-        async for number, event in running:
-            if isinstance(event, Step):
-                frames[number].append(event.frame)
-    return [mean_log_confidence(made) for made in frames]
+    async with Running(engine, model, prepared, of_running, quiet=True) as running:
+        async for _ in running:
+            pass
+    return [mean_log_confidence([step.frame for step in steps]) for steps in running.steps]
 
 
 def writers(plan: Plan) -> list[Writer]:
@@ -128,21 +136,21 @@ def writers(plan: Plan) -> list[Writer]:
     return [Writer(request.ids, region, decode) for request, region in pairs]
 
 
-def launch(engine: Engine, plan: Plan) -> Running:
+def launch(engine: Engine, plan: Plan, quiet: bool = False) -> Running:
     """Puts a plan's jobs in line."""
     assert plan.prepared is not None
-    return Running(engine, plan.name, plan.prepared, of_running=plan.taken)
+    return Running(engine, plan.name, plan.prepared, of_running=plan.taken, quiet=quiet)
 
 
 async def collect(running: Running, follow: list[Writer]) -> list[Written]:
-    """The outcomes of all jobs."""
+    """The outcomes of all jobs, which are quiet."""
     out: dict[int, Written] = {}
     async with running:
         async for number, event in running:
-            if isinstance(event, Step):
-                follow[number].take(event)
-            else:
-                out[number] = follow[number].finish(event)[1]
+            assert isinstance(event, Done)
+            for step in running.steps[number]:
+                follow[number].logprobs.update(step.logprobs)
+            out[number] = follow[number].finish(event)[1]
     return [out[number] for number in sorted(out)]
 
 

@@ -130,7 +130,9 @@ class CompletionRequest(Writing):
 
     prompt: Prompt = Field("", description="Text, token ids, or a list of either.")
     suffix: str | None = Field(None, description="Text that follows what is written; needs a model that fills.")
-    max_tokens: int | None = Field(None, ge=1, le=2**20, description="With a suffix, the longest gap tried.")
+    max_tokens: int | None = Field(
+        None, ge=1, le=2**20, description="With a suffix, the longest gap tried, as far as it fits."
+    )
     logprobs: int | None = Field(None, ge=0, le=5)
     response_format: dict[str, Any] | None = None
     echo: Annotated[bool | None, _only(False)] = None
