@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import cache
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -219,11 +220,16 @@ class ModelConfig:
         return build(cls, values, source)
 
 
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)  # milliseconds, and every request's options pass here
+
+
 def build(cls: type, values: dict[str, Any], source: str) -> Any:
     """Makes a flat dataclass from a mapping, refusing unknown, missing or wrongly typed fields."""
     if not isinstance(values, dict):
         raise UnmaskError(f"{source}: expected a mapping of fields, got {type(values).__name__}")
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     known = {f.name for f in fields(cls) if f.init}
     for name, value in values.items():
         if name not in known:
