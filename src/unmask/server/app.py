@@ -202,7 +202,7 @@ class Service:
             "max_length": lm.config.max_length,
             "can_chat": can_chat(lm),
             "can_fill": can_fill(lm),
-            "block_length": lm.defaults.block_length or lm.config.block_length,
+            "block_length": lm.defaults.block_length or lm.config.block_length or None,
             "defaults": asdict(lm.defaults),
             "offers": self.offers[name],
         }

@@ -1,6 +1,6 @@
 // A canvas on the page: a span for each position, and only those that changed are touched.
 
-const LEVELS = [0.1, 0.5, 0.9]; // confidences between which a token's look changes
+const LEVELS = [0.1, 0.5, 0.9]; // confidences at which a token's look changes
 const KINDS = {
   unmask: "written", edit: "replaced", remask: "masked again", renoise: "made noise again", insert: "inserted", delete: "deleted",
 };
@@ -86,9 +86,14 @@ export class CanvasView {
     if (cell.state === "written") names.push(`c${level(cell.confidence)}`);
     if (cell.kind && cell.kind !== "unmask") names.push(cell.kind);
     if (cell.revisions && cell.state === "written") names.push("revised");
-    if (cell.text?.includes("\n")) names.push("line");
+    const text = cell.text ?? "";
+    const word = text.trimStart();
+    const blank = text.slice(0, text.length - word.length);
+    if (blank && !word) names.push(blank.includes("\n") ? "line" : "blank"); // a mark stands for it, that is not copied
     span.className = names.join(" ");
-    span.textContent = cell.text ?? "";
     span.title = described(cell, index);
+    const mark = document.createElement("i"); // what has the colour: the word without the space before it
+    mark.textContent = word;
+    span.replaceChildren(...(word ? [blank, mark] : [mark, blank]));
   }
 }

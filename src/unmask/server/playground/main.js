@@ -24,7 +24,7 @@ const trouble = (text) => {
 const controls = new Controls($("controls"), $("more-controls"), () => suit());
 const gaps = new Gaps(prompt, $("gaps"), say);
 const sides = ["A", "B"].map((name) => {
-  const side = new Side(name, $("side"), $("sides"), { changed: () => suit(), moved: () => wake(), announce: (text) => announce(text) });
+  const side = new Side(name, $("side"), $("sides"), { changed: () => suit(), moved: () => wake(), sought: (time) => follow(side, time), announce: (text) => announce(text) });
   side.speed = () => Number($("speed").value);
   return side;
 });
@@ -35,6 +35,12 @@ function announce(text) {
   line.textContent = text;
   $("announced").append(line);
   while ($("announced").childElementCount > 2) $("announced").firstElementChild.remove();
+}
+
+/** Brings the other side to the moment that one was dragged to. */
+function follow(side, time) {
+  if (!$("linked").checked || running) return;
+  for (const other of sides) if (other !== side && other.frames) other.seek(other.recording.countBy(time));
 }
 
 const taking = () => sides.filter(({ card }) => card);
@@ -84,7 +90,9 @@ async function run() {
   suit();
   for (const side of sides) {
     side.reset();
-    if (side.card && !able.includes(side)) side.note(`${side.card.id} writes from left to right and cannot fill gaps.`);
+    const rests = side.card && !able.includes(side);
+    side.article.classList.toggle("resting", Boolean(rests));
+    if (rests) side.note(`${side.card.id} writes from left to right and cannot fill gaps.`);
   }
   const speed = Number($("speed").value);
   const starts = able.map((side) => async () => {
@@ -131,9 +139,11 @@ function standing() {
     const close = times < 1.05 ? "A and B are as fast as each other" : `${fast.name} is ${times.toFixed(1)} times as fast`;
     return `${close}: ${fast.rate.toFixed(0)} against ${slow.rate.toFixed(0)} tokens/s.${together ? " Both ran at once and shared the machine." : ""}`;
   }
-  const text = `A ${pa.written} of ${pa.of}, B ${pb.written} of ${pb.of} positions.`;
-  if (Math.abs(pa.share - pb.share) < 0.01) return `A and B are level. ${text}`;
-  return `${pa.share > pb.share ? "A" : "B"} is ahead. ${text}`;
+  const text = `A has ${pa.written} of ${pa.of} positions, B ${pb.written} of ${pb.of}.`;
+  const same = $("linked").checked && !(running && !together); // both pictures are of one moment
+  if (!same) return text;
+  if (Math.abs(pa.share - pb.share) < 0.01) return `Level: ${text}`;
+  return `${pa.share > pb.share ? "A" : "B"} is ahead: ${text}`;
 }
 
 function draw(now) {
@@ -175,11 +185,12 @@ $("again").addEventListener("click", connect);
 $("replay").addEventListener("click", () => {
   for (const side of sides) if (side.frames) side.play(Number($("speed").value), 0);
 });
-$("use-key").addEventListener("click", () => {
+$("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
   key = $("key").value.trim();
+  $("key-box").open = false;
   connect();
 });
-$("key").addEventListener("keydown", (event) => event.key === "Enter" && $("use-key").click());
 prompt.addEventListener("input", suit);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run();

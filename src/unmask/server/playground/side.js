@@ -11,8 +11,9 @@ const ROWS = 200; // changes of one step that the table shows
 const seconds = (ms) => `${(ms / 1000).toFixed(ms < 9950 ? 2 : 1)} s`;
 
 export class Side {
-  /** `changed`: the model or mode was; `moved`: there is something else to see. */
-  constructor(name, template, into, { changed, moved, announce }) {
+  /** `changed`: the model or mode was; `moved`: there is something else to see; `sought`: the timeline was dragged
+   *  to a time in ms; `announce`: what a screen reader is to say. */
+  constructor(name, template, into, { changed, moved, sought, announce }) {
     const article = template.content.cloneNode(true).firstElementChild;
     into.append(article);
     Object.assign(this, { name, article, moved, announce });
@@ -31,7 +32,10 @@ export class Side {
     this.view = new CanvasView(this.parts.canvas);
     this.parts.model.addEventListener("change", () => (this.#modes(), changed()));
     this.parts.mode.addEventListener("change", changed);
-    this.parts.time.addEventListener("input", () => this.seek(Number(this.parts.time.value)));
+    this.parts.time.addEventListener("input", () => {
+      this.seek(Number(this.parts.time.value));
+      sought(this.count === this.frames ? Infinity : this.recording.timeOf(this.count));
+    });
     this.parts.play.addEventListener("click", () => (this.playing ? this.pause() : this.play(this.speed?.() ?? 1)));
     this.parts.changes.addEventListener("toggle", () => this.#table());
     this.reset();
@@ -96,7 +100,6 @@ export class Side {
   /** Runs a request to its end; errors are shown here and told by what is returned: null or the error. */
   async run({ path, body }, key, { fill, prompt, values, slow }) {
     this.reset();
-    this.card_ = this.card;
     this.horizon = horizon(this.card, this.mode, values, fill);
     this.prompt = path === "v1/completions" ? prompt : "";
     this.state = "running";
