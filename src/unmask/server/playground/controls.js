@@ -3,7 +3,7 @@
 import { fieldsOf } from "./requests.js";
 
 const FIELDS = [
-  { name: "max_tokens", label: "Tokens", min: 1, max: 256, step: 1, value: 96 },
+  { name: "max_tokens", label: "Max tokens", min: 1, max: 256, step: 1, value: 96 },
   { name: "max_denoising_steps", label: "Denoising steps", min: 1, max: 128, step: 1, unset: "no bound" },
   { name: "threshold", label: "Threshold", min: 0, max: 1, step: 0.01 },
   { name: "block_length", label: "Block length", min: 1, max: 128, step: 1, unset: "whole" },

@@ -19,13 +19,13 @@ export class Side {
     Object.assign(this, { name, article, moved, announce });
     const part = (what) => article.querySelector(`[data-part="${what}"]`);
     this.parts = Object.fromEntries(
-      ["title", "model", "mode", "state", "note", "trouble", "canvas", "play", "time", "place", "gaps", "rows", "changes", "bar"]
+      ["title", "model", "mode", "state", "note", "trouble", "canvas", "play", "time", "place", "gaps", "rows", "changes", "scroll", "bar"]
         .map((what) => [what, part(what)]),
     );
     this.figures = Object.fromEntries([...article.querySelectorAll("[data-figure]")].map((dd) => [dd.dataset.figure, dd]));
     this.parts.title.textContent = name;
     article.setAttribute("aria-label", `Side ${name}`);
-    for (const what of ["model", "mode", "play", "time", "canvas"]) {
+    for (const what of ["model", "mode", "play", "time", "canvas", "scroll"]) {
       const label = this.parts[what].getAttribute("aria-label");
       this.parts[what].setAttribute("aria-label", `${label}, side ${name}`);
     }
@@ -221,8 +221,8 @@ export class Side {
     if (!recording) return { share: 0, written: 0, of: 0, at: 0, over: false };
     const given = recording.length - recording.open;
     const over = count === this.frames && this.state === "done";
-    const of = this.state === "done" ? this.length - given : recording.open;
-    const there = written(recording.at(count).slice(0, over ? this.length : recording.length));
+    const of = this.length - given; // once it is known where the text ends, what lies behind does not count
+    const there = written(recording.at(count).slice(0, this.length));
     return { share: over ? 1 : there / Math.max(1, of), written: there, of, at: recording.timeOf(count), over };
   }
 
