@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-ray fuzz conformance lint types austen default wheel clean
+.PHONY: demo test test-slow test-browser test-ray fuzz conformance lint types austen default wheel clean
 
 $(STAMP): pyproject.toml constraints.txt src/unmask/engine/forward.c src/unmask/engine/threads.h
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,9 @@ demo: $(STAMP)  ## ask the default model, race its modes, then watch a full canv
 
 test: $(STAMP)  ## the whole suite but the slow marks, under ten minutes on two cores
 	$(BIN)/python -m pytest -q
+
+test-browser: $(STAMP)  ## the playground in a real Chromium, which it gets if it can
+	sh tests/browser.sh $(BIN)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow

@@ -18,11 +18,12 @@ from starlette.types import ASGIApp
 
 from unmask.engine.scheduler import Engine
 from unmask.lm import MODES
-from unmask.server import errors, running
+from unmask.server import assets, errors, running
 from unmask.server.edits import plan_apply, plan_edit
 from unmask.server.errors import APIError, ErrorBody
 from unmask.server.guard import Guard, Rules, note
 from unmask.server.metrics import CONTENT_TYPE, Metrics
+from unmask.server.offers import offers
 from unmask.server.plan import GAP_TOKENS, Bounds, Models, Plan, Planner, can_chat, can_fill
 from unmask.server.reference import page
 from unmask.server.replies import ChatReply, Health, InfillReply, ModelCard, ModelList, TextReply
@@ -98,6 +99,8 @@ def create_app(models: Models, engine: Engine, settings: Settings | None = None)
     service = Service(models, engine, chosen, metrics)
     app.include_router(service.router())
     metrics.paths |= {getattr(route, "path", "") for route in service.router().routes}
+    app.include_router(assets.router())
+    metrics.paths.add("/")
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -122,6 +125,7 @@ class Service:
     def __init__(self, models: Models, engine: Engine, settings: Settings, metrics: Metrics) -> None:
         self.models, self.engine, self.settings, self.metrics = models, engine, settings, metrics
         self.planner, self.began = Planner(models, settings.bounds), int(time.time())
+        self.offers: dict[str, list[dict[str, Any]]] = {}  # by model; made when first asked for
 
     def router(self) -> APIRouter:
         """All routes."""
@@ -160,12 +164,12 @@ class Service:
 
         @router.get("/v1/models", response_model=ModelList, responses={401: wrong[401], 421: wrong[421]})
         async def models() -> Response:
-            cards = [self.card(name) for name in self.models.models]
+            cards = [await asyncio.to_thread(self.card, name) for name in self.models.models]
             return JSONResponse({"object": "list", "data": cards})
 
         @router.get("/v1/models/{name:path}", response_model=ModelCard, responses=wrong)
         async def model(name: str) -> Response:
-            return JSONResponse(self.card(self.models.find(name)[0]))
+            return JSONResponse(await asyncio.to_thread(self.card, self.models.find(name)[0]))
 
         @router.get("/health", response_model=Health, responses={503: {"model": Health}, 421: wrong[421]})
         async def health() -> Response:
@@ -186,6 +190,8 @@ class Service:
     def card(self, name: str) -> dict[str, Any]:
         """What clients are told of a model."""
         lm = self.models.models[name]
+        if name not in self.offers:
+            self.offers[name] = offers(self.planner, name, lm)
         return {
             "id": name,
             "object": "model",
@@ -196,7 +202,9 @@ class Service:
             "max_length": lm.config.max_length,
             "can_chat": can_chat(lm),
             "can_fill": can_fill(lm),
+            "block_length": lm.defaults.block_length or lm.config.block_length or None,
             "defaults": asdict(lm.defaults),
+            "offers": self.offers[name],
         }
 
     async def answer(self, request: Request, body: Steering, shape: Shape, make: Callable[[], Plan]) -> Response:

@@ -18,11 +18,12 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unmask.errors import UnmaskError
+from unmask.server import assets
 from unmask.server.errors import APIError
 from unmask.server.metrics import Metrics
 
 log = logging.getLogger("unmask.server")
-OPEN = ("/health",)  # needs no key
+OPEN = ("/health",)  # needs no key, and neither does the playground: it asks for one
 THROWN_AWAY = 1 << 28  # bytes of a body that is too large are read and forgotten, so that the client sees the answer
 BODY_SECONDS = 60.0
 
@@ -97,7 +98,8 @@ class Guard:
         name = host if host.endswith("]") else host.rsplit(":", 1)[0]
         if self.rules.hosts and name.lower() not in self.rules.hosts:
             raise APIError(421, "this server answers under its local names only; start it with --host to change that")
-        if self.digests and scope["path"] not in OPEN and scope["method"] != "OPTIONS":
+        free = scope["path"] in OPEN or (assets.holds(scope["path"]) and scope["method"] in ("GET", "HEAD"))
+        if self.digests and not free and scope["method"] != "OPTIONS":
             kind, _, key = headers.get("authorization", "").partition(" ")
             given = hashlib.sha256(key.strip().encode("latin-1")).digest()
             # every key is compared, each in constant time

@@ -75,6 +75,18 @@ class InfillReply(Reply):
     choices: list[InfillChoice]
 
 
+class Offer(BaseModel):
+    """The fields that requests to a model may carry in a mode and under a rule, or (`fill`) when gaps are filled.
+
+    `rule` is null where no rule is read; otherwise it holds for requests that name this rule.
+    """
+
+    fill: bool
+    mode: str | None
+    rule: str | None
+    fields: list[str]
+
+
 class ModelCard(BaseModel):
     """A model being served and what it can do."""
 
@@ -87,7 +99,9 @@ class ModelCard(BaseModel):
     max_length: int
     can_chat: bool
     can_fill: bool
+    block_length: int | None
     defaults: dict[str, Any]
+    offers: list[Offer]
 
 
 class ModelList(BaseModel):
