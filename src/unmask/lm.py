@@ -253,8 +253,9 @@ class DiffusionLM:
         confidence_threshold (nats). Whole canvases are decoded, what was asked for is given. seed: None draws one.
         json_schema (a dict, true, JSON text or a pydantic model) or regex: all that is written is valid under it and
         complete, whatever the mode, rule and temperature; what is honoured says automata.json_schema and
-        automata.regex. In their place `grammar`: what `grammar()` compiled. streamer: called with every frame. options: any other field of `DecodingDefaults`. What is None comes from
-        the model's own defaults. Raises UnmaskError for options that are out of range and prompts that do not fit.
+        automata.regex. In their place `grammar`: what `grammar()` compiled. streamer: called with every frame.
+        options: any other field of `DecodingDefaults`. What is None comes from the model's own defaults. Raises
+        UnmaskError for options that are out of range and prompts that do not fit.
         """
         named = {k: v for k, v in locals().items() if k not in ("self", "prompt", "streamer", "options")}
         options |= named
@@ -309,9 +310,7 @@ class DiffusionLM:
     def _vocabulary(self) -> Vocabulary:
         config = self.config
         ends = self._ends(self.defaults)
-        return Vocabulary.of(
-            self._need_tokenizer(), config.vocab_size, ends, config.pad_token_id, config.mask_token_id
-        )
+        return Vocabulary.of(self._need_tokenizer(), config.vocab_size, ends, config.pad_token_id, config.mask_token_id)
 
     def _ends(self, options: DecodingDefaults) -> frozenset[int]:
         """Tokens that end a text."""
@@ -335,7 +334,11 @@ class DiffusionLM:
     def _hold(self, request: Request, grammar: Grammar) -> Request:
         """The request with a grammar; raises UnmaskError where it cannot be held to it."""
         if request.renoise is not None or request.sampler is not None or self.config.mask_token_id is None:
-            how = "renoises whole canvases" if request.sampler is None else f"is drawn by sampler '{request.sampler.name}'"
+            how = (
+                "renoises whole canvases"
+                if request.sampler is None
+                else f"is drawn by sampler '{request.sampler.name}'"
+            )
             raise UnmaskError(
                 f"model '{self.name}' {how}, which cannot be held to a grammar; use a model that fills masks by a rule"
             )
