@@ -334,13 +334,10 @@ class DiffusionLM:
     def _hold(self, request: Request, grammar: Grammar) -> Request:
         """The request with a grammar; raises UnmaskError where it cannot be held to it."""
         if request.renoise is not None or request.sampler is not None or self.config.mask_token_id is None:
-            how = (
-                "renoises whole canvases"
-                if request.sampler is None
-                else f"is drawn by sampler '{request.sampler.name}'"
-            )
+            how = "whole canvases of noise" if request.sampler is None else f"by sampler '{request.sampler.name}'"
             raise UnmaskError(
-                f"model '{self.name}' {how}, which cannot be held to a grammar; use a model that fills masks by a rule"
+                f"model '{self.name}' writes {how}, which cannot be held to a grammar; use a model and a rule that "
+                "fill masks"
             )
         if request.rule.name == "token_edit" and self.config.insert_token_id is not None:
             raise UnmaskError("rule token_edit inserts and deletes tokens here; with a grammar, use another rule")
