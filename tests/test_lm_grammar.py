@@ -111,7 +111,7 @@ def generated(lm: DiffusionLM, count: int, options: dict[str, Any], **rule: Any)
     return text
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(SCHEMAS, MODELS_AND_WAYS, WARM, st.integers(0, 25))
 def test_any_schema_in_any_way_is_valid(
     lms: dict[str, DiffusionLM], schema: Any, chosen: Any, warm: dict[str, Any], room: int
@@ -123,7 +123,7 @@ def test_any_schema_in_any_way_is_valid(
     jsonschema.validate(json.loads(text), schema, cls=jsonschema.Draft202012Validator)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(MODELS_AND_WAYS, WARM, st.integers(0, 12))
 def test_a_regular_expression_matches_the_whole(
     lms: dict[str, DiffusionLM], chosen: Any, warm: dict[str, Any], room: int
@@ -137,8 +137,8 @@ def test_a_regular_expression_matches_the_whole(
 
 @pytest.mark.parametrize("model", ["drafts", "narrow"])
 def test_verify_is_ar(lms: dict[str, DiffusionLM], model: str) -> None:
-    for block in (2, 3, 5):
-        for count in (12, 20, 60):
+    for block in (2, 4):
+        for count in (24, 60):
             ar = lms[model].generate("the", count, mode="ar", json_schema=PERSON)
             verify = lms[model].generate("the", count, mode="verify", json_schema=PERSON, block_length=block)
             assert verify.token_ids == ar.token_ids
@@ -149,11 +149,11 @@ def test_verify_has_the_distribution_of_ar(lms: dict[str, DiffusionLM]) -> None:
     counts = {}
     for mode in ("ar", "verify"):
         asked = {"regex": "[ab]{2}(c|n)?", "temperature": 1.0, "top_k": 3, "mode": mode}
-        outs = lms["drafts"].generate(["the"] * 600, 6, seed=0, **asked)
+        outs = lms["drafts"].generate(["the"] * 300, 6, seed=0, **asked)
         counts[mode] = Counter(out.text for out in outs)
     off = sum(abs(counts["ar"][text] - counts["verify"][text]) for text in counts["ar"] | counts["verify"])
     assert len(counts["ar"]) > 4
-    assert off / 1200 < 0.08
+    assert off / 600 < 0.1
 
 
 def test_the_steps_asked_for_are_enough(lms: dict[str, DiffusionLM]) -> None:
