@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -227,3 +228,37 @@ def test_bad_input_is_one_line_and_status_2(run: Run, folders: dict[str, str], n
     assert out == ""
     assert len(err.strip().splitlines()) == 1, err
     assert err.startswith("unmask: ")
+
+
+def test_a_schema_from_a_file_and_a_regular_expression(run: Run, folders: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "schema.json"
+    path.write_text('{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}')
+    code, out, _ = run("generate", "the", "-m", folders["toy"], "-n", "24", "-t", "1", "--json-schema", str(path))
+    assert code == 0
+    assert isinstance(json.loads(out)["a"], int)
+    code, out, _ = run("generate", "the", "-m", folders["toy-ar"], "-n", "9", "--regex", "(cat|dog)s?")
+    assert code == 0
+    assert re.fullmatch("(cat|dog)s?\n", out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--json-schema", "gone.json"), "gone.json cannot be read"),
+        (("--regex", "(a"), "never closed"),
+        (("--regex", "[a-z]{99}"), "12 new tokens are too few"),
+    ],
+)
+def test_a_grammar_that_cannot_be_held(
+    run: Run, folders: dict[str, str], arguments: tuple[str, str], says: str
+) -> None:
+    code, out, err = run("generate", "the", "-m", folders["toy"], "-n", "12", *arguments)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert len(err.splitlines()) == 1
+
+
+def test_bench_schema(run: Run, folders: dict[str, str]) -> None:
+    code, out, _ = run("bench", "schema", folders["toy"], "--requests", "1", "-n", "40", "--json")
+    assert code == 0
+    assert json.loads(out)["all"]["valid"] == 1

@@ -35,6 +35,23 @@ def test_its_text_is_the_bases_to_the_bit(exact: DiffusionLM, smollm2: Path) -> 
     assert torch.equal(exact.logits(ids), DiffusionLM(base, None).logits(ids))
 
 
+def test_it_writes_valid_json_in_every_mode(smollm2: Path) -> None:
+    lm = DiffusionLM.from_pretrained("default")
+    schema = {"type": "object", "properties": {"animal": {"enum": ["cat", "dog"]}, "legs": {"type": "integer"}}}
+    schema |= {"required": ["animal", "legs"], "additionalProperties": False}
+    texts = dict[tuple[str, float], str]()
+    for mode in ("ar", "verify", "diffusion"):
+        for temperature in (0.0, 1.2):
+            out = lm.generate(
+                chat("A cat, as JSON."), 24, mode=mode, temperature=temperature, json_schema=schema, seed=1
+            )
+            found = json.loads(out.text)
+            assert found["animal"] in ("cat", "dog")
+            assert isinstance(found["legs"], int)
+            texts[mode, temperature] = out.text
+    assert texts["verify", 0.0] == texts["ar", 0.0]
+
+
 @pytest.mark.parametrize("window", [2, 4])
 def test_verify_writes_what_ar_writes(exact: DiffusionLM, window: int) -> None:
     for prompt in PROMPTS:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unmask import cli_bench_serve, cli_serve
+from unmask import cli_bench_serve, cli_schema, cli_serve
 from unmask.cli_batch import batch
 from unmask.cli_bench import bench
 from unmask.cli_conformance import conformance
@@ -44,6 +44,7 @@ from unmask.cli_options import (
     decoding_options,
     load,
 )
+from unmask.cli_schema import JsonSchema, Regex, grammar_options
 from unmask.errors import UnmaskError
 
 app = typer.Typer(
@@ -60,6 +61,7 @@ app.command()(export)
 app.add_typer(models, name="models")
 cli_serve.install(app)
 cli_bench_serve.install(bench)
+cli_schema.install(bench)
 
 
 @app.command()
@@ -89,6 +91,8 @@ def generate(
         bool, typer.Option("--raw", help="Continue the text itself, outside the model's chat template.")
     ] = False,
     stop: Annotated[list[str] | None, typer.Option(help="Stop at this text; may be given several times.")] = None,
+    json_schema: JsonSchema = None,
+    regex: Regex = None,
     pause: Annotated[float, typer.Option(help="Seconds to wait after each drawn step.")] = 0.0,
     trace: Annotated[Path | None, typer.Option(help="Write the frames to this file, one JSON object a line.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Write a film strip of the canvas (SVG) here.")] = None,
@@ -100,7 +104,8 @@ def generate(
 ) -> None:
     """Answer or continue a prompt, drawing the canvas as it denoises.
 
-    Example: `unmask generate "Why is the sky blue?"`, `unmask generate "Emma was" -m austen -n 100 --seed 7`
+    Example: `unmask generate "Why is the sky blue?"`, `unmask generate "Emma was" -m austen -n 100 --seed 7`,
+    `unmask generate "When was Jane Austen born?" --regex "in 1[0-9]{3}"`
     """
     lm, began = load(model, device, dtype, backend), time.perf_counter()
     options: dict[str, Any] = {
@@ -122,6 +127,7 @@ def generate(
         "remask_budget": remask,
         "seed": seed,
         "stop": stop,
+        **grammar_options(json_schema, regex),
         **decoding_options(option),
     }
     text = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt

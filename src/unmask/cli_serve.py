@@ -31,6 +31,9 @@ def serve(
     max_body: Annotated[int, typer.Option(help="Bytes of a request's body.")] = 1 << 20,
     max_prompt: Annotated[int, typer.Option(help="Tokens of a prompt; the model's length is a limit too.")] = 1 << 20,
     max_n: Annotated[int, typer.Option(help="Texts that one request may ask for.")] = 8,
+    max_schema: Annotated[int, typer.Option(help="Characters of a schema, of all tools, or of a regex.")] = 1 << 16,
+    max_schema_depth: Annotated[int, typer.Option(help="Objects and lists in each other in a schema.")] = 32,
+    schema_seconds: Annotated[float, typer.Option(help="Seconds that compiling a schema may take.")] = 5.0,
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="Web origin whose pages may ask; several times for several.")
     ] = None,
@@ -47,7 +50,8 @@ def serve(
 
     Example: `unmask serve default austen --port 8000`, then point a client at http://127.0.0.1:8000/v1
     """
-    for name, value in {"max-concurrent": max_concurrent, "prefill-chunk": prefill_chunk, "max-body": max_body}.items():
+    sizes = {"max-schema": max_schema, "max-schema-depth": max_schema_depth, "max-body": max_body}
+    for name, value in {**sizes, "max-concurrent": max_concurrent, "prefill-chunk": prefill_chunk}.items():
         if value < 1:
             raise UnmaskError(f"--{name} must be at least 1, got {value}")
     for name, least in {"queue": queue, "grace": grace, "timeout": timeout, "cache-gb": cache_gb}.items():
@@ -63,10 +67,12 @@ def serve(
     from unmask.server.guard import Rules, local_hosts, read_keys
     from unmask.server.plan import Bounds
     from unmask.server.served import Served
+    from unmask.server.structure import RuleBounds
 
     keys = () if api_key_file is None else read_keys(api_key_file)
     rules = Rules(keys, max_body, local_hosts(host), log_prompts)
-    settings = Settings(rules, Bounds(max_n, max_prompt), timeout, tuple(allow_origin or ()))
+    bounds = Bounds(max_n, max_prompt, rules=RuleBounds(max_schema, max_schema_depth, schema_seconds))
+    settings = Settings(rules, bounds, timeout, tuple(allow_origin or ()))
     limits = Limits(max_concurrent, queue, int(cache_gb * 2**30), prefill_chunk)
     named = names(models or ["default"])
     listener = run.bind(host, port)  # before models are read: it may be taken

@@ -15,15 +15,18 @@ from unmask.canvas import Frame
 from unmask.decoding.ancestral import SamplerOptions
 from unmask.decoding.diffusing import check_sampler
 from unmask.decoding.feed import Backend
+from unmask.decoding.grammar import Grammar
 from unmask.decoding.infill import Template, mean_log_confidence, parse_template, settle_lengths
 from unmask.decoding.loop import Decoder
 from unmask.decoding.renoise import noise
 from unmask.decoding.request import Mode, Prepared, Request
 from unmask.decoding.rules import RuleOptions
 from unmask.decoding.stops import Stops
+from unmask.decoding.vocabulary import Vocabulary
 from unmask.errors import UnmaskError
 from unmask.files import write_text
 from unmask.generation import DecodingDefaults, Filled, Run, renoising
+from unmask.grammars import Grammars, RegexRule, SchemaRule
 from unmask.layout import GROUPED, PADDING, Coordinates, Layout, LayoutKind
 from unmask.models import loading
 from unmask.models.config import ModelConfig
@@ -69,6 +72,7 @@ class DiffusionLM:
         self.config: ModelConfig = model.config if model is not None else cast(loading.Loaded, loaded).config
         self.computes = backend
         self._backend: Backend | None = None
+        self.grammars = Grammars(self._vocabulary)
 
     @classmethod
     def from_pretrained(
@@ -229,6 +233,8 @@ class DiffusionLM:
         nucleus_p: float | None = None,
         seed: int | None = None,
         stop: str | list[str] | None = None,
+        json_schema: Any = None,
+        regex: str | None = None,
         streamer: Callable[[Frame], None] | None = None,
         **options: Any,
     ) -> Any:
@@ -251,8 +257,11 @@ class DiffusionLM:
         temperatures (a temperature above 0 stands for both, 0 takes the best tokens), and a canvas is done when its
         best tokens are those of the last stability_threshold steps and their mean entropy is below
         confidence_threshold (nats). Whole canvases are decoded, what was asked for is given. seed: None draws one.
-        streamer: called with every frame. options: any other field of `DecodingDefaults`. What is None comes from
-        the model's own defaults. Raises UnmaskError for options that are out of range and prompts that do not fit.
+        json_schema (a dict, true, JSON text or a pydantic model) or regex: all that is written is valid under it and
+        complete, whatever the mode, rule and temperature; what is honoured says automata.json_schema and
+        automata.regex. In their place `grammar`: what `grammar()` compiled. streamer: called with every frame.
+        options: any other field of `DecodingDefaults`. What is None comes from the model's own defaults. Raises
+        UnmaskError for options that are out of range and prompts that do not fit.
         """
         named = {k: v for k, v in locals().items() if k not in ("self", "prompt", "streamer", "options")}
         options |= named
@@ -281,18 +290,64 @@ class DiffusionLM:
             raise UnmaskError(f"model '{self.name}' has no start-of-text token; give it a prompt of at least one token")
         if options.get("block_length") == 1 and options.get("mode") == "verify":
             raise UnmaskError("mode 'verify' needs a block_length of at least 2: one sure token and a draft")
+        grammar = self._grammar(options)
         seed, stop = options.pop("seed", None), options.pop("stop", None)
         seed = secrets.randbits(31) if seed is None else seed
         stops = [stop] if isinstance(stop, str) else stop or []
         base, decode = self._options(seed, **options), self._need_tokenizer().decode if stops else None
+        if grammar is not None:
+            base = self._hold(base, grammar)
+            grammar.check(max_new_tokens)
         requests = [self._request(base, row, max_new_tokens, seed + number) for number, row in enumerate(rows)]
         if decode is not None:
             requests = [replace(request, stop=Stops(stops, decode)) for request in requests]
-        own = () if self.config.eos_token_id is None else (self.config.eos_token_id,)
-        ends = self.defaults.override({"eos_token_ids": options.get("eos_token_ids")}).eos_token_ids
+        ends = self._ends(self.defaults.override({"eos_token_ids": options.get("eos_token_ids")}))
         layout = self._layout(self._other_layout(options.get("layout")), base.block_length)
         use_cache = base.cache != "none"
-        return Prepared(requests, layout, frozenset((*own, *ends)), use_cache, stops)
+        return Prepared(requests, layout, ends, use_cache, stops)
+
+    def grammar(self, json_schema: Any = None, regex: str | None = None) -> Grammar:
+        """The compiled grammar of a JSON schema or a regular expression, for this model's tokens; kept, so that it is
+        compiled once. Raises UnmaskError for one that is refused, too large, or that no text fits."""
+        if (json_schema is None) == (regex is None):
+            raise UnmaskError("a grammar is one of json_schema and regex; give one of them")
+        return self.grammars.get(SchemaRule.of(json_schema) if regex is None else RegexRule(regex))
+
+    def _vocabulary(self) -> Vocabulary:
+        config = self.config
+        ends = self._ends(self.defaults)
+        return Vocabulary.of(self._need_tokenizer(), config.vocab_size, ends, config.pad_token_id, config.mask_token_id)
+
+    def _ends(self, options: DecodingDefaults) -> frozenset[int]:
+        """Tokens that end a text."""
+        own = () if self.config.eos_token_id is None else (self.config.eos_token_id,)
+        return frozenset((*own, *options.eos_token_ids))
+
+    def _grammar(self, options: dict[str, Any]) -> Grammar | None:
+        """Takes a grammar out of options of `generate`, None where there is none."""
+        schema, regex = options.pop("json_schema", None), options.pop("regex", None)
+        grammar: Grammar | None = options.pop("grammar", None)
+        if grammar is None and schema is None and regex is None:
+            return None
+        if sum(given is not None for given in (grammar, schema, regex)) > 1:
+            raise UnmaskError("json_schema, regex and grammar are three ways to say one thing; give one of them")
+        if options.get("eos_token_ids") is not None:
+            raise UnmaskError("a grammar ends with the model's own ends of text; leave out eos_token_ids")
+        if options.get("stop"):
+            raise UnmaskError("a stop would cut what a grammar completes; leave out one of them")
+        return grammar or self.grammar(schema, regex)
+
+    def _hold(self, request: Request, grammar: Grammar) -> Request:
+        """The request with a grammar; raises UnmaskError where it cannot be held to it."""
+        if request.renoise is not None or request.sampler is not None or self.config.mask_token_id is None:
+            how = "whole canvases of noise" if request.sampler is None else f"by sampler '{request.sampler.name}'"
+            raise UnmaskError(
+                f"model '{self.name}' writes {how}, which cannot be held to a grammar; use a model and a rule that "
+                "fill masks"
+            )
+        if request.rule.name == "token_edit" and self.config.insert_token_id is not None:
+            raise UnmaskError("rule token_edit inserts and deletes tokens here; with a grammar, use another rule")
+        return replace(request, grammar=grammar, whole_blocks=False)
 
     def fill(self, template: str, streamer: Callable[[Frame], None] | None = None, **options: Any) -> Filled:
         """Fills every gap of a template such as "The [[mask:4]] sat on the [[mask:1-3]]."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import json
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from unmask.errors import UnmaskError
@@ -50,8 +51,11 @@ def encode(
     return [row or start for row in rows]
 
 
-def render_chat(messages: list[dict[str, str]], template: str | None, name: str) -> str:
-    """Chat messages as the model's own template writes them, up to where the answer begins."""
+def render_chat(
+    messages: list[dict[str, Any]], template: str | None, name: str, tools: list[dict[str, Any]] | None = None
+) -> str:
+    """Chat messages as the model's own template writes them, up to where the answer begins. tools: of OpenAI's shape,
+    for a template that renders them."""
     if template is None:
         raise UnmaskError(f"model '{name}' has no chat template; give it plain text")
     for message in messages:
@@ -60,7 +64,7 @@ def render_chat(messages: list[dict[str, str]], template: str | None, name: str)
         if not isinstance(message["role"], str) or not isinstance(message["content"], str):
             raise UnmaskError("a chat message's 'role' and 'content' must be text")
     try:
-        return str(_compiled(template).render(messages=messages, add_generation_prompt=True))
+        return str(_compiled(template).render(messages=messages, tools=tools, add_generation_prompt=True))
     except Exception as error:  # a template is foreign code: it can raise whatever Python can
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnmaskError(f"model '{name}': its chat template refuses these messages ({reason})") from None
@@ -70,7 +74,10 @@ def render_chat(messages: list[dict[str, str]], template: str | None, name: str)
 def _compiled(template: str) -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    # as templates of the hub expect it: Jinja's own filter escapes for HTML
+    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
+    return environment.from_string(template)
 
 
 def _text(text: str, tokenizer: Tokenizer | None, name: str) -> list[int]:

@@ -106,14 +106,21 @@ def test_bodies_that_are_no_request(live: Live, raw: bytes, says: str) -> None:
         ({"prompt": {"a": 1}}, "prompt"),
         ({"prompt": "the " * 400}, "fit"),
         ({"model": "gone\n\x00"}, "not served"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "json_object"}, "max_tokens": 1}, "1 new tokens are too few"),
         ({"response_format": {"type": "regex", "pattern": "(a+)+"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "a json_schema goes with type json_schema"),
+        ({"response_format": {"type": "json_object"}, "stop": "a"}, "stop would cut"),
+        ({"response_format": {"type": "json_object"}, "suffix": "a"}, "cannot be honoured with a suffix"),
+        ({"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}, "together"),
+        ({"structured_outputs": {"regex": "(a"}}, "structured_outputs: regular expression '(a'"),
+        ({"structured_outputs": {"choice": ["a"]}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"regex": "a"}, "model": "noisy", "prompt": "w1"}, "decodes by 'NoneType'"),
         ({"suffix": "b", "prompt": ["a", "b"]}, "prompt"),
         ({"reasoning_effort": "extreme"}, "reasoning_effort"),
     ],
 )  # fmt: skip
 def test_fields_that_cannot_be_honoured(live: Live, change: dict[str, Any], names: str) -> None:
-    status = 404 if "model" in change else 400
+    status = 404 if "gone" in change.get("model", "") else 400
     assert names in refused(live, "/v1/completions", {**TEXT, **change}, status)
 
 
@@ -135,7 +142,11 @@ def test_fields_that_cannot_be_honoured(live: Live, change: dict[str, Any], name
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 30}, "top_logprobs"),
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"tool_choice": "auto"}, "tool_choice"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "does not render tools"),
+        ({"tool_choice": "auto"}, "tool_choice needs tools"),
+        ({"tool_choice": "always"}, "tool_choice"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "c"}]}, "does not render"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "does not render"),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "json_schema"),
         ({"modalities": ["audio"]}, "modalities"),
         ({"model": "canvas"}, "chat template"),

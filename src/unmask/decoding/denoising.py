@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from unmask.canvas import Array, Commit
+from unmask.decoding.constraint import Constraint
 from unmask.decoding.feed import TEXT, Columns
 from unmask.decoding.request import Read, Row
 from unmask.decoding.rules import RULES, remask
@@ -33,7 +34,7 @@ class Denoising:
 
     def __init__(self, row: Row, layout: Layout, cache: str, shift: int) -> None:
         self.row, self.layout, self.cache, self.shift = row, layout, cache, shift
-        self.rule = row.request.rule
+        self.rule, self.constraint = row.request.rule, Constraint.of(row)
         self.slides = layout.kind == "drafts"
         self.block = row.request.block_length or row.length
         first = int(row.masked.argmax())
@@ -148,7 +149,9 @@ class Denoising:
         target = np.arange(start, end)[self._scored()[start:end]]
         column = np.maximum(target - self.shift, low) - low
         ids = self.row.canvas.ids[0, low:high]
-        return self._guided(Columns(ids, position, anchor, column, target, beyond, offset=self.offset))
+        allowed = None if self.constraint is None else self.constraint.allowed(start, end, target)
+        columns = Columns(ids, position, anchor, column, target, beyond, offset=self.offset, allowed=allowed)
+        return self._guided(columns)
 
     def _scored(self) -> Array:
         """Positions whose scores are asked for, bool [L]; those in the window count."""
@@ -184,9 +187,13 @@ class Denoising:
         if self._one:
             return self._take_one(read)
         open_1L = (row.masked & self._window())[None]
+        if read.possible is not None:
+            open_1L[0, read.target[~read.possible]] = False
         scores = read.scores.grid(np.zeros(len(read.target), np.int64), read.target, open_1L.shape)
         steps_left = max(self.budget - self.step, 1)
         chosen = self._choose(scores, open_1L)
+        if self.constraint is not None:
+            chosen = self._held(self.constraint, chosen, scores, read)
         commits = [Commit(chosen, scores.token, scores.confidence, "unmask")]
         if self.remask_left > 0:
             revise = self._revise(chosen, open_1L, steps_left)
@@ -198,6 +205,20 @@ class Denoising:
         self.step += 1
         self.forwards += 1
         return commits
+
+    def _held(self, constraint: Constraint, chosen: Array, scores: Scores, read: Read) -> Array:
+        """What of the choice [1, L] goes together. The last planned step writes all of it, with other tokens where it
+        must; before it, what does not go waits for a step that sees the rest."""
+        ids, sureness = self.row.canvas.ids[0].copy(), scores.confidence[0].copy()
+        if self.slides:
+            sureness[self.start] = np.inf
+        kept = constraint.agreed(self.start, self.end, chosen[0], scores.token[0], sureness, ids)
+        if self.step >= self.budget - 1:
+            ids[kept] = scores.token[0, kept]
+            left_out = (chosen[0] & ~kept).nonzero()[0]
+            for place, (token, p) in constraint.complete(self.start, self.end, left_out, ids, read).items():
+                scores.token[0, place], scores.confidence[0, place], kept[place] = token, p, True
+        return kept[None]
 
     def _take_one(self, read: Read) -> list[Commit]:
         """What the rule comes to in a window of one, without its grids: mode ar spends its time here."""

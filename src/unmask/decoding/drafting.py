@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from unmask.canvas import Array, Commit
+from unmask.decoding.constraint import Constraint
 from unmask.decoding.feed import TEXT, Columns
 from unmask.decoding.request import Read, Row
 from unmask.decoding.sampling import uniforms
@@ -28,6 +29,7 @@ class Verifying:
     def __init__(self, row: Row, cache: str) -> None:
         self.row, self.exact = row, cache == "exact"
         self.window = row.request.block_length or row.length  # one sure token and its drafts
+        self.constraint = Constraint.of(row)
         self.start = 0
         self.prefill_end: int | None = None  # of a forward that only reads text
         self.drafts: Array = np.zeros(0, np.int64)  # guesses for the positions after the text
@@ -57,7 +59,8 @@ class Verifying:
             anchor.append(np.full(len(place), outcome))
         places = np.concatenate(position)
         column = np.arange(start - 1 - low, len(places))  # of the last known token and all after it
-        return Columns(np.concatenate(ids), places, np.concatenate(anchor), column, places[column] + 1)
+        allowed = None if self.constraint is None else self.constraint.after(self.drafts, start)
+        return Columns(np.concatenate(ids), places, np.concatenate(anchor), column, places[column] + 1, allowed=allowed)
 
     def _slots(self, anchor: int) -> int:
         """Slots of a group: one fewer than the window, whose first token needs none, and inside the canvas."""
@@ -83,7 +86,7 @@ class Verifying:
             kept, sure = accept_sampled(self.drafts, self.distributions, p, accept, read.sampling.token_draw[checks])
         made = [*self.drafts[:kept].tolist(), sure][: row.length - start]
         row.accepted.append(kept)
-        self._draft_anew(kept, read)
+        self._draft_anew(kept, made, read)
         if self.exact:
             row.cached = start + kept
         shape = row.canvas.ids.shape
@@ -92,11 +95,14 @@ class Verifying:
         chosen[where], tokens[where], confidence[where] = True, made, scores.confidence[: len(made)]
         return [Commit(chosen, tokens, confidence, "unmask")]
 
-    def _draft_anew(self, kept: int, read: Read) -> None:
+    def _draft_anew(self, kept: int, made: list[int], read: Read) -> None:
         """Takes the proposals of the group that saw exactly the text that turned out to hold."""
         sizes = [self._slots(self.start - 1 + i) for i in range(kept + 1)]
         first = len(self.drafts) + 1 + sum(sizes[:kept])
-        own = np.arange(first, first + sizes[kept])
+        own, warm = np.arange(first, first + sizes[kept]), self.row.request.temperature > 0
+        if self.constraint is not None:
+            self.drafts, q = self.constraint.drafts(made, self.start, read, own, warm)
+            self.distributions = q if warm and len(q) else None
+            return
         self.drafts = read.scores.token[own]
-        warm = len(own) and self.row.request.temperature > 0
-        self.distributions = read.probabilities(own) if warm else None
+        self.distributions = read.probabilities(own) if warm and len(own) else None

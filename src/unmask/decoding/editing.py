@@ -44,6 +44,10 @@ class Editing(Denoising):
         masked = self.row.masked & self._window()
         editable = self._window() & ~masked & ~self.row.canvas.frozen[0]
         edited = edits(self.row.canvas.ids, fill.tokens, fill.confidence, editable[None], self.rule)
+        if self.constraint is not None:
+            filled = np.where(fill.chosen, fill.tokens, self.row.canvas.ids)[0]
+            proposed = (edited[0], fill.tokens[0], fill.confidence[0])
+            edited = self.constraint.agreed(self.start, self.end, *proposed, filled)[None]
         changed, had_masks = fill.chosen | edited, np.array([masked.any()])
         finished, self.post_steps = progress(changed, had_masks, self.post_steps, self.rule)
         left = bool((masked & ~fill.chosen[0]).any())

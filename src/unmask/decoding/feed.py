@@ -26,7 +26,8 @@ class Columns:
     `ConditioningLogits.signal` gave for the anchored columns, None at a canvas's first step. With `guidance` s
     above 0 its scores are u + (s + 1) (c - u), u those of `twin` [W]: other ids read in a row of their own.
     `time`: the noise level that a time-conditioned network is told (the total noise sigma). Blocks of the layout
-    are counted `offset` positions early."""
+    are counted `offset` positions early. `allowed`: tokens [k, V] that the first k scored columns may propose;
+    None: all."""
 
     ids: Array
     position: Array
@@ -39,6 +40,7 @@ class Columns:
     offset: int = 0
     guidance: float = 0.0
     time: float = 0.0
+    allowed: Array | None = None
 
     @property
     def rows(self) -> int:
@@ -142,6 +144,11 @@ class Logits(Protocol):
 
     def odds(self, index: Array, tokens: Array) -> Array:
         """Probability of a token at each row [len(index)] over that of the row's best, at temperature 1."""
+        ...
+
+    def restrict(self, index: Array, allowed: Array) -> Array:
+        """Leaves rows only the allowed tokens, bool [len(index), V], in all that is asked afterwards. A row that could
+        propose none of them stays as it was: which rows could, bool [len(index)]."""
         ...
 
 

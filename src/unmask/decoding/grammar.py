@@ -22,13 +22,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from unmask.automata.dfa import compile_language
 from unmask.automata.effort import Effort, TooLarge
-from unmask.automata.json_schema import SIZES, read_schema
+from unmask.automata.json_schema import SIZES, Sizes, read_schema
 from unmask.automata.language import Language
 from unmask.automata.regex import read_regex
 from unmask.canvas import Array
@@ -66,15 +67,28 @@ class Grammar:
     @staticmethod
     def of_schema(schema: Any, vocabulary: Vocabulary, effort: Effort | None = None) -> Grammar:
         """JSON texts that are valid under a schema: a dict, true, or its text."""
-        effort = effort or Effort()
+        read = partial(read_schema, schema)
+        return Grammar.of_sizes(read, vocabulary, "the JSON schema", effort or Effort())
+
+    @staticmethod
+    def of_sizes(
+        read: Callable[[Effort, Sizes], Language], vocabulary: Vocabulary, what: str, effort: Effort
+    ) -> Grammar:
+        """A language that is read in the widest of several sizes that can be compiled."""
         for sizes in SIZES:  # rather shorter strings than a refusal
             try:
-                return Grammar(read_schema(schema, effort, sizes), vocabulary, "the JSON schema", effort)
+                return Grammar(read(effort, sizes), vocabulary, what, effort)
             except TooLarge:
                 if sizes is SIZES[-1]:
                     raise
                 effort = replace(effort, made=0)  # the time goes on
         raise AssertionError
+
+    @property
+    def size(self) -> int:
+        """Bytes of its tables."""
+        tables = (self.after, self.kind, self._distance, *self._edges)
+        return sum(table.nbytes for table in tables)
 
     @property
     def shortest(self) -> int:
@@ -114,11 +128,14 @@ class Grammar:
         """Tokens that may come next with `left` positions left, this one included, bool [V]."""
         return self._completable(left - 1)[self.after[state]][self.kind]
 
-    def allowed_at(self, ids: Array, is_open: Array, state: int = START, left: int = 0) -> Array:
+    def allowed_at(
+        self, ids: Array, is_open: Array, state: int = START, left: int = 0, places: Array | None = None
+    ) -> Array:
         """Tokens that some completion has at each open position, bool [m, V].
 
         ids: int [n], read where is_open [n] is false. state: before the first position. left: further open
-        positions after the last. All rows are empty if what is committed has no completion.
+        positions after the last. places: int [m], the positions asked about; of one that is not open, tokens that
+        could stand there instead. All rows are empty if what is committed has no completion.
         """
         count = len(ids)
         before = self._from_left(ids, is_open, state)
@@ -126,7 +143,11 @@ class Grammar:
         for i in range(count - 1, -1, -1):
             wanted.append(self._backward(wanted[-1]) if is_open[i] else wanted[-1][self.after[:, self.kind[ids[i]]]])
         wanted.reverse()
-        rows = [self._kinds_between(before[i] & wanted[i], wanted[i + 1]) for i in is_open.nonzero()[0].tolist()]
+        places = is_open.nonzero()[0] if places is None else places
+        rows = [
+            self._kinds_between(before[i] & wanted[i] if is_open[i] else before[i], wanted[i + 1])
+            for i in places.tolist()
+        ]
         return np.array(rows, bool).reshape(len(rows), self.after.shape[1])[:, self.kind]
 
     def feasible(self, ids: Array, is_open: Array, state: int = START, left: int = 0) -> bool:
@@ -138,8 +159,8 @@ class Grammar:
     ) -> Array:
         """Which proposals to commit, bool [p]: each that has a completion together with all accepted before it.
 
-        places: int [p], open positions, the surest first. tokens: int [p], proposed there. Other arguments as for
-        `allowed_at`. A first proposal that `allowed_at` allows is always accepted.
+        places: int [p], the surest first. tokens: int [p], proposed there. Other arguments as for `allowed_at`. A
+        first proposal that `allowed_at` allows is always accepted. Where a place is not open, its token is replaced.
         """
         ids, is_open = ids.copy(), is_open.copy()
         accepted = np.zeros(len(places), bool)

@@ -17,12 +17,12 @@ from typing import cast
 
 import numpy as np
 
-from unmask.canvas import NO_MASK, Canvas, Frame
+from unmask.canvas import NO_MASK, Array, Canvas, Frame
 from unmask.decoding.denoising import Denoising
 from unmask.decoding.diffusing import Diffusing
 from unmask.decoding.drafting import Verifying
 from unmask.decoding.editing import Editing, InsertDelete
-from unmask.decoding.feed import Backend, Columns, Feed, Sampling
+from unmask.decoding.feed import Backend, Columns, Feed, Logits, Sampling
 from unmask.decoding.indel import Controls
 from unmask.decoding.renoising import Renoising
 from unmask.decoding.request import Read, Request, Row, Scheme
@@ -128,13 +128,14 @@ class Decoder:
         logits = self.backend.forward(feed)
         for row, _ in self.active:
             row.forwards += 1
+        possible = self._restrict(logits, columns)
         sampling = self._sampling(columns, feed)
         proposed = len(feed.target) > 0 and any(scheme.proposes for _, scheme in self.active)
         scores = logits.propose(sampling) if proposed else Scores.none(len(feed.target))
         frames, offset = [], 0
         for (row, scheme), own in zip(self.active, columns, strict=True):
-            part = slice(offset, offset + len(own.target))
-            read = Read(own.target, scores.rows(part), sampling.rows(part), logits, offset)
+            part = np.arange(offset, offset + len(own.target))
+            read = Read(own.target, scores.rows(part), sampling.rows(part), logits, offset, possible.get(row.number))
             offset += len(own.target)
             with self._blame(row):
                 row.canvas, made = row.canvas.apply(scheme.take(read), [row.steps])
@@ -153,6 +154,17 @@ class Decoder:
                     columns.append(scheme.columns())
         self._keep([i for i, (row, _) in enumerate(self.active) if row.error is None])
         return columns
+
+    def _restrict(self, logits: Logits, columns: list[Columns]) -> dict[int, Array]:
+        """Leaves the logits of requests with a grammar what it allows; for each, which scored columns have any."""
+        possible, offset = dict[int, Array](), 0
+        for (row, _), own in zip(self.active, columns, strict=True):
+            if own.allowed is not None:
+                index = offset + np.arange(len(own.allowed))
+                possible[row.number] = np.ones(len(own.target), bool)
+                possible[row.number][: len(index)] = logits.restrict(index, own.allowed)
+            offset += len(own.target)
+        return possible
 
     @contextmanager
     def _blame(self, row: Row) -> Iterator[None]:

@@ -11,6 +11,7 @@ import numpy as np
 from unmask.canvas import Array, Canvas, Commit
 from unmask.decoding.ancestral import Draws, SamplerOptions
 from unmask.decoding.feed import Columns, Logits, Sampling
+from unmask.decoding.grammar import Grammar
 from unmask.decoding.renoise import RenoiseOptions
 from unmask.decoding.rules import RuleOptions
 from unmask.decoding.sampling import Scores
@@ -63,6 +64,7 @@ class Request(RequestParameters):
     sampler: SamplerOptions | None = None  # in place of a rule
     draws: Draws | None = None  # of the sampler; None: the seed's
     logprobs: int | None = None  # how many alternatives to remember of every written token; None: not even its own
+    grammar: Grammar | None = None  # that all that is written has to match
 
     @property
     def rows(self) -> int:
@@ -161,6 +163,7 @@ class Read:
     sampling: Sampling  # [n]
     logits: Logits  # of all requests
     offset: int  # of this request's rows among them
+    possible: Array | None = None  # bool [n], columns with a token that the grammar allows; None: no grammar
 
     def probabilities(self, index: Array) -> Array:
         """Float64 distributions [len(index), V] that columns are sampled from."""

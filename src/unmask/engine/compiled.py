@@ -73,6 +73,18 @@ class CompiledLogits:
         gap: Array = rows[np.arange(len(index)), tokens].astype(np.float64) - rows.max(-1)
         return np.exp(gap)
 
+    def restrict(self, index: Array, allowed: Array) -> Array:
+        """See `decoding.feed.Logits`; of drafts only their own vocabulary counts."""
+        possible, place = np.ones(len(index), bool), self.of_draft.cumsum()
+        for n, row in enumerate(index.tolist()):
+            drafted = bool(self.of_draft[row])
+            logits = self.parts[drafted][place[row] - 1 if drafted else row - place[row]]
+            own = allowed[n, self.vocabulary] if drafted and self.vocabulary is not None else allowed[n]
+            possible[n] = own.any()
+            if possible[n]:
+                np.putmask(logits, ~own, -np.inf)
+        return possible
+
 
 def compiled_folder(loaded: Loaded, backend: str, version: Any) -> Path:
     """Where a backend keeps a model in the user's cache: a name that changes with whatever the folder is made of,

@@ -117,6 +117,18 @@ class TorchLogits:
         odds: Array = gap.double().exp().cpu().numpy()
         return odds
 
+    @torch.inference_mode()
+    def restrict(self, index: Array, allowed: Array) -> Array:
+        """See `decoding.feed.Logits`. A mask that shares the softmax of such rows shares it no more."""
+        rows = self._column(index)
+        only = self.logits[rows].masked_fill(~self._column(allowed), -torch.inf)
+        possible = only.amax(-1) > -torch.inf
+        self.logits[rows[possible]] = only[possible]
+        if self.excluded is not None:
+            self.excluded[rows[possible]] = -torch.inf
+        host: Array = possible.cpu().numpy()
+        return host
+
     def _probabilities(self, index: Array, sampling: Sampling) -> Tensor:
         options = (self._column(x) for x in (sampling.temperature, sampling.top_k, sampling.top_p))
         return warmed(self.logits[self._column(index)], *options).softmax(-1)

@@ -31,6 +31,7 @@ from unmask.server.schema import ChatRequest, CompletionRequest, EditRequest, In
 from unmask.server.shapes import APPLY, CHAT, EDIT, INFILL, TEXT, Answer, Shape
 from unmask.server.streaming import EventStream, Stream
 from unmask.server.strictjson import parse
+from unmask.server.structure import Compiling
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 LARGE = 1 << 14  # bytes of a body from which on it is read into tokens off the event loop
@@ -125,6 +126,7 @@ class Service:
     def __init__(self, models: Models, engine: Engine, settings: Settings, metrics: Metrics) -> None:
         self.models, self.engine, self.settings, self.metrics = models, engine, settings, metrics
         self.planner, self.began = Planner(models, settings.bounds), int(time.time())
+        self.compiling = Compiling(settings.bounds.rules)
         self.offers: dict[str, list[dict[str, Any]]] = {}  # by model; made when first asked for
 
     def router(self) -> APIRouter:
@@ -209,6 +211,8 @@ class Service:
 
     async def answer(self, request: Request, body: Steering, shape: Shape, make: Callable[[], Plan]) -> Response:
         """Plans, runs and answers one request."""
+        async with asyncio.timeout(self.settings.seconds):
+            await self.compiling.ready(body, self.models.find(body.model)[1])
         large = len(await request.body()) > LARGE
         plan = await asyncio.to_thread(make) if large else make()
         user = None if body.user is None else json.dumps(body.user)

@@ -98,18 +98,3 @@ def check_stream(body: Steering) -> None:
     for name in ("diffusing", "stream_options"):
         if getattr(body, name):
             raise refuse(name, "needs stream to be true")
-
-
-def refuse_structure(body: ChatRequest | CompletionRequest) -> None:
-    """Structured output and tools: not here yet, so they are refused instead of ignored."""
-    kind = (body.response_format or {"type": "text"}).get("type")
-    if kind != "text" or len(body.response_format or {}) > 1:
-        raise refuse("response_format", f"of type {str(kind)[:40]!r} is not available on this server; only text is")
-    if isinstance(body, ChatRequest):
-        if body.tools:
-            raise refuse("tools", "are not available on this server")
-        if body.tool_choice not in (None, "none"):
-            raise refuse("tool_choice", "needs tools, which are not available on this server")
-        for message in body.messages:
-            if message.role == "tool" or message.tool_calls or message.tool_call_id:
-                raise refuse("messages", "hold tool calls, which are not available on this server")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from unmask.automata.tool_calls import CallForm
 from unmask.canvas import NO_MASK
 from unmask.decoding.infill import Template, make_template, parse_template
 from unmask.decoding.request import Prepared
@@ -19,7 +21,6 @@ from unmask.server.options import (
     check_stream,
     decoding_options,
     refuse,
-    refuse_structure,
     stop_list,
 )
 from unmask.server.schema import (
@@ -30,7 +31,10 @@ from unmask.server.schema import (
     InfillRequest,
     Message,
     Steering,
+    ToolCall,
 )
+from unmask.server.structure import RuleBounds, Structure, structure_of
+from unmask.server.tool_calls import form_of
 from unmask.server.writer import Region
 
 CHAT_TOKENS, COMPLETION_TOKENS, GAP_TOKENS = 1024, 16, 64  # where the client does not say, and as far as they fit
@@ -46,6 +50,7 @@ class Bounds:
     n: int = 8
     prompt_tokens: int = 1 << 20  # the model's own length is a bound too
     candidates: int = 32  # lengths tried of one gap
+    rules: RuleBounds = field(default_factory=RuleBounds)  # what structured output may cost
 
 
 @dataclass
@@ -64,6 +69,7 @@ class Plan:
     taken: bool = False  # the engine has already worked for it
     wrap: Callable[[str], str] = lambda text: text  # what is made of the answer's text
     stops: tuple[str, ...] = ()  # of a filling plan: where the text of its gap is cut
+    calls: CallForm | None = None  # how the text holds calls of tools
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,6 @@ class Planner:
         self.models, self.bounds = models, bounds or Bounds()
 
     def chat(self, body: ChatRequest) -> Plan:
-        refuse_structure(body)
         return self.dialogue(body, alternatives(body))
 
     def dialogue(self, body: Dialogue, logprobs: int | None = None) -> Plan:
@@ -125,10 +130,15 @@ class Planner:
         if not can_chat(lm):
             hint = self.models.which(can_chat)
             raise APIError(400, f"model '{name}' has no chat template and cannot chat; {hint}", param="model")
-        text = render_chat([_plain(message) for message in body.messages], lm.chat_template, name)
-        ids = _ids(text, lm)
+        tools, structure = None, None
+        if isinstance(body, ChatRequest):
+            structure = structure_of(body, lm, self.bounds.rules)
+            if body.tools and body.tool_choice != "none":
+                tools = [tool.model_dump(exclude_none=True) for tool in body.tools]
+        messages = [_plain(message, lm) for message in body.messages]
+        ids = _ids(render_chat(messages, lm.chat_template, name, tools), lm)
         most = self._max_tokens(body)
-        return self._written(name, lm, [ids], most, CHAT_TOKENS, body, logprobs)
+        return self._written(name, lm, [ids], most, CHAT_TOKENS, body, logprobs, structure)
 
     @staticmethod
     def _max_tokens(body: Dialogue) -> int | None:
@@ -139,12 +149,14 @@ class Planner:
 
     def completion(self, body: CompletionRequest, default: int = COMPLETION_TOKENS) -> Plan:
         """A plan of text to continue, or with a suffix of the gap before it."""
-        refuse_structure(body)
-        if body.suffix is not None:
-            return self._suffix(body)
         name, lm = self.models.find(body.model)
+        structure = structure_of(body, lm, self.bounds.rules)
+        if body.suffix is not None:
+            if structure is not None:
+                raise refuse(structure.field, "cannot be honoured with a suffix; leave out one of them")
+            return self._suffix(body)
         rows = _rows(body.prompt, lm)
-        return self._written(name, lm, rows, body.max_tokens, default, body, alternatives(body))
+        return self._written(name, lm, rows, body.max_tokens, default, body, alternatives(body), structure)
 
     def _suffix(self, body: CompletionRequest) -> Plan:
         if not isinstance(body.prompt, str):
@@ -205,9 +217,15 @@ class Planner:
         default: int,
         body: Any,
         logprobs: int | None,
+        structure: Structure | None = None,
     ) -> Plan:
         check_stream(body)
         options = decoding_options(body, lm)
+        calls = None if structure is None else structure.calls
+        if structure is not None:
+            options["grammar"] = structure.grammar(lm, self.bounds.rules)
+        if calls is not None and body.diffusing:
+            raise refuse("diffusing", "sends whole texts, and calls of tools are sent in parts; leave out one of them")
         n = self._n(body, len(rows))
         self._check_prompt(max(map(len, rows)))
         if most is None:
@@ -220,9 +238,10 @@ class Planner:
         for request in requests:
             start = request.given.index(False)
             end = min(len(request.ids), start + (request.wanted or len(request.ids)))
-            regions.append(Region(start, end, mask_of(lm), prepared.eos_ids, stops))
+            complete = structure is not None and not structure.free
+            regions.append(Region(start, end, mask_of(lm), prepared.eos_ids, stops, complete))
         tokens = sum(len(row) for row in rows)
-        return Plan(name, lm, seed, replace(prepared, requests=requests), regions, tokens, logprobs)
+        return Plan(name, lm, seed, replace(prepared, requests=requests), regions, tokens, logprobs, calls=calls)
 
     def _n(self, body: Steering, rows: int) -> int:
         n = body.n or 1
@@ -242,13 +261,35 @@ class Planner:
         return secrets.randbits(31) if seed is None else seed
 
 
-def _plain(message: Message) -> dict[str, str]:
+def _plain(message: Message, lm: DiffusionLM) -> dict[str, Any]:
     """A message as templates read it."""
     content = message.content
     text = "".join(part.text for part in content) if isinstance(content, list) else content
-    if text is None:
+    plain: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role, "content": text or ""}
+    if (message.tool_calls is not None or message.role == "tool") and form_of(lm.chat_template) is None:
+        raise refuse("messages", f"hold tool calls, which the chat template of model '{lm.name}' does not render")
+    if (message.tool_call_id is not None) != (message.role == "tool"):
+        raise refuse("messages", "need a tool_call_id where the role is tool, and nowhere else")
+    if message.tool_call_id is not None:
+        plain["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        if message.role != "assistant":
+            raise refuse("messages", f"hold tool_calls of role {message.role}; only an assistant makes them")
+        plain["tool_calls"] = [_called(call) for call in message.tool_calls]
+    elif text is None:
         raise refuse("messages", "hold one without content")
-    return {"role": "system" if message.role == "developer" else message.role, "content": text}
+    return plain
+
+
+def _called(call: ToolCall) -> dict[str, Any]:
+    """A call as templates read it: its arguments are an object."""
+    try:
+        arguments = json.loads(call.function.arguments)
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise refuse("messages", f"hold a call of '{call.function.name}' whose arguments are not a JSON object")
+    return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
 
 
 def _rows(prompt: Any, lm: DiffusionLM) -> list[list[int]]:

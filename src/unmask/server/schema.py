@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from unmask.decoding.request import Mode
 from unmask.decoding.rules import RuleName
@@ -92,6 +92,77 @@ class TextPart(Strict):
     text: str
 
 
+class JsonSchema(Strict):
+    """A schema with a name, as OpenAI's clients send it. What is written is always valid under it, `strict` or not."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Strict):
+    """What an answer has to be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> ResponseFormat:
+        if (self.json_schema is not None) != (self.type == "json_schema"):
+            raise ValueError("a json_schema goes with type json_schema, and with no other")
+        return self
+
+
+class StructuredOutputs(Strict):
+    """vLLM's field for what response_format has no name for."""
+
+    regex: str = Field(max_length=20_000, description="A regular expression that the whole text matches.")
+
+
+FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+class Function(Strict):
+    """A function that the model may call."""
+
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = Field(None, description="A JSON schema of type object.")
+    strict: bool | None = None
+
+
+class Tool(Strict):
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Strict):
+    name: FunctionName
+
+
+class NamedChoice(Strict):
+    """The one function that has to be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class CalledFunction(Strict):
+    """A function that was called; `arguments` is JSON text."""
+
+    name: FunctionName
+    arguments: str
+
+
+class ToolCall(Strict):
+    """A call that an answer made."""
+
+    id: str = Field(max_length=256)
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class Message(Strict):
     """One turn of a dialogue."""
 
@@ -99,8 +170,8 @@ class Message(Strict):
     content: str | list[TextPart] | None = None
     name: Annotated[str | None, _only()] = None
     refusal: Annotated[str | None, _only()] = None
-    tool_calls: list[dict[str, Any]] | None = None
-    tool_call_id: str | None = None
+    tool_calls: list[ToolCall] | None = Field(default=None, description="Of an assistant's message.")
+    tool_call_id: str | None = Field(default=None, max_length=256, description="Of a tool's message: what it answers.")
 
 
 class Dialogue(Writing):
@@ -116,10 +187,11 @@ class ChatRequest(Dialogue):
 
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20, description="Needs logprobs.")
-    response_format: dict[str, Any] | None = Field(None, description='{"type": "text"}, or a structure.')
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    tools: list[Tool] | None = Field(None, max_length=128, description="Needs a model whose template renders tools.")
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = Field(None, description="auto if left out.")
+    parallel_tool_calls: bool | None = Field(None, description="Whether one answer may hold several calls.")
     modalities: Annotated[list[str] | None, _only(["text"])] = None
     reasoning_summary: Annotated[bool | None, _only(False)] = None
     reasoning_summary_wait: Annotated[bool | None, _only(False)] = None
@@ -134,7 +206,8 @@ class CompletionRequest(Writing):
         None, ge=1, le=2**20, description="With a suffix, the longest gap tried, as far as it fits."
     )
     logprobs: int | None = Field(None, ge=0, le=5)
-    response_format: dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     echo: Annotated[bool | None, _only(False)] = None
     best_of: Annotated[int | None, _only(1)] = None
 

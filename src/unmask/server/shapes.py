@@ -11,6 +11,7 @@ from typing import Any
 from unmask.canvas import Frame
 from unmask.decoding.request import Alternatives
 from unmask.server.plan import Plan
+from unmask.server.tool_calls import CallReader
 from unmask.server.writer import SHADE, Writer, Written
 
 LOWEST = -9999.0  # in place of minus infinity, which JSON does not have
@@ -58,6 +59,8 @@ class Answer:
             choice: dict[str, Any] = {"index": index, "finish_reason": written.finish_reason}
             if self.shape.chat:
                 choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+                if self.plan.calls is not None:
+                    choice |= self._called(text, written)
             else:
                 choice["text"] = text
             choice["logprobs"] = self.logprobs(writer, range_of(written, writer), 0)
@@ -65,6 +68,17 @@ class Answer:
                 choice["gaps"] = self.gaps(written)
             choices.append(choice)
         return {**self.head(self.shape.whole), "choices": choices, "usage": self.usage(outcomes)}
+
+    def _called(self, text: str, written: Written) -> dict[str, Any]:
+        """What the calls in a text make of a choice."""
+        assert self.plan.calls is not None
+        reader = CallReader(self.plan.calls)
+        reader.push(text)
+        reader.finish()
+        message: dict[str, Any] = {"role": "assistant", "content": reader.content or None, "refusal": None}
+        if not reader.calls:
+            return {"message": {**message, "content": reader.content}}
+        return {"message": {**message, "tool_calls": reader.calls}, "finish_reason": reader.reason(written)}
 
     def part(self, index: int, text: str | None, writer: Writer | None = None, **more: Any) -> dict[str, Any]:
         """A chunk with text of one choice. `more` goes into the choice."""

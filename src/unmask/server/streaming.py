@@ -19,6 +19,7 @@ from unmask.server import errors
 from unmask.server.running import Running
 from unmask.server.schema import Steering, StreamOptions
 from unmask.server.shapes import Answer, event, range_of
+from unmask.server.tool_calls import CallReader
 from unmask.server.writer import Writer, Written
 
 HEARTBEAT = 10.0  # seconds of silence after which a comment is sent, so that a vanished client is noticed
@@ -48,6 +49,8 @@ class Stream:
         self.outcomes: dict[int, Written] = {}
         self.told = [0] * len(follow)  # tokens whose log-probabilities were sent
         self.characters = [0] * len(follow)
+        calls = answer.plan.calls
+        self.readers = [] if calls is None else [CallReader(calls) for _ in follow]
         self.on_text: Callable[[], None] = lambda: None
 
     async def parts(self) -> AsyncIterator[bytes]:
@@ -105,7 +108,7 @@ class Stream:
                 more |= self._logprobs(index, range(writer.region.start, writer.read))
             if text:
                 self.on_text()
-            return [answer.part(index, text, **more)] if text or more else []
+            return self._parts(index, text, more)
         rest, written = writer.finish(reached)
         self.outcomes[index] = written
         more = {}
@@ -115,8 +118,21 @@ class Stream:
             more = self._logprobs(index, range_of(written, writer))
         if answer.shape.gaps:
             more["gaps"] = answer.gaps(written)
-        parts = [answer.part(index, rest, **more)] if rest or more else []
-        return [*parts, answer.part(index, None, finish_reason=written.finish_reason)]
+        parts, reason = self._parts(index, rest, more, last=True), written.finish_reason
+        if self.readers:
+            reason = self.readers[index].reason(written)
+        return [*parts, answer.part(index, None, finish_reason=reason)]
+
+    def _parts(self, index: int, text: str, more: dict[str, Any], last: bool = False) -> list[dict[str, Any]]:
+        """Chunks of fresh text; calls of tools in it have chunks of their own."""
+        if not self.readers:
+            return [self.answer.part(index, text, **more)] if text or more else []
+        reader = self.readers[index]
+        deltas = [*reader.push(text), *(reader.finish() if last else [])] or ([{}] if more else [])
+        parts = [self.answer.part(index, None, delta=delta) for delta in deltas]
+        for part in parts[:1]:
+            part["choices"][0] |= more
+        return parts
 
     def _logprobs(self, index: int, positions: range) -> dict[str, Any]:
         """Of the positions that were not told of yet; nothing if there are none."""

@@ -1,0 +1,200 @@
+"""Structured output through `generate`: complete and valid, whatever the model, mode, rule, temperature and room."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unmask.decoding.rules import RULE_NAMES
+from unmask.errors import UnmaskError
+from unmask.generation import DecodingDefaults
+from unmask.lm import DiffusionLM
+from unmask.models.transformer import Transformer
+from unmask.training.tokenizer import train_tokenizer
+
+TEXT = '{"name": "ab", "n": 12, "tags": ["a", "b"], "ok": true, "x": null, "kind": false} ' * 3
+SPECIAL: dict[str, Any] = {"mask_token_id": 1, "eos_token_id": 0, "bos_token_id": 0, "pad_token_id": 0}
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 6}, "n": {"type": "integer", "minimum": 3, "maximum": 40}},
+    "required": ["name", "n"],
+}
+
+
+@pytest.fixture(scope="module")
+def lms(tiny: Callable[..., Transformer], drafting: Callable[..., Any]) -> dict[str, DiffusionLM]:
+    tokenizer = train_tokenizer("bpe", [TEXT], 300)
+    sizes = {"vocab_size": tokenizer.get_vocab_size(), "max_length": 128, **SPECIAL}
+    networks = {
+        "canvas": tiny(1, mask_in_softmax=True, **sizes),
+        "shifted": tiny(2, shift=True, **sizes),
+        "blocks": tiny(3, layout="block_causal", block_length=4, shift=True, **sizes),
+        "left": tiny(4, layout="causal", shift=True, **sizes),
+        "drafts": drafting(5, strength=0.3, **sizes)[1],
+        "narrow": drafting(6, strength=0.3, **sizes)[1],
+    }
+    networks["narrow"].draft_vocabulary = torch.arange(2, 60)  # drafts that can say little of what is allowed
+    return {name: DiffusionLM(network, tokenizer, DecodingDefaults(), name) for name, network in networks.items()}
+
+
+LEAVES = st.sampled_from(
+    [
+        {"type": "boolean"},
+        {"const": "ab"},
+        {"enum": [1, "a", None]},
+        {"type": "integer", "minimum": -3, "maximum": 12},
+        {"type": "number", "exclusiveMinimum": 0, "maximum": 2},
+        {"type": "string", "maxLength": 4},
+        {"type": "string", "pattern": "^a+b?$"},
+        {"anyOf": [{"type": "null"}, {"type": "string", "minLength": 2}]},
+    ]
+)
+SCHEMAS = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.tuples(inner, st.integers(0, 2), st.integers(2, 3)).map(
+            lambda t: {"type": "array", "items": t[0], "minItems": t[1], "maxItems": t[2]}
+        ),
+        st.tuples(inner, inner, st.booleans()).map(
+            lambda t: {
+                "type": "object",
+                "properties": {"n": t[0], "x": t[1]},
+                "required": ["n", "x"][: 1 + t[2]],
+                "additionalProperties": False,
+            }
+        ),
+    ),
+    max_leaves=4,
+)
+RULES = st.sampled_from([{"rule": rule} for rule in RULE_NAMES])
+PACE = st.fixed_dictionaries({
+    "max_denoising_steps": st.sampled_from([None, 1, 3]),
+    "threshold": st.sampled_from([0.02, 0.6]),
+    "remask_budget": st.sampled_from([0, 0, 6]),
+})  # fmt: skip
+FULL = st.fixed_dictionaries(
+    {"block_length": st.sampled_from([None, 5]), "cache": st.sampled_from(["none", "prefix", "dual"])}
+)
+PARTS = st.fixed_dictionaries({"sub_block_length": st.sampled_from([None, 2]), "whole_blocks": st.booleans()})
+WAYS: dict[str, Any] = {
+    "canvas": st.tuples(RULES, PACE, FULL),
+    "shifted": st.tuples(RULES, PACE, FULL),
+    "blocks": st.tuples(RULES, PACE, PARTS),
+    "left": st.just(({"mode": "ar"},)),
+}
+for name in ("drafts", "narrow"):
+    checked = st.just(({"mode": "diffusion", "rule": "checked"},))
+    slides = st.tuples(st.sampled_from([{"rule": r} for r in RULE_NAMES if r != "token_edit"]), PACE)
+    WAYS[name] = st.one_of(st.sampled_from([({"mode": "ar"},), ({"mode": "verify"},)]), checked, slides)
+MODELS_AND_WAYS = st.sampled_from(list(WAYS)).flatmap(lambda name: st.tuples(st.just(name), WAYS[name]))
+WARM = st.fixed_dictionaries({
+    "temperature": st.sampled_from([0.0, 0.7, 1.5]), "top_k": st.sampled_from([0, 3]), "seed": st.integers(0, 99)
+})  # fmt: skip
+
+
+def generated(lm: DiffusionLM, count: int, options: dict[str, Any], **rule: Any) -> str:
+    """The text, checked: it ends with an end of text, or where the canvas does."""
+    out = lm.generate("the", count, **options, **rule)
+    written = out.written.tolist()[-count:]
+    assert len(out.token_ids) == count or written[len(out.token_ids)] == SPECIAL["eos_token_id"]
+    assert len(out.token_ids) <= count
+    text: str = out.text
+    return text
+
+
+@settings(max_examples=60)
+@given(SCHEMAS, MODELS_AND_WAYS, WARM, st.integers(0, 25))
+def test_any_schema_in_any_way_is_valid(
+    lms: dict[str, DiffusionLM], schema: Any, chosen: Any, warm: dict[str, Any], room: int
+) -> None:
+    name, ways = chosen
+    options = {key: value for way in ways for key, value in way.items()} | warm
+    shortest = lms[name].grammar(schema).shortest
+    text = generated(lms[name], min(shortest + room, 100), options, json_schema=schema)
+    jsonschema.validate(json.loads(text), schema, cls=jsonschema.Draft202012Validator)
+
+
+@settings(max_examples=20)
+@given(MODELS_AND_WAYS, WARM, st.integers(0, 12))
+def test_a_regular_expression_matches_the_whole(
+    lms: dict[str, DiffusionLM], chosen: Any, warm: dict[str, Any], room: int
+) -> None:
+    name, ways = chosen
+    options = {key: value for way in ways for key, value in way.items()} | warm
+    pattern = r"(\d{2}-)+[a-é]{1,3}|no+"
+    text = generated(lms[name], 4 + room, options, regex=pattern)
+    assert re.fullmatch(pattern, text)
+
+
+@pytest.mark.parametrize("model", ["drafts", "narrow"])
+def test_verify_is_ar(lms: dict[str, DiffusionLM], model: str) -> None:
+    for block in (2, 4):
+        for count in (24, 60):
+            ar = lms[model].generate("the", count, mode="ar", json_schema=PERSON)
+            verify = lms[model].generate("the", count, mode="verify", json_schema=PERSON, block_length=block)
+            assert verify.token_ids == ar.token_ids
+            assert verify.steps < ar.steps  # what only one token may be is drafted
+
+
+def test_verify_has_the_distribution_of_ar(lms: dict[str, DiffusionLM]) -> None:
+    counts = {}
+    for mode in ("ar", "verify"):
+        asked = {"regex": "[ab]{2}(c|n)?", "temperature": 1.0, "top_k": 3, "mode": mode}
+        outs = lms["drafts"].generate(["the"] * 300, 6, seed=0, **asked)
+        counts[mode] = Counter(out.text for out in outs)
+    off = sum(abs(counts["ar"][text] - counts["verify"][text]) for text in counts["ar"] | counts["verify"])
+    assert len(counts["ar"]) > 4
+    assert off / 600 < 0.1
+
+
+def test_the_steps_asked_for_are_enough(lms: dict[str, DiffusionLM]) -> None:
+    for rule in ("quota", "threshold", "random"):
+        out = lms["canvas"].generate("a", 60, json_schema=PERSON, rule=rule, max_denoising_steps=4, temperature=1.0)
+        assert out.steps <= 4
+        jsonschema.validate(json.loads(out.text), PERSON)
+
+
+def test_company_does_not_matter(lms: dict[str, DiffusionLM]) -> None:
+    lm, prompts = lms["canvas"], ["the", "a name", "n"]
+    asked: dict[str, Any] = {"json_schema": PERSON, "temperature": 1.0, "max_denoising_steps": 9}
+    together = lm.generate(prompts, 40, seed=4, **asked)
+    alone = [lm.generate(prompt, 40, seed=4 + i, **asked) for i, prompt in enumerate(prompts)]
+    assert [out.token_ids for out in together] == [out.token_ids for out in alone]
+
+
+def test_a_compiled_grammar_is_kept_and_can_be_handed_in(lms: dict[str, DiffusionLM]) -> None:
+    lm = lms["canvas"]
+    grammar = lm.grammar(PERSON)
+    assert lm.grammar(json.dumps(PERSON, separators=(",", ":"))) is grammar
+    asked: dict[str, Any] = {"seed": 3, "temperature": 0.8}
+    assert lm.generate("a", 40, grammar=grammar, **asked).text == lm.generate("a", 40, json_schema=PERSON, **asked).text
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "says"),
+    [
+        (5, {"json_schema": PERSON}, "5 new tokens are too few: the shortest text that fits the JSON schema takes"),
+        (40, {"json_schema": PERSON, "regex": "a"}, "give one of them"),
+        (40, {"json_schema": PERSON, "stop": "a"}, "a stop would cut"),
+        (40, {"json_schema": PERSON, "eos_token_ids": [3]}, "leave out eos_token_ids"),
+        (40, {"json_schema": PERSON, "sampler": "ancestral"}, "cannot be held to a grammar"),
+        (40, {"json_schema": "{"}, "is not JSON"),
+        (40, {"json_schema": {"not": {}}}, "'not'"),
+        (40, {"regex": "(a"}, "never closed"),
+        (40, {"regex": "(a|b)*a(a|b){40}"}, "the grammar is too large"),
+    ],
+)
+def test_what_cannot_be_done_is_said(lms: dict[str, DiffusionLM], count: int, options: Any, says: str) -> None:
+    with pytest.raises(UnmaskError) as error:
+        lms["canvas"].generate("a", count, **options)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
