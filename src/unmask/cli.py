@@ -43,6 +43,7 @@ from unmask.cli_options import (
     decoding_options,
     load,
 )
+from unmask.cli_reference import bench_reference_command
 from unmask.errors import UnmaskError
 
 app = typer.Typer(
@@ -52,6 +53,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Diffusion language models that write text all at once.",
 )
+bench.command("reference")(bench_reference_command)
 app.add_typer(bench, name="bench")
 app.command()(conformance)
 app.add_typer(models, name="models")
