@@ -10,12 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from unmask.attention import plain_mask
 from unmask.errors import UnmaskError
 from unmask.layout import GROUPED, Layout
+from unmask.levels import Noise
+from unmask.losses import score_entropy, uniform_prior, uniform_score
 from unmask.models.transformer import Transformer
 
 Method = Literal["exact", "blockwise", "nelbo"]
@@ -119,6 +122,34 @@ def nelbo(
     return _mean_and_error(torch.cat(estimates).view(len(window_RT), samples))
 
 
+def uniform_nelbo(
+    model: Transformer, window_RT: Tensor, samples: int, seed: int, batch: int, progress: Progress
+) -> tuple[Tensor, Tensor]:
+    """The same of a model of uniform noise: DUO's NELBO at stratified times, and the divergence from random tokens
+    of what its schedule ends with (arXiv 2506.10892). Mean and standard error, each [R] float64."""
+    generator = torch.Generator().manual_seed(seed)
+    config, level = model.config, Noise(model.config.noise_schedule, *model.config.noise_range)
+    (rows, length), estimates = window_RT.shape, list[Tensor]()
+    jitter = torch.rand(rows, samples, generator=generator, dtype=torch.float64)
+    t = ((torch.arange(samples) + jitter) / samples).clamp(min=1e-6).flatten().numpy()
+    alpha, sigma, rate = (torch.from_numpy(f(t)) for f in (level.alpha, level.sigma, level.rate))
+    clean = window_RT.repeat_interleave(samples, 0).cpu()
+    kept = torch.rand(clean.shape, generator=generator, dtype=torch.float64) < alpha[:, None]
+    kept[:, 0] = True  # given
+    canvas = torch.where(kept, clean, torch.randint(config.vocab_size, clean.shape, generator=generator))
+    for first in range(0, len(clean), batch):
+        x, x0, noise = (part[first : first + batch].to(window_RT.device) for part in (canvas, clean, sigma))
+        logits = model(x, time_B=noise.float() if config.time_conditioned else None)
+        levels = noise[:, None].expand(x.shape)
+        score = uniform_score(logits.double().log_softmax(-1), x, levels)
+        losses = score_entropy(score, x, x0, levels, None)[:, 1:].sum(1)
+        estimates.append(losses * rate[first : first + batch].to(losses.device))
+        progress(min(1.0, (first + batch) / len(clean)))
+    mean, error = _mean_and_error(torch.cat(estimates).view(rows, samples))
+    end = torch.tensor(float(level.alpha(np.float64(1.0))), dtype=torch.float64)
+    return mean + (length - 1) * uniform_prior(end, config.vocab_size).to(mean.device), error
+
+
 def blockwise(
     model: Transformer, window_RT: Tensor, block_length: int, samples: int, seed: int, batch: int, progress: Progress
 ) -> tuple[Tensor, Tensor]:
@@ -208,10 +239,13 @@ def score_texts(
         raise UnmaskError("the model gives log scores at a noise level, from which no likelihood is computed here")
     layout, first = model.config.layout, model.config.bos_token_id
     layout = "causal" if layout in GROUPED else layout
+    uniform = model.config.corruption == "uniform" and layout == "bidirectional"
     fits = {"causal": ("exact",), "block_causal": ("blockwise",), "bidirectional": ("nelbo", "exact")}[layout]
+    fits = ("nelbo",) if uniform else fits
     method = fits[0] if method == "auto" else method
     if method not in fits:
-        raise UnmaskError(f"likelihood method '{method}' does not fit a {layout} model; use '{fits[0]}'")
+        kind = "uniform-noise" if uniform else layout
+        raise UnmaskError(f"likelihood method '{method}' does not fit a {kind} model; use '{fits[0]}'")
     if samples < 1:
         raise UnmaskError(f"samples must be at least 1, got {samples}")
     if first is None:
@@ -219,7 +253,7 @@ def score_texts(
 
     def score(group: Tensor, number: int, done: Callable[[float], None]) -> tuple[Tensor, Tensor]:
         if method == "nelbo":
-            return nelbo(model, group, samples, seed + number, batch, done)
+            return (uniform_nelbo if uniform else nelbo)(model, group, samples, seed + number, batch, done)
         if method == "blockwise":
             return blockwise(model, group, model.config.block_length, samples, seed + number, batch, done)
         exact = exact_causal if layout == "causal" else exact_sequential
