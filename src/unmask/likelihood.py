@@ -125,29 +125,45 @@ def nelbo(
 def uniform_nelbo(
     model: Transformer, window_RT: Tensor, samples: int, seed: int, batch: int, progress: Progress
 ) -> tuple[Tensor, Tensor]:
-    """The same of a model of uniform noise: DUO's NELBO at stratified times, and the divergence from random tokens
-    of what its schedule ends with (arXiv 2506.10892). Mean and standard error, each [R] float64."""
-    generator = torch.Generator().manual_seed(seed)
+    """The same of a model of uniform noise: DUO's NELBO (arXiv 2506.10892), and the divergence from random tokens of
+    what its schedule ends with. Mean and standard error, each [R] float64.
+
+    The number k of tokens drawn anew is stratified over 0 .. n; the share of noise p, in which the bound is an
+    integral whatever the schedule, comes from Beta(k, n - k + 1), or Beta(1, n + 1) where k is 0. So a loss that is
+    seen with chance p, and grows as 1 / p, has a bounded spread.
+    """
+    generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     config, level = model.config, Noise(model.config.noise_schedule, *model.config.noise_range)
     (rows, length), estimates = window_RT.shape, list[Tensor]()
-    jitter = torch.rand(rows, samples, generator=generator, dtype=torch.float64)
-    t = ((torch.arange(samples) + jitter) / samples).clamp(min=1e-6).flatten().numpy()
-    alpha, sigma, rate = (torch.from_numpy(f(t)) for f in (level.alpha, level.sigma, level.rate))
+    count, end = length - 1, float(level.alpha(np.float64(1.0)))
+    draws = [_moves(count, samples, generator, rng) for _ in range(rows)]
+    moved, p, weight = (torch.cat(parts) for parts in zip(*draws, strict=True))
     clean = window_RT.repeat_interleave(samples, 0).cpu()
-    kept = torch.rand(clean.shape, generator=generator, dtype=torch.float64) < alpha[:, None]
-    kept[:, 0] = True  # given
-    canvas = torch.where(kept, clean, torch.randint(config.vocab_size, clean.shape, generator=generator))
+    drawn, canvas = torch.randint(config.vocab_size, moved.shape, generator=generator), clean.clone()
+    canvas[:, 1:] = torch.where(moved, drawn, clean[:, 1:])
+    weight, sigma = torch.where(1 - p >= end, weight, 0.0), -torch.log1p(-p.clamp(max=1 - end))
     for first in range(0, len(clean), batch):
         x, x0, noise = (part[first : first + batch].to(window_RT.device) for part in (canvas, clean, sigma))
         logits = model(x, time_B=noise.float() if config.time_conditioned else None)
         levels = noise[:, None].expand(x.shape)
         score = uniform_score(logits.double().log_softmax(-1), x, levels)
         losses = score_entropy(score, x, x0, levels, None)[:, 1:].sum(1)
-        estimates.append(losses * rate[first : first + batch].to(losses.device))
+        estimates.append(losses * weight[first : first + batch].to(losses.device))
         progress(min(1.0, (first + batch) / len(clean)))
     mean, error = _mean_and_error(torch.cat(estimates).view(rows, samples))
-    end = torch.tensor(float(level.alpha(np.float64(1.0))), dtype=torch.float64)
-    return mean + (length - 1) * uniform_prior(end, config.vocab_size).to(mean.device), error
+    prior = uniform_prior(torch.tensor(end, dtype=torch.float64), config.vocab_size)
+    return mean + count * prior.to(mean.device), error
+
+
+def _moves(count: int, samples: int, generator: torch.Generator, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    """Which tokens are drawn anew [S, count], the share of noise [S] and the weight of a loss per total noise [S]."""
+    strata = (torch.arange(samples) + torch.rand(samples, generator=generator, dtype=torch.float64)) / samples
+    k = (strata * (count + 1)).long().clamp(max=count)
+    order = torch.rand(samples, count, generator=generator).argsort(1).argsort(1)
+    some = k.clamp(min=1).numpy()
+    p = torch.from_numpy(np.where(k == 0, rng.beta(1, count + 1, samples), rng.beta(some, count - some + 1)))
+    weight = torch.where(k == 0, 1.0, (count + 1) * p / k.clamp(min=1)) / (1 - p)
+    return order < k[:, None], p, weight
 
 
 def blockwise(

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,7 +96,8 @@ def bench_reference(
     checkouts: their folders by name (`references.NAMES`). Their code is run. float32 on the CPU, greedy, by a
     fixed number of tokens a step. Raises UnmaskError where a reference cannot be imported.
     """
-    found = {name: load(name, checkouts) for name in checkouts}
+    with redirect_stdout(sys.stderr):  # what their code prints is no part of the result
+        found = {name: load(name, checkouts) for name in checkouts}
     for name, reference in found.items():
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)

@@ -93,11 +93,7 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer | None) -> ModelConfig:
         "pad_token_id": eos,
     }
     if isinstance(recipe.objective, Told):
-        told = recipe.objective
-        given |= {"corruption": told.corruption, "noise_schedule": told.schedule, "noise_range": told.noise_range}
-        given |= {"output": "log_score" if isinstance(told, SEDD) else "logits"}
-        if told.corruption == "uniform":
-            given["mask_token_id"] = None
+        given |= _told(recipe.objective, recipe.model)
     elif given["mask_token_id"] is None and not isinstance(recipe.objective, AR):
         raise UnmaskError(f"the tokenizer has no '{MASK}' token, which masked diffusion needs")
     config = ModelConfig.from_dict({**given, **recipe.model}, "recipe: model")
@@ -106,6 +102,21 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer | None) -> ModelConfig:
     if config.max_length < recipe.data.length:
         raise UnmaskError(f"recipe: model.max_length {config.max_length} is less than data.length {recipe.data.length}")
     return config
+
+
+def _told(objective: Told, model: dict[str, Any]) -> dict[str, Any]:
+    """What the objective settles of a network that is told the noise; uniform noise has no mask."""
+    if isinstance(objective, SEDD) and not model.get("time_condition_size"):
+        raise UnmaskError("recipe: objective sedd needs model.time_condition_size: its scores depend on the noise")
+    own: dict[str, Any] = {
+        "corruption": objective.corruption,
+        "noise_schedule": objective.schedule,
+        "noise_range": objective.noise_range,
+        "time_conditioned": bool(model.get("time_condition_size")),
+    }
+    if isinstance(objective, SEDD):
+        own |= {"output": "log_score", "score_scaled": objective.corruption == "absorbing"}
+    return own if objective.corruption == "absorbing" else {**own, "mask_token_id": None}
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
