@@ -21,7 +21,7 @@ def revision(case: Case, tensors: Tensors, mask_id: int) -> str:
     own = Revision([token == mask_id and not frozen for token, frozen in zip(ids, given, strict=True)])
     blocks = []
     for step in logits:
-        p = step.softmax(-1).numpy()
+        p = step.softmax(-1).double().numpy()
         p[:, mask_id] = -1  # ours never proposes it
 
         def second(place: int, forbidden: set[int], p: Array = p) -> tuple[int, float]:
