@@ -67,14 +67,16 @@ def test_what_is_not_understood_is_refused() -> None:
         with pytest.raises(UnmaskError, match=says):
             decode(lm, broken, noise)
     lm, noise = DiffusionLM.from_pretrained(FIXTURES / "duo"), load_file(FIXTURES / "duo" / "sampler_noise.safetensors")
-    with pytest.raises(UnmaskError, match="noise 'Cosine'"):
-        decode(lm, {**cases("duo")[0], "noise": "Cosine"}, noise)
+    with pytest.raises(UnmaskError, match="noise 'Square"):
+        decode(lm, {**cases("duo")[0], "noise": "Square eps 1e-3"}, noise)
     lm, noise = (
         DiffusionLM.from_pretrained(FIXTURES / "bd3lm"),
         load_file(FIXTURES / "bd3lm" / "sampler_noise.safetensors"),
     )
-    with pytest.raises(UnmaskError, match="without kv_cache"):
-        decode(lm, {**cases("bd3lm")[0], "kv_cache": True}, noise)
+    case = cases("bd3lm")[0]
+    twice = {case["uniform_noise_tensor"]: np.repeat(noise[case["uniform_noise_tensor"]], 2, 1)}
+    with pytest.raises(UnmaskError, match="one text at a time"):
+        decode(lm, case, twice)
 
 
 # textbook loops, batch by batch
@@ -203,3 +205,24 @@ def test_blocks_to_the_end_of_time(strides: int, block: int, steps: int, p_most:
     assert ours.differs_from(recorded) == ""
     assert bool(deviation) == divided
     assert divided or steps > 2
+
+
+@pytest.mark.parametrize("number", range(len(cases("bd3lm"))))
+def test_a_cached_run_is_compared_block_by_block(number: int) -> None:
+    """With kv_cache the reference reads the last block alone, and a finished one once more: the same draws, the same
+    canvases. The case is a recorded one without, rewritten."""
+    lm, noise = DiffusionLM.from_pretrained(FIXTURES / "bd3lm"), load_file(FIXTURES / "bd3lm/sampler_noise.safetensors")
+    case = cases("bd3lm")[number]
+    size, mask_id, final = case["block_size"], case["mask_id"], case["final_ids"][0]
+    slices: list[list[list[int]]] = []
+    for (canvas,) in case["canvas_before_each_forward"]:
+        finished = len(canvas) // size - 1
+        if slices and sum(mask_id not in block for (block,) in slices) < finished:
+            slices.append([final[(finished - 1) * size : finished * size]])
+        slices.append([canvas[-size:]])
+    slices.append([final[-size:]])
+    cached = {**case, "kv_cache": True, "canvas_before_each_forward": slices, "forward_passes": len(slices)}
+    ours, recorded, _ = decode(lm, cached, noise)
+    assert recorded.canvases == case["canvas_before_each_forward"]
+    assert ours.differs_from(recorded) == ""
+    assert ours.forwards == case["forward_passes"]

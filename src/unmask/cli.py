@@ -44,6 +44,7 @@ from unmask.cli_options import (
     decoding_options,
     load,
 )
+from unmask.cli_reference import bench_reference_command
 from unmask.cli_schema import JsonSchema, Regex, grammar_options
 from unmask.errors import UnmaskError
 
@@ -54,6 +55,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Diffusion language models that write text all at once.",
 )
+bench.command("reference")(bench_reference_command)
 app.add_typer(bench, name="bench")
 app.command()(batch)
 app.command()(conformance)

@@ -137,7 +137,7 @@ class Drafts(Objective):
         if not 0 < self.decay <= 1 or not 0 <= self.revealed <= 1 or not self.temperature > 0:
             raise ValueError("decay must be in (0, 1], revealed in [0, 1] and temperature above 0")
 
-    def corrupt(self, rows: Rows, draws: noise.Draws, mask_id: int | None) -> Drafted:
+    def corrupt(self, rows: Rows, draws: noise.Draws, mask_id: int | None, vocab_size: int = 0) -> Drafted:
         if mask_id is None:
             raise ValueError("drafts need a model with a mask_token_id")
         upper = torch.tensor(self.shares, dtype=torch.float64).cumsum(0)[:-1]

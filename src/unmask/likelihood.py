@@ -10,12 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from unmask.attention import plain_mask
 from unmask.errors import UnmaskError
 from unmask.layout import GROUPED, Layout
+from unmask.levels import Noise
+from unmask.losses import score_entropy, uniform_prior, uniform_score
 from unmask.models.transformer import Transformer
 
 Method = Literal["exact", "blockwise", "nelbo"]
@@ -119,6 +122,50 @@ def nelbo(
     return _mean_and_error(torch.cat(estimates).view(len(window_RT), samples))
 
 
+def uniform_nelbo(
+    model: Transformer, window_RT: Tensor, samples: int, seed: int, batch: int, progress: Progress
+) -> tuple[Tensor, Tensor]:
+    """The same of a model of uniform noise: DUO's NELBO (arXiv 2506.10892), and the divergence from random tokens of
+    what its schedule ends with. Mean and standard error, each [R] float64.
+
+    The number k of tokens drawn anew is stratified over 0 .. n; the share of noise p, in which the bound is an
+    integral whatever the schedule, comes from Beta(k, n - k + 1), or Beta(1, n + 1) where k is 0. So a loss that is
+    seen with chance p, and grows as 1 / p, has a bounded spread.
+    """
+    generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
+    config, level = model.config, Noise(model.config.noise_schedule, *model.config.noise_range)
+    (rows, length), estimates = window_RT.shape, list[Tensor]()
+    count, end = length - 1, float(level.alpha(np.float64(1.0)))
+    draws = [_moves(count, samples, generator, rng) for _ in range(rows)]
+    moved, p, weight = (torch.cat(parts) for parts in zip(*draws, strict=True))
+    clean = window_RT.repeat_interleave(samples, 0).cpu()
+    drawn, canvas = torch.randint(config.vocab_size, moved.shape, generator=generator), clean.clone()
+    canvas[:, 1:] = torch.where(moved, drawn, clean[:, 1:])
+    weight, sigma = torch.where(1 - p >= end, weight, 0.0), -torch.log1p(-p.clamp(max=1 - end))
+    for first in range(0, len(clean), batch):
+        x, x0, noise = (part[first : first + batch].to(window_RT.device) for part in (canvas, clean, sigma))
+        logits = model(x, time_B=noise.float() if config.time_conditioned else None)
+        levels = noise[:, None].expand(x.shape)
+        score = uniform_score(logits.double().log_softmax(-1), x, levels)
+        losses = score_entropy(score, x, x0, levels, None)[:, 1:].sum(1)
+        estimates.append(losses * weight[first : first + batch].to(losses.device))
+        progress(min(1.0, (first + batch) / len(clean)))
+    mean, error = _mean_and_error(torch.cat(estimates).view(rows, samples))
+    prior = uniform_prior(torch.tensor(end, dtype=torch.float64), config.vocab_size)
+    return mean + count * prior.to(mean.device), error
+
+
+def _moves(count: int, samples: int, generator: torch.Generator, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    """Which tokens are drawn anew [S, count], the share of noise [S] and the weight of a loss per total noise [S]."""
+    strata = (torch.arange(samples) + torch.rand(samples, generator=generator, dtype=torch.float64)) / samples
+    k = (strata * (count + 1)).long().clamp(max=count)
+    order = torch.rand(samples, count, generator=generator).argsort(1).argsort(1)
+    some = k.clamp(min=1).numpy()
+    p = torch.from_numpy(np.where(k == 0, rng.beta(1, count + 1, samples), rng.beta(some, count - some + 1)))
+    weight = torch.where(k == 0, 1.0, (count + 1) * p / k.clamp(min=1)) / (1 - p)
+    return order < k[:, None], p, weight
+
+
 def blockwise(
     model: Transformer, window_RT: Tensor, block_length: int, samples: int, seed: int, batch: int, progress: Progress
 ) -> tuple[Tensor, Tensor]:
@@ -208,10 +255,13 @@ def score_texts(
         raise UnmaskError("the model gives log scores at a noise level, from which no likelihood is computed here")
     layout, first = model.config.layout, model.config.bos_token_id
     layout = "causal" if layout in GROUPED else layout
+    uniform = model.config.corruption == "uniform" and layout == "bidirectional"
     fits = {"causal": ("exact",), "block_causal": ("blockwise",), "bidirectional": ("nelbo", "exact")}[layout]
+    fits = ("nelbo",) if uniform else fits
     method = fits[0] if method == "auto" else method
     if method not in fits:
-        raise UnmaskError(f"likelihood method '{method}' does not fit a {layout} model; use '{fits[0]}'")
+        kind = "uniform-noise" if uniform else layout
+        raise UnmaskError(f"likelihood method '{method}' does not fit a {kind} model; use '{fits[0]}'")
     if samples < 1:
         raise UnmaskError(f"samples must be at least 1, got {samples}")
     if first is None:
@@ -219,7 +269,7 @@ def score_texts(
 
     def score(group: Tensor, number: int, done: Callable[[float], None]) -> tuple[Tensor, Tensor]:
         if method == "nelbo":
-            return nelbo(model, group, samples, seed + number, batch, done)
+            return (uniform_nelbo if uniform else nelbo)(model, group, samples, seed + number, batch, done)
         if method == "blockwise":
             return blockwise(model, group, model.config.block_length, samples, seed + number, batch, done)
         exact = exact_causal if layout == "causal" else exact_sequential

@@ -13,24 +13,69 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Schedule = Literal["linear", "cosine"]
+Schedule = Literal[
+    "linear", "cosine", "cosine_mdlm", "square", "square_root", "logarithmic", "log_uniform", "geometric"
+]
+LEAST = -math.expm1(-1e-3)  # share of masks that log_uniform begins with
+TOTAL = (1e-4, 20.0)  # total noise of geometric at times 0 and 1
 
 
 def alpha(schedule: Schedule, t: Tensor) -> Tensor:
-    """Chance to be kept at time t. Linear (MDLM's log-linear): 1 - t. Cosine: 1 - cos(pi/2 (1 - t))."""
-    if schedule == "linear":
-        return 1 - t
-    return 1 - torch.cos(math.pi / 2 * (1 - t))
+    """Chance to be kept at time t, 1 less the share of masks.
+
+    linear (MDLM's log-linear): 1 - t. cosine (dllm, DUO): 1 - cos(pi/2 (1 - t)). cosine_mdlm (MDLM, BD3-LM):
+    cos(pi/2 t). Shares of masks of BD3-LM's others: square t^2, square_root t^0.5, logarithmic log2(1 + t).
+    log_uniform: LEAST^(1 - t), MDLM's change of variables. geometric: exp(-sigma), sigma from TOTAL[0] to TOTAL[1]
+    (MDLM). The last two begin with some noise, so that their bounds leave that much of time out.
+    """
+    if schedule == "geometric":
+        return torch.exp(-_total(t))
+    if schedule == "cosine_mdlm":
+        return torch.cos(math.pi / 2 * t)
+    if schedule == "cosine":
+        return 1 - torch.cos(math.pi / 2 * (1 - t))
+    shares = {
+        "linear": lambda: t,
+        "square": lambda: t**2,
+        "square_root": lambda: t**0.5,
+        "logarithmic": lambda: torch.log1p(t) / math.log(2),
+        "log_uniform": lambda: LEAST ** (1 - t),
+    }
+    return 1 - shares[schedule]()
 
 
 def nelbo_weight(schedule: Schedule, t: Tensor) -> Tensor:
     """-alpha'(t) / (1 - alpha(t)), the weight of masked cross-entropy in the continuous-time NELBO.
 
-    MDLM, arXiv 2406.07524, eq. 10. Linear: 1/t. Cosine: (pi/2) tan(pi/2 (1 - t)).
+    MDLM, arXiv 2406.07524, eq. 10. Its mean over time does not depend on the schedule, its spread does.
     """
-    if schedule == "linear":
-        return 1 / t
-    return math.pi / 2 * torch.tan(math.pi / 2 * (1 - t))
+    weights = {
+        "linear": lambda: 1 / t,
+        "cosine": lambda: math.pi / 2 * torch.tan(math.pi / 2 * (1 - t)),
+        "cosine_mdlm": lambda: math.pi / 2 / torch.tan(math.pi / 4 * t),
+        "square": lambda: 2 / t,
+        "square_root": lambda: 0.5 / t,
+        "logarithmic": lambda: 1 / ((1 + t) * torch.log1p(t)),
+        "log_uniform": lambda: torch.full_like(t, -math.log(LEAST)),
+        "geometric": lambda: _total(t) * math.log(TOTAL[1] / TOTAL[0]) / torch.expm1(_total(t)),
+    }
+    return weights[schedule]()
+
+
+def _total(t: Tensor) -> Tensor:
+    return TOTAL[0] ** (1 - t) * TOTAL[1] ** t
+
+
+def on_grid(t: Tensor, steps: int) -> Tensor:
+    """Times in [0, 1] rounded up to the next of 1/steps, 2/steps ... 1."""
+    return ((t * steps).floor() + 1).clamp(max=steps) / steps
+
+
+def chain_weight(schedule: Schedule, t: Tensor, steps: int) -> Tensor:
+    """steps (alpha(t - 1/steps) - alpha(t)) / (1 - alpha(t)): the weight in the NELBO of a chain of so many steps
+    (D3PM, arXiv 2107.03006, with SUBS), t on its grid."""
+    kept, before = alpha(schedule, t.double()), alpha(schedule, t.double() - 1 / steps)
+    return (steps * (before - kept) / (1 - kept)).float()
 
 
 def absorb(x0: Tensor, keep: Tensor, u: Tensor, mask_id: int) -> Tensor:

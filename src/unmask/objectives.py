@@ -16,6 +16,7 @@ from torch import Tensor
 from unmask import noise
 from unmask.attention import AttentionMask, doubled, plain_mask, render
 from unmask.layout import PADDING, Coordinates, Layout
+from unmask.losses import cart_weights
 
 Normaliser = Literal["tokens", "masked", "answer"]
 EosPolicy = Literal["learn", "ignore"]
@@ -75,6 +76,10 @@ class Denoiser(Protocol):
     def hidden(self, ids_BT: Tensor, positions_BT: Tensor, mask: AttentionMask, *, time_B: Tensor | None) -> Tensor: ...
 
     def unshift(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor: ...
+
+    def __call__(
+        self, ids_BT: Tensor, positions_BT: Tensor, mask: AttentionMask, cache: None, time_B: Tensor | None
+    ) -> Tensor: ...
 
 
 class MaskedCrossEntropy(torch.autograd.Function):
@@ -156,7 +161,8 @@ class Objective:
     normaliser: Normaliser = "tokens"
     eos: EosPolicy = "ignore"
 
-    def corrupt(self, rows: Rows, draws: noise.Draws, mask_id: int | None) -> Noised:
+    def corrupt(self, rows: Rows, draws: noise.Draws, mask_id: int | None, vocab_size: int = 0) -> Noised:
+        """vocab_size is read where noise is random tokens."""
         raise NotImplementedError
 
     def loss(self, model: Denoiser, noised: Noised) -> Tensor:
@@ -187,7 +193,7 @@ class AR(Objective):
 
     shift: bool = True
 
-    def corrupt(self, rows: Rows, draws: noise.Draws, mask_id: int | None) -> Noised:
+    def corrupt(self, rows: Rows, draws: noise.Draws, mask_id: int | None, vocab_size: int = 0) -> Noised:
         scored = rows.supervised & (rows.position > 0)
         weights, normaliser = self._weigh(torch.ones_like(rows.ids, dtype=torch.float32), scored, rows)
         if self.normaliser == "tokens":
@@ -204,17 +210,21 @@ class AR(Objective):
 class MDLM(Objective):
     """Masked diffusion on the whole row: continuous-time NELBO (MDLM arXiv 2406.07524, LLaDA 2502.09992).
 
-    weight: `nelbo` gives the bound; `none` is plain cross-entropy (LLaDA2, Fast-dLLM v2).
+    weight: `nelbo` gives the bound; `none` is plain cross-entropy (LLaDA2, Fast-dLLM v2); `cart` counts a token by
+    how near what is not masked is (Dream).
+    steps: 0 draws times from all of the interval; else from a grid of so many, and the bound is that of a chain of
+    so many steps (D3PM), which is above the continuous one.
     clip: interval that times are drawn from; its low end is the smallest mask rate (eps).
     complementary: each row twice, the second with exactly the other tokens masked (Fast-dLLM v2).
     forbid_mask: SUBS parametrisation, the mask token is never predicted.
     """
 
     schedule: noise.Schedule = "linear"
-    weight: Literal["nelbo", "none"] = "nelbo"
+    weight: Literal["nelbo", "none", "cart"] = "nelbo"
     clip: tuple[float, float] = (1e-3, 1.0)
     complementary: bool = False
     forbid_mask: bool = True
+    steps: int = 0
 
     def __post_init__(self) -> None:
         low, high = self.clip
@@ -222,6 +232,8 @@ class MDLM(Objective):
             raise ValueError(f"clip {self.clip} must satisfy 0 < low <= high <= 1")
         if self.complementary and self.schedule != "linear" and self.weight == "nelbo":
             raise ValueError("complementary copies with NELBO weights need the linear schedule")
+        if self.steps < 0 or (self.steps and self.complementary):
+            raise ValueError("steps must be at least 0, and 0 with complementary copies")
 
     @property
     def layout(self) -> Layout:
@@ -231,19 +243,31 @@ class MDLM(Objective):
         """Time of every token [B, L]: here one per row."""
         return noise.clip_times(draws.strata(1), *self.clip).to(rows.ids.device).expand(rows.ids.shape)
 
-    def corrupt(self, rows: Rows, draws: noise.Draws, mask_id: int | None) -> Noised:
+    def corrupt(self, rows: Rows, draws: noise.Draws, mask_id: int | None, vocab_size: int = 0) -> Noised:
         if mask_id is None:
             raise ValueError("masked diffusion needs a model with a mask_token_id")
         t = self.times(rows, draws)
+        t = noise.on_grid(t, self.steps) if self.steps else t
         masked = draws.uniforms(rows.ids.shape[1]).to(rows.ids.device) >= noise.alpha(self.schedule, t)
         if self.complementary:
             t, masked = torch.cat([t, (1 - t).clamp(min=self.clip[0])]), torch.cat([masked, ~masked])
             rows = Rows(*(torch.cat([x, x]) for x in (rows.ids, rows.document, rows.position, rows.supervised)))
         masked = masked & rows.supervised
-        weights = noise.nelbo_weight(self.schedule, t) if self.weight == "nelbo" else torch.ones_like(t)
-        weights, normaliser = self._weigh(weights, masked, rows)
+        weights, normaliser = self._weigh(self.weights(t, masked, rows), masked, rows)
         noised = torch.where(masked, mask_id, rows.ids)
         return Noised(self.assemble(noised, rows), rows.ids, weights, rows, normaliser, self.condition(t))
+
+    def weights(self, t_BL: Tensor, masked_BL: Tensor, rows: Rows) -> Tensor:
+        """Of masked tokens [B, L], before the normaliser."""
+        if self.weight == "cart":
+            return cart_weights(masked_BL, rows.document)
+        if self.weight == "none":
+            return torch.ones_like(t_BL)
+        return (
+            noise.chain_weight(self.schedule, t_BL, self.steps)
+            if self.steps
+            else noise.nelbo_weight(self.schedule, t_BL)
+        )
 
     def condition(self, t_BL: Tensor) -> Tensor | None:
         """Noise level sigma = -log alpha [B] that an adaLN network is told."""

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from unmask.canvas import Array
 from unmask.decoding.ancestral import (
-    Noise,
     SamplerOptions,
     SeededDraws,
     corrupted,
@@ -27,6 +26,7 @@ from unmask.decoding.ancestral import (
     race,
 )
 from unmask.decoding.score import analytic, denoised, euler, reached, score_of, staggered
+from unmask.levels import Noise
 
 VOCAB, MASK = 6, 5
 LEVELS = st.tuples(st.floats(0.01, 0.95), st.floats(0.01, 0.95)).map(sorted).filter(lambda a: a[1] - a[0] > 1e-3)
@@ -145,7 +145,7 @@ def test_corruption_composes() -> None:
     close(corrupted(x0, 0.0), np.full_like(x0, 1 / VOCAB), 1e-12)
 
 
-@pytest.mark.parametrize("schedule", ["log_linear", "linear", "geometric"])
+@pytest.mark.parametrize("schedule", ["log_linear", "linear", "geometric", "cosine"])
 def test_schedules(schedule: str) -> None:
     noise, t = Noise(schedule), np.linspace(0.05, 0.95, 19)  # type: ignore[arg-type]
     close(noise.alpha(t), np.exp(-noise.sigma(t)), 1e-12)
@@ -182,7 +182,7 @@ def test_the_dtype_of_times_is_that_of_chances() -> None:
     for dtype in ("float32", "float64"):
         for blocks in (False, True):
             move = plan(SamplerOptions(steps=3, dtype=dtype), blocks)[0]  # type: ignore[arg-type]
-            for schedule in ("log_linear", "linear", "geometric"):
+            for schedule in ("log_linear", "linear", "geometric", "cosine"):
                 noise = Noise(schedule)  # type: ignore[arg-type]
                 assert noise.alpha(move.s).dtype == noise.sigma(move.s).dtype == dtype
 

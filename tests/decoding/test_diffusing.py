@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from unmask.canvas import Array, Frame
-from unmask.decoding.ancestral import Noise, SamplerName, SamplerOptions, plan
+from unmask.decoding.ancestral import SamplerName, SamplerOptions, plan
 from unmask.decoding.diffusing import check_sampler
 from unmask.decoding.feed import Feed, Sampling
 from unmask.decoding.loop import Decoder
@@ -21,6 +21,7 @@ from unmask.decoding.sampling import Scores
 from unmask.engine.torch_backend import TorchBackend
 from unmask.errors import UnmaskError
 from unmask.layout import Layout
+from unmask.levels import Noise
 from unmask.models.config import ModelConfig
 from unmask.models.transformer import Transformer
 

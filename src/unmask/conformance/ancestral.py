@@ -16,6 +16,7 @@ from unmask.decoding.request import Request
 from unmask.engine.torch_backend import TorchBackend
 from unmask.errors import UnmaskError
 from unmask.layout import Layout
+from unmask.levels import LevelSchedule
 from unmask.lm import DiffusionLM
 from unmask.models.config import build
 
@@ -36,6 +37,8 @@ DIVIDED = (
     "at the last step of a block they divide by the time, which is 0, and take the first token whose chance is then "
     "infinite or no number; we draw from the network's distribution, and take theirs here only to go on alike"
 )
+
+DUO_NOISE: dict[str, LevelSchedule] = {"LogLinear": "log_linear", "Cosine": "cosine"}
 
 
 @dataclass
@@ -86,7 +89,7 @@ def decode(lm: DiffusionLM, case: dict[str, Any], noise: dict[str, Array]) -> tu
 
 def _canvas(lm: DiffusionLM, case: dict[str, Any], noise: dict[str, Array]) -> tuple[Trace, Trace, str]:
     """Whole canvases (MDLM, DUO, SEDD)."""
-    name, kappa = "analytic", 1.0
+    name, kappa, schedule = "analytic", 1.0, lm.config.noise_schedule
     if "graph" in case:
         _check(case, SEDD)
         removal = "ancestral" if case["denoise"] else "none"
@@ -94,8 +97,10 @@ def _canvas(lm: DiffusionLM, case: dict[str, Any], noise: dict[str, Array]) -> t
         _check(case, DUO)
         name, removal = case["predictor"], case["noise_removal"]
         kappa = kappa if case["psi_kappa"] is None else case["psi_kappa"]
-        if not str(case["noise"]).startswith("LogLinear"):
+        said = str(case["noise"]).split()[0]
+        if said not in DUO_NOISE:
             raise UnmaskError(f"case '{case['name']}': noise '{case['noise']}' is not understood")
+        schedule = DUO_NOISE[said]
     else:
         _check(case, MDLM)
         name = str(case["sampler"]).partition("predictor=")[2]
@@ -112,15 +117,15 @@ def _canvas(lm: DiffusionLM, case: dict[str, Any], noise: dict[str, Array]) -> t
         for b, row in enumerate(first)
     ]
     recorded = Trace(case["canvas_before_each_forward"], case["final_ids"], case["forward_passes"])
-    return _run(lm, case, requests, Layout("bidirectional")), recorded, ""
+    return _run(lm, case, requests, Layout("bidirectional"), schedule), recorded, ""
 
 
 def _blocks(lm: DiffusionLM, case: dict[str, Any], noise: dict[str, Array]) -> tuple[Trace, Trace, str]:
     """Block after block (BD3-LM), with exact keys and values of the blocks before."""
     _check(case, BD3)
     drawn, block, mask_id = noise[case["uniform_noise_tensor"]], case["block_size"], case["mask_id"]
-    if case["kv_cache"] or drawn.shape[1] != 1:
-        raise UnmaskError(f"case '{case['name']}': only one text without kv_cache is compared")
+    if drawn.shape[1] != 1:
+        raise UnmaskError(f"case '{case['name']}': only one text at a time is compared")
     hits, steps = case["first_hitting"], case["num_steps"]
     options = SamplerOptions(
         "first_hitting" if hits else "ddpm_cache", steps, nucleus_p=case["nucleus_p"], dtype="float32"
@@ -130,12 +135,24 @@ def _blocks(lm: DiffusionLM, case: dict[str, Any], noise: dict[str, Array]) -> t
     ids = [case["bos_id"]] + [mask_id] * (case["num_strides"] * block - 1)
     given = [True] + [False] * (len(ids) - 1)
     request = Request(ids, given, temperature=1.0, block_length=block, sampler=options, draws=draws)
-    ours = _run(lm, case, [request], Layout("block_causal", block))
+    ours = _run(lm, case, [request], Layout("block_causal", block), lm.config.noise_schedule)
     recorded = Trace(case["canvas_before_each_forward"], case["final_ids"], case["forward_passes"])
+    recorded = _whole(recorded, mask_id) if case["kv_cache"] else recorded
     # they lengthen the canvas by a block at a time
     both = zip(ours.canvases or [], recorded.canvases or [], strict=False)
     ours = replace(ours, canvases=[[row[: len(theirs[0])] for row in canvas] for canvas, theirs in both])
     return ours, recorded, DIVIDED if draws.divided else ""
+
+
+def _whole(recorded: Trace, mask_id: int) -> Trace:
+    """A run with kv_cache on whole canvases: it read the last block alone, and a finished one once more to store it."""
+    text, canvases = list[int](), list[list[list[int]]]()
+    for (block,) in recorded.canvases or []:
+        if mask_id in block:
+            canvases.append([text + block])
+        else:
+            text = text + block
+    return replace(recorded, canvases=canvases, forwards=len(canvases))
 
 
 def _check(case: dict[str, Any], known: set[str]) -> None:
@@ -144,14 +161,16 @@ def _check(case: dict[str, Any], known: set[str]) -> None:
         raise UnmaskError(f"case '{case.get('name')}': field '{unknown[0]}' is not understood")
 
 
-def _run(lm: DiffusionLM, case: dict[str, Any], requests: list[Request], layout: Layout) -> Trace:
+def _run(
+    lm: DiffusionLM, case: dict[str, Any], requests: list[Request], layout: Layout, schedule: LevelSchedule
+) -> Trace:
     """Decodes the rows of a case together, noting the canvas that every forward reads."""
     config = lm.config
     if case.get("mask_id", config.mask_token_id) != config.mask_token_id:
         raise UnmaskError(f"case '{case['name']}': its mask_id {case['mask_id']} is not the model's")
     backend = TorchBackend(lm.model)
     told = case.get("time_conditioning", config.time_conditioned)
-    backend.config = config = replace(config, time_conditioned=told)
+    backend.config = config = replace(config, time_conditioned=told, noise_schedule=schedule)
     for request in requests:
         assert request.sampler is not None
         check_sampler(request, request.sampler, config)

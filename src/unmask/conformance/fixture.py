@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORWARD, GENERATE, NOISE = "forward.safetensors", "generate.json", "sampler_noise.safetensors"
-MODEL_FREE = ("commit_rules", "entropy_bound", "likelihood", "objectives", "sampling_rules", "schedules", "t2t")
+MODEL_FREE = (
+    "commit_rules",
+    "entropy_bound",
+    "indel",
+    "likelihood",
+    "objectives",
+    "sampling_rules",
+    "schedules",
+    "t2t",
+)
 WHAT_IT_IS = (
     f"a family's fixture has {CONFIG}, weights and {FORWARD} or {GENERATE}; "
     f"one without a model has {', '.join(f'{name}.json' for name in MODEL_FREE[:-1])} or {MODEL_FREE[-1]}.json"

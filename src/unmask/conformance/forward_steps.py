@@ -11,8 +11,9 @@ from torch import Tensor
 
 from unmask.canvas import Array
 from unmask.conformance.checks import Check, Recorded, difference
-from unmask.decoding.ancestral import Noise, posterior
+from unmask.decoding.ancestral import posterior
 from unmask.decoding.score import analytic, denoised, euler, score_of
+from unmask.levels import Noise
 from unmask.lm import DiffusionLM
 
 STEPS = "ddpm|ddpm_cache|analytic|euler|denoiser"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from unmask.conformance import rules, sampling_rules
+from unmask.conformance import indel, rules, sampling_rules
 from unmask.conformance.checks import Check, not_checked, perform, unequal
 from unmask.conformance.outcome import Outcome
 from unmask.conformance.rules import Case, Tensors
@@ -34,6 +34,7 @@ CHECKS: dict[str, CaseCheck] = {
     "entropy_bound.diffusers_entropy_bound": rules.accepted_index,
     "entropy_bound.stop_criterion": rules.stop_criterion,
     "entropy_bound.temperature": rules.warmed,
+    "indel.sglang_joint_threshold_indel": indel.revision,
     "t2t.sglang_low_confidence": rules.low_confidence,
     "t2t.sglang_joint_threshold": rules.joint_threshold,
     "t2t.diffusers_block_refinement": rules.block_refinement,

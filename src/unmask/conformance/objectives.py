@@ -14,8 +14,11 @@ from torch import Tensor
 
 from unmask.conformance.checks import Check, not_checked, perform
 from unmask.conformance.outcome import Outcome
-from unmask.noise import Draws, alpha
-from unmask.objectives import BD3LM, MDLM, Noised, Normaliser, Rows
+from unmask.losses import cart_weights
+from unmask.models.transformer import log_scores
+from unmask.noise import Draws, Schedule, alpha, on_grid
+from unmask.objectives import BD3LM, MDLM, Noised, Normaliser, Objective, Rows
+from unmask.told_objectives import DUO, SEDD, Told
 
 LOW = 1e-6  # a low end of the clip that leaves the references' times as they are
 PLAIN_LOW = 1e-3  # the low end that the references' own draws of times are clipped to
@@ -27,6 +30,7 @@ class FixedDraws(Draws):
 
     t: Tensor
     u: Tensor
+    drawn: Tensor | None = None  # random tokens [B, L]
 
     def strata(self, per_row: int) -> Tensor:
         return self.t
@@ -34,17 +38,24 @@ class FixedDraws(Draws):
     def uniforms(self, length: int) -> Tensor:
         return self.u
 
+    def tokens(self, length: int, vocab_size: int) -> Tensor:
+        assert self.drawn is not None
+        return self.drawn
+
 
 class FixedLogits:
     """A network whose logits [B, L, V] are given: its states are the logits and its head is the identity."""
 
-    def __init__(self, logits: Tensor, mask_id: int, shift: bool = False) -> None:
-        self.logits, self.shift = logits, shift
+    def __init__(self, logits: Tensor, mask_id: int, shift: bool = False, scores: bool = False) -> None:
+        self.logits, self.shift, self.scores = logits, shift, scores
         self.config = SimpleNamespace(mask_token_id=mask_id)
         self.head: Any = SimpleNamespace(weight=torch.eye(logits.shape[-1]), bias=None)
 
     def hidden(self, ids: Tensor, positions: Tensor, mask: Any, *, time_B: Tensor | None) -> Tensor:
         return torch.cat([self.logits, self.logits], 1)[:, : ids.shape[1]]
+
+    def __call__(self, ids_BT: Tensor, positions_BT: Tensor, mask: Any, cache: None, time_B: Tensor | None) -> Tensor:
+        return log_scores(self.logits, ids_BT, time_B, True) if self.scores else self.logits
 
     def unshift(self, x: Tensor, positions: Tensor) -> Tensor:
         return torch.cat([x[:, :1], x[:, :-1]], 1) if self.shift else x
@@ -83,9 +94,13 @@ class Reference:
             raise ValueError("the corruption is not the recorded one")
         return noised
 
-    def per_token(self, profile: MDLM, noised: Noised) -> Tensor:
+    def per_token(self, profile: Objective, noised: Noised) -> Tensor:
         """The loss of each token [B, L], by scoring them one at a time."""
-        model, out = self.network(profile.shift), torch.zeros(noised.weights.shape)
+        return self.one_by_one(profile, self.network(profile.shift), noised)
+
+    @staticmethod
+    def one_by_one(profile: Objective, model: FixedLogits, noised: Noised) -> Tensor:
+        out = torch.zeros(noised.weights.shape)
         for b, i in noised.weights.nonzero().tolist():
             only = torch.zeros_like(noised.weights)
             only[b, i] = noised.weights[b, i]
@@ -99,9 +114,9 @@ class Reference:
 Compute = Callable[[Reference], Tensor]
 
 
-def mdlm(r: Reference, kept: bool = False) -> Tensor:
+def mdlm(r: Reference, kept: bool = False, schedule: Schedule = "linear") -> Tensor:
     """MDLM's SUBS loss; `kept` reduces it over the tokens of an attention mask."""
-    profile = MDLM(clip=(LOW, 1.0))
+    profile = MDLM(clip=(LOW, 1.0), schedule=schedule)
     noised = r.forced(profile, r.rows(), r["x_t"], before_clip(r["t"], LOW)[:, None])
     if not kept:
         return r.per_token(profile, noised)
@@ -110,17 +125,62 @@ def mdlm(r: Reference, kept: bool = False) -> Tensor:
     return profile.loss(r.network(), scored) / attended.sum()
 
 
-def bd3lm(r: Reference, weight: str = "nelbo", first: str = "scored") -> Tensor:
+def chain(r: Reference, steps: int, reconstruction: bool = False) -> Tensor:
+    """MDLM's loss of discrete times, which end at 1 - 1e-4; D3PM's has that of reading the clean text besides."""
+    profile = MDLM(clip=(LOW, 1.0), steps=steps)
+    noised = r.forced(profile, r.rows(), r["x_t"], before_clip(r["discrete.t"], LOW)[:, None])
+    last = on_grid(r["discrete.t"], steps)[:, None] > 1 - 1e-4
+    losses = r.per_token(
+        profile, replace(noised, weights=torch.where(last, noised.weights / (1 - 1e-4), noised.weights))
+    )
+    if not reconstruction:
+        return losses
+    return losses + r.per_token(profile, replace(noised, weights=torch.ones_like(noised.weights)))
+
+
+def told(r: Reference, profile: Told, name: str, x_t: str = "x_t", reduced: bool = False, rate: bool = True) -> Tensor:
+    """The loss of SEDD or DUO of each token, times d sigma / dt or not; `reduced` adds a row's up.
+
+    name: of the recorded network outputs; logits become SEDD's log scores.
+    """
+    ids, t = r[x_t], before_clip(r["t"], profile.clip[0])[:, None]
+    draws = FixedDraws(0, 0, len(ids), 0, len(ids), t=t, u=(ids != r["x0"]).float(), drawn=ids)
+    noised = profile.corrupt(r.rows(), draws, r.mask_id, int(r[name].shape[-1]))
+    if not torch.equal(noised.inputs, ids):
+        raise ValueError("the corruption is not the recorded one")
+    if not rate:
+        noised = replace(noised, weights=torch.ones_like(noised.weights))
+    model = FixedLogits(r[name], r.mask_id, scores=name == "logits" and isinstance(profile, SEDD))
+    losses = r.one_by_one(profile, model, noised)
+    return losses.sum(1) if reduced else losses
+
+
+def cosine(r: Reference) -> Tensor:
+    """DUO's cosine schedule; its derivative lacks the factor 1 - 1e-3 of the time's."""
+    return told(r, DUO(schedule="cosine", clip=(LOW, 1.0)), "logits", "duo.x_t") / (1 - 1e-3)
+
+
+def bd3lm(r: Reference, weight: str = "nelbo", first: str = "scored", schedule: Schedule = "linear") -> Tensor:
     """BD3-LM's loss, a time per block. The first token is scored, left out, or left out but counted."""
-    profile = BD3LM(clip=(LOW, 1.0), block_length=r.block_length, weight=weight)  # type: ignore[arg-type]
+    how: Any = {"weight": weight, "schedule": schedule}
+    profile = BD3LM(clip=(LOW, 1.0), block_length=r.block_length, **how)
     t, x_t = before_clip(r["block.t"][:, :: r.block_length], LOW), r["block.x_t"]
     if first == "scored":
-        return r.per_token(profile, r.forced(profile, r.rows(), x_t, t))
+        noised = r.forced(profile, r.rows(), x_t, t)
+        return r.per_token(profile, replace(noised, weights=noised.weights * _guards(schedule, r["block.t"])))
     beyond = torch.arange(x_t.shape[1]).expand(x_t.shape) > 0
     attended = r["attention_mask"].bool()
     noised = r.forced(profile, r.rows(beyond), torch.where(beyond, x_t, r["x0"]), t)
     count = float((attended & beyond if first == "out" else attended).sum())
     return r.mean(profile, replace(noised, weights=noised.weights * attended, normaliser=count))
+
+
+def _guards(schedule: Schedule, t: Tensor) -> Tensor:
+    """What BD3-LM's guards against small shares of masks make of a weight."""
+    share = 1 - alpha(schedule, t)
+    if schedule == "cosine_mdlm":
+        return (1 - 1e-3) * share / (1 - (1 - 1e-3) * (1 - share) + 1e-3)
+    return share / share.clamp(min=1e-3) if schedule in ("square", "square_root") else torch.ones_like(t)
 
 
 def exact_blocks_of_one(r: Reference) -> Tensor:
@@ -176,6 +236,11 @@ def dllm(r: Reference, profile: MDLM, how: str = "mean") -> Tensor:
     return r.mean(profile, noised if how == "mean" else replace(noised, normaliser=float(len(t))))
 
 
+def cart(r: Reference) -> Tensor:
+    masked = r["dllm.x_t"] == r.mask_id
+    return cart_weights(masked, torch.zeros_like(r["x0"]))
+
+
 def dllm_blocks(r: Reference) -> Tensor:
     """Its block loss draws one time per row; whatever the blocks, the same logits give the same loss."""
     length = r["dllm.x_t"].shape[1]
@@ -194,12 +259,33 @@ def unweighted(r: Reference, shift: bool = False) -> Tensor:
     return r.mean(profile, noised)
 
 
+ABSORB, UNIFORM = SEDD(clip=(LOW, 1.0)), SEDD(corruption="uniform", clip=(LOW, 1.0))
+SEDD_ABSORB: Any = {"name": "sedd_absorb.log_score", "x_t": "sedd_absorb.x_t"}
+SEDD_UNIFORM: Any = {"name": "sedd_uniform.log_score", "x_t": "sedd_uniform.x_t"}
+
 CHECKS: dict[str, Compute] = {
     r"mdlm\.subs_loglinear": mdlm,
     r"mdlm\.subs_loglinear\.reduced": partial(mdlm, kept=True),
+    r"mdlm\.subs_cosine": partial(mdlm, schedule="cosine_mdlm"),
+    r"mdlm\.subs_geometric": partial(mdlm, schedule="geometric"),
+    r"mdlm\.subs_(change_of_variables|importance_sampling)": partial(mdlm, schedule="log_uniform"),
+    r"mdlm\.subs_discrete_T10": partial(chain, steps=10),
+    r"mdlm\.subs_discrete_T1000": partial(chain, steps=1000),
+    r"mdlm\.d3pm_T1000_subs_masking": partial(chain, steps=1000, reconstruction=True),
+    r"(mdlm|duo)\.sedd_absorb": partial(told, profile=ABSORB, name="logits"),
+    r"sedd\.absorb\.score_entropy": partial(told, profile=ABSORB, **SEDD_ABSORB, rate=False),
+    r"sedd\.absorb\.loss": partial(told, profile=ABSORB, **SEDD_ABSORB, reduced=True),
+    r"sedd\.uniform\.score_entropy": partial(told, profile=UNIFORM, **SEDD_UNIFORM, rate=False),
+    r"sedd\.uniform\.loss": partial(told, profile=UNIFORM, **SEDD_UNIFORM, reduced=True),
+    r"duo\.uniform_loglinear(_float64)?": partial(told, profile=DUO(clip=(LOW, 1.0)), name="logits", x_t="duo.x_t"),
+    r"duo\.uniform_cosine": cosine,
     r"duo\.mdlm": mdlm,
     r"bd3lm\.subs_loglinear(_clipped_[\d.]+_[\d.]+)?": bd3lm,
     r"bd3lm\.mdlm_loss_scale": bd3lm,
+    r"bd3lm\.subs_CosineNoise": partial(bd3lm, schedule="cosine_mdlm"),
+    r"bd3lm\.subs_LogarithmicNoise": partial(bd3lm, schedule="logarithmic"),
+    r"bd3lm\.subs_ExpNoise2": partial(bd3lm, schedule="square"),
+    r"bd3lm\.subs_ExpNoise0\.5": partial(bd3lm, schedule="square_root"),
     r"bd3lm\.subs_clip_min_[\d.]+_unit_weight": partial(bd3lm, weight="none"),
     r"bd3lm\.ignore_bos_eval\.reduced": partial(bd3lm, first="out"),
     r"bd3lm\.ignore_bos_train\.reduced": partial(bd3lm, first="counted"),
@@ -217,6 +303,8 @@ CHECKS: dict[str, Compute] = {
     r"dllm\.mdlm\.cosine": partial(dllm, profile=MDLM(schedule="cosine")),
     r"dllm\.mdlm\.right_shift": partial(dllm, profile=MDLM(shift=True)),
     r"dllm\.bd3lm\.token": dllm_blocks,
+    r"dllm\.dream_cart": partial(dllm, profile=MDLM(weight="cart", shift=True)),
+    r"dllm\.dream_cart\.weights": cart,
     r"dfactory\.same_token_labels": unweighted,
     r"dfactory\.shifted_labels": partial(unweighted, shift=True),
     r"fastv2\.loss": partial(unweighted, shift=True),

@@ -7,7 +7,6 @@ Shapes: N positions, V vocabulary. `mask_id` None means uniform noise: random to
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, Protocol, get_args
@@ -16,7 +15,6 @@ import numpy as np
 
 from unmask.canvas import Array
 from unmask.decoding.sampling import uniforms
-from unmask.models.config import Schedule
 
 SamplerName = Literal["ancestral", "ddpm", "ddpm_cache", "psi", "analytic", "euler", "first_hitting"]
 SAMPLER_NAMES: tuple[str, ...] = get_args(SamplerName)
@@ -44,40 +42,6 @@ class SamplerOptions:
     eps: float = 1e-5  # where the times of a full canvas end
     dtype: Literal["float64", "float32"] = "float64"  # of the times
     whole: bool = False  # goes on to the end of the schedule where no mask is left, as the references do
-
-
-@dataclass(frozen=True)
-class Noise:
-    """A forward process: total noise sigma(t), and alpha(t) = exp(-sigma), the chance to be kept, t in [0, 1].
-
-    log_linear: alpha = 1 - (1 - floor) t. linear: 1 - t, sigma capped at the other's greatest (BD3-LM). geometric:
-    sigma from low to high (SEDD).
-    """
-
-    schedule: Schedule = "log_linear"
-    low: float = 1e-3
-    high: float = 1.0
-    floor: float = 1e-3
-
-    def sigma(self, t: Any) -> Any:
-        if self.schedule == "geometric":
-            return self.low ** (1 - t) * self.high**t
-        if self.schedule == "linear":
-            with np.errstate(divide="ignore"):
-                return np.minimum(-np.log1p(-t), -math.log(self.floor))
-        return -np.log1p(-(1 - self.floor) * t)
-
-    def alpha(self, t: Any) -> Any:
-        if self.schedule == "geometric":
-            return np.exp(-self.sigma(t))
-        return 1 - t if self.schedule == "linear" else 1 - (1 - self.floor) * t
-
-    def rate(self, t: Any) -> Any:
-        """d sigma / dt."""
-        if self.schedule == "geometric":
-            return self.sigma(t) * math.log(self.high / self.low)
-        slope = 1.0 if self.schedule == "linear" else 1 - self.floor
-        return slope / (1 - slope * t)
 
 
 @dataclass(frozen=True)

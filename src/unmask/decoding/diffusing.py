@@ -12,7 +12,6 @@ import numpy as np
 from unmask.canvas import Array, Commit, Kind
 from unmask.decoding.ancestral import (
     Move,
-    Noise,
     SamplerOptions,
     SeededDraws,
     first_hitting,
@@ -27,6 +26,7 @@ from unmask.decoding.request import Read, Request, Row
 from unmask.decoding.score import analytic, denoised, euler, score_of
 from unmask.errors import UnmaskError
 from unmask.layout import Layout
+from unmask.levels import Noise
 from unmask.models.config import ModelConfig
 
 MOST_VALUES = 2**22  # of distributions that are held at once

@@ -62,8 +62,9 @@ class Revision:
         """Decides one step and counts it. ids, token int [W]; masked, frozen bool [W]; confidence [W].
 
         While original masks are left, one more is filled than masks came in by moves, so that each step
-        resolves one of them. Without them every mask is filled, for `max_post_steps` steps at most; the
-        step after those, or after W + max_post_steps in all, writes no control token and is the last.
+        resolves one of them. Without them every mask is filled, for `max_post_steps` steps at most. The last of
+        those, or the one after W + max_post_steps in all, writes no control token and leaves no mask; where
+        max_post_steps is 0, that is the step that fills the last original masks.
         A block that was seen before has its least sure change replaced by a token not yet tried there.
         """
         token, confidence = token.copy(), confidence.copy()
@@ -74,13 +75,16 @@ class Revision:
         first_masks = masked & np.array(self.original)
         self.steps += 1
         self.post_steps += not first_masks.any()
-        last = self.post_steps > options.max_post_steps or self.steps > len(ids) + options.max_post_steps
+        last = self.steps > len(ids) + options.max_post_steps
+        last |= bool(not first_masks.any() and self.post_steps >= options.max_post_steps)
         fill = masked
         if first_masks.any() and not last:
             needed = max(1 + int(masked.sum() - first_masks.sum()), options.num_to_transfer)
             fill = (masked & (confidence > options.threshold)) | best_first(
                 confidence[None], masked[None], np.array([needed])
             )[0]
+            if options.max_post_steps == 0 and not (first_masks & ~fill).any():
+                last, fill = True, masked
         chosen = fill | edits(ids, token, confidence, ~masked & ~frozen, options)
         self.finished = last or not chosen.any()
         if last:

@@ -104,7 +104,7 @@ def bench_cache(
             for cache in caches:
                 progress(f"{kind}: round {number} of {work.rounds}, {cache}")
                 began = time.perf_counter()
-                last[cache] = _decode(backend, kind, cache, work)
+                last[cache] = decode(backend, kind, cache, work, RuleOptions("quota"))
                 if number:
                     seconds[cache].append(time.perf_counter() - began)
         texts = {cache: decoder.canvas.ids[0, work.prompt :] for cache, decoder in last.items()}
@@ -116,16 +116,21 @@ def bench_cache(
             yield CacheSpeed(kind, cache, parameters, median, ratio, steps, same)
 
 
-def _decode(backend: TorchBackend, kind: str, cache: CacheKind, work: Work) -> Decoder:
+def prompt_of(work: Work, mask: int) -> list[int]:
+    """Random tokens below the mask, which is the last of these vocabularies."""
+    ids: list[int] = np.random.default_rng(0).integers(0, mask, work.prompt).tolist()
+    return ids
+
+
+def decode(backend: TorchBackend, kind: str, cache: CacheKind, work: Work, rule: RuleOptions) -> Decoder:
     """Decodes the request to its end; reading the ids back is what waits for a GPU."""
     block = work.causal_block if kind == "blocks" else work.block
     mask = backend.config.mask_token_id
     assert mask is not None
-    prompt = np.random.default_rng(0).integers(0, mask, work.prompt).tolist()
     request = Request(
-        prompt + [mask] * work.new,
+        prompt_of(work, mask) + [mask] * work.new,
         [True] * work.prompt + [False] * work.new,
-        rule=RuleOptions("quota"),
+        rule=rule,
         block_length=block,
         max_denoising_steps=-(-block // work.per_step),
         cache=cache,

@@ -9,13 +9,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from unmask.errors import UnmaskError
 from unmask.layout import LAYOUT_KINDS, LayoutKind
+from unmask.levels import LevelSchedule
 
 Norm = Literal["rms", "layer"]
 Activation = Literal["swiglu", "geglu_tanh", "gelu", "gelu_tanh"]
 Router = Literal["softmax", "sigmoid"]
 Corruption = Literal["absorbing", "uniform"]
 Scores = Literal["logits", "log_score"]
-Schedule = Literal["log_linear", "linear", "geometric"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class ModelConfig:
     logit_softcap: float = 0.0  # logits are bent into -cap .. cap by tanh; 0: not
     shift: bool = False  # the head scores the next position; un-shifted inside the network, once
     corruption: Corruption = "absorbing"  # uniform: it writes over random tokens and has no mask
-    noise_schedule: Schedule = "log_linear"  # of the total noise that the network is told
+    noise_schedule: LevelSchedule = "log_linear"  # of the total noise that the network is told
     noise_range: tuple[float, ...] = (1e-3, 1.0)  # total noise at times 0 and 1 of a geometric schedule
     output: Scores = "logits"  # log_score: log p_t(y) / p_t(x), 0 at the token that is there (SEDD)
     score_scaled: bool = False  # the head's log scores lack the share of the noise level, taken off afterwards

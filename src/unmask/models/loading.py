@@ -85,10 +85,21 @@ def describe(name: str, device: str = "cpu", dtype: str = "float32") -> Loaded:
     values: dict[str, Any] = folder.read_json(file) if file.is_file() else {}
     if family is not None:  # other layouts' file speaks of other things
         values = {"eos_token_ids": list(found.ends), **family.defaults, **family.generation(raw, values)}
+    else:
+        values = {**_sampled(config), **values}
     defaults = cast(DecodingDefaults, build(DecodingDefaults, values, str(file)))
     label = path.stem if path.is_file() else path.name
     about = (path, label, config, raw, family, folder.load_tokenizer(source), folder.load_template(source))
     return Loaded(*about, defaults, device, dtype, base_name, base_path)
+
+
+def _sampled(config: ModelConfig) -> dict[str, Any]:
+    """Decoding defaults of a network of our own that no rule can decode."""
+    if config.output == "log_score":
+        return {"sampler": "analytic", "temperature": 1.0, "noise_removal": "ancestral"}
+    if config.corruption == "uniform" and config.layout == "bidirectional":
+        return {"sampler": "ancestral", "temperature": 1.0, "noise_removal": "ancestral"}
+    return {}
 
 
 def unsuited(loaded: Loaded, backend: str) -> str | None:

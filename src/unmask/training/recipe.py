@@ -13,6 +13,7 @@ from unmask.drafts import Drafts
 from unmask.errors import UnmaskError
 from unmask.models.config import build
 from unmask.objectives import OBJECTIVES, Objective
+from unmask.told_objectives import TOLD
 from unmask.training.data import DataConfig
 from unmask.training.self_text import KINDS, TextConfig
 
@@ -143,7 +144,7 @@ def _own_text(tree: dict[str, Any], output: Path | None) -> Any:
 
 def _objective(section: Any, source: str) -> Objective:
     kind = section.get("kind") if isinstance(section, dict) else None
-    known: dict[str, type[Objective]] = {**OBJECTIVES, "drafts": Drafts}
+    known: dict[str, type[Objective]] = {**OBJECTIVES, **TOLD, "drafts": Drafts}
     if not isinstance(kind, str) or kind not in known:
         raise UnmaskError(f"{source}: objective.kind is {kind!r}; use one of {', '.join(known)}")
     options = {k: v for k, v in section.items() if k != "kind"}

@@ -13,7 +13,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -29,6 +29,7 @@ from unmask.models.folder import read_json, read_tokenizer
 from unmask.models.transformer import Transformer
 from unmask.noise import Draws
 from unmask.objectives import AR, Noised, Objective, Rows
+from unmask.told_objectives import SEDD, Told
 from unmask.training.curve import draw_curve
 from unmask.training.data import Corpus, read_documents
 from unmask.training.dialogues import Dialogues
@@ -82,7 +83,7 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer | None) -> ModelConfig:
     if tokenizer is None:
         raise UnmaskError("data.format 'dialogues' holds the ids of a base model; use `unmask adapt`")
     eos = tokenizer.token_to_id(EOS)
-    given = {
+    given: dict[str, Any] = {
         "vocab_size": tokenizer.get_vocab_size(),
         "max_length": recipe.data.length,
         "shift": recipe.objective.shift,
@@ -91,7 +92,9 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer | None) -> ModelConfig:
         "bos_token_id": eos,
         "pad_token_id": eos,
     }
-    if given["mask_token_id"] is None and not isinstance(recipe.objective, AR):
+    if isinstance(recipe.objective, Told):
+        given |= _told(recipe.objective, recipe.model)
+    elif given["mask_token_id"] is None and not isinstance(recipe.objective, AR):
         raise UnmaskError(f"the tokenizer has no '{MASK}' token, which masked diffusion needs")
     config = ModelConfig.from_dict({**given, **recipe.model}, "recipe: model")
     if config.layout == "canvas":
@@ -99,6 +102,21 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer | None) -> ModelConfig:
     if config.max_length < recipe.data.length:
         raise UnmaskError(f"recipe: model.max_length {config.max_length} is less than data.length {recipe.data.length}")
     return config
+
+
+def _told(objective: Told, model: dict[str, Any]) -> dict[str, Any]:
+    """What the objective settles of a network that is told the noise; uniform noise has no mask."""
+    if isinstance(objective, SEDD) and not model.get("time_condition_size"):
+        raise UnmaskError("recipe: objective sedd needs model.time_condition_size: its scores depend on the noise")
+    own: dict[str, Any] = {
+        "corruption": objective.corruption,
+        "noise_schedule": objective.schedule,
+        "noise_range": objective.noise_range,
+        "time_conditioned": bool(model.get("time_condition_size")),
+    }
+    if isinstance(objective, SEDD):
+        own |= {"output": "log_score", "score_scaled": objective.corruption == "absorbing"}
+    return own if objective.corruption == "absorbing" else {**own, "mask_token_id": None}
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
@@ -198,9 +216,7 @@ class Trainer:
         rate, began = learning_rate(self.config, self.step), time.perf_counter()
         rows = self.corpus.rows(self.step * self.config.batch_size + self.first_here, self.rows_here)
         draws = Draws(self.recipe.seed, self.step, self.config.batch_size, self.first_here, self.rows_here)
-        noised = self.recipe.objective.corrupt(
-            rows.to(self.accelerator.device), draws, self.network.config.mask_token_id
-        )
+        noised = self._corrupt(self.recipe.objective, rows, draws)
         normaliser = max(1.0, self._sum_over_ranks(noised.normaliser))
         count = noised.inputs.shape[0]
         micro = min(count, self.config.micro_batch_size or count)
@@ -230,6 +246,10 @@ class Trainer:
         record = {"step": self.step, "loss": loss_value, "learning_rate": rate, "grad_norm": float(norm or 0.0)}
         return {**record, "seconds": seconds}
 
+    def _corrupt(self, objective: Objective, rows: Rows, draws: Draws) -> Noised:
+        config = self.network.config
+        return objective.corrupt(rows.to(self.accelerator.device), draws, config.mask_token_id, config.vocab_size)
+
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
@@ -257,7 +277,7 @@ class Trainer:
         self._load_parameters(self.ema)
         rows, draws = self.held_out.rows(0, count), Draws(VALIDATION_SEED, 0, count, 0, count)
         objective = self.recipe.objective.held_out()
-        noised = objective.corrupt(rows.to(self.accelerator.device), draws, self.network.config.mask_token_id)
+        noised = self._corrupt(objective, rows, draws)
         total, micro = 0.0, max(1, self.config.micro_batch_size or 8)
         sums: dict[str, float] = {}
         with self._autocast():

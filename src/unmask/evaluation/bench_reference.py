@@ -1,0 +1,157 @@
+"""`unmask bench reference`: our loop beside the references' own, on the same weights, in turns, ids compared.
+
+Random networks of LLaDA's and SDAR's shape are written as checkpoints of those families; both sides read them.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unmask.decoding.loop import Decoder
+from unmask.engine.torch_backend import TorchBackend
+from unmask.evaluation.bench_cache import Size, Work, decode, prompt_of
+from unmask.evaluation.references import Asked, Kind, Reference, Way, load
+from unmask.files import write_text
+from unmask.models import checkpoint, recognition
+from unmask.models.folder import CONFIG
+from unmask.models.transformer import Transformer
+
+PER_STEP = 2  # tokens a step of SDAR, whose blocks are short
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One way of one reference beside ours over all rounds: medians; the ratio is of the same round's seconds."""
+
+    reference: str
+    version: str
+    replaced: str
+    way: str
+    parameters: int
+    theirs_seconds: float
+    seconds: float  # ours
+    ratio: float  # theirs over ours
+    theirs_forwards: int
+    forwards: int
+    agreement: float  # share of the new tokens that are theirs
+    parts_at: int | None  # the first new token that is not; None: all are
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def config(kind: Kind, size: Size, work: Work) -> dict[str, Any]:
+    """config.json of a random network of LLaDA's or of SDAR's, in that family's own keys."""
+    length, inner = work.prompt + work.new + work.causal_block, size.hidden * 8 // 3 // 8 * 8
+    mask, end = size.vocabulary - 1, size.vocabulary - 2
+    if kind == "blocks":
+        return {
+            "architectures": ["SDARForCausalLM"], "model_type": "sdar", "vocab_size": size.vocabulary,
+            "hidden_size": size.hidden, "intermediate_size": inner, "num_hidden_layers": size.layers,
+            "num_attention_heads": size.heads, "num_key_value_heads": max(1, size.heads // 4),
+            "head_dim": size.hidden // size.heads, "max_position_embeddings": length, "rope_theta": 1e6,
+            "rms_norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": False, "block_size": work.causal_block,
+            "mask_token_id": mask, "eos_token_id": end, "bos_token_id": end, "use_sliding_window": False,
+            "fuse_cross_entropy": True,
+        }  # fmt: skip
+    return {
+        "architectures": ["LLaDAModelLM"], "model_type": "llada", "vocab_size": size.vocabulary,
+        "embedding_size": size.vocabulary, "d_model": size.hidden, "n_layers": size.layers, "n_heads": size.heads,
+        "n_kv_heads": size.heads, "mlp_hidden_size": inner, "max_sequence_length": length, "rope": True,
+        "rope_theta": 5e5, "rms_norm_eps": 1e-5, "layer_norm_type": "rms", "block_type": "llama",
+        "activation_type": "silu", "alibi": False, "include_bias": False, "include_qkv_bias": False,
+        "bias_for_layer_norm": False, "weight_tying": False, "attention_dropout": 0.0, "residual_dropout": 0.0,
+        "embedding_dropout": 0.0, "flash_attention": False, "init_device": "cpu", "mask_token_id": mask,
+        "eos_token_id": end, "pad_token_id": end,
+    }  # fmt: skip
+
+
+def make(folder: Path, kind: Kind, size: Size, work: Work, seed: int = 0) -> None:
+    """Writes the checkpoint. Its weights are wide, so that texts vary, and [MASK] is never the best token."""
+    raw = config(kind, size, work)
+    write_text(folder / CONFIG, json.dumps(raw))
+    found = recognition.recognise(folder)
+    model = Transformer(found.config).initialise(seed, std=2 * size.hidden**-0.5)
+    with torch.no_grad():
+        model.head.weight[found.config.mask_token_id].zero_()
+    checkpoint.save(folder, raw, checkpoint.weights_to_save(model, found.family, raw), None)
+
+
+def bench_reference(
+    checkouts: dict[str, Path], size: Size, work: Work, progress: Callable[[str], None] = lambda text: None
+) -> Iterator[Beside]:
+    """Each way of each named reference beside ours, in turns, after a round that is not counted.
+
+    checkouts: their folders by name (`references.NAMES`). Their code is run. float32 on the CPU, greedy, by a
+    fixed number of tokens a step. Raises UnmaskError where a reference cannot be imported.
+    """
+    with redirect_stdout(sys.stderr):  # what their code prints is no part of the result
+        found = {name: load(name, checkouts) for name in checkouts}
+    for name, reference in found.items():
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            progress(f"{name}: making the network")
+            make(folder, reference.kind, size, work)
+            theirs, (ours, _) = reference.load(folder), checkpoint.load(folder)
+        for way in reference.ways:
+            yield _beside(name, reference, way, theirs, ours, work, progress)
+
+
+def _beside(
+    name: str, reference: Reference, way: Way, theirs: Any, model: Transformer, work: Work, progress: Any
+) -> Beside:
+    blocks = reference.kind == "blocks"
+    work = replace(work, per_step=PER_STEP) if blocks else work
+    block, mask = work.causal_block if blocks else work.block, model.config.mask_token_id
+    assert mask is not None
+    asked = Asked(work.new, block, -(-block // work.per_step), mask)
+    prompt, backend, forwards = torch.tensor([prompt_of(work, mask)]), TorchBackend(model), [0]
+    seconds: list[tuple[float, float]] = []  # theirs, ours
+    count = theirs.register_forward_pre_hook(lambda *_: forwards.__setitem__(0, forwards[0] + 1))
+
+    def run_theirs() -> tuple[float, Any]:
+        forwards[0], began = 0, time.perf_counter()
+        with torch.inference_mode():
+            ids = way.generate(theirs, prompt, asked)
+        return time.perf_counter() - began, ids[0, work.prompt : work.prompt + work.new].numpy()
+
+    def run_ours() -> tuple[float, Decoder]:
+        began = time.perf_counter()
+        decoder = decode(backend, reference.kind, way.cache, work, way.rule)
+        return time.perf_counter() - began, decoder
+
+    for number in range(work.rounds + 1):
+        progress(f"{name}, {way.name}: round {number} of {work.rounds}")
+        if number % 2:  # neither side is always the one that finds the machine as the other left it
+            (theirs_took, their_ids), (took, decoder) = run_theirs(), run_ours()
+        else:
+            (took, decoder), (theirs_took, their_ids) = run_ours(), run_theirs()
+        if number:
+            seconds.append((theirs_took, took))
+    count.remove()
+    same = decoder.canvas.ids[0, work.prompt :] == their_ids
+    return Beside(
+        name,
+        reference.version,
+        reference.replaced,
+        way.name,
+        sum(p.numel() for p in model.parameters()),
+        statistics.median(a for a, _ in seconds),
+        statistics.median(b for _, b in seconds),
+        statistics.median(a / b for a, b in seconds),
+        forwards[0],
+        decoder.steps[0],
+        float(same.mean()),
+        None if same.all() else int(same.argmin()),
+    )
