@@ -257,6 +257,25 @@ def test_what_a_side_does_not_read_is_disabled_and_not_sent(live: Live, visit: A
     assert page.locator(".trouble:visible").count() == 0
 
 
+def test_a_gap_brings_a_model_that_fills(live: Live, visit: Any) -> None:
+    opened = visit(live)
+    page = opened.page
+    page.fill("#prompt", "the cat sat")
+    page.focus("#prompt")
+    page.keyboard.press("End")
+    page.keyboard.press("Shift+Control+ArrowLeft")
+    page.click("#gap")
+    assert page.input_value("#prompt") == "the cat [[mask:1-4]]"
+    assert "“sat” is now gap 1" in page.text_content("#said")
+    assert "Side B is now canvas" in page.text_content("#said")
+    page.focus("#prompt")
+    page.keyboard.press("Control+Z")
+    assert page.input_value("#prompt") == "the cat sat"
+    page.keyboard.press("Control+Shift+Z")
+    opened.run(1)
+    assert opened.text("B").startswith("the cat")
+
+
 @pytest.mark.parametrize("model", ["canvas", "left", "blocks", "talker", "noisy"])
 def test_every_kind_of_model_ends_on_the_text_that_was_streamed(live: Live, visit: Any, model: str) -> None:
     opened = visit(live)

@@ -56,10 +56,9 @@ export class Gaps {
     const original = value.slice(start, end);
     const number = find(value).filter((gap) => gap.end <= start).length;
     this.originals.splice(number, 0, original);
-    this.expected = find(value).length + 1;
-    replace(this.area, start, end, marker(...lengths(original)));
     const label = original ? `“${original}” is now gap ${number + 1}.` : `Gap ${number + 1} is at the cursor.`;
-    this.say(`${label} Fill writes into it.`);
+    this.say(`${label} Fill writes into it.`); // before the change: the page may have more to say about it
+    replace(this.area, start, end, marker(...lengths(original)));
   }
 
   /** Shows the gaps that the text has now. */

@@ -52,7 +52,7 @@ function suit() {
     const able = cards.find((card) => card.can_fill);
     if (able) {
       sides[1].choose(able.id);
-      say(`Side B is now ${able.id}, which can fill gaps.`);
+      say(`${$("said").textContent} Side B is now ${able.id}, which can fill gaps.`.trim());
     }
   }
   controls.suit(taking().map(({ name, card, mode }) => ({ name, card, mode })), fill);
