@@ -85,7 +85,8 @@ def batch(
                     work = batches.run(app, batches.read(requests), written, at_once, lambda: progress.advance(task))
                     asyncio.run(work)
     except KeyboardInterrupt:
-        print(f"unmask: stopped; {len(written.done)} of {len(asked)} lines are answered in {answers}", file=sys.stderr)
+        done = f"{len(written.done)} of {len(asked)} lines are answered in {answers}"
+        print(f"unmask: stopped; {done}; the same command goes on", file=sys.stderr)
         raise typer.Exit(130) from None
     finally:
         written.close()

@@ -16,7 +16,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-if not os.environ.get("RAY_ADDRESS"):  # Ray's word for: listen on the loopback address only; read when it is imported
+# read by Ray when it is imported; what the user has set stands
+os.environ.update(
+    {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+        "RAY_worker_niceness": "0",  # by default the last in line for the CPU: they are the work here
+        # seconds for a replica to say how busy it is: a forward may be in the way
+        "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1",
+        "RAY_SERVE_MAX_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "5",
+    }
+    | os.environ
+)
+if not os.environ.get("RAY_ADDRESS"):  # Ray's word for: listen on the loopback address only
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import ray
@@ -116,9 +128,6 @@ def fleet(served: Served, size: Fleet) -> Iterator[tuple[ASGIApp, Front]]:
 def _connect(size: Fleet) -> bool:
     """Joins the cluster of RAY_ADDRESS, or starts one: whether it is our own."""
     address = os.environ.get("RAY_ADDRESS")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # by default the last in line for the CPU: they are the work here
     local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE}
     try:
         ray.init(address or "local", logging_level=logging.ERROR, **({} if address else local))
