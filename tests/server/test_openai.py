@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from live_server import Live
+
+from unmask.engine.scheduler import Limits
+from unmask.server.app import Settings
+from unmask.server.guard import Rules, read_keys
 
 HELLO: list[Any] = [{"role": "user", "content": "the cat"}]
 
@@ -89,7 +94,7 @@ def test_several_texts_have_seeds_that_follow_each_other(client: openai.OpenAI, 
 
 def test_stops_are_cut_across_tokens_and_in_streams(client: openai.OpenAI, live: Live) -> None:
     asked: dict[str, Any] = {"model": "talker", "messages": HELLO, "max_tokens": 60, "temperature": 1.0}
-    for seed in range(6):
+    for seed in range(3):
         full = client.chat.completions.create(**asked, seed=seed).choices[0].message.content or ""
         if len(full) < 12:
             continue
@@ -133,6 +138,49 @@ def test_models_and_errors_are_openais(client: openai.OpenAI) -> None:
         client.completions.create(model="left", prompt="a", suffix="b")
     with pytest.raises(openai.BadRequestError, match="chat template"):
         client.chat.completions.create(model="canvas", messages=HELLO)
+
+
+def test_refusals_are_openais_exceptions(start: Any, live: Live, key_file: Path) -> None:
+    def of(served: Live, key: str = "none") -> openai.OpenAI:
+        return openai.OpenAI(base_url=served.url, api_key=key, max_retries=0, timeout=60)
+
+    closed = start(settings=Settings(Rules(read_keys(key_file))))
+    with pytest.raises(openai.AuthenticationError):
+        of(closed, "wrong").models.list()
+    assert len(list(of(closed, "open-sesame").models.list())) == 5
+    small = start(Limits(slots=1, queue=0))
+    with of(small).chat.completions.create(model="talker", messages=HELLO, max_tokens=300, stream=True) as stream:
+        next(iter(stream))
+        with pytest.raises(openai.RateLimitError, match="full"):
+            of(small).chat.completions.create(model="talker", messages=HELLO)
+    hasty = start(settings=Settings(seconds=0.0))
+    with pytest.raises(openai.APIStatusError, match="longer"):
+        of(hasty).completions.create(model="canvas", prompt="a")
+    with pytest.raises(openai.APIError, match="longer"):
+        list(of(hasty).completions.create(model="canvas", prompt="a", stream=True))
+
+    async def wrongly() -> None:
+        async with openai.AsyncOpenAI(base_url=live.url, api_key="none", max_retries=0) as client:
+            await client.chat.completions.create(model="talker", messages=HELLO, temperature=3)
+
+    with pytest.raises(openai.BadRequestError, match="temperature"):
+        asyncio.run(wrongly())
+
+
+def test_several_streamed_texts_are_told_apart(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {
+        "model": "talker",
+        "messages": HELLO,
+        "max_tokens": 16,
+        "temperature": 1.0,
+        "seed": 4,
+        "n": 3,
+    }
+    whole, texts = client.chat.completions.create(**asked), ["", "", ""]
+    for part in client.chat.completions.create(**asked, stream=True):
+        texts[part.choices[0].index] += part.choices[0].delta.content or ""
+    assert texts == [choice.message.content for choice in whole.choices]
+    assert len(set(texts)) > 1
 
 
 def test_frames_and_snapshots(live: Live) -> None:

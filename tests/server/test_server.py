@@ -179,6 +179,19 @@ def test_a_server_that_leaves_gives_up_after_the_grace_time(start: Any) -> None:
     assert not live.thread.is_alive()
 
 
+def test_a_stream_without_news_shows_that_it_lives(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unmask.server import streaming
+
+    asked = {**TEXT, "max_tokens": 100, "max_denoising_steps": 100, "remask_budget": 5, "seed": 1}
+    _, whole = live.send("/v1/completions", asked)
+    monkeypatch.setattr(streaming, "HEARTBEAT", 0.005)
+    _, body = live.send("/v1/completions", {**asked, "stream": True})
+    assert ": still at it\n\n" in body
+    parts = [json.loads(line[6:]) for line in body.split("\n\n") if line.startswith("data: {")]
+    assert "".join(part["choices"][0]["text"] for part in parts) == whole["choices"][0]["text"]
+    assert body.endswith("data: [DONE]\n\n")
+
+
 def test_a_failing_model_is_a_500_and_the_next_request_is_served(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     from unmask.engine import torch_backend
 

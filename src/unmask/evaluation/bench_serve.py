@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import textwrap
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -116,19 +117,23 @@ def draw(report: Report, path: Path) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     FigureCanvasAgg(figure)
     rates, waits = figure.subplots(1, 2)
-    clients = [load.clients for load in report.loads]
+    clients, first = [load.clients for load in report.loads], report.loads[0].tokens_per_second
     rates.plot(clients, [load.tokens_per_second for load in report.loads], "o-", color="#2a8c6a")
-    rates.set(xlabel="clients", ylabel="useful tokens per second", xscale="log", ylim=(0, None))
+    for load in report.loads[1:]:
+        times = f"{load.tokens_per_second / first:.1f} times  "
+        rates.annotate(times, (load.clients, load.tokens_per_second), ha="right", fontsize=8)
+    rates.set(xlabel="clients", ylabel="useful tokens per second")
     for name, colour in (("first", "#30507a"), ("whole", "#c1440e")):
         for share, style in (("p50", "o-"), ("p95", "o--")):
             seconds = [getattr(load, f"{name}_{share}") for load in report.loads]
             waits.plot(clients, seconds, style, color=colour, label=f"{name} text, {share}")
-    waits.set(xlabel="clients", ylabel="seconds", xscale="log", yscale="log")
+    waits.set(xlabel="clients", ylabel="seconds")
     waits.legend(fontsize=8)
     for axes in (rates, waits):
+        axes.set(xscale="log", ylim=(0, None))
         axes.set_xticks(clients, [str(n) for n in clients])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    figure.suptitle(report.title, fontsize=9)
+    figure.suptitle(textwrap.fill(report.title, 100), fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -28,6 +28,11 @@ class ClientGone(Exception):
     """Whoever asked has hung up."""
 
 
+@dataclass(frozen=True)
+class Beat:
+    """Nothing of the engine: so much time has passed."""
+
+
 class Running:
     """Jobs of one request; leaving its `async with` block cancels what still runs. With `quiet` only the ends of
     jobs are events, and what their steps did is in `steps` by then."""
@@ -37,7 +42,8 @@ class Running:
     ) -> None:
         """Puts the jobs in line; raises Refused where there is no room."""
         self.engine, self.left, self.quiet = engine, len(prepared.requests), quiet
-        self.events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+        self.events: asyncio.Queue[tuple[int, Event | Beat]] = asyncio.Queue()
+        self.timer: asyncio.TimerHandle | None = None
         self.mailbox = Mailbox.of_running_loop()
         self.jobs: list[Job] = []
         self.steps: list[list[Step]] = [[] for _ in prepared.requests]
@@ -60,22 +66,21 @@ class Running:
             late = APIError(408, "the client reads too slowly", code="slow_client")
             self.events.put_nowait((number, Failed(late)))
 
-    async def next(self, seconds: float | None = None) -> tuple[int, Step | Done] | None:
-        """The next event and the number of its job; None when each is done. A failure of one is raised, and
-        TimeoutError if nothing happens for so many seconds."""
+    def beat(self, seconds: float) -> None:
+        """Makes a Beat an event after so many seconds, once: one timer costs less than a timeout of every event."""
+        self.timer = asyncio.get_running_loop().call_later(seconds, self.events.put_nowait, (0, Beat()))
+
+    async def next(self) -> tuple[int, Step | Done | Beat] | None:
+        """The next event and the number of its job; None when each is done. A failure of one is raised."""
         if not self.left:
             return None
-        if self.events.empty():
-            async with asyncio.timeout(seconds):
-                number, event = await self.events.get()
-        else:
-            number, event = self.events.get_nowait()
+        number, event = await self.events.get()
         if isinstance(event, Failed):
             raise errors.of(event.error)
         self.left -= isinstance(event, Done)
         return number, event
 
-    async def __aiter__(self) -> AsyncIterator[tuple[int, Step | Done]]:
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Step | Done | Beat]]:
         while (reached := await self.next()) is not None:
             yield reached
 
@@ -87,6 +92,8 @@ class Running:
 
     def cancel(self) -> None:
         """Frees the slots of what still runs; harmless when nothing does."""
+        if self.timer is not None:
+            self.timer.cancel()
         if self.left:
             self.engine.cancel(self.jobs)
             self.left = 0

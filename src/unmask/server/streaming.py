@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from unmask.engine.scheduler import Step
 from unmask.server import errors
-from unmask.server.running import Running
+from unmask.server.running import Beat, Running
 from unmask.server.schema import Steering, StreamOptions
 from unmask.server.shapes import Answer, event, range_of
 from unmask.server.tool_calls import CallReader
@@ -59,19 +59,20 @@ class Stream:
             async with self.running:
                 for part in self._opening():
                     yield self._event(part)
-                until = time.monotonic() + self.seconds
-                while True:
-                    left = until - time.monotonic()
-                    try:
-                        reached = await self.running.next(max(0.0, min(HEARTBEAT, left)))
-                    except TimeoutError:
-                        if left <= HEARTBEAT:
-                            raise
-                        yield b": still at it\n\n"
+                until, silent = time.monotonic() + self.seconds, True
+                self.running.beat(min(HEARTBEAT, self.seconds))
+                while (reached := await self.running.next()) is not None:
+                    if isinstance(reached[1], Beat):
+                        left = until - time.monotonic()
+                        if left <= 0:
+                            raise TimeoutError
+                        self.running.beat(min(HEARTBEAT, left))
+                        if silent:
+                            yield b": still at it\n\n"
+                        silent = True
                         continue
-                    if reached is None:
-                        break
                     for part in self._of(*reached):
+                        silent = False
                         yield self._event(part)
             if self.options.include_usage:
                 outcomes = [self.outcomes[i] for i in sorted(self.outcomes)]
