@@ -66,15 +66,15 @@ def start(served_models: dict[str, DiffusionLM]) -> Iterator[Starter]:
         models: dict[str, DiffusionLM] | None = None,
         **options: Any,
     ) -> Live:
+        models = models or served_models
         listener = bind("127.0.0.1", 0)
         port = listener.getsockname()[1]
-        chosen = models or served_models
-        server = make_server(chosen, limits or Limits(slots=8, queue=8), settings or LOCAL, **options)
+        server = make_server(models, limits or Limits(slots=8, queue=8), settings or LOCAL, **options)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:
             time.sleep(0.005)
-        running.append(Live(server, f"http://127.0.0.1:{port}/v1", port, chosen, thread))
+        running.append(Live(server, f"http://127.0.0.1:{port}/v1", port, models, thread))
         return running[-1]
 
     yield starting

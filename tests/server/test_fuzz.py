@@ -36,7 +36,8 @@ FIELDS = (
     *("model", "prompt", "suffix", "messages", "template", "segments", "max_tokens", "temperature", "top_p", "top_k"),
     *("seed", "n", "stop", "stream", "stream_options", "mode", "rule", "threshold", "factor", "entropy_bound"),
     *("block_length", "max_denoising_steps", "remask_budget", "reasoning_effort", "diffusing", "logprobs", "user"),
-    *("top_logprobs", "response_format", "tools", "echo", "presence_penalty", "unheard_of"),
+    *("top_logprobs", "response_format", "structured_outputs", "tools", "tool_choice"),
+    *("echo", "presence_penalty", "unheard_of"),
 )
 HOSTILE = st.one_of(
     st.sampled_from([0, -1, 1, 2, 2**31, 2**63, 10**30, 0.0, -0.0, 1e-300, 1e300, True, False, None, "", "a", [], {}]),
@@ -53,6 +54,7 @@ SENSIBLE: dict[str, list[Any]] = {
     "block_length": [1, 2, 9], "max_denoising_steps": [1, 4, 99], "remask_budget": [0, 5], "logprobs": [0, 2, None],
     "reasoning_effort": ["instant", "high"], "diffusing": [True, None], "user": ["me"], "prompt": ["", "a", [5, 6]],
     "segments": [None], "presence_penalty": [0], "echo": [False],
+    "response_format": [{"type": "json_object"}, {"type": "text"}], "structured_outputs": [{"regex": "a+|[^a]"}],
 }  # fmt: skip
 
 

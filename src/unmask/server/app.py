@@ -121,9 +121,9 @@ class Service:
     """The endpoints of one server."""
 
     def __init__(self, models: Models, engine: Engine, settings: Settings, metrics: Metrics) -> None:
-        self.compiling = Compiling(settings.bounds.rules)
         self.models, self.engine, self.settings, self.metrics = models, engine, settings, metrics
         self.planner, self.began = Planner(models, settings.bounds), int(time.time())
+        self.compiling = Compiling(settings.bounds.rules)
 
     def router(self) -> APIRouter:
         """All routes."""

@@ -64,11 +64,11 @@ class Plan:
     regions: list[Region] = field(default_factory=list)
     prompt_tokens: int = 0
     logprobs: int | None = None
-    calls: CallForm | None = None  # how the text holds calls of tools
     filling: Filling | None = None
     lengths: list[int] = field(default_factory=list)  # of the gaps, once settled
     taken: bool = False  # the engine has already worked for it
     wrap: Callable[[str], str] = lambda text: text  # what is made of the answer's text
+    calls: CallForm | None = None  # how the text holds calls of tools
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class Planner:
         given = sum(map(len, template.segments))
         self._check_prompt(given)
         filling = Filling(template, prepare, suffix, n)
-        return Plan(name, lm, seed, None, [], given, logprobs, filling=filling)
+        return Plan(name, lm, seed, None, [], given, logprobs, filling)
 
     def _written(
         self,
@@ -238,7 +238,7 @@ class Planner:
             start = request.given.index(False)
             end = min(len(request.ids), start + (request.wanted or len(request.ids)))
             complete = structure is not None and not structure.free
-            regions.append(Region(start, end, mask_of(lm), prepared.eos_ids, stops, complete=complete))
+            regions.append(Region(start, end, mask_of(lm), prepared.eos_ids, stops, complete))
         tokens = sum(len(row) for row in rows)
         return Plan(name, lm, seed, replace(prepared, requests=requests), regions, tokens, logprobs, calls=calls)
 

@@ -107,7 +107,7 @@ async def settle(engine: Engine, plan: Plan) -> None:
         start = len(filling.template.segments[0])
         end = start + lengths[0]
     plan.lengths, plan.taken = lengths, rounds > 0
-    plan.regions = [Region(start, end, mask_of(plan.lm), frozenset(), filled=True)] * filling.n
+    plan.regions = [Region(start, end, mask_of(plan.lm), frozenset(), complete=True)] * filling.n
 
 
 async def _sureness(engine: Engine, model: str, prepared: Prepared, of_running: bool) -> list[float]:

@@ -26,8 +26,7 @@ class Region:
     mask_id: int
     eos_ids: frozenset[int]
     stops: tuple[str, ...] = ()
-    filled: bool = False  # a gap, that is complete when it has no masks left
-    complete: bool = False  # a text under a grammar, which ends nowhere else
+    complete: bool = False  # wherever it ends: a gap that was filled, or a text under a grammar
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ class Writer:
             ids = ids[: bisect_left(range(len(ids)), True, key=lambda n: self._stops_within(ids[:n]))]
         ended = stopped or (len(ids) < len(written) and written[len(ids)] in region.eos_ids)
         rest = text[len(self.sent) :] if text.startswith(self.sent) else ""
-        reason = "stop" if ended or region.filled or region.complete else "length"
+        reason = "stop" if ended or region.complete else "length"
         return rest, Written(text, ids, reason, done.steps, done.prefills, done.accepted, done.ids)
 
     def _stops_within(self, ids: list[int]) -> bool:
