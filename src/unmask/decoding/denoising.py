@@ -188,6 +188,8 @@ class Denoising:
             return self._take_one(read)
         open_1L = (row.masked & self._window())[None]
         if read.possible is not None:
+            if len(read.possible) and not read.possible.any():
+                raise RuntimeError("no token of the window is allowed by the grammar")  # rather than for ever
             open_1L[0, read.target[~read.possible]] = False
         scores = read.scores.grid(np.zeros(len(read.target), np.int64), read.target, open_1L.shape)
         steps_left = max(self.budget - self.step, 1)
