@@ -220,11 +220,13 @@ def test_command(served_models: dict[str, DiffusionLM], tmp_path: Path) -> None:
         (["batch", str(source), str(source)], "holds the requests"),
         ([*command, "--workers", "-1"], "--workers at least 0"),
         (["batch", str(tmp_path / "none"), str(target)], "cannot be read"),
+        (["batch", str(source), str(tmp_path / "nothing"), "-m", "nonesuch"], "'nonesuch' is neither"),
     ):
         failed = RUN.invoke(cli, bad)
         assert isinstance(failed.exception, UnmaskError)
         assert words in str(failed.exception)
     assert source.read_text().count("\n") == 3
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_without_ray_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

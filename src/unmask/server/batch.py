@@ -111,6 +111,7 @@ class Answers:
         Raises UnmaskError for a file that another run writes, or that holds anything else.
         """
         self.path, self.done, self.failed, self.tokens = path, set[str](), 0, 0
+        self.made = not path.exists()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -186,6 +187,8 @@ class Answers:
     def close(self) -> None:
         os.fsync(self.file)
         os.close(self.file)
+        if self.made and not self.size:  # nothing came of it
+            self.path.unlink(missing_ok=True)
 
 
 async def run(

@@ -112,7 +112,7 @@ def fleet(served: Served, size: Fleet) -> Iterator[tuple[ASGIApp, Front]]:
     try:
         serve.start(proxy_location="Disabled")
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        handle = serve.run(deployment.bind(inner), name=name, route_prefix=None).options(stream=True)
+        handle = _run(deployment.bind(inner), name).options(stream=True)
         metrics = Metrics()
         front = Front(lambda asked: ask(handle, asked), list(served.models), served.settings.seconds, metrics)
         described = asyncio.run(whole(front, Asked("/openapi.json", method="GET")))[1]
@@ -123,6 +123,19 @@ def fleet(served: Served, size: Fleet) -> Iterator[tuple[ASGIApp, Front]]:
             ray.shutdown()
         else:
             serve.delete(name, _blocking=False)
+
+
+def _run(application: Any, name: str) -> Any:
+    """A handle of a running application; raises UnmaskError with the reason that its replicas gave."""
+    try:
+        return serve.run(application, name=name, route_prefix=None)
+    except RuntimeError as error:
+        about = serve.status().applications.get(name)
+        deployments = about.deployments.values() if about is not None else ()
+        said = [str(error), *(deployment.message for deployment in deployments)]
+        lines = [line.strip() for text in said for line in text.splitlines() if line.strip()]
+        told = [line.partition("UnmaskError: ")[2] for line in lines if "UnmaskError: " in line]
+        raise UnmaskError(told[-1] if told else f"no replica could be started: {lines[-1][:300]}") from None
 
 
 def _connect(size: Fleet) -> bool:
