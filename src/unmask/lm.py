@@ -351,8 +351,9 @@ class DiffusionLM:
         """Negative log-likelihood of each text in nats, given the start of text, under the torch network.
 
         method: `exact` (AR; left-to-right chain rule on a masked model), `blockwise` (block diffusion),
-        `nelbo` (upper bound by `samples` noised copies of a window, masked or of random tokens); `auto` takes the one made for the model. Texts
-        longer than the model reads are cut into windows, each given the token before it.
+        `nelbo` (upper bound by `samples` noised copies of a window, masked or of random tokens); `auto` takes
+        the one made for the model. Texts longer than the model reads are cut into windows, each given the token
+        before it.
         """
         from unmask.likelihood import score_texts
 
