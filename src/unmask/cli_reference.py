@@ -67,9 +67,9 @@ def bench_reference_command(
     for r in results:
         forwards = f"{r.forwards} / {r.theirs_forwards}"
         ids = "equal" if r.parts_at is None else f"part at token {r.parts_at}, {r.agreement:.1%} equal"
-        speed = [f"{r.seconds:.2f}", f"{r.theirs_seconds:.2f}", f"{r.ratio:.2f}"]
+        speed = [f"{r.seconds:.2f}", f"{r.theirs_seconds:.2f}", f"{r.ratio:.2f}", f"{r.cpu_ratio:.2f}"]
         rows.append([f"{r.reference} {r.way}", f"{r.parameters / 1e6:.0f}M", *speed, forwards, ids])
-    columns = ["reference", "size", "ours s", "theirs s", "ratio", "forwards", "ids"]
+    columns = ["reference", "size", "ours s", "theirs s", "ratio", "of CPU", "forwards", "ids"]
     title = f"{max_new_tokens} new tokens after {prompt}, float32, {rounds} rounds; ratio: theirs over ours"
     Console().print(table(title, columns, rows))
     for reference, version, replaced in dict.fromkeys((r.reference, r.version, r.replaced) for r in results):

@@ -42,6 +42,7 @@ class Beside:
     theirs_seconds: float
     seconds: float  # ours
     ratio: float  # theirs over ours
+    cpu_ratio: float  # the same of the process's CPU seconds, which other processes do not lengthen
     theirs_forwards: int
     forwards: int
     agreement: float  # share of the new tokens that are theirs
@@ -118,27 +119,30 @@ def _beside(
     asked = Asked(work.new, block, -(-block // work.per_step), mask)
     prompt, backend, forwards = torch.tensor([prompt_of(work, mask)]), TorchBackend(model), [0]
     seconds: list[tuple[float, float]] = []  # theirs, ours
+    cpu: list[tuple[float, float]] = []
     count = theirs.register_forward_pre_hook(lambda *_: forwards.__setitem__(0, forwards[0] + 1))
 
-    def run_theirs() -> tuple[float, Any]:
-        forwards[0], began = 0, time.perf_counter()
+    def run_theirs() -> tuple[float, float, Any]:
+        forwards[0], began, cpu_began = 0, time.perf_counter(), time.process_time()
         with torch.inference_mode():
             ids = way.generate(theirs, prompt, asked)
-        return time.perf_counter() - began, ids[0, work.prompt : work.prompt + work.new].numpy()
+        took = time.perf_counter() - began, time.process_time() - cpu_began
+        return *took, ids[0, work.prompt : work.prompt + work.new].numpy()
 
-    def run_ours() -> tuple[float, Decoder]:
-        began = time.perf_counter()
+    def run_ours() -> tuple[float, float, Decoder]:
+        began, cpu_began = time.perf_counter(), time.process_time()
         decoder = decode(backend, reference.kind, way.cache, work, way.rule)
-        return time.perf_counter() - began, decoder
+        return time.perf_counter() - began, time.process_time() - cpu_began, decoder
 
     for number in range(work.rounds + 1):
         progress(f"{name}, {way.name}: round {number} of {work.rounds}")
         if number % 2:  # neither side is always the one that finds the machine as the other left it
-            (theirs_took, their_ids), (took, decoder) = run_theirs(), run_ours()
+            (theirs_took, theirs_cpu, their_ids), (took, own_cpu, decoder) = run_theirs(), run_ours()
         else:
-            (took, decoder), (theirs_took, their_ids) = run_ours(), run_theirs()
+            (took, own_cpu, decoder), (theirs_took, theirs_cpu, their_ids) = run_ours(), run_theirs()
         if number:
             seconds.append((theirs_took, took))
+            cpu.append((theirs_cpu, own_cpu))
     count.remove()
     same = decoder.canvas.ids[0, work.prompt :] == their_ids
     return Beside(
@@ -150,6 +154,7 @@ def _beside(
         statistics.median(a for a, _ in seconds),
         statistics.median(b for _, b in seconds),
         statistics.median(a / b for a, b in seconds),
+        statistics.median(a / b for a, b in cpu),
         forwards[0],
         decoder.steps[0],
         float(same.mean()),
