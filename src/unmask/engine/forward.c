@@ -183,32 +183,40 @@ static inline __attribute__((always_inline)) void multiply(
         for (int half = 0; half < 2; half++) { /* 16 outputs */
             const uint8_t *p = code + half * CODES(bits);
             const uint16_t *scale = (const uint16_t *)(code + 2 * CODES(bits)) + half * SCALES(bits);
-            __m256i lower[2][FEW], upper[2][FEW];
+            __m256i dots[2][FEW]; /* of 16 bits for codes of 4: 8 times two products of 15 * 127 at the most; else of 32 */
 #pragma GCC unroll 4
-            for (int t = 0; t < count; t++)
-                lower[0][t] = lower[1][t] = upper[0][t] = upper[1][t] = _mm256_setzero_si256();
+            for (int t = 0; t < count; t++) dots[0][t] = dots[1][t] = _mm256_setzero_si256();
 #pragma GCC unroll 2
             for (int j = 0; j < CODES(bits) / 64; j++, p += 64) {
                 __m256i a[2], b[2];
 #pragma GCC unroll 2
                 for (int i = 0; i < 2; i++) {
                     const __m256i w = _mm256_loadu_si256((const __m256i *)(p + 32 * i));
-                    a[i] = _mm256_and_si256(w, low), b[i] = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
+                    if (bits == 4) a[i] = _mm256_and_si256(w, low), b[i] = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
+                    else b[i] = _mm256_xor_si256(w, _mm256_set1_epi8(-128)), a[i] = _mm256_abs_epi8(b[i]);
                 }
 #pragma GCC unroll 4
-                for (int t = 0; t < count; t++) { /* each sum: 8 times two products of 15 * 127 at the most */
+                for (int t = 0; t < count; t++) {
                     const __m256i v = _mm256_set1_epi32(four[t * 8 + j]);
-                    const __m256i u = bits == 4 ? _mm256_set1_epi32(four[t * 8 + j + 4]) : v;
+                    if (bits == 4) {
+                        const __m256i u = _mm256_set1_epi32(four[t * 8 + j + 4]);
 #pragma GCC unroll 2
-                    for (int i = 0; i < 2; i++) {
-                        lower[i][t] = _mm256_add_epi16(lower[i][t], _mm256_maddubs_epi16(a[i], v));
-                        KEEP(lower[i][t]);
-                    }
+                        for (int i = 0; i < 2; i++) {
+                            dots[i][t] = _mm256_add_epi16(dots[i][t], _mm256_maddubs_epi16(a[i], v));
+                            KEEP(dots[i][t]);
+                        }
 #pragma GCC unroll 2
-                    for (int i = 0; i < 2; i++) {
-                        __m256i *to = bits == 4 ? &lower[i][t] : &upper[i][t];
-                        *to = _mm256_add_epi16(*to, _mm256_maddubs_epi16(b[i], u));
-                        KEEP(*to);
+                        for (int i = 0; i < 2; i++) {
+                            dots[i][t] = _mm256_add_epi16(dots[i][t], _mm256_maddubs_epi16(b[i], u));
+                            KEEP(dots[i][t]);
+                        }
+                    } else {
+#pragma GCC unroll 2
+                        for (int i = 0; i < 2; i++) {
+                            const __m256i two = _mm256_maddubs_epi16(a[i], _mm256_sign_epi8(v, b[i]));
+                            dots[i][t] = _mm256_add_epi32(dots[i][t], _mm256_madd_epi16(two, _mm256_set1_epi16(1)));
+                            KEEP(dots[i][t]);
+                        }
                     }
                 }
             }
@@ -216,13 +224,9 @@ static inline __attribute__((always_inline)) void multiply(
             for (int t = 0; t < count; t++)
 #pragma GCC unroll 2
                 for (int i = 0; i < 2; i++) {
-                    __m256i dots = _mm256_madd_epi16(lower[i][t], _mm256_set1_epi16(1));
-                    if (bits == 8) {
-                        dots = _mm256_add_epi32(dots, _mm256_madd_epi16(upper[i][t], _mm256_set1_epi16(16)));
-                        dots = _mm256_add_epi32(dots, _mm256_set1_epi32(x->offset[at + t]));
-                    }
+                    const __m256i n = bits == 4 ? _mm256_madd_epi16(dots[i][t], _mm256_set1_epi16(1)) : dots[i][t];
                     floats *to = &sum[2 * half + i][t];
-                    *to = scaled(*to, (floats)_mm256_cvtepi32_ps(dots), scale + i * WIDE, x, at + t, bits);
+                    *to = scaled(*to, (floats)_mm256_cvtepi32_ps(n), scale + i * WIDE, x, at + t, bits);
                 }
         }
     }
