@@ -60,6 +60,7 @@ class DecodingDefaults(RuleParameters, RequestParameters):
             "sub_block_length": chosen.sub_block_length is None or chosen.sub_block_length >= 1,
             "num_to_transfer": chosen.num_to_transfer >= 1,
             "editing_threshold": 0 <= chosen.editing_threshold <= 1,
+            "draft_threshold": 0 <= chosen.draft_threshold <= 1,
             "max_post_steps": chosen.max_post_steps >= 0,
             "temperature": 0 <= chosen.temperature <= 100,
             "top_p": 0 < chosen.top_p <= 1,

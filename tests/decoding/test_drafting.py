@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from unmask.attention import CausalMask
 from unmask.canvas import Array, Frame
+from unmask.decoding.drafting import Verifying
 from unmask.decoding.feed import Columns, Feed
 from unmask.decoding.loop import Decoder
 from unmask.decoding.request import Request
@@ -449,18 +450,20 @@ def chi_square_limit(freedom: int) -> float:
     return freedom * (1 - 2 / (9 * freedom) + 3.09 * (2 / (9 * freedom)) ** 0.5) ** 3
 
 
-def test_sampled_verify_writes_with_the_bases_distribution(drafting: Drafting) -> None:
+@pytest.mark.parametrize("draft_threshold", [0.0, 0.45])
+def test_sampled_verify_writes_with_the_bases_distribution(drafting: Drafting, draft_threshold: float) -> None:
     """Thousands of seeds in one batch against ar's own distribution, enumerated."""
     size, samples, prompt, temperature = 5, 2500, [1, 3], 1.0
     base, network = drafting(3, vocab_size=size + 1, mask_token_id=size)
     expected = samples * exact_joint(base, prompt, 3, temperature, size)
-    asked = request(prompt, 3, "verify", size, block_length=4, temperature=temperature)
+    rule = RuleOptions(draft_threshold=draft_threshold)
+    asked = request(prompt, 3, "verify", size, block_length=4, temperature=temperature, rule=rule)
     decoder, _ = decode(network, [replace(asked, seed=seed) for seed in range(samples)])
     made = decoder.canvas.ids[:, 2:5]
     found = np.zeros((size,) * 3)
     np.add.at(found, tuple(made.T), 1)
     held = Counter(n for accepted in decoder.accepted for n in accepted[1:])
-    assert min(held[0], held[1], held[2]) > 100  # drafts are kept and refused
+    assert min(held[0], held[1], held[2] if not draft_threshold else 101) > 100  # drafts are kept and refused
     for tokens in (1, 2, 3):
         axes = tuple(range(tokens, 3))
         e, f = expected.sum(axes).ravel(), found.sum(axes).ravel()
@@ -468,6 +471,30 @@ def test_sampled_verify_writes_with_the_bases_distribution(drafting: Drafting) -
         e, f = np.append(e[~rare], e[rare].sum()), np.append(f[~rare], f[rare].sum())
         e, f = e[e > 0], f[e > 0]
         assert ((f - e) ** 2 / e).sum() < chi_square_limit(len(e) - 1), tokens
+
+
+def test_unsure_drafts_are_not_fed_and_change_nothing(drafting: Drafting, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, network = drafting()
+    fed = list[int]()
+    columns = Verifying.columns
+
+    def counted(self: Verifying) -> Columns:
+        made = columns(self)
+        fed.append(len(made.ids))
+        return made
+
+    monkeypatch.setattr(Verifying, "columns", counted)
+    rows: dict[float, int] = {}
+    for threshold in (0.0, 0.5, 1.0):
+        rule = RuleOptions(draft_threshold=threshold)
+        asked = [request(p, 20, "verify", block_length=3, rule=rule) for p in PROMPTS]
+        slow, _ = decode(network, [request(p, 20, "ar") for p in PROMPTS])
+        fed.clear()
+        fast, _ = decode(network, asked)
+        assert [written(fast, i) for i in range(len(PROMPTS))] == [written(slow, i) for i in range(len(PROMPTS))]
+        rows[threshold] = max(fed[len(PROMPTS) :])
+        assert threshold < 1 or not any(n for accepted in fast.accepted for n in accepted)
+    assert rows[1.0] == 3 < rows[0.0] == 9  # a sure token with its group of two; and two drafts with theirs
 
 
 def test_a_seed_repeats_a_sampled_text(drafting: Drafting) -> None:

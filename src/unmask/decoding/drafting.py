@@ -104,5 +104,8 @@ class Verifying:
             self.drafts, q = self.constraint.drafts(made, self.start, read, own, warm)
             self.distributions = q if warm and len(q) else None
             return
-        self.drafts = read.scores.token[own]
-        self.distributions = read.probabilities(own) if warm and len(own) else None
+        q = read.probabilities(own) if warm and len(own) else None
+        # of its best token, whichever was drawn: a draw that chose whether it is checked would bias the text
+        sure = read.scores.confidence[own] if q is None else q.max(-1)
+        count = int((sure >= self.row.request.rule.draft_threshold).cumprod().sum())
+        self.drafts, self.distributions = read.scores.token[own[:count]], q[:count] if count and q is not None else None
