@@ -50,9 +50,7 @@ class RuleParameters:
     editing_threshold: float = 0.9  # token_edit
     zero_edits: bool = True  # an editing_threshold of 0 edits all that differs; false: nothing
     max_post_steps: int = 16  # token_edit: steps that only edit, of each block
-    draft_threshold: float = (
-        0.0  # checked and mode verify: a draft less sure than this, and all after it, is not checked
-    )
+    draft_threshold: float = 0.0  # checked, mode verify: drafts are checked up to the first that is less sure
 
 
 @dataclass(frozen=True)
