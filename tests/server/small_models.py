@@ -47,7 +47,7 @@ def main(port: int) -> None:
     from unmask.engine.scheduler import Limits
     from unmask.server.app import Settings
     from unmask.server.guard import Rules, local_hosts
-    from unmask.server.run import bind, serve
+    from unmask.server.run import bind, make_server, serve
 
     spec = spec_from_file_location("tests_conftest", TESTS / "conftest.py")
     assert spec is not None
@@ -55,9 +55,8 @@ def main(port: int) -> None:
     shared = module_from_spec(spec)
     spec.loader.exec_module(shared)
     models = small_models(shared.make_tiny, shared.make_drafting)
-    serve(
-        models, Limits(slots=8, queue=8), Settings(Rules(hosts=local_hosts("127.0.0.1"))), bind("127.0.0.1", port), 5.0
-    )
+    settings = Settings(Rules(hosts=local_hosts("127.0.0.1")))
+    serve(make_server(models, Limits(slots=8, queue=8), settings, 5.0), models, bind("127.0.0.1", port))
 
 
 if __name__ == "__main__":
