@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from unmask.server.mailbox import Mailbox
+from unmask.server.mailbox import GAP, Mailbox
 
 
 def test_every_call_is_made_in_its_order() -> None:
@@ -44,6 +44,23 @@ def test_every_call_is_made_in_its_order() -> None:
     for who in range(3):
         assert [number for one, number in made if one == who] == list(range(2000))
     assert woken < 6000
+
+
+def test_looks_end_in_a_pause_and_begin_again() -> None:
+    async def main() -> list[float]:
+        mailbox, loop, waits = Mailbox.of_running_loop(), asyncio.get_running_loop(), list[float]()
+        for pause in (0.0, 0.0, 4 * GAP, 4 * GAP):
+            await asyncio.sleep(pause)
+            heard, began = asyncio.Event(), loop.time()
+            await asyncio.to_thread(mailbox.leave, heard.set)
+            await asyncio.wait_for(heard.wait(), 5)
+            waits.append(loop.time() - began)
+        assert mailbox.looking
+        await asyncio.sleep(4 * GAP)
+        assert not mailbox.looking
+        return waits
+
+    assert len(asyncio.run(main())) == 4
 
 
 def test_a_closed_loop_is_said_so() -> None:

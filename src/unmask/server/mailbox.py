@@ -1,4 +1,4 @@
-"""Events on their way from the engine's thread to an event loop: one wake-up for as many as there are."""
+"""Events on their way from the engine's thread to an event loop, which is woken once and then looks by itself."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
+GAP = 0.02  # seconds between looks while there is something: a stream that is read by a person does not show it
+
 
 class Mailbox:
     """Calls that a loop is to make, in the order in which other threads left them. Waking a loop costs a system
-    call and the interpreter's lock, and a step of 32 requests has 32 events."""
+    call and the interpreter's lock, which at every step of a few milliseconds the engine would wait for; so only the
+    first call after a pause wakes it, and those that follow are found by looks that are GAP apart."""
 
     of: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox]] = WeakKeyDictionary()
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.wake, self.calls, self.woken = loop.call_soon_threadsafe, deque[Callable[[], Any]](), False
+        self.wake, self.later = loop.call_soon_threadsafe, loop.call_later
+        self.calls, self.looking = deque[Callable[[], Any]](), False
 
     @classmethod
     def of_running_loop(cls) -> Mailbox:
@@ -26,11 +30,16 @@ class Mailbox:
     def leave(self, call: Callable[[], Any]) -> None:
         """From any thread; raises RuntimeError if the loop is closed."""
         self.calls.append(call)
-        if not self.woken:
-            self.woken = True
-            self.wake(self._empty)
+        if not self.looking:
+            self.looking = True
+            self.wake(self._look)
 
-    def _empty(self) -> None:
-        self.woken = False  # before the calls are read: one that is left now either is read or wakes again
+    def _look(self) -> None:
+        if not self.calls:
+            self.looking = False
+            if not self.calls:
+                return
+            self.looking = True  # one was left between the two lines, and woke nobody
         while self.calls:
             self.calls.popleft()()
+        self.later(GAP, self._look)
