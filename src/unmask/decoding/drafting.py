@@ -104,8 +104,9 @@ class Verifying:
             self.drafts, q = self.constraint.drafts(made, self.start, read, own, warm)
             self.distributions = q if warm and len(q) else None
             return
-        q = read.probabilities(own) if warm and len(own) else None
+        taken = read.probabilities(own) if warm and len(own) else None
         # of its best token, whichever was drawn: a draw that chose whether it is checked would bias the text
-        sure = read.scores.confidence[own] if q is None else q.max(-1)
+        sure = read.scores.confidence[own] if taken is None else taken.max(-1)
         count = int((sure >= self.row.request.rule.draft_threshold).cumprod().sum())
-        self.drafts, self.distributions = read.scores.token[own[:count]], q[:count] if count and q is not None else None
+        self.drafts = read.scores.token[own[:count]]
+        self.distributions = taken[:count] if taken is not None and count else None
