@@ -44,7 +44,13 @@ def tiny() -> Callable[..., Transformer]:
 
 
 def make_drafting(
-    seed: int = 0, block_length: int = 4, rank: int = 4, width: int = 0, strength: float = 0.1, **options: Any
+    seed: int = 0,
+    block_length: int = 4,
+    rank: int = 4,
+    width: int = 0,
+    strength: float = 0.1,
+    chain: int = 0,
+    **options: Any,
 ) -> tuple[Transformer, Transformer]:
     """A small causal base of 9 tokens, the last of which is the mask, and the same with a random adapter.
 
@@ -52,7 +58,7 @@ def make_drafting(
     """
     sizes = {"vocab_size": 9, "mask_token_id": 8, "layout": "causal", "shift": True, "num_kv_heads": 2}
     base = make_tiny(seed, **{**sizes, **options})
-    config = adapter.adapted_config(base.config, block_length=block_length, rank=rank, width=width)
+    config = adapter.adapted_config(base.config, block_length, rank, width, chain)
     network = adapter.attach(base, config)
     generator = torch.Generator().manual_seed(seed + 1)
     shapes = {name: p.shape for name, p in adapter.own_parameters(network).items()}

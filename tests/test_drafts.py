@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unmask.attention import CausalMask
-from unmask.drafts import Distillation, Drafted, Drafts, draft_head
+from unmask.drafts import Distillation, Drafted, Drafts, chained, draft_head
 from unmask.layout import PADDING, Coordinates, Layout
 from unmask.models import adapter
 from unmask.models.transformer import Transformer
@@ -35,6 +35,11 @@ def some_rows(seed: int = 0, count: int = 3, padding: int = 2) -> Rows:
 def corrupt(objective: Drafts, rows: Rows, seed: int = 0, step: int = 0) -> Drafted:
     count = len(rows.ids)
     return objective.corrupt(rows, Draws(seed, step, count, 0, count), MASK)
+
+
+def rows_of(drafted: Drafted) -> Tensor:
+    """Weights by row, group and slot."""
+    return drafted.weights.view(len(drafted.weights), -1, drafted.length)
 
 
 def one_length(length: int, slots: int = 24, **options: Any) -> Drafts:
@@ -121,7 +126,10 @@ def test_groups_are_what_they_are_said_to_be(
     k = drafted.length
     assert k in lengths
     count, width = rows.ids.shape
-    assert drafted.inputs.shape == (count, slots // k * k)
+    # as many groups as the row that needs most has, and no more than there are slots for
+    needed = max(min(slots // k, int((rows_of(drafted)[b] > 0).any(-1).sum())) for b in range(count))
+    assert drafted.inputs.shape[1] % k == 0
+    assert needed <= drafted.inputs.shape[1] // k <= slots // k
     assert drafted.normaliser == pytest.approx(float(drafted.weights.sum()))
     assert drafted.rows is rows
     if revealed == 0:
@@ -131,7 +139,7 @@ def test_groups_are_what_they_are_said_to_be(
         # an anchor is a token whose next but one, the first that its group scores, is to be learned
         fit = {a for a in range(width - 2) if supervised[a + 2] and document[a + 2] == document[a]}
         anchors = []
-        for start in range(0, slots // k * k, k):
+        for start in range(0, drafted.inputs.shape[1], k):
             part = slice(start, start + k)
             inputs, position = drafted.inputs[b, part].tolist(), drafted.position[b, part].tolist()
             targets, weights = drafted.targets[b, part].tolist(), drafted.weights[b, part].tolist()
@@ -200,8 +208,11 @@ def test_two_ranks_see_the_groups_of_one() -> None:
     for step in range(6):
         whole = objective.corrupt(rows, Draws(3, step, 4, 0, 4), MASK)
         halves = [objective.corrupt(rows.slice(at, at + 2), Draws(3, step, 4, at, 2), MASK) for at in (0, 2)]
-        for name in ("inputs", "targets", "weights", "position", "anchor"):
-            assert torch.equal(torch.cat([getattr(half, name) for half in halves]), getattr(whole, name)), name
+        for half, at in zip(halves, (0, 2), strict=True):
+            width = half.inputs.shape[1]  # a rank leaves out groups that none of its own rows needs
+            assert not whole.weights[at : at + 2, width:].any()
+            for name in ("inputs", "targets", "weights", "position", "anchor"):
+                assert torch.equal(getattr(half, name), getattr(whole, name)[at : at + 2, :width]), name
         assert {half.length for half in halves} == {whole.length}
         assert sum(half.normaliser for half in halves) == pytest.approx(whole.normaliser)
         seen.add(whole.length)
@@ -240,6 +251,27 @@ def slow_loss(network: Transformer, drafted: Drafted, temperature: float) -> Ten
     return total
 
 
+def slow_chain_loss(network: Transformer, drafted: Drafted, temperature: float) -> Tensor:
+    """Slot by slot, each told the text's token at its own place and the state that this was chosen by."""
+    objective = one_length(drafted.length, slots=12, temperature=temperature)
+    clean, own = objective.hidden(network, drafted)
+    head, total = draft_head(network).double(), torch.zeros((), dtype=torch.float64)
+    assert drafted.position is not None
+    assert drafted.anchor is not None
+    assert network.chain is not None
+    for b in range(len(own)):
+        for start in range(0, own.shape[1], drafted.length):
+            before = clean[b, drafted.anchor[b, start]]
+            for slot in range(start, start + drafted.length):
+                place = drafted.position[b, slot]
+                before = network.chain(own[b, slot], before, network.embedding.weight[drafted.rows.ids[b, place]])
+                p = (clean[b, place].double() @ head.T / temperature).softmax(-1).detach()
+                for state, share in ((before, 1.0), (own[b, slot], float(start // drafted.length % 4 == 0))):
+                    log_q = (state.double() @ head.T).log_softmax(-1)
+                    total = total - share * drafted.weights[b, slot] * (p * log_q).sum()
+    return total
+
+
 def trainable(network: Transformer) -> dict[str, torch.nn.Parameter]:
     own = adapter.own_parameters(network)
     for parameter in own.values():
@@ -265,6 +297,26 @@ def test_two_passes_give_the_loss_of_every_group_on_its_own(drafting: Drafting, 
         assert other is not None, name
         torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5, msg=name)
     assert all(not p.requires_grad for name, p in network.named_parameters() if name not in own)
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_chain_is_told_one_token_after_another(drafting: Drafting, length: int) -> None:
+    """The loss, its gradients, and the report: a batch is the sum of its slices too."""
+    _, network = drafting(1, chain=5)
+    network.draft_vocabulary = torch.tensor([0, 1, 3, 4, 7])
+    own = trainable(network)
+    objective = one_length(length, slots=12, temperature=0.6, revealed=0.5)
+    drafted = corrupt(objective, some_rows(), seed=2)
+    loss, slow = objective.loss(network, drafted), slow_chain_loss(network, drafted, 0.6)
+    torch.testing.assert_close(loss.double(), slow, rtol=1e-5, atol=1e-5)
+    found, expected = (torch.autograd.grad(x, list(own.values())) for x in (loss, slow))
+    for name, gradient, other in zip(own, found, expected, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5, msg=name)
+    assert any(name.startswith("chain.") for name in own)
+    parts = [objective.loss(network, drafted.slice(*at)) for at in ((0, 1), (1, 3))]
+    torch.testing.assert_close(sum(parts), loss)
+    clean, states = objective.hidden(network, drafted)
+    assert not torch.equal(chained(network, drafted, clean, states), states)
 
 
 def test_a_batch_is_the_sum_of_its_slices(drafting: Drafting) -> None:
@@ -357,10 +409,11 @@ def test_the_report_counts_agreement_with_the_base(drafting: Drafting) -> None:
         {"revealed": -0.1},
         {"revealed": 1.1},
         {"temperature": 0.0},
+        {"marginal": 0.0},
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"lengths|shares|decay"):
+    with pytest.raises(ValueError, match=r"lengths|shares|decay|marginal"):
         Drafts(**options)
 
 

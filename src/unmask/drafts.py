@@ -3,7 +3,8 @@
 A group hangs on an anchor, the last token of the text that it sees. Its K slots stand at positions
 anchor + 1 .. anchor + K and, the head being shifted, score anchor + 2 .. anchor + K + 1; anchor + 1 is the
 base's own next token. Only these slots pass the adapter, so text is computed by the base alone
-(multi-token prediction by gated LoRA, arXiv 2507.11851; block-wise masks, arXiv 2503.09573).
+(multi-token prediction by gated LoRA, arXiv 2507.11851; block-wise masks, arXiv 2503.09573). Where the network
+has a chain, a slot is scored once the token at its own place is known: the base's, then one draft after another.
 
 Shapes: B rows, T tokens, M slots of all groups of a row, K slots of a group, D hidden size, V vocabulary.
 """
@@ -111,6 +112,21 @@ def draft_head(model: Any) -> Tensor:
     return rows
 
 
+def chained(model: Any, drafted: Drafted, clean: Tensor, own: Tensor) -> Tensor:
+    """States [B, M, D] of slots that are told the text's own token before what they score, one after another; own
+    [B, M, D] are theirs, clean [B, T, D] the text's."""
+    assert drafted.position is not None
+    assert drafted.anchor is not None
+    batch, _, size = own.shape
+    tokens = model.embedding(drafted.rows.ids.gather(1, drafted.position)).view(batch, -1, drafted.length, size)
+    own = own.view(tokens.shape)
+    anchor = drafted.anchor[:, :: drafted.length, None].expand(-1, -1, size)
+    told = [clean.gather(1, anchor)]
+    for slot in range(drafted.length):
+        told.append(model.chain(own[:, :, slot], told[-1], tokens[:, :, slot].to(own.dtype)))
+    return torch.stack(told[1:], 2).flatten(1, 2)
+
+
 @dataclass(frozen=True)
 class Drafts(Objective):
     """Self-distillation of drafts. `slots` are spent per row, on groups of one length a step.
@@ -118,7 +134,8 @@ class Drafts(Objective):
     lengths and shares: how often a step trains which group length. decay: weight of a slot relative to the
     one before it (a draft counts only where all before it were right). revealed: share of groups in which
     some slots show their token, as they do once a diffusion step has committed out of order.
-    temperature: of the teacher, the one its text was written at.
+    temperature: of the teacher, the one its text was written at. marginal: share of groups whose slots are also
+    scored as they are, without the chain, as a diffusion step does that writes several at once.
     """
 
     shift: bool = True
@@ -128,6 +145,7 @@ class Drafts(Objective):
     decay: float = 0.85
     revealed: float = 0.2
     temperature: float = 0.7
+    marginal: float = 0.25
 
     def __post_init__(self) -> None:
         if len(self.lengths) != len(self.shares) or min(self.lengths) < 1 or min(self.shares) < 0:
@@ -136,6 +154,8 @@ class Drafts(Objective):
             raise ValueError("shares must sum to 1 and slots must hold the longest group")
         if not 0 < self.decay <= 1 or not 0 <= self.revealed <= 1 or not self.temperature > 0:
             raise ValueError("decay must be in (0, 1], revealed in [0, 1] and temperature above 0")
+        if not 0 < self.marginal <= 1:
+            raise ValueError("marginal must be in (0, 1]")
 
     def corrupt(self, rows: Rows, draws: noise.Draws, mask_id: int | None, vocab_size: int = 0) -> Drafted:
         if mask_id is None:
@@ -152,6 +172,9 @@ class Drafts(Objective):
         if anchor.shape[1] < groups:
             anchor = torch.cat([anchor, anchor.new_zeros(count, groups - anchor.shape[1])], 1)
         used = follows.gather(1, anchor) & (torch.arange(groups, device=device) < width)
+        rest = u[:, width:].view(count, groups, length + 2)
+        most = max(1, int(used.sum(1).max()))  # the best scores come first: groups beyond are of no row
+        anchor, used, rest = anchor[:, :most], used[:, :most], rest[:, :most]
 
         step = torch.arange(1, length + 1, device=device)
         place = anchor[..., None] + step  # [B, groups, K], index in the row
@@ -164,7 +187,6 @@ class Drafts(Objective):
         beyond, place = place >= width, place.clamp(max=width - 1)
         there = (rows.document.gather(1, place.flatten(1)).view_as(place) == document) & ~beyond
 
-        rest = u[:, width:].view(count, groups, length + 2)
         # a slot beyond its document or the row has no token of its own to show
         shown = there & (rest[..., 0:1] < self.revealed) & (rest[..., 2:] < rest[..., 1:2])
         tokens = rows.ids.gather(1, place.flatten(1)).view_as(place)
@@ -203,20 +225,30 @@ class Drafts(Objective):
 
     def loss(self, model: Any, noised: Noised) -> Tensor:
         assert isinstance(noised, Drafted)
-        assert noised.position is not None
         clean, own = self.hidden(model, noised)
-        row, slot = noised.weights.nonzero(as_tuple=True)
+        if model.chain is None:
+            return self._distilled(model, noised, clean, own, noised.weights)
+        group = torch.arange(own.shape[1], device=own.device) // noised.length
+        some = torch.where(group % round(1 / self.marginal) == 0, noised.weights, 0.0)
+        told = self._distilled(model, noised, clean, chained(model, noised, clean, own), noised.weights)
+        return told + self._distilled(model, noised, clean, own, some)
+
+    def _distilled(self, model: Any, noised: Drafted, clean: Tensor, states: Tensor, weights: Tensor) -> Tensor:
+        """Loss of the slots that have a weight [B, M], from their states [B, M, D]."""
+        assert noised.position is not None
+        row, slot = weights.nonzero(as_tuple=True)
         place = noised.position[row, slot] + row * clean.shape[1]
         unique, which = torch.unique(place, return_inverse=True)
-        return Distillation.apply(  # type: ignore[no-untyped-call]
-            own[row, slot],
+        out: Tensor = Distillation.apply(  # type: ignore[no-untyped-call]
+            states[row, slot],
             clean.flatten(0, 1)[unique],
             which,
             draft_head(model),
-            noised.weights[row, slot],
+            weights[row, slot],
             self.temperature,
             256,
         )
+        return out
 
     def held_out(self) -> Drafts:
         """Groups of eight, nothing revealed."""
@@ -230,6 +262,7 @@ class Drafts(Objective):
         assert noised.position is not None
         assert noised.anchor is not None
         clean, own = self.hidden(model, noised)
+        own = own if model.chain is None else chained(model, noised, clean, own)
         index = noised.position[..., None].expand(-1, -1, clean.shape[-1])
         head = model.head.weight
         best = (clean.gather(1, index).to(head.dtype) @ head.T).argmax(-1)

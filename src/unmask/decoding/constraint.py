@@ -10,6 +10,7 @@ import numpy as np
 from unmask.canvas import Array
 from unmask.decoding.grammar import Grammar
 from unmask.decoding.request import Read, Row
+from unmask.decoding.sampling import draw
 from unmask.decoding.token_automaton import START
 
 
@@ -61,27 +62,20 @@ class Constraint:
             state = state if token is None else self.grammar.step(state, token)
         return np.array(rows)
 
-    def drafts(self, written: list[int], start: int, read: Read, rows: Array, warm: bool) -> tuple[Array, Array]:
-        """Drafts after text that ends with `written` (from `start`), which the grammar allows one after another, and
-        the distributions [drafts, V] that they were taken from. rows: of the scores that propose them, in order.
+    def read(self, written: list[int], start: int) -> int:
+        """The automaton's state after text that ends with `written`, from `start` on."""
+        return self.grammar.read(written, self.state(start))
 
-        Where only one token may come it is the draft, whatever the slot says.
-        """
-        state = self.grammar.read(written, self.state(start))
-        left = self.row.length - start - len(written)
-        p = read.probabilities(rows) if len(rows) else np.zeros((0, 0))
-        tokens, taken = list[int](), list[Array]()
-        for row, q in zip(rows.tolist(), p, strict=True):
-            allowed = self.grammar.allowed(state, left - len(tokens))
-            q = np.where(allowed, q, 0.0)
-            if not q.any():
-                if allowed.sum() != 1:
-                    break
-                q = allowed.astype(np.float64)
-            tokens.append(_take(q, read.sampling.token_draw[row], warm))
-            taken.append(q / q.sum())
-            state = self.grammar.step(state, tokens[-1])
-        return np.array(tokens, np.int64), np.array(taken).reshape(len(tokens), p.shape[1])
+    def draft(self, q: Array, state: int, left: int) -> Array | None:
+        """A slot's distribution [V] over what may come at `state`, with so many positions left; None where nothing
+        may. Where only one token may come it is that, whatever the slot says."""
+        allowed = self.grammar.allowed(state, left)
+        q = np.where(allowed, q, 0.0)
+        if not q.any():
+            if allowed.sum() != 1:
+                return None
+            q = allowed.astype(np.float64)
+        return q / q.sum()
 
     def agreed(self, start: int, end: int, chosen: Array, tokens: Array, sureness: Array, ids: Array) -> Array:
         """Which of the chosen proposals [L] of a window are committed: each that the canvas `ids` [L] can be completed
@@ -107,14 +101,6 @@ class Constraint:
             if not read.logits.restrict(np.array([read.offset + row]), allowed)[0]:
                 continue
             p = read.probabilities(np.array([row]))[0]
-            token = _take(p, read.sampling.token_draw[row], warm)
+            token = draw(p, read.sampling.token_draw[row]) if warm else int(p.argmax())
             ids[place], out[place] = token, (token, float(p[token]))
         return out
-
-
-def _take(weights: Array, draw: float, warm: bool) -> int:
-    """The best token, or one drawn, of weights [V]."""
-    if not warm:
-        return int(weights.argmax())
-    cumulative = weights.cumsum()
-    return int(min(np.searchsorted(cumulative, draw * cumulative[-1], side="right"), len(weights) - 1))

@@ -6,22 +6,37 @@ where the base finds it likely enough.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
 import numpy as np
 
 from unmask.canvas import Array, Commit
 from unmask.decoding.constraint import Constraint
-from unmask.decoding.feed import TEXT, Columns
+from unmask.decoding.feed import TEXT, Columns, Logits, Sampling
 from unmask.decoding.request import Read, Row
-from unmask.decoding.sampling import uniforms
+from unmask.decoding.sampling import COLD, draw, uniforms
 from unmask.decoding.verify import accept_greedy, accept_sampled, accept_tolerant
 
-ACCEPT_DRAW = 2  # purpose of the draws that decide whether a sampled draft holds
+TOKEN_DRAW, ACCEPT_DRAW = 0, 2  # purposes of the draws that choose a draft and that decide whether it holds
+
+
+@dataclass
+class Group:
+    """The slots that saw exactly the text that turned out to hold, while they are drafted one after another."""
+
+    slots: Array  # [k], their numbers among the feed's
+    row: int  # of the logits that chose the token before the next slot
+    token: int  # that token
+    start: int  # position of the first draft
+    state: int = 0  # of the grammar before the next draft
 
 
 class Verifying:
     """Feeds text not yet read, drafts as if they were text, and new slots for every outcome of the check.
 
-    Every step commits the drafts that hold and the base's token after them.
+    Every step commits the drafts that hold and the base's token after them, and then drafts anew (`draft`).
     """
 
     proposes = True
@@ -32,8 +47,9 @@ class Verifying:
         self.constraint = Constraint.of(row)
         self.start = 0
         self.prefill_end: int | None = None  # of a forward that only reads text
-        self.drafts: Array = np.zeros(0, np.int64)  # guesses for the positions after the text
-        self.distributions: Array | None = None  # [n, V] that they were sampled from, above temperature 0
+        self.drafts = list[int]()  # guesses for the positions after the text
+        self.distributions = list[Array]()  # [V] each, that they were drawn from, above temperature 0
+        self.group: Group | None = None
 
     @property
     def temperature(self) -> float:
@@ -50,17 +66,19 @@ class Verifying:
         self.prefill_end = row.prefill_end(low, start) if self.exact else None
         if self.prefill_end is not None:
             return Columns.text(row.canvas.ids[0], low, self.prefill_end)
-        ids, position = [row.canvas.ids[0, low:start], self.drafts], [np.arange(low, texts)]
-        anchor = [np.full(texts - low, TEXT)]
-        for outcome in range(start - 1, texts):
-            place = np.arange(outcome + 1, outcome + 1 + self._slots(outcome))
-            ids.append(np.full(len(place), row.canvas.mask_id))
-            position.append(place)
-            anchor.append(np.full(len(place), outcome))
-        places = np.concatenate(position)
-        column = np.arange(start - 1 - low, len(places))  # of the last known token and all after it
-        allowed = None if self.constraint is None else self.constraint.after(self.drafts, start)
-        return Columns(np.concatenate(ids), places, np.concatenate(anchor), column, places[column] + 1, allowed=allowed)
+        drafts = np.array(self.drafts, np.int64)
+        places, anchor = np.arange(low, texts), np.full(texts - low, TEXT)
+        column, slots = np.arange(start - 1 - low, texts - low), np.zeros(0, np.int64)
+        sizes = [self._slots(outcome) for outcome in range(start - 1, texts)]
+        if any(sizes):
+            own = np.repeat(np.arange(start - 1, texts), sizes)
+            slots = texts - low + np.arange(len(own))
+            place = own + 1 + np.arange(len(own)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            places, anchor = np.concatenate([places, place]), np.concatenate([anchor, own])
+        ids = np.full(len(places), row.canvas.mask_id)
+        ids[: start - low], ids[start - low : texts - low] = row.canvas.ids[0, low:start], drafts
+        allowed = None if self.constraint is None else self.constraint.after(drafts, start)
+        return Columns(ids, places, anchor, column, places[column] + 1, allowed=allowed, slot=slots)
 
     def _slots(self, anchor: int) -> int:
         """Slots of a group: one fewer than the window, whose first token needs none, and inside the canvas."""
@@ -72,21 +90,22 @@ class Verifying:
         if self.prefill_end is not None:
             row.cached, row.prefills = self.prefill_end, row.prefills + 1
             return []
-        scores, checks = read.scores, np.arange(count + 1)
+        scores, drafts, checks = read.scores, np.array(self.drafts, np.int64), np.arange(count + 1)
         tolerant = row.request.mode == "diffusion"
-        if self.distributions is None and tolerant:
-            odds = read.odds(checks[:-1], self.drafts)
-            kept, sure = accept_tolerant(self.drafts, scores.token[checks], odds, row.request.rule.threshold)
-        elif self.distributions is None:
-            kept, sure = accept_greedy(self.drafts, scores.token[checks])
+        if not self.distributions and tolerant:
+            odds = read.odds(checks[:-1], drafts)
+            kept, sure = accept_tolerant(drafts, scores.token, odds, row.request.rule.threshold)
+        elif not self.distributions:
+            kept, sure = accept_greedy(drafts, scores.token)
         else:
             p = read.probabilities(checks)
             seed, step = np.array(row.request.seed), np.array(row.steps)
-            accept = uniforms(seed, step, read.target[checks], ACCEPT_DRAW)
-            kept, sure = accept_sampled(self.drafts, self.distributions, p, accept, read.sampling.token_draw[checks])
-        made = [*self.drafts[:kept].tolist(), sure][: row.length - start]
+            accept = uniforms(seed, step, read.target, ACCEPT_DRAW)
+            q = np.array(self.distributions)
+            kept, sure = accept_sampled(drafts, q, p, accept, read.sampling.token_draw)
+        made = [*self.drafts[:kept], sure][: row.length - start]
         row.accepted.append(kept)
-        self._draft_anew(kept, made, read)
+        self._begin(kept, made, read)
         if self.exact:
             row.cached = start + kept
         shape = row.canvas.ids.shape
@@ -95,18 +114,75 @@ class Verifying:
         chosen[where], tokens[where], confidence[where] = True, made, scores.confidence[: len(made)]
         return [Commit(chosen, tokens, confidence, "unmask")]
 
-    def _draft_anew(self, kept: int, made: list[int], read: Read) -> None:
-        """Takes the proposals of the group that saw exactly the text that turned out to hold."""
+    def _begin(self, kept: int, made: list[int], read: Read) -> None:
+        """Forgets the drafts and makes the group of the text that holds the next to be drafted."""
         sizes = [self._slots(self.start - 1 + i) for i in range(kept + 1)]
-        first = len(self.drafts) + 1 + sum(sizes[:kept])
-        own, warm = np.arange(first, first + sizes[kept]), self.row.request.temperature > 0
-        if self.constraint is not None:
-            self.drafts, q = self.constraint.drafts(made, self.start, read, own, warm)
-            self.distributions = q if warm and len(q) else None
+        first = read.first_slot + sum(sizes[:kept])
+        self.drafts, self.distributions, self.group = [], [], None
+        if sizes[kept]:
+            slots = first + np.arange(sizes[kept])
+            self.group = Group(slots, read.offset + kept, made[-1], self.start + len(made))
+            if self.constraint is not None:
+                self.group.state = self.constraint.read(made, self.start)
+
+    def draft(self, now: Logits, sampling: Sampling, n: int, token: int, sureness: float) -> None:
+        """Takes the next slot's token from row n of `now`, or stops where it is not sure enough to be checked.
+
+        token and sureness: the row's best at temperature 0 without a grammar; else they are read anew.
+        """
+        group, constraint, warm = self.group, self.constraint, sampling.temperature[n] > 0
+        assert group is not None
+        q: Array | None = None
+        if warm or constraint is not None:
+            q = now.probabilities(np.array([n]), sampling.rows(np.array([n])))[0]
+            if constraint is not None:
+                q = constraint.draft(q, group.state, self.row.length - group.start - len(self.drafts))
+            if q is None:
+                self.group = None
+                return
+            token = draw(q, sampling.token_draw[n]) if warm else int(q.argmax())
+            # of its best token, whichever was drawn: a draw that chose whether it is checked would bias the text
+            sureness = float(q.max())
+        if sureness < self.row.request.rule.draft_threshold:
+            self.group = None
             return
-        taken = read.probabilities(own) if warm and len(own) else None
-        # of its best token, whichever was drawn: a draw that chose whether it is checked would bias the text
-        sure = read.scores.confidence[own] if taken is None else taken.max(-1)
-        count = int((sure >= self.row.request.rule.draft_threshold).cumprod().sum())
-        self.drafts = read.scores.token[own[:count]]
-        self.distributions = taken[:count] if taken is not None and count else None
+        self.drafts.append(token)
+        if warm and q is not None:
+            self.distributions.append(q)
+        group.slots, group.row, group.token = group.slots[1:], n, token
+        if constraint is not None:
+            group.state = constraint.grammar.step(group.state, token)
+        if not len(group.slots):
+            self.group = None
+
+
+def draft(schemes: list[Verifying], logits: Logits, blame: Callable[[Row], AbstractContextManager[None]]) -> None:
+    """Drafts anew for all requests, one slot of each at a time, from the logits of the forward that checked."""
+    before = logits
+    while True:
+        going = [(scheme, scheme.group) for scheme in schemes if scheme.group is not None and scheme.row.error is None]
+        if not going:
+            return
+        slot, row = np.array([g.slots[0] for _, g in going]), np.array([g.row for _, g in going])
+        token, place = np.array([g.token for _, g in going]), [g.start + len(s.drafts) for s, g in going]
+        now = logits.told(slot, before, row, token)
+        sampling = _sampling([scheme.row for scheme, _ in going], np.array(place))
+        plain = (sampling.temperature == 0) & [scheme.constraint is None for scheme, _ in going]
+        scores = now.propose(sampling) if plain.any() else None
+        for n, (scheme, _) in enumerate(going):
+            best = (0, 0.0) if scores is None else (int(scores.token[n]), float(scores.confidence[n]))
+            with blame(scheme.row):
+                scheme.draft(now, sampling, n, *best)
+        before = now
+
+
+def _sampling(rows: list[Row], place: Array) -> Sampling:
+    """How the slots of `rows` are sampled, one of each, for positions `place` [n]."""
+    requests = [row.request for row in rows]
+    temperature = np.array([r.temperature for r in requests], np.float64)
+    temperature[temperature < COLD] = 0.0
+    seed, step = np.array([r.seed for r in requests]), np.array([row.steps for row in rows])
+    unread = np.zeros(len(rows))
+    token = uniforms(seed, step, place, TOKEN_DRAW) if temperature.any() else unread
+    top_k, top_p = np.array([r.top_k for r in requests]), np.array([r.top_p for r in requests], np.float64)
+    return Sampling(temperature, top_k, top_p, token, unread)

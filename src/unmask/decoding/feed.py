@@ -5,7 +5,7 @@ Shapes: B requests, W columns, N scored rows, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ class Columns:
     cached slots before its first column a request may see those from beyond[0] to beyond[1] - 1. `signal`: what
     `ConditioningLogits.signal` gave for the anchored columns, None at a canvas's first step. With `guidance` s
     above 0 its scores are u + (s + 1) (c - u), u those of `twin` [W]: other ids read in a row of their own.
+    `slot` [m]: columns of slots whose states are kept, to be scored once they can be told what comes before them.
     `time`: the noise level that a time-conditioned network is told (the total noise sigma). Blocks of the layout
     are counted `offset` positions early. `allowed`: tokens [k, V] that the first k scored columns may propose;
     None: all."""
@@ -41,6 +42,7 @@ class Columns:
     guidance: float = 0.0
     time: float = 0.0
     allowed: Array | None = None
+    slot: Array = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def rows(self) -> int:
@@ -72,6 +74,8 @@ class Feed:
     offset: Array  # [B], added to positions where the layout counts blocks
     guidance: Array  # [N], above 0 where the twin, the next row, is scored as well
     time: Array  # [B], float32
+    slot_row: Array  # [M], request of each slot whose state is kept
+    slot_column: Array  # [M]
 
     @staticmethod
     def of(requests: list[Columns], cached: Array) -> Feed:
@@ -90,7 +94,9 @@ class Feed:
         beyond, signals = np.array([r.beyond for _, r in rows]), [r.signal for _, r in rows]
         offset, time = np.array([r.offset for _, r in rows]), np.array([r.time for _, r in rows], np.float32)
         early = (ids, position, document, anchor, np.repeat(cached, taken), beyond)
-        return Feed(*early, row, column, target, signals, offset, guidance, time)
+        counts = [len(r.slot) for r in requests]
+        slots = (np.repeat(taken.cumsum() - taken, counts), np.concatenate([r.slot for r in requests]))
+        return Feed(*early, row, column, target, signals, offset, guidance, time, *slots)
 
     def rows(self, index: Array) -> Feed:
         """The feed of some requests, as wide as they need."""
@@ -104,7 +110,9 @@ class Feed:
         row, column, target = place[self.row[mine]], self.column[mine], self.target[mine]
         signals, scale = [self.signals[i] for i in index.tolist()], self.guidance[mine]
         early = (ids, position, document, anchor, self.cached[index], self.beyond[index])
-        return Feed(*early, row, column, target, signals, self.offset[index], scale, self.time[index])
+        kept = place[self.slot_row] >= 0
+        slots = (place[self.slot_row[kept]], self.slot_column[kept])
+        return Feed(*early, row, column, target, signals, self.offset[index], scale, self.time[index], *slots)
 
     @property
     def of_draft(self) -> Array:
@@ -144,6 +152,12 @@ class Logits(Protocol):
 
     def odds(self, index: Array, tokens: Array) -> Array:
         """Probability of a token at each row [len(index)] over that of the row's best, at temperature 1."""
+        ...
+
+    def told(self, slot: Array, before: Any, row: Array, token: Array) -> Logits:
+        """Of the feed's slots `slot` [n], told `token` [n], which stands at their own places and was chosen by row
+        `row` [n] of `before`: these logits, or those of the slots before. A slot is scored by its own state alone
+        where the network has no chain."""
         ...
 
     def restrict(self, index: Array, allowed: Array) -> Array:

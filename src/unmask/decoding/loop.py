@@ -20,18 +20,17 @@ import numpy as np
 from unmask.canvas import NO_MASK, Array, Canvas, Frame
 from unmask.decoding.denoising import Denoising
 from unmask.decoding.diffusing import Diffusing
-from unmask.decoding.drafting import Verifying
+from unmask.decoding.drafting import Verifying, draft
 from unmask.decoding.editing import Editing, InsertDelete
 from unmask.decoding.feed import Backend, Columns, Feed, Logits, Sampling
 from unmask.decoding.indel import Controls
 from unmask.decoding.renoising import Renoising
 from unmask.decoding.request import Read, Request, Row, Scheme
-from unmask.decoding.sampling import Scores, uniforms
+from unmask.decoding.sampling import COLD, Scores, uniforms
 from unmask.decoding.sub_blocks import SubBlocks
 from unmask.layout import Layout
 
 TOKEN_DRAW, CHOICE_DRAW = 0, 1  # purposes of random draws
-COLD = 1e-9  # temperatures below it are 0: logits over them are no longer numbers
 
 
 class Decoder:
@@ -132,16 +131,18 @@ class Decoder:
         sampling = self._sampling(columns, feed)
         proposed = len(feed.target) > 0 and any(scheme.proposes for _, scheme in self.active)
         scores = logits.propose(sampling) if proposed else Scores.none(len(feed.target))
-        frames, offset = [], 0
+        frames, offset, slot = [], 0, 0
         for (row, scheme), own in zip(self.active, columns, strict=True):
             part = np.arange(offset, offset + len(own.target))
-            read = Read(own.target, scores.rows(part), sampling.rows(part), logits, offset, possible.get(row.number))
-            offset += len(own.target)
+            ours = (own.target, scores.rows(part), sampling.rows(part))
+            read = Read(*ours, logits, offset, slot, possible.get(row.number))
+            offset, slot = offset + len(own.target), slot + len(own.slot)
             with self._blame(row):
                 row.canvas, made = row.canvas.apply(scheme.take(read), [row.steps])
                 if row.request.logprobs is not None:
                     self._remember(row, made, read, row.request.logprobs)
                 frames += [replace(frame, row=row.number) for frame in made]
+        draft([scheme for _, scheme in self.active if isinstance(scheme, Verifying)], logits, self._blame)
         self._settle()
         return frames
 

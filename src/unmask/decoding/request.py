@@ -163,6 +163,7 @@ class Read:
     sampling: Sampling  # [n]
     logits: Logits  # of all requests
     offset: int  # of this request's rows among them
+    first_slot: int  # of this request's slots among the feed's
     possible: Array | None = None  # bool [n], columns with a token that the grammar allows; None: no grammar
 
     def probabilities(self, index: Array) -> Array:

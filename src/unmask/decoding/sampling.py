@@ -12,6 +12,7 @@ import numpy as np
 
 from unmask.canvas import Array
 
+COLD = 1e-9  # temperatures below it are 0: logits over them are no longer numbers
 _GOLDEN, _MIX1, _MIX2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
@@ -32,6 +33,12 @@ def uniforms(seed: Array, step: Array, position: Array, purpose: int) -> Array:
     for part in parts[1:]:
         state = _mix(state ^ (part * _GOLDEN + _MIX2))
     return ((state >> np.uint64(12)).astype(np.float64) + 0.5) / 2**52
+
+
+def draw(weights_V: Array, u: float) -> int:
+    """The token that a uniform u in (0, 1) falls on, of weights that need not sum to one."""
+    cumulative = weights_V.cumsum()
+    return int(min(np.searchsorted(cumulative, u * cumulative[-1], side="right"), len(weights_V) - 1))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from unmask.canvas import Array
+from unmask.decoding.sampling import draw
 
 
 def accept_greedy(drafts: Array, best: Array) -> tuple[int, int]:
@@ -39,10 +40,5 @@ def accept_sampled(drafts: Array, q: Array, p: Array, accept_draws: Array, token
     for i, token in enumerate(drafts):
         if accept_draws[i] * q[i, token] >= p[i, token]:
             rest = np.maximum(p[i] - q[i], 0.0)
-            return i, _draw(rest if rest.sum() > 0 else p[i], token_draws[i])
-    return len(drafts), _draw(p[len(drafts)], token_draws[len(drafts)])
-
-
-def _draw(weights: Array, u: float) -> int:
-    cumulative = weights.cumsum()
-    return int(min(np.searchsorted(cumulative, u * cumulative[-1], side="right"), len(weights) - 1))
+            return i, draw(rest if rest.sum() > 0 else p[i], token_draws[i])
+    return len(drafts), draw(p[len(drafts)], token_draws[len(drafts)])

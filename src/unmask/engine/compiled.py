@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from unmask.canvas import Array
 from unmask.decoding.feed import Sampling
 from unmask.decoding.sampling import Scores, propose, warmed
 from unmask.models import pull
+from unmask.models.config import ModelConfig
 
 if TYPE_CHECKING:
     from unmask.models.loading import Loaded
@@ -25,11 +26,34 @@ KEY_LENGTH = 12
 HASHED = 64 << 20  # bytes of a file that are read for its name in the cache, some 30 ms; larger ones go by their time
 
 
-class CompiledLogits:
-    """Logits of text rows [N, V] and of draft rows [M, V'], in the order of the feed's scored rows."""
+class Compiled(Protocol):
+    """A compiled network, as its logits need it."""
 
-    def __init__(self, text: Array, drafts: Array, of_draft: Array, vocabulary: Array | None, size: int) -> None:
-        self.parts, self.of_draft, self.vocabulary, self.size = (text, drafts), of_draft, vocabulary, size
+    config: ModelConfig
+    vocabulary: Array | None
+
+    def chain(self, state: Array, before: Array, token: Array) -> tuple[Array, Array]:
+        """States [n, D] and logits [n, V'] of slots whose own are `state` [n, D], told `token` [n] and the states
+        `before` [n, D] that it was chosen by."""
+        ...
+
+
+class CompiledLogits:
+    """Logits of text rows [N, V] and of draft rows [M, V'], in the order of the feed's scored rows; final states of
+    the text rows (of draft rows where there are no others) and of the feed's slots."""
+
+    def __init__(
+        self, network: Compiled, text: Array, drafts: Array, of_draft: Array, states: Array, slots: Array
+    ) -> None:
+        self.network, self.parts, self.of_draft = network, (text, drafts), of_draft
+        self.states, self.slots = states, slots
+        self.vocabulary, self.size = network.vocabulary, network.config.vocab_size
+
+    def told(self, slot: Array, before: CompiledLogits, row: Array, token: Array) -> CompiledLogits:
+        """See `decoding.feed.Logits`."""
+        place = row - before.of_draft.cumsum()[row] if len(before.parts[0]) else row
+        states, logits = self.network.chain(self.slots[slot], before.states[place], token)
+        return type(self)(self.network, self.parts[0][:0], logits, np.ones(len(slot), bool), states, self.slots)
 
     def propose(self, sampling: Sampling) -> Scores:
         """See `decoding.sampling.propose`."""

@@ -53,17 +53,19 @@ typedef struct {
     int32_t layers, hidden, heads, kv_heads, head_dim, inner, adapter, mask_id; /* adapter: its width, or 0 */
     float eps, unused;
     Matrix head, draft_head; /* the head is the embedding too; draft_head.rows is 0 without one */
+    Matrix chain_in, chain_out; /* of the head that tells drafts the token before; 32 rows of gate, 32 of inner, .. */
     const float *norm, *mask_embedding, *cos, *sin; /* [D], [D], [positions][K / 2] */
     const Layer *layer;
 } Network;
 
 typedef struct {
-    int32_t columns, text_rows, draft_rows, places, blocks, threads; /* places and blocks of 16 slots in the cache */
+    int32_t columns, text_rows, draft_rows, slot_rows, places, blocks, threads; /* blocks of 16 slots in the cache */
     const int32_t *id, *position, *place;        /* [T] */
     const int32_t *seen, *first, *last, *drafts; /* [T]: cached keys seen, columns of its group, is it a slot */
-    const int32_t *text, *draft;                 /* columns to score */
+    const int32_t *text, *draft, *slot;          /* columns to score, and those whose states alone are asked for */
     float *keys, *values;       /* [layers][places][G][blocks][K][16], [layers][places][G][16 * blocks][K] */
     float *text_logits, *draft_logits; /* [text_rows][V], [draft_rows][V'] */
+    float *text_states, *slot_states;  /* [text_rows][D], [slot_rows][D], normalised */
 } Batch;
 
 typedef struct { /* inputs of a product, rounded; MOST of them stand together, group by group */
@@ -269,7 +271,7 @@ static void normalise(const float *x, const float *weight, int size, float eps, 
     floats squares = {0};
     for (int i = 0; i < size; i += WIDE) squares += load(x + i) * load(x + i);
     float scale = 1.f / sqrtf(total(squares) / size + eps);
-    for (int i = 0; i < size; i += WIDE) store(out + i, load(x + i) * scale * load(weight + i));
+    for (int i = 0; i < size; i += WIDE) store(out + i, load(x + i) * scale * (weight ? load(weight + i) : all(1.f)));
 }
 
 static void embed(const Matrix *m, int row, float *out) {
@@ -512,11 +514,13 @@ static void compute(void *job) {
         if (drafts) project(&layer->adapter_up, &pass->low, drafts, x, D, 1, pass->slot); /* same tiles, same threads */
     }
     WAIT {
-        EACH(n, scored) {
-            int t = n < b->text_rows ? b->text[n] : b->draft[n - b->text_rows];
-            normalise(x + (size_t)t * D, net->norm, D, net->eps, own_norm);
-            if (n < b->text_rows) round_off(own_norm, &pass->h, n, 0, D);
-            else round_off(own_norm, &pass->drafted, n - b->text_rows, 0, D);
+        EACH(n, scored + b->slot_rows) {
+            const int draft = n - b->text_rows, slot = n - scored;
+            int t = draft < 0 ? b->text[n] : slot < 0 ? b->draft[draft] : b->slot[slot];
+            float *to = draft < 0 ? b->text_states + (size_t)n * D : slot < 0 ? own_norm : b->slot_states + (size_t)slot * D;
+            normalise(x + (size_t)t * D, net->norm, D, net->eps, to);
+            if (draft < 0) round_off(to, &pass->h, n, 0, D);
+            else if (slot < 0) round_off(to, &pass->drafted, draft, 0, D);
         }
     }
     WAIT project(&net->head, &pass->h, b->text_rows, b->text_logits, net->head.rows, 0, 0);
@@ -549,6 +553,56 @@ int unmask_forward(const Network *net, const Batch *b) {
     return 0;
 }
 
+typedef struct { /* slots that are told the token before them, and room for it */
+    const Network *net;
+    const float *state, *before; /* [rows][D] */
+    const int32_t *token;        /* [rows] */
+    float *told, *logits, *parts; /* [rows][D], [rows][V'], [threads][2 D] */
+    Rounded x, inner, h;
+    int rows;
+} Chain;
+
+static void chain(void *job) {
+    const Chain *c = job;
+    const Network *net = c->net;
+    const int D = net->hidden;
+    float *embedded = c->parts + (size_t)crew.id * 2 * D, *part = embedded + D;
+    {
+        EACH(n, c->rows) {
+            memcpy(c->told + (size_t)n * D, c->state + (size_t)n * D, D * sizeof(float));
+            if (!net->chain_in.rows) continue;
+            embed(&net->head, c->token[n], embedded);
+            const float *parts[] = {c->state + (size_t)n * D, c->before + (size_t)n * D, embedded};
+            for (int i = 0; i < 3; i++) {
+                normalise(parts[i], 0, D, 1e-6f, part);
+                round_off(part, &c->x, n, i * D, D);
+            }
+        }
+    }
+    if (net->chain_in.rows) {
+        WAIT activate(&net->chain_in, &c->x, c->rows, &c->inner, 1);
+        WAIT project(&net->chain_out, &c->inner, c->rows, c->told, D, 1, 0);
+    }
+    WAIT {
+        EACH(n, c->rows) round_off(c->told + (size_t)n * D, &c->h, n, 0, D);
+    }
+    WAIT project(&net->draft_head, &c->h, c->rows, c->logits, net->draft_head.rows, 0, 0);
+}
+
+/* States of slots once the tokens before them are known, and their logits. 0, or 1 where memory is short. */
+int unmask_chain(const Network *net, int rows, int threads, const float *state, const float *before, const int32_t *token,
+                 float *told, float *logits) {
+    const int D = net->hidden, C = net->chain_out.columns;
+    const size_t size = (size_t)threads * 2 * D * sizeof(float) + (rows + MOST) * (size_t)(4 * D + C) * (1 + 12.0 / GROUP) + 64 * 8;
+    char *memory = aligned_alloc(64, (size + 63) / 64 * 64), *room = memory;
+    if (!memory) return 1;
+    Chain c = {.net = net, .state = state, .before = before, .token = token, .told = told, .logits = logits, .rows = rows};
+    c.parts = room_for(&room, (size_t)threads * 2 * D);
+    c.x = rounded(&room, rows, 3 * D), c.inner = rounded(&room, rows, C), c.h = rounded(&room, rows, D);
+    together(chain, &c, threads);
+    free(memory);
+    return 0;
+}
 
 typedef struct {
     const float *logits;

@@ -63,15 +63,15 @@ class Network(ctypes.Structure):
         ),
         *((name, ctypes.c_float) for name in ("eps", "unused")),
         ("head", Matrix),
-        ("draft_head", Matrix),
+        *((part, Matrix) for part in ("draft_head", "chain_in", "chain_out")),
         *((name, ctypes.c_void_p) for name in ("norm", "mask_embedding", "cos", "sin")),
         ("layer", ctypes.POINTER(Layer)),
     ]
 
 
-COUNTS = ("columns", "text_rows", "draft_rows", "places", "blocks", "threads")
-ARRAYS = ("id", "position", "place", "seen", "first", "last", "drafts", "text", "draft")
-BUFFERS = ("keys", "values", "text_logits", "draft_logits")
+COUNTS = ("columns", "text_rows", "draft_rows", "slot_rows", "places", "blocks", "threads")
+ARRAYS = ("id", "position", "place", "seen", "first", "last", "drafts", "text", "draft", "slot")
+BUFFERS = ("keys", "values", "text_logits", "draft_logits", "text_states", "slot_states")
 
 
 class Batch(ctypes.Structure):
@@ -87,7 +87,8 @@ def unsuited(config: ModelConfig) -> str | None:
         return "the package was installed without a C compiler, or the CPU has no AVX2"
     if config.adapter_rank:
         return "it has no low-rank adapters"
-    sizes = (config.hidden_size, config.intermediate_size, config.head_dim, config.adapter_width)
+    c = config
+    sizes = (c.hidden_size, c.intermediate_size, c.head_dim, c.adapter_width, c.chain_width)
     if any(size % GROUP for size in sizes) or config.head_dim > 256:
         return f"its widths must be multiples of {GROUP}, those of heads at most 256"
     return None
@@ -123,6 +124,9 @@ def packed_weights(
         put("draft_head", head[draft_vocabulary], rough=True)
         out["mask_embedding"] = weight("mask_embedding").astype(np.float32)
         out["vocabulary"] = draft_vocabulary.astype(np.int64)
+    if config.chain_width:
+        put("chain_in", paired(weight("chain.gate"), weight("chain.inner")))
+        put("chain_out", weight("chain.out"))
     return out
 
 
@@ -160,7 +164,7 @@ class CompiledNetwork:
         mask = -1 if c.mask_token_id is None else c.mask_token_id
         adapter = c.adapter_width if self.vocabulary is not None else 0
         sizes = (c.num_layers, c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim, c.intermediate_size, adapter)
-        heads = (self._matrix("head"), self._matrix("draft_head"))
+        heads = [self._matrix(name) for name in ("head", "draft_head", "chain_in", "chain_out")]
         tables = [self._at(name) for name in ("norm", "mask_embedding", "cos", "sin")]
         self.network = Network(*sizes, mask, c.norm_eps, 0.0, *heads, *tables, self.layers)
 
@@ -178,24 +182,43 @@ class CompiledNetwork:
     def text_bytes(self) -> int:
         """Bytes of weights that a forward of text reads."""
         own = (a.nbytes for name, a in self.weights.items() if name.endswith(".blocks"))
+        of_drafts = ("adapter", "draft", "chain")
         drafts = (
-            a.nbytes for n, a in self.weights.items() if n.endswith(".blocks") and ("adapter" in n or "draft" in n)
+            a.nbytes for n, a in self.weights.items() if n.endswith(".blocks") and any(part in n for part in of_drafts)
         )
         return sum(own) - sum(drafts)
 
-    def forward(self, columns: dict[str, Array], keys: Array, values: Array) -> tuple[Array, Array]:
-        """Logits float32 of the columns `text` [n, V] and `draft` [m, V']; writes text's keys and values into
-        `keys` [L, places, G, blocks, K, 16] and `values` [L, places, G, 16 * blocks, K]. The rest of `columns` are
-        int32 [T]: see Batch in forward.c."""
+    @property
+    def proposed(self) -> int:
+        """How many tokens drafts may be."""
+        return 0 if self.vocabulary is None else len(self.vocabulary)
+
+    def forward(self, columns: dict[str, Array], keys: Array, values: Array) -> tuple[Array, ...]:
+        """Logits float32 of the columns `text` [n, V] and `draft` [m, V'], final states of `text` [n, D] and of `slot`;
+        writes text's keys and values into `keys` [L, places, G, blocks, K, 16] and `values` [L, places, G,
+        16 * blocks, K]. The rest of `columns` are int32 [T]: see Batch in forward.c."""
         arrays = {name: np.ascontiguousarray(columns[name], np.int32) for name in ARRAYS}
-        text = np.empty((len(arrays["text"]), self.config.vocab_size), np.float32)
-        drafts = np.empty((len(arrays["draft"]), 0 if self.vocabulary is None else len(self.vocabulary)), np.float32)
-        counts = (len(arrays["id"]), len(text), len(drafts), keys.shape[1], keys.shape[3], self.threads)
+        rows = [len(arrays[name]) for name in ("text", "draft", "slot")]
+        widths = ((rows[0], self.config.vocab_size), (rows[1], self.proposed))
+        out = [np.empty(shape, np.float32) for shape in widths]
+        out += [np.empty((count, self.config.hidden_size), np.float32) for count in (rows[0], rows[2])]
+        counts = (len(arrays["id"]), *rows, keys.shape[1], keys.shape[3], self.threads)
         pointers = [arrays[name].ctypes.data for name in ARRAYS]
-        batch = Batch(*counts, *pointers, *(a.ctypes.data for a in (keys, values, text, drafts)))
+        batch = Batch(*counts, *pointers, *(a.ctypes.data for a in (keys, values, *out)))
         if self.lib.unmask_forward(ctypes.byref(self.network), ctypes.byref(batch)):
             raise MemoryError(f"no memory for a forward of {counts[0]} columns")
-        return text, drafts
+        return tuple(out)
+
+    def chain(self, state: Array, before: Array, token: Array) -> tuple[Array, Array]:
+        """States [n, D] and logits float32 [n, V'] of slots whose own are `state` [n, D], told `token` [n] and the
+        states `before` [n, D] that it was chosen by."""
+        state, before = (np.ascontiguousarray(a, np.float32) for a in (state, before))
+        token = np.ascontiguousarray(token, np.int32)
+        told, logits = np.empty_like(state), np.empty((len(state), self.proposed), np.float32)
+        at = [ctypes.c_void_p(a.ctypes.data) for a in (state, before, token, told, logits)]
+        if self.lib.unmask_chain(ctypes.byref(self.network), len(state), self.threads, *at):
+            raise MemoryError(f"no memory for {len(state)} drafts")
+        return told, logits
 
     def summarise(self, logits_NV: Array) -> tuple[Array, ...]:
         """Of each row: best token, its logit, sum of exp(logit - best), the same weighted by logit - best, and the

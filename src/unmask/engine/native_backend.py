@@ -22,7 +22,7 @@ from unmask.layout import PADDING, Layout
 if TYPE_CHECKING:
     from unmask.models.loading import Loaded
 
-FORMAT = 2  # of the packed weights; a change of it makes old ones unread
+FORMAT = 3  # of the packed weights; a change of it makes old ones unread
 WEIGHTS = "weights.safetensors"
 SLOTS = 16  # of the cache stand together
 SLOT_STEP = 128  # slots grow in steps
@@ -98,7 +98,7 @@ class NativeBackend:
         of_draft = feed.of_draft
         at = np.full(feed.ids.shape, -1)
         at[row, column] = np.arange(len(row))
-        scored = at[feed.row, feed.column]
+        scored, slots = at[feed.row, feed.column], at[feed.slot_row, feed.slot_column]
         lines = {
             "id": feed.ids[row, column],
             "position": position,
@@ -108,19 +108,18 @@ class NativeBackend:
             "last": last,
             "drafts": drafts,
         }
-        parts: tuple[list[Array], list[Array]] = ([], [])
+        parts: tuple[list[Array], ...] = ([], [], [], [])
         for low, high in pieces(first, last, len(row)):
             own = {name: values[low:high] for name, values in lines.items()}
             own["first"], own["last"] = (np.where(own["drafts"], own[name] - low, 0) for name in ("first", "last"))
             mine = (scored >= low) & (scored < high)
             own["text"], own["draft"] = scored[mine & ~of_draft] - low, scored[mine & of_draft] - low
+            own["slot"] = slots[(slots >= low) & (slots < high)] - low
             for part, made in zip(parts, self.network.forward(own, self.keys, self.values), strict=True):
                 part.append(made)
-        text, draft = (made[0] if len(made) == 1 else np.concatenate(made) for made in parts)
+        text, draft, *states = (made[0] if len(made) == 1 else np.concatenate(made) for made in parts)
         text[:, self.config.mask_token_id] = -np.inf
-        out = NativeLogits(text, draft, of_draft, self.network.vocabulary, self.config.vocab_size)
-        out.network = self.network
-        return out
+        return NativeLogits(self.network, text, draft, of_draft, *states)
 
 
 def groups(row: Array, anchor: Array) -> tuple[Array, Array]:

@@ -21,7 +21,7 @@ from unmask.layout import EMPTY, PADDING, Coordinates, Layout
 if TYPE_CHECKING:
     from unmask.models.loading import Loaded
 
-FORMAT = 1  # of the compiled graphs; a change of the graph makes old ones unread
+FORMAT = 2  # of the compiled graphs; a change of the graph makes old ones unread
 SLOT_STEP = 128  # slots grow in steps, so that few shapes are ever seen
 SECOND_FORWARD = 48  # columns that cost as much as reading the weights once more
 WIDTHS = (1, 4, 9, 16, 32, 64, 128)  # a change of shape costs more than the columns that fill it up
@@ -53,7 +53,7 @@ class OpenVINOBackend:
 
     def __init__(self, loaded: Loaded, where: Path) -> None:
         self.loaded, self.config, self.where = loaded, loaded.config, where
-        self.requests: dict[bool, Any] = {}  # compiled graphs: the adapted one under True
+        self.requests: dict[str, Any] = {}  # compiled graphs: base, drafts (the adapted one), chain
         self.vocabulary: Array | None = None
         self.layout, self.slots = Layout("causal"), 0
         self.cache: Array = np.zeros((0, 0, 0, 0, 0), np.float32)
@@ -102,19 +102,19 @@ class OpenVINOBackend:
         if (feed.guidance > 0).any():
             raise UnmaskError("backend 'openvino' does not guide; use backend='torch' or guidance=0")
         # text alone needs no adapter, but a graph that is at hand beats compiling another
-        drafted = bool((feed.anchor != TEXT).any()) or set(self.requests) == {True}
+        drafted = bool((feed.anchor != TEXT).any()) or ("base" not in self.requests and "drafts" in self.requests)
         needed = int(feed.cached.max())
         if needed > self.cache.shape[3]:
             self._room(self.cache.shape[1], -(-needed // SLOT_STEP) * SLOT_STEP)
         widths = (feed.document != PADDING).sum(1)
         cut, of_draft = narrow_width(widths, self.cache.shape[1]), feed.of_draft
         if cut is None:
-            text, drafts = self._compute(feed, self.cache, self.active, drafted)
+            text, drafts, *states = self._compute(feed, self.cache, self.active, drafted)
             self._remember(feed, self.active)
-            return CompiledLogits(text, drafts, of_draft, self.vocabulary, self.config.vocab_size)
+            return CompiledLogits(self, text, drafts, of_draft, *states)
         # wide rows in a forward of their own: few, and a prompt that is being read has little in the cache yet
-        scored = np.zeros((0, 0), np.float32)
-        parts = [scored, scored]
+        parts = [np.zeros((0, 0), np.float32)] * 4
+        whose = (feed.row[~of_draft], feed.row[of_draft], feed.row[~of_draft], feed.slot_row)
         for wide in (False, True):
             index = ((widths > cut) == wide).nonzero()[0]
             own = feed.rows(index)
@@ -122,14 +122,22 @@ class OpenVINOBackend:
             if wide:
                 cache, places = self._excerpt(places, int(own.cached.max())), np.arange(len(index))
             out = self._compute(own, cache, places, drafted)
-            mine = np.isin(feed.row, index)
             for kind, made in enumerate(out):
-                chosen = of_draft == bool(kind)
+                mine = np.isin(whose[kind], index)
                 if not parts[kind].size:
-                    parts[kind] = np.zeros((int(chosen.sum()), made.shape[1]), np.float32)
-                parts[kind][mine[chosen]] = made[: int((mine & chosen).sum())]
+                    parts[kind] = np.zeros((len(mine), made.shape[1]), np.float32)
+                parts[kind][mine] = made[: int(mine.sum())]
             self._remember(own, self.active[index], places)
-        return CompiledLogits(parts[0], parts[1], of_draft, self.vocabulary, self.config.vocab_size)
+        return CompiledLogits(self, parts[0], parts[1], of_draft, parts[2], parts[3])
+
+    def chain(self, state: Array, before: Array, token: Array) -> tuple[Array, Array]:
+        """See `engine.compiled.Compiled`."""
+        request = self._request("chain")
+        for name, values in (("state", state), ("before", before), ("token", token.astype(np.int32))):
+            request.set_tensor(name, ov.Tensor(np.ascontiguousarray(values), shared_memory=True))
+        request.infer()
+        told, logits = (request.get_output_tensor(n).data.copy() for n in range(2))
+        return told, logits
 
     def _excerpt(self, places: Array, needed: int) -> Array:
         """A cache of some rows of the batch, with so many slots at least."""
@@ -139,9 +147,10 @@ class OpenVINOBackend:
         out[:, : len(places)] = self.cache[:, places, :, :slots]
         return out
 
-    def _compute(self, feed: Feed, cache: Array, places: Array, drafted: bool) -> tuple[Array, Array]:
-        """Logits of a feed's scored rows, of text and of drafts; its rows stand at `places` of a cache's batch."""
-        request, width = self._request(drafted), feed.ids.shape[1]
+    def _compute(self, feed: Feed, cache: Array, places: Array, drafted: bool) -> tuple[Array, ...]:
+        """Logits of a feed's scored rows, of text and of drafts, and states of text and of its slots; its rows stand at
+        `places` of a cache's batch."""
+        request, width = self._request("drafts" if drafted else "base"), feed.ids.shape[1]
         wide, rows, slots = _padded(width), cache.shape[1], cache.shape[3]
 
         def spread(values: Array, fill: int) -> Array:
@@ -157,25 +166,32 @@ class OpenVINOBackend:
         earlier = Coordinates.drafts(place, np.full_like(place, TEXT), np.where(place < cached[:, None], 0, EMPTY))
         k = Coordinates(*(np.concatenate([a, b], 1) for a, b in zip(earlier, q, strict=True)))
         allowed = Layout("drafts").dense(q, k)  # of text alone this is causal
-        of_draft = feed.of_draft
-        flat = (places[feed.row] * wide + feed.column).astype(np.int32)
+        of_draft, none = feed.of_draft, np.zeros(1, np.int32)  # an empty product is refused
+        flat, slots = (
+            (places[row] * wide + column).astype(np.int32)
+            for row, column in ((feed.row, feed.column), (feed.slot_row, feed.slot_column))
+        )
         inputs = {
             "ids": spread(feed.ids, 0),
             "position": position,
             "mask": np.where(allowed, np.float32(0), np.float32(-1e9)),
             "cache": cache,
-            "rows": flat[~of_draft] if not of_draft.all() else np.zeros(1, np.int32),  # an empty product is refused
+            "rows": flat[~of_draft] if not of_draft.all() else none,
         }
         if drafted:
             inputs["gate"] = (anchor != TEXT).astype(np.float32)[..., None]
-            inputs["draft_rows"] = flat[of_draft] if of_draft.any() else np.zeros(1, np.int32)
+            inputs["draft_rows"] = flat[of_draft] if of_draft.any() else none
+            inputs["slot_rows"] = slots if len(slots) else none
         for name, values in inputs.items():
             request.set_tensor(name, ov.Tensor(np.ascontiguousarray(values), shared_memory=True))
         request.infer()
         text = request.get_output_tensor(0).data[: int((~of_draft).sum())]
         text[:, self.config.mask_token_id] = -np.inf
         self.made = request.get_output_tensor(1).data
-        return text, request.get_output_tensor(2).data if drafted else text[:0]
+        if not drafted:
+            return text, text[:0], text[:, :0], text[:0, :0]
+        drafts, states, kept = (request.get_output_tensor(n).data for n in (2, 3, 4))
+        return text, drafts[: int(of_draft.sum())], states[: len(text)], kept[: len(slots)]
 
     def _remember(self, feed: Feed, physical_of: Array, made_of: Array | None = None) -> None:
         """Puts the text's new keys and values at their positions; rows stand elsewhere in what was made."""
@@ -187,20 +203,20 @@ class OpenVINOBackend:
         physical, source = physical_of[row], (physical_of if made_of is None else made_of)[row]
         self.cache[:, physical, :, position] = self.made[:, source, :, column]
 
-    def _request(self, drafts: bool) -> Any:
-        if drafts not in self.requests:
+    def _request(self, graph: str) -> Any:
+        if graph not in self.requests:
             options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "CACHE_DIR": str(self.where)}
-            path = self.where / ("drafts.xml" if drafts else "base.xml")
+            path = self.where / f"{graph}.xml"
             # by its path: what was compiled once is then read from the folder without reading the graph
             compiled = ov.Core().compile_model(str(path), "CPU", options)
-            self.requests[drafts] = compiled.create_infer_request()
-            if drafts:
+            self.requests[graph] = compiled.create_infer_request()
+            if graph == "drafts":
                 self.vocabulary = np.load(self.where / "vocabulary.npy", allow_pickle=False)
-        return self.requests[drafts]
+        return self.requests[graph]
 
 
 def _write_graphs(loaded: Loaded, where: Path) -> None:
-    """Builds and saves the graphs: base.xml, and where there is an adapter drafts.xml and vocabulary.npy."""
+    """Builds and saves the graphs: base.xml, and where there is an adapter drafts.xml, chain.xml and vocabulary.npy."""
     from unmask.engine.openvino_graph import GraphBuilder
 
     network = loaded.network()
@@ -220,4 +236,6 @@ def _write_graphs(loaded: Loaded, where: Path) -> None:
             name = "drafts.xml" if slots else "base.xml"
             ov.save_model(model, temporary / name, compress_to_fp16=False)
         if vocabulary is not None:
+            chain = GraphBuilder(loaded.config, weight, True).build_chain(vocabulary)
+            ov.save_model(chain, temporary / "chain.xml", compress_to_fp16=False)
             np.save(temporary / "vocabulary.npy", vocabulary, allow_pickle=False)

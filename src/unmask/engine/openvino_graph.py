@@ -33,6 +33,13 @@ def _ints(*values: int) -> Any:
     return op.constant(np.array(values, np.int64))
 
 
+def _indices(name: str) -> Any:
+    out = op.parameter([-1], np.int32)
+    out.set_friendly_name(name)
+    out.output(0).set_names({name})
+    return out
+
+
 def _linear(x: Any, weight: Array) -> Any:
     """x @ weight.T with int8 weights, as the CPU plugin recognises it."""
     rows, scale = quantise(weight)
@@ -53,8 +60,9 @@ class GraphBuilder:
 
     def build(self, draft_vocabulary: Array | None) -> ov.Model:
         """Inputs: ids, position int32 [B, W]; mask float32 [B, 1, W, S + W], added to scores; cache float32
-        [2L, B, G, S, K]; rows int32 [N]; with slots also gate float32 [B, W, 1] and draft_rows int32 [M].
-        Outputs: logits [N, V], keys and values [2L, B, G, W, K], with slots draft logits [M, V']."""
+        [2L, B, G, S, K]; rows int32 [N]; with slots also gate float32 [B, W, 1], draft_rows and slot_rows int32 [M].
+        Outputs: logits [N, V], keys and values [2L, B, G, W, K], with slots draft logits [M, V'] and the final states
+        [.., D] of rows and of slot_rows."""
         c, layers = self.config, self.config.num_layers
         ids, position = op.parameter([-1, -1], np.int32, name="ids"), op.parameter([-1, -1], np.int32, name="position")
         mask = op.parameter([-1, 1, -1, -1], np.float32, name="mask")
@@ -63,10 +71,9 @@ class GraphBuilder:
         inputs = [ids, position, mask, cache, rows]
         x = self._embed(ids)
         if self.slots:
-            self.gate, draft_rows = op.parameter([-1, -1, 1], np.float32, name="gate"), op.parameter([-1], np.int32)
-            draft_rows.set_friendly_name("draft_rows")
-            draft_rows.output(0).set_names({"draft_rows"})
-            inputs += [self.gate, draft_rows]
+            self.gate = op.parameter([-1, -1, 1], np.float32, name="gate")
+            draft_rows, slot_rows = _indices("draft_rows"), _indices("slot_rows")
+            inputs += [self.gate, draft_rows, slot_rows]
             masked = op.convert(op.equal(ids, op.constant(np.array(c.mask_token_id, np.int32))), np.float32)
             drafted = op.multiply(op.unsqueeze(masked, _ints(2)), self.gate)
             learned = op.constant(self.weight("mask_embedding").reshape(1, 1, -1))
@@ -80,14 +87,30 @@ class GraphBuilder:
             made += [op.unsqueeze(part, _ints(0)) for part in new]
         flat, head = op.reshape(x, _ints(-1, c.hidden_size), False), self.weight("embedding.weight")
 
-        def score(index: Any, vocabulary: Array) -> Any:
-            return _linear(self._norm(op.gather(flat, index, op.constant(np.int64(0))), "norm.weight"), vocabulary)
+        def state(index: Any) -> Any:
+            return self._norm(op.gather(flat, index, op.constant(np.int64(0))), "norm.weight")
 
-        outputs = [op.result(score(rows, head)), op.result(op.concat(made, 0))]
+        states = state(rows)
+        outputs = [op.result(_linear(states, head)), op.result(op.concat(made, 0))]
         if self.slots:
             assert draft_vocabulary is not None
-            outputs.append(op.result(score(draft_rows, head[draft_vocabulary])))
+            drafts = _linear(state(draft_rows), head[draft_vocabulary])
+            outputs += [op.result(drafts), op.result(states), op.result(state(slot_rows))]
         return ov.Model(outputs, inputs, "unmask")
+
+    def build_chain(self, draft_vocabulary: Array) -> ov.Model:
+        """Inputs: state, before float32 [N, D]; token int32 [N]. Outputs: the state once the token is known [N, D] and
+        its logits [N, V']."""
+        size = self.config.hidden_size
+        state, before = (op.parameter([-1, size], np.float32, name=name) for name in ("state", "before"))
+        token = op.parameter([-1], np.int32, name="token")
+        told = state
+        if self.config.chain_width:
+            x = op.concat([self._unit(part) for part in (state, before, self._embed(token))], 1)
+            gate, inner = (_linear(x, self.weight(f"chain.{name}")) for name in ("gate", "inner"))
+            told = op.add(state, _linear(op.multiply(op.swish(gate), inner), self.weight("chain.out")))
+        logits = _linear(told, self.weight("embedding.weight")[draft_vocabulary])
+        return ov.Model([op.result(told), op.result(logits)], [state, before, token], "chain")
 
     def _embed(self, ids: Any) -> Any:
         rows, scale = quantise(self.weight("embedding.weight"))
@@ -110,11 +133,13 @@ class GraphBuilder:
         return op.add(op.multiply(x, rope[0]), op.multiply(turned, rope[1]))
 
     def _norm(self, x: Any, name: str) -> Any:
+        return op.multiply(self._unit(x, self.config.norm_eps), op.constant(self.weight(name)))
+
+    def _unit(self, x: Any, eps: float = 1e-6) -> Any:
+        """At unit root mean square."""
         mean = op.reduce_mean(op.power(x, op.constant(np.float32(2))), _ints(-1), True)
-        scale = op.divide(
-            op.constant(np.float32(1)), op.sqrt(op.add(mean, op.constant(np.float32(self.config.norm_eps))))
-        )
-        return op.multiply(op.multiply(x, scale), op.constant(self.weight(name)))
+        scale = op.divide(op.constant(np.float32(1)), op.sqrt(op.add(mean, op.constant(np.float32(eps)))))
+        return op.multiply(x, scale)
 
     def _project(self, x: Any, names: list[str], beside: list[Array] | None = None) -> list[Any]:
         """The outputs of projections that read one input, low-rank adapters included, then of the matrices

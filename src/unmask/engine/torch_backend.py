@@ -6,11 +6,12 @@ Shapes: B requests, W columns, N scored rows, V vocabulary, S cache slots.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unmask.attention import AttentionMask, WindowMasks, render
@@ -49,11 +50,36 @@ def warmed(logits_NV: Tensor, temperature_N: Tensor, top_k_N: Tensor, top_p_N: T
     return logits
 
 
+@dataclass(frozen=True)
+class Drafter:
+    """What scores slots once the tokens before them are known: final states of the scored rows [N, D] and of the
+    feed's slots [M, D]."""
+
+    model: Transformer
+    states: Tensor
+    slots: Tensor
+
+    def told(self, slot: Tensor, before: Tensor, token: Tensor) -> tuple[Tensor, Drafter]:
+        """Logits [n, V] of slots after tokens [n] that were chosen by the states `before` [n, D]."""
+        model, states = self.model, self.slots[slot]
+        if model.chain is not None:
+            states = model.chain(states, before, model.embedding(token))
+        vocabulary, size = model.draft_vocabulary, model.config.vocab_size
+        if vocabulary is None:
+            logits = model.head(states).float()
+            logits[:, model.config.mask_token_id] = -torch.inf
+        else:
+            logits = states.new_full((len(states), size), -torch.inf, dtype=torch.float32)
+            logits[:, vocabulary] = F.linear(states, model.head.weight[vocabulary]).float()
+        return logits, Drafter(model, states, self.slots)
+
+
 class TorchLogits:
     """Logits [N, V] on the network's device; banned tokens are already at -inf.
 
     excluded [N]: logits of the mask where it has a share of the distribution though it is never written.
     dtype: the network's own. soften: the mean embedding under distributions, of networks that are told it.
+    drafter: of networks that draft.
     """
 
     def __init__(
@@ -62,8 +88,10 @@ class TorchLogits:
         excluded_N: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
         soften: Callable[[Tensor], Tensor] | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         self.logits, self.excluded, self.dtype, self.soften = logits_NV, excluded_N, dtype, soften
+        self.drafter = drafter
 
     def _column(self, values: Array) -> Tensor:
         return torch.from_numpy(values).to(self.logits.device)
@@ -116,6 +144,15 @@ class TorchLogits:
         gap = rows.gather(1, self._column(tokens)[:, None]).squeeze(1) - rows.amax(-1)
         odds: Array = gap.double().exp().cpu().numpy()
         return odds
+
+    @torch.inference_mode()
+    def told(self, slot: Array, before: TorchLogits, row: Array, token: Array) -> TorchLogits:
+        """See `decoding.feed.Logits`."""
+        assert self.drafter is not None
+        assert before.drafter is not None
+        known = before.drafter.states[self._column(row)]
+        logits, drafter = self.drafter.told(self._column(slot), known, self._column(token))
+        return TorchLogits(logits, None, self.dtype, drafter=drafter)
 
     @torch.inference_mode()
     def restrict(self, index: Array, allowed: Array) -> Array:
@@ -197,13 +234,15 @@ class TorchBackend:
             hidden = self.model.hidden(*columns, gate_BT=gate, signal_BTD=self._signal(feed, anchor != TEXT))
             return self._scored(self.model.head(hidden[row, column]).float(), feed, self.model.signal)
         hidden = self.model.hidden(*columns, tensor(feed.time), gate)
-        logits, guided = self.model.head(hidden[row, column]).float(), feed.guidance > 0
+        states = hidden[row, column]
+        logits, guided = self.model.head(states).float(), feed.guidance > 0
         if bool(guided.any()):
             which = tensor(guided)
             without = self.model.head(hidden[row[which] + 1, column[which]]).float()
             scale = tensor(feed.guidance[guided].astype(np.float32))[:, None]
             logits[which] = without + (scale + 1) * (logits[which] - without)
-        return self._scored(logits, feed)
+        slots = hidden[tensor(feed.slot_row), tensor(feed.slot_column)]
+        return self._scored(logits, feed, drafter=Drafter(self.model, states, slots) if grouped else None)
 
     def _signal(self, feed: Feed, gate_BW: Tensor) -> Tensor | None:
         """What the requests' canvases are conditioned on, [B, W, D]; 0 for those at their first step."""
@@ -242,7 +281,13 @@ class TorchBackend:
             return WindowMasks({window: dense(replace(self.layout, window=window)) for window in windows})
         return dense(self.layout)
 
-    def _scored(self, logits_NV: Tensor, feed: Feed, soften: Callable[[Tensor], Tensor] | None = None) -> TorchLogits:
+    def _scored(
+        self,
+        logits_NV: Tensor,
+        feed: Feed,
+        soften: Callable[[Tensor], Tensor] | None = None,
+        drafter: Drafter | None = None,
+    ) -> TorchLogits:
         """Logits or log scores without what is never written: the mask, and of drafts all but their vocabulary."""
         logits, excluded, mask = logits_NV, None, self.config.mask_token_id
         vocabulary, of_draft = self.model.draft_vocabulary, torch.from_numpy(feed.of_draft)
@@ -255,8 +300,8 @@ class TorchBackend:
             there = torch.from_numpy(feed.ids[feed.row, feed.column]).to(self.device)
             time = torch.from_numpy(feed.time[feed.row]).to(self.device)
             scores = log_scores(logits[:, None], there[:, None], time, self.config.score_scaled)[:, 0]
-            return TorchLogits(scores, None, dtype, soften)
+            return TorchLogits(scores, None, dtype, soften, drafter)
         if mask is not None:
             excluded = logits[:, mask].clone() if self.config.mask_in_softmax else None
             logits[:, mask] = -torch.inf
-        return TorchLogits(logits, excluded, dtype, soften)
+        return TorchLogits(logits, excluded, dtype, soften, drafter)

@@ -71,6 +71,7 @@ class ModelConfig:
     time_conditioned: bool = False  # that embedding is told the noise level; else always 0
     adapter_rank: int = 0  # of low-rank adapters of all projections, acting at masked positions only; 0: none
     adapter_width: int = 0  # of a bottleneck beside each MLP, acting at masked positions only; 0: none
+    chain_width: int = 0  # of the head that tells a draft the token before it; 0: none
     attention: tuple[LayerAttention, ...] = ()  # one for each layer; empty: all alike, as the fields above say
     logit_softcap: float = 0.0  # logits are bent into -cap .. cap by tanh; 0: not
     shift: bool = False  # the head scores the next position; un-shifted inside the network, once
@@ -110,6 +111,7 @@ class ModelConfig:
             "shared_expert_size",
             "first_dense_layers",
             "adapter_rank",
+            "chain_width",
         ):
             if not 0 <= getattr(self, name) < 2**24:
                 raise UnmaskError(f"model config: {name} must be 0 or a sensible size, got {getattr(self, name)}")

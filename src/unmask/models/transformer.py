@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from unmask.attention import AttentionMask, attend
 from unmask.errors import UnmaskError
+from unmask.models.chain import Chain
 from unmask.models.config import ModelConfig
 from unmask.models.moe import MixtureOfExperts
 from unmask.models.yarn import stretched
@@ -285,6 +286,7 @@ class Transformer(nn.Module):
         self.time_embedding = TimeEmbedding(size) if size else None
         self.final_modulation = nn.Linear(size, 2 * config.hidden_size) if size else None
         self.mask_embedding = nn.Parameter(torch.zeros(config.hidden_size)) if config.adapted else None
+        self.chain = Chain(config.hidden_size, config.chain_width) if config.chain_width else None
         self.register_buffer("draft_vocabulary", None, persistent=False)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight

@@ -28,13 +28,16 @@ from unmask.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class AdapterOptions:
-    """What recipe.model says of an adapter: a model's name or path, sizes, and a count of tokens."""
+    """What recipe.model says of an adapter: a model's name or path, sizes, a count of tokens, and the name or path of
+    an adapted model of the same base to go on from (what that lacks starts fresh)."""
 
     base: str
     adapter_rank: int = 0
     adapter_width: int = 0
+    chain_width: int = 0
     block_length: int = 4
     draft_vocabulary: int = 16384  # tokens that drafts may propose
+    start: str = ""
 
     @staticmethod
     def of(recipe: Recipe) -> AdapterOptions:
@@ -46,7 +49,7 @@ class AdapterOptions:
         if recipe.data.format != "dialogues":
             raise UnmaskError("recipe: an adapter is trained on data.format 'dialogues'")
         options: AdapterOptions = build(AdapterOptions, recipe.model, "recipe: model")
-        least = {"adapter_rank": 0, "adapter_width": 0, "block_length": 2, "draft_vocabulary": 1}
+        least = {"adapter_rank": 0, "adapter_width": 0, "chain_width": 0, "block_length": 2, "draft_vocabulary": 1}
         for name, low in least.items():
             if getattr(options, name) < low:
                 raise UnmaskError(f"recipe: model.{name} must be at least {low}, got {getattr(options, name)}")
@@ -54,7 +57,8 @@ class AdapterOptions:
 
     def config(self, base: ModelConfig) -> ModelConfig:
         """That of the adapted base; raises UnmaskError for a base that can't be one."""
-        return adapter.adapted_config(base, self.block_length, self.adapter_rank, self.adapter_width)
+        sizes = (self.block_length, self.adapter_rank, self.adapter_width, self.chain_width)
+        return adapter.adapted_config(base, *sizes)
 
     def lasting_base(self) -> str:
         """The base as an adapter's folder names it: a path is made absolute, to be found from anywhere."""
@@ -102,16 +106,20 @@ def draft_vocabulary(ids: np.ndarray, size: int, vocab_size: int, banned: int) -
 
 
 def make_network(recipe: Recipe, dialogues: Dialogues) -> Transformer:
-    """The frozen base in bfloat16 with a fresh adapter to train."""
+    """The frozen base, in the precision of the run, with an adapter to train: a fresh one, or that of model.start."""
     options = AdapterOptions.of(recipe)
-    base, _ = checkpoint.load(catalogue.find(options.base), dtype=torch.bfloat16)
+    dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
+    base, _ = checkpoint.load(catalogue.find(options.base), dtype=dtype)
     config = options.config(base.config)
     network = adapter.attach(base, config)
-    adapter.put(network, adapter.initial(network, recipe.seed))
+    started = adapter.read(catalogue.find(options.start)) if options.start else {}
+    vocabulary = started.pop("draft_vocabulary", None)
+    adapter.put(network, adapter.initial(network, recipe.seed) | {k: t.float() for k, t in started.items()})
     for parameter in adapter.own_parameters(network).values():
         parameter.requires_grad_(True)
     size, banned = options.draft_vocabulary, cast(int, config.mask_token_id)
-    network.draft_vocabulary = draft_vocabulary(dialogues.ids, size, config.vocab_size, banned)
+    own = draft_vocabulary(dialogues.ids, size, config.vocab_size, banned) if vocabulary is None else vocabulary.long()
+    network.draft_vocabulary = own
     return network
 
 
