@@ -20,6 +20,7 @@ from unmask.decoding.sampling import COLD, draw, uniforms
 from unmask.decoding.verify import accept_greedy, accept_sampled, accept_tolerant
 
 TOKEN_DRAW, ACCEPT_DRAW = 0, 2  # purposes of the draws that choose a draft and that decide whether it holds
+SLOT_ODDS = 0.5  # what a slot's draft is taken to be worth before it is known, given all before it hold
 
 
 @dataclass
@@ -36,7 +37,10 @@ class Group:
 class Verifying:
     """Feeds text not yet read, drafts as if they were text, and new slots for every outcome of the check.
 
-    Every step commits the drafts that hold and the base's token after them, and then drafts anew (`draft`).
+    Every step commits the drafts that hold and the base's token after them, and then drafts anew (`draft`). A draft
+    or a slot is fed where the chance that it will be of use reaches the rule's `draft_threshold`: of a draft, that it
+    and all before it hold, by their confidences; of the j-th slot of an outcome, that of the outcome times
+    SLOT_ODDS to the j.
     """
 
     proposes = True
@@ -49,6 +53,8 @@ class Verifying:
         self.prefill_end: int | None = None  # of a forward that only reads text
         self.drafts = list[int]()  # guesses for the positions after the text
         self.distributions = list[Array]()  # [V] each, that they were drawn from, above temperature 0
+        self.chances = [1.0]  # that the text holds, and all drafts up to each
+        self.sizes = list[int]()  # slots fed for each outcome: no draft holds, one does, ..
         self.group: Group | None = None
 
     @property
@@ -69,7 +75,7 @@ class Verifying:
         drafts = np.array(self.drafts, np.int64)
         places, anchor = np.arange(low, texts), np.full(texts - low, TEXT)
         column, slots = np.arange(start - 1 - low, texts - low), np.zeros(0, np.int64)
-        sizes = [self._slots(outcome) for outcome in range(start - 1, texts)]
+        self.sizes = sizes = self._sizes()
         if any(sizes):
             own = np.repeat(np.arange(start - 1, texts), sizes)
             slots = texts - low + np.arange(len(own))
@@ -80,10 +86,17 @@ class Verifying:
         allowed = None if self.constraint is None else self.constraint.after(drafts, start)
         return Columns(ids, places, anchor, column, places[column] + 1, allowed=allowed, slot=slots)
 
-    def _slots(self, anchor: int) -> int:
-        """Slots of a group: one fewer than the window, whose first token needs none, and inside the canvas."""
-        window = min(self.window, self.row.length - self.start)
-        return max(0, min(window - 1, self.row.length - anchor - 2))
+    def _sizes(self) -> list[int]:
+        """Slots of each outcome's group: one fewer than the window at most, whose first token needs none, inside the
+        canvas, and only likely ones."""
+        sizes, least = [], self.row.request.rule.draft_threshold
+        for kept, (holds, next_holds) in enumerate(zip(self.chances, [*self.chances[1:], 0.0], strict=True)):
+            room = max(0, min(self.window - 1, self.row.length - self.start - kept - 1))
+            chance, size = holds - next_holds, 0
+            while size < room and chance * SLOT_ODDS ** (size + 1) >= least:
+                size += 1
+            sizes.append(size)
+        return sizes
 
     def take(self, read: Read) -> list[Commit]:
         row, start, count = self.row, self.start, len(self.drafts)
@@ -116,17 +129,15 @@ class Verifying:
 
     def _begin(self, kept: int, made: list[int], read: Read) -> None:
         """Forgets the drafts and makes the group of the text that holds the next to be drafted."""
-        sizes = [self._slots(self.start - 1 + i) for i in range(kept + 1)]
-        first = read.first_slot + sum(sizes[:kept])
-        self.drafts, self.distributions, self.group = [], [], None
-        if sizes[kept]:
-            slots = first + np.arange(sizes[kept])
+        self.drafts, self.distributions, self.chances, self.group = [], [], [1.0], None
+        if self.sizes[kept]:
+            slots = read.first_slot + sum(self.sizes[:kept]) + np.arange(self.sizes[kept])
             self.group = Group(slots, read.offset + kept, made[-1], self.start + len(made))
             if self.constraint is not None:
                 self.group.state = self.constraint.read(made, self.start)
 
     def draft(self, now: Logits, sampling: Sampling, n: int, token: int, sureness: float) -> None:
-        """Takes the next slot's token from row n of `now`, or stops where it is not sure enough to be checked.
+        """Takes the next slot's token from row n of `now`, or stops where it is not likely enough to hold.
 
         token and sureness: the row's best at temperature 0 without a grammar; else they are read anew.
         """
@@ -143,10 +154,11 @@ class Verifying:
             token = draw(q, sampling.token_draw[n]) if warm else int(q.argmax())
             # of its best token, whichever was drawn: a draw that chose whether it is checked would bias the text
             sureness = float(q.max())
-        if sureness < self.row.request.rule.draft_threshold:
+        if self.chances[-1] * sureness < self.row.request.rule.draft_threshold:
             self.group = None
             return
         self.drafts.append(token)
+        self.chances.append(self.chances[-1] * sureness)
         if warm and q is not None:
             self.distributions.append(q)
         group.slots, group.row, group.token = group.slots[1:], n, token

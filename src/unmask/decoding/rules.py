@@ -50,7 +50,7 @@ class RuleParameters:
     editing_threshold: float = 0.9  # token_edit
     zero_edits: bool = True  # an editing_threshold of 0 edits all that differs; false: nothing
     max_post_steps: int = 16  # token_edit: steps that only edit, of each block
-    draft_threshold: float = 0.0  # checked, verify: drafts less sure are not checked; a grammar's drafts all are
+    draft_threshold: float = 0.0  # checked, verify: drafts and slots less likely to be of use are not fed
 
 
 @dataclass(frozen=True)
