@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -28,7 +31,9 @@ def made(seed: int) -> tuple[CompiledLogits, TorchLogits, Array, Array]:
     allowed = rng.random((len(index), SIZE)) < 0.3
     allowed[:, 5] = True
     allowed[3, VOCABULARY] = False
-    compiled = CompiledLogits(text.copy(), drafts.copy(), OF_DRAFT, VOCABULARY, SIZE)
+    network: Any = SimpleNamespace(vocabulary=VOCABULARY, config=SimpleNamespace(vocab_size=SIZE))
+    states = np.zeros((ROWS, 2), np.float32)
+    compiled = CompiledLogits(network, text.copy(), drafts.copy(), OF_DRAFT, states, states[:0])
     return compiled, TorchLogits(torch.from_numpy(whole)), index, allowed
 
 

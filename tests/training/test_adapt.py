@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from unmask import DiffusionLM
 from unmask.cli import main
 from unmask.drafts import Drafts
+from unmask.models import adapter
 from unmask.training import adapt as adaptation
 from unmask.training.adapt import AdapterTrainer, adapt
 from unmask.training.recipe import Recipe, parse_recipe, read_recipe
@@ -107,6 +109,33 @@ def test_a_base_becomes_a_model_of_three_modes(
     assert texts["ar"].token_ids == base.generate(prompt, 24, temperature=0.0).token_ids
     assert texts["verify"].token_ids == texts["ar"].token_ids
     assert all(len(text.token_ids) > 0 for text in texts.values())
+
+
+def test_an_adapter_goes_on_from_another(tree: MakeTree, tmp_path: Path, refused: Refused) -> None:
+    """Its tensors and draft vocabulary are the start; a chain that it lacks starts fresh, and changes nothing yet."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    recipe = parse_recipe(tree(), "recipe", first)
+    begun = adapt(recipe, first, console=QUIET)
+    files = {"files": recipe.data.files, "validation": recipe.data.validation, "format": "dialogues", "length": 64}
+
+    def going_on(**model: Any) -> Recipe:
+        own = {**tree()["model"], "chain_width": 8, "start": str(begun), **model}
+        return parse_recipe(tree(model=own, data=files, training__precision=False), "recipe", second)
+
+    trainer = AdapterTrainer(going_on(), second / "adapter", QUIET, second / "model")
+    before, own = adapter.read(begun), adapter.own_parameters(trainer.network)
+    assert {name for name in own if not name.startswith("chain.")} == before.keys() - {"draft_vocabulary"}
+    assert all(torch.equal(own[name].detach(), t.float()) for name, t in before.items() if name in own)
+    assert torch.equal(trainer.network.draft_vocabulary.int(), before["draft_vocabulary"])
+    assert not own["chain.out"].any()
+    folder = trainer.run()
+    assert {path.name for path in folder.glob("model*")} == {*adapter.SHARDS, "model.safetensors.index.json"}
+    lm = DiffusionLM.from_pretrained(folder, backend="torch")
+    prompt = [{"role": "user", "content": "what is it"}]
+    texts = {mode: lm.generate(prompt, 24, mode=mode, temperature=0.0).token_ids for mode in ("ar", "verify")}
+    assert texts["ar"] == texts["verify"]
+    with refused("unknown tensor", "another base or rank"):
+        adapt(going_on(adapter_rank=0, adapter_width=8), tmp_path / "other", console=QUIET)
 
 
 def test_a_run_goes_on_in_either_stage(
@@ -229,7 +258,7 @@ def test_an_unknown_stage_is_refused(recipe: Callable[..., Recipe], tmp_path: Pa
 
 
 def test_the_default_recipes_parse_and_agree() -> None:
-    for name in ("default", "default-gpu"):
+    for name in ("default", "default-chain", "default-gpu"):
         recipe = read_recipe(RECIPES / f"{name}.yaml", [])
         assert isinstance(recipe.objective, Drafts)
         assert adaptation.AdapterOptions.of(recipe).base == "smollm2-135m-instruct"

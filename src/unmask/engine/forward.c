@@ -81,19 +81,21 @@ static inline floats all(float v) { return v - (floats){0}; }
 static inline floats choose(ints where, floats a, floats b) { return (floats)(((ints)a & where) | ((ints)b & ~where)); }
 static inline floats greater(floats a, floats b) { return choose(a > b, a, b); }
 
-static inline float total(floats v) {
-    float s[WIDE];
-    store(s, v);
-    for (int width = WIDE / 2; width; width /= 2)
-        for (int i = 0; i < width; i++) s[i] += s[i + width];
-    return s[0];
-}
-
-static inline float highest(floats v) {
-    float top = v[0];
-    for (int i = 1; i < WIDE; i++) top = v[i] > top ? v[i] : top;
-    return top;
-}
+/* The lanes of a register as one value: each half with the other, until one is left. */
+#ifdef __AVX512F__
+#define IN_8(op8, v) op8(_mm256_castpd_ps(_mm512_castpd512_pd256((__m512d)v)), _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)v, 1)))
+#else
+#define IN_8(op8, v) ((__m256)v)
+#endif
+#define FOLD(name, op8, op4, op1) \
+    static inline float name(floats v) { \
+        const __m256 w = IN_8(op8, v); \
+        __m128 x = op4(_mm256_castps256_ps128(w), _mm256_extractf128_ps(w, 1)); \
+        x = op4(x, _mm_movehl_ps(x, x)); \
+        return _mm_cvtss_f32(op1(x, _mm_shuffle_ps(x, x, 1))); \
+    }
+FOLD(total, _mm256_add_ps, _mm_add_ps, _mm_add_ss)
+FOLD(highest, _mm256_max_ps, _mm_max_ps, _mm_max_ss)
 
 static inline floats exponential(floats x) { /* relative error below 2e-7; 0 below -87 */
     x = choose(x < all(-87.f), all(-87.f), choose(x > all(88.f), all(88.f), x));
@@ -488,8 +490,8 @@ static void compute(void *job) {
             }
         }
         WAIT {
-            EACH(item, T * G * parts) {
-                int t = item / (G * parts), group = item / parts % G, from = item % parts * heads;
+            EACH(item, T * G * parts) { /* columns of one request follow each other: they read the same keys */
+                int t = item % T, group = item / T / parts, from = item / T % parts * heads;
                 int n = group * (H / G) + from, count = H / G - from < heads ? H / G - from : heads;
                 size_t head = ((size_t)b->place[t] * G + group) * b->blocks * LANES * K;
                 float *out = pass->mixed + (size_t)t * H * K + n * K;

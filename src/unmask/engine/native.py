@@ -193,14 +193,18 @@ class CompiledNetwork:
         """How many tokens drafts may be."""
         return 0 if self.vocabulary is None else len(self.vocabulary)
 
-    def forward(self, columns: dict[str, Array], keys: Array, values: Array) -> tuple[Array, ...]:
+    def forward(
+        self, columns: dict[str, Array], keys: Array, values: Array, room: Array | None = None
+    ) -> tuple[Array, ...]:
         """Logits float32 of the columns `text` [n, V] and `draft` [m, V'], final states of `text` [n, D] and of `slot`;
         writes text's keys and values into `keys` [L, places, G, blocks, K, 16] and `values` [L, places, G,
-        16 * blocks, K]. The rest of `columns` are int32 [T]: see Batch in forward.c."""
+        16 * blocks, K]. The rest of `columns` are int32 [T]: see Batch in forward.c. The logits of text are put into
+        `room` [n or more, V] where it is given."""
         arrays = {name: np.ascontiguousarray(columns[name], np.int32) for name in ARRAYS}
         rows = [len(arrays[name]) for name in ("text", "draft", "slot")]
         widths = ((rows[0], self.config.vocab_size), (rows[1], self.proposed))
-        out = [np.empty(shape, np.float32) for shape in widths]
+        out = [np.empty(shape, np.float32) for shape in (widths if room is None else widths[1:])]
+        out = out if room is None else [room[: rows[0]], *out]
         out += [np.empty((count, self.config.hidden_size), np.float32) for count in (rows[0], rows[2])]
         counts = (len(arrays["id"]), *rows, keys.shape[1], keys.shape[3], self.threads)
         pointers = [arrays[name].ctypes.data for name in ARRAYS]

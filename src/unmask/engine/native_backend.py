@@ -27,6 +27,7 @@ WEIGHTS = "weights.safetensors"
 SLOTS = 16  # of the cache stand together
 SLOT_STEP = 128  # slots grow in steps
 PIECE = 512  # columns computed at once, so that little memory is enough
+ROOM = 16  # rows of logits whose memory is kept: new memory costs as much as a row
 
 
 class NativeLogits(CompiledLogits):
@@ -44,13 +45,14 @@ class NativeLogits(CompiledLogits):
 
 class NativeBackend:
     """Columns of all requests stand in one line, so nothing is padded; a request's result never depends on
-    who stands beside it."""
+    who stands beside it. The logits of a forward are good until the next."""
 
     def __init__(self, network: CompiledNetwork) -> None:
         self.network, self.config = network, network.config
         self.active = np.zeros(0, np.int64)  # place of each request in the cache
         self.places, self.slots = 0, 0
         self.keys = self.values = np.zeros(0, np.float32)
+        self.room = np.zeros((ROOM, self.config.vocab_size), np.float32)  # the last forward's logits
 
     def open(self, layout: Layout, rows: int, slots: int, use_cache: bool) -> None:
         self.active = np.arange(rows)
@@ -115,7 +117,8 @@ class NativeBackend:
             mine = (scored >= low) & (scored < high)
             own["text"], own["draft"] = scored[mine & ~of_draft] - low, scored[mine & of_draft] - low
             own["slot"] = slots[(slots >= low) & (slots < high)] - low
-            for part, made in zip(parts, self.network.forward(own, self.keys, self.values), strict=True):
+            room = self.room if high - low == len(row) and len(own["text"]) <= ROOM else None
+            for part, made in zip(parts, self.network.forward(own, self.keys, self.values, room), strict=True):
                 part.append(made)
         text, draft, *states = (made[0] if len(made) == 1 else np.concatenate(made) for made in parts)
         text[:, self.config.mask_token_id] = -np.inf

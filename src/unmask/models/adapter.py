@@ -40,8 +40,8 @@ def adapted_config(base: ModelConfig, block_length: int, rank: int = 0, width: i
         raise UnmaskError("an adapter needs an adapter_rank or an adapter_width of at least 1")
     if base.mask_token_id is None:
         raise UnmaskError("the base's tokenizer has no mask token and no free token to use as one")
-    sizes = {"adapter_rank": rank, "adapter_width": width, "chain_width": chain}
-    return replace(base, **sizes, layout="drafts", block_length=block_length)
+    drafting = replace(base, layout="drafts", block_length=block_length)
+    return replace(drafting, adapter_rank=rank, adapter_width=width, chain_width=chain)
 
 
 def attach(base: Transformer, config: ModelConfig) -> Transformer:

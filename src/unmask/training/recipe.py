@@ -116,6 +116,9 @@ def parse_recipe(tree: Any, source: str, output: Path | None = None) -> Recipe:
     sections = {"data": DataConfig, "training": TrainingConfig, "text": TextConfig}
     tree = {**tree, "data": _own_text(tree, output)}
     made = dict(tree)
+    training = tree.get("training")
+    if isinstance(training, dict) and training.get("precision") is False:  # YAML reads a bare `no` so
+        tree["training"] = {**training, "precision": "no"}
     for name, cls in sections.items():
         made[name] = build(cls, tree.get(name, {}), f"{source}: {name}")
     if not isinstance(made.get("model"), dict):
