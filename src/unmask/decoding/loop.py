@@ -133,7 +133,7 @@ class Decoder:
         scores = logits.propose(sampling) if proposed else Scores.none(len(feed.target))
         frames, offset, slot = [], 0, 0
         for (row, scheme), own in zip(self.active, columns, strict=True):
-            part = np.arange(offset, offset + len(own.target))
+            part = slice(offset, offset + len(own.target))
             ours = (own.target, scores.rows(part), sampling.rows(part))
             read = Read(*ours, logits, offset, slot, possible.get(row.number))
             offset, slot = offset + len(own.target), slot + len(own.slot)
@@ -263,6 +263,14 @@ class Decoder:
     def _sampling(self, columns: list[Columns], feed: Feed) -> Sampling:
         """Each scored row's own options and draws, addressed by (seed, step, position); none where none is read."""
         requests, counts = [row.request for row, _ in self.active], [len(c.target) for c in columns]
+        native = [r.rule.confidence_dtype == "native" for r in requests]
+        if (
+            not any(native)
+            and not any(s.temperature >= COLD for _, s in self.active)
+            and not any(r.rule.draws for r in requests)
+        ):
+            unread = np.zeros(len(feed.row))
+            return Sampling(unread, np.zeros(len(unread), np.int64), np.ones(len(unread)), unread, unread)
 
         def spread(values: Sequence[float]) -> np.ndarray:
             return np.repeat(np.array(values), counts)
@@ -273,7 +281,6 @@ class Decoder:
         token = uniforms(*address, TOKEN_DRAW) if (temperature > 0).any() else unread
         choice = uniforms(*address, CHOICE_DRAW) if any(r.rule.draws for r in requests) else unread
         top_k, top_p = spread([r.top_k for r in requests]), spread([r.top_p for r in requests]).astype(np.float64)
-        native = [r.rule.confidence_dtype == "native" for r in requests]
         return Sampling(temperature, top_k, top_p, token, choice, spread(native) if any(native) else None)
 
 

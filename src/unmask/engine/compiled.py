@@ -57,6 +57,8 @@ class CompiledLogits:
 
     def propose(self, sampling: Sampling) -> Scores:
         """See `decoding.sampling.propose`."""
+        if not self.of_draft.any():
+            return self._propose(self.parts[0], sampling)
         where = [(~self.of_draft).nonzero()[0], self.of_draft.nonzero()[0]]
         halves = []
         for logits, index in zip(self.parts, where, strict=True):

@@ -125,8 +125,8 @@ def packed_weights(
         out["mask_embedding"] = weight("mask_embedding").astype(np.float32)
         out["vocabulary"] = draft_vocabulary.astype(np.int64)
     if config.chain_width:
-        put("chain_in", paired(weight("chain.gate"), weight("chain.inner")))
-        put("chain_out", weight("chain.out"))
+        put("chain_in", paired(weight("chain.gate"), weight("chain.inner")), rough=True)
+        put("chain_out", weight("chain.out"), rough=True)
     return out
 
 

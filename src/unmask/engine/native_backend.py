@@ -90,19 +90,20 @@ class NativeBackend:
     def forward(self, feed: Feed) -> CompiledLogits:
         if (feed.guidance > 0).any():
             raise UnmaskError("backend 'native' does not guide; use backend='torch' or guidance=0")
-        row, column = (feed.document != PADDING).nonzero()
-        position, anchor = feed.position[row, column], feed.anchor[row, column]
+        there = feed.document != PADDING
+        row = there.nonzero()[0]
+        position, anchor = feed.position[there], feed.anchor[there]
         drafts = anchor != TEXT
         needed = int(position[~drafts].max(initial=0)) + 1
         if needed > self.slots:
             self._room(self.places, -(-needed // SLOT_STEP) * SLOT_STEP)
-        first, last = groups(row, anchor)
-        of_draft = feed.of_draft
-        at = np.full(feed.ids.shape, -1)
-        at[row, column] = np.arange(len(row))
-        scored, slots = at[feed.row, feed.column], at[feed.slot_row, feed.slot_column]
+        first, last = groups(row, anchor) if drafts.any() else (position, position)
+        # padding stands on the right: a request's columns follow each other
+        begins = np.searchsorted(row, np.arange(len(feed.ids)))
+        scored, slots = begins[feed.row] + feed.column, begins[feed.slot_row] + feed.slot_column
+        of_draft = drafts[scored]
         lines = {
-            "id": feed.ids[row, column],
+            "id": feed.ids[there],
             "position": position,
             "place": self.active[row],
             "seen": np.where(drafts, anchor, position) + 1,
