@@ -21,7 +21,7 @@ from unmask.models.transformer import Transformer
 
 Drafting = Callable[..., tuple[Transformer, Transformer]]
 Tiny = Callable[..., Transformer]
-SHAPES = [{"rank": 4}, {"rank": 0, "width": 6}, {"rank": 2, "width": 3}]
+SHAPES = [{"rank": 4}, {"rank": 0, "width": 6}, {"rank": 2, "width": 3}, {"rank": 0, "width": 6, "chain": 5}]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 IDS = torch.tensor([[1, 2, 8, 5, 8, 8]])  # 8 is the mask
 GATE = torch.tensor([[False, False, False, False, True, True]])
@@ -63,7 +63,8 @@ def test_a_folder_read_and_written_is_the_same_to_the_byte(shape: dict[str, int]
     assert not again.training
     save(tmp_path / "second", again)
     names = sorted(path.name for path in (tmp_path / "first").iterdir())
-    assert names == ["adapter.json", "config.json", "model.safetensors"]
+    chained = [*adapter.SHARDS, "model.safetensors.index.json"]
+    assert names == ["adapter.json", "config.json", *(chained if "chain" in shape else ["model.safetensors"])]
     for name in names:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     assert torch.equal(again.draft_vocabulary, network.draft_vocabulary)
@@ -73,9 +74,7 @@ def test_a_folder_read_and_written_is_the_same_to_the_byte(shape: dict[str, int]
     assert torch.equal(hidden(again), hidden(network))
     stored = json.loads((tmp_path / "first" / "adapter.json").read_text())
     assert stored == {"base": "toy-base", "embedding": adapter.fingerprint(base)}
-    assert all(
-        t.dtype in (torch.bfloat16, torch.int32) for t in load_file(tmp_path / "first/model.safetensors").values()
-    )
+    assert all(t.dtype in (torch.bfloat16, torch.int32) for t in adapter.read(tmp_path / "first").values())
 
 
 @shapes
@@ -89,7 +88,18 @@ def test_an_adapter_holds_no_tensor_of_its_base(shape: dict[str, int], tiny: Tin
         assert network.get_parameter(name).data_ptr() == parameter.data_ptr()
     assert network.head.weight is network.embedding.weight
     save(tmp_path, network)
-    assert load_file(tmp_path / "model.safetensors").keys() == own.keys() | {"draft_vocabulary"}
+    assert adapter.read(tmp_path).keys() == own.keys() | {"draft_vocabulary"}
+
+
+def test_a_folder_holds_the_last_adapter_that_was_saved_there(tiny: Tiny, tmp_path: Path) -> None:
+    for shape in ({"rank": 0, "width": 6, "chain": 5}, {"rank": 4}, {"rank": 0, "width": 6, "chain": 5}):
+        base, network = pair(tiny, shape)
+        save(tmp_path, network)
+        again = adapter.load(tmp_path, base, network.config)
+        own = adapter.own_parameters(network)
+        assert all(torch.equal(again.get_parameter(name), parameter) for name, parameter in own.items())
+    (tmp_path / adapter.SHARDS[1]).unlink()
+    assert adapter.SHARDS[1] in refused(tmp_path, base, network.config)
 
 
 @shapes

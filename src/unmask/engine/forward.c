@@ -610,8 +610,7 @@ typedef struct {
     const float *logits;
     int rows, size;
     int64_t *token;
-    float *best, *second;
-    double *sum, *moment;
+    double *confidence, *entropy, *margin;
 } Summary;
 
 static void summarise(void *job) {
@@ -643,15 +642,16 @@ static void summarise(void *job) {
             }
             s += total(part), w += total(weighted);
         }
-        to->token[n] = where, to->best[n] = most, to->second[n] = other, to->sum[n] = s, to->moment[n] = w;
+        to->token[n] = where, to->confidence[n] = 1 / s, to->entropy[n] = log(s) - w / s;
+        to->margin[n] = (1 - exp((double)other - most)) / s;
     }
 }
 
-/* Of each row of logits [N][V]: the best token and its logit, the sum of exp(logit - best), the same weighted by
-   logit - best, and the second best logit. */
-void unmask_summarise(const float *logits, int rows, int size, int threads, int64_t *token, float *best, double *sum,
-                      double *moment, float *second) {
-    Summary to = {logits, rows, size, token, best, second, sum, moment};
+/* Of each row of logits [N][V]: the best token, its probability, the entropy in nats, and how far the second best
+   token's probability is below. */
+void unmask_summarise(const float *logits, int rows, int size, int threads, int64_t *token, double *confidence,
+                      double *entropy, double *margin) {
+    Summary to = {logits, rows, size, token, confidence, entropy, margin};
     together(summarise, &to, rows > 1 ? threads : 1);
 }
 

@@ -225,16 +225,10 @@ class CompiledNetwork:
         return told, logits
 
     def summarise(self, logits_NV: Array) -> tuple[Array, ...]:
-        """Of each row: best token, its logit, sum of exp(logit - best), the same weighted by logit - best, and the
-        second best logit."""
+        """Of each row: the best token, its probability, the entropy in nats, and how far the second best token's
+        probability is below, [N] each."""
         rows, size = logits_NV.shape
-        out = (
-            np.empty(rows, np.int64),
-            np.empty(rows, np.float32),
-            np.empty(rows),
-            np.empty(rows),
-            np.empty(rows, np.float32),
-        )
-        at = [ctypes.c_void_p(a.ctypes.data) for a in out]
+        token, values = np.empty(rows, np.int64), np.empty((3, rows))
+        at = [ctypes.c_void_p(a.ctypes.data) for a in (token, *values)]
         self.lib.unmask_summarise(ctypes.c_void_p(logits_NV.ctypes.data), rows, size, self.threads, *at)
-        return out
+        return (token, *values)

@@ -38,9 +38,7 @@ class NativeLogits(CompiledLogits):
     def _propose(self, logits: Array, sampling: Sampling) -> Scores:
         if (sampling.temperature > 0).any():
             return super()._propose(logits, sampling)
-        token, best, total, moment, second = self.network.summarise(logits)
-        entropy, margin = np.log(total) - moment / total, (1 - np.exp(second.astype(np.float64) - best)) / total
-        return Scores(token, 1 / total, entropy, margin, sampling.choice_draw)
+        return Scores(*self.network.summarise(logits), sampling.choice_draw)
 
 
 class NativeBackend:
