@@ -149,7 +149,7 @@ def test_slots_are_told_what_comes_before_them(pair: tuple[DiffusionLM, Diffusio
     exact, compiled = (told(lm.new_backend(), np.arange(3)) for lm in pair)
     for p, q in zip(exact, compiled, strict=True):
         np.testing.assert_allclose(q.sum(-1), 1, atol=1e-9)
-        assert 0.5 * np.abs(p - q).sum(-1).mean() < 0.1
+        assert 0.5 * np.abs(p - q).sum(-1).mean() < 0.12  # what only drafts pass through is rounded to 4 bits
         assert not np.allclose(p[0], p[1], atol=0.05)
     for b in range(3):
         alone = told(pair[1].new_backend(), np.array([b]))

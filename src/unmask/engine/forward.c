@@ -63,7 +63,7 @@ typedef struct {
     const int32_t *id, *position, *place;        /* [T] */
     const int32_t *seen, *first, *last, *drafts; /* [T]: cached keys seen, columns of its group, is it a slot */
     const int32_t *text, *draft, *slot;          /* columns to score, and those whose states alone are asked for */
-    float *keys, *values;       /* [layers][places][G][blocks][K][16], [layers][places][G][16 * blocks][K] */
+    uint16_t *keys, *values;    /* float16 [layers][places][G][blocks][K][16], [layers][places][G][16 * blocks][K] */
     float *text_logits, *draft_logits; /* [text_rows][V], [draft_rows][V'] */
     float *text_states, *slot_states;  /* [text_rows][D], [slot_rows][D], normalised */
 } Batch;
@@ -299,7 +299,8 @@ static void rotate(float *x, const float *cos, const float *sin, int size) {
 }
 
 typedef struct { /* what one column attends to with heads that share keys */
-    const float *q, *keys, *values, *own; /* [heads][K], [blocks][K][16], [S][K]; the first column of its group */
+    const float *q, *own;          /* [heads][K]; the first column of its group */
+    const uint16_t *keys, *values; /* float16 [blocks][K][16], [S][K] */
     int seen, own_count, own_stride, to_values, size; /* cached keys, columns of the group, floats between them */
 } View;
 
@@ -310,7 +311,7 @@ static inline __attribute__((always_inline)) void mix(
     const int start = (v->seen + LANES - 1) / LANES * LANES;
     for (int n = 0; n < v->seen; n++)
         for (int i = 0; i < count; i++) {
-            floats value = load(v->values + (size_t)n * v->size + at + i * WIDE);
+            floats value = halves(v->values + (size_t)n * v->size + at + i * WIDE);
             for (int h = 0; h < heads; h++) sum[h][i] += value * score[h * stride + n];
         }
     for (int n = 0; n < v->own_count; n++)
@@ -329,13 +330,14 @@ static inline __attribute__((always_inline)) void attend_with(
     const int size = v->size, blocks = (v->seen + LANES - 1) / LANES, start = blocks * LANES;
     float share[4];
     for (int b = 0; b < blocks; b++) {
-        const float *k = v->keys + (size_t)b * size * LANES;
+        const uint16_t *k = v->keys + (size_t)b * size * LANES;
         floats part[4][CHAINS][HALVES] = {{{{0}}}};
         for (int i = 0; i < size; i += CHAINS)
             for (int j = 0; j < CHAINS; j++)
-                for (int h = 0; h < heads; h++)
-                    for (int half = 0; half < HALVES; half++)
-                        part[h][j][half] += load(k + (i + j) * LANES + half * WIDE) * v->q[h * size + i + j];
+                for (int half = 0; half < HALVES; half++) {
+                    const floats key = halves(k + (i + j) * LANES + half * WIDE);
+                    for (int h = 0; h < heads; h++) part[h][j][half] += key * v->q[h * size + i + j];
+                }
         for (int h = 0; h < heads; h++)
             for (int half = 0; half < HALVES; half++) {
                 floats s = part[h][0][half] + part[h][1][half];
@@ -464,7 +466,7 @@ static void compute(void *job) {
     }
     for (int l = 0; l < net->layers; l++) {
         const Layer *layer = net->layer + l;
-        float *keys = b->keys + l * per_layer, *values = b->values + l * per_layer;
+        uint16_t *keys = b->keys + l * per_layer, *values = b->values + l * per_layer;
         WAIT {
             EACH(t, T) {
                 normalise(x + (size_t)t * D, layer->norm1, D, net->eps, own_norm);
@@ -482,10 +484,10 @@ static void compute(void *job) {
                 for (int n = 0; n < G && !b->drafts[t]; n++) {
                     size_t head = ((size_t)b->place[t] * G + n) * b->blocks;
                     int slot = b->position[t];
-                    float *k = keys + (head + slot / LANES) * K * LANES + slot % LANES;
-                    float *v = values + (head * LANES + slot) * K;
-                    for (int i = 0; i < K; i++) k[i * LANES] = row[(H + n) * K + i];
-                    memcpy(v, row + (H + G + n) * K, K * sizeof(float));
+                    uint16_t *k = keys + (head + slot / LANES) * K * LANES + slot % LANES;
+                    uint16_t *v = values + (head * LANES + slot) * K;
+                    for (int i = 0; i < K; i++) k[i * LANES] = _cvtss_sh(row[(H + n) * K + i], 0);
+                    for (int i = 0; i < K; i++) v[i] = _cvtss_sh(row[(H + G + n) * K + i], 0);
                 }
             }
         }
@@ -495,9 +497,8 @@ static void compute(void *job) {
                 int n = group * (H / G) + from, count = H / G - from < heads ? H / G - from : heads;
                 size_t head = ((size_t)b->place[t] * G + group) * b->blocks * LANES * K;
                 float *out = pass->mixed + (size_t)t * H * K + n * K;
-                const View view = {qkv + (size_t)t * wide + n * K, keys + head, values + head,
-                                   qkv + (size_t)b->first[t] * wide + (H + group) * K, b->seen[t],
-                                   b->last[t] - b->first[t], wide, G * K, K};
+                const View view = {qkv + (size_t)t * wide + n * K, qkv + (size_t)b->first[t] * wide + (H + group) * K,
+                                   keys + head, values + head, b->seen[t], b->last[t] - b->first[t], wide, G * K, K};
                 attend(&view, count, own_score, pass->room_score, out);
                 round_off(out, &pass->o, t, n * K, count * K);
             }

@@ -197,7 +197,7 @@ class CompiledNetwork:
         self, columns: dict[str, Array], keys: Array, values: Array, room: Array | None = None
     ) -> tuple[Array, ...]:
         """Logits float32 of the columns `text` [n, V] and `draft` [m, V'], final states of `text` [n, D] and of `slot`;
-        writes text's keys and values into `keys` [L, places, G, blocks, K, 16] and `values` [L, places, G,
+        writes text's keys and values, float16, into `keys` [L, places, G, blocks, K, 16] and `values` [L, places, G,
         16 * blocks, K]. The rest of `columns` are int32 [T]: see Batch in forward.c. The logits of text are put into
         `room` [n or more, V] where it is given."""
         arrays = {name: np.ascontiguousarray(columns[name], np.int32) for name in ARRAYS}

@@ -49,7 +49,7 @@ class NativeBackend:
         self.network, self.config = network, network.config
         self.active = np.zeros(0, np.int64)  # place of each request in the cache
         self.places, self.slots = 0, 0
-        self.keys = self.values = np.zeros(0, np.float32)
+        self.keys = self.values = np.zeros(0, np.float16)
         self.room = np.zeros((ROOM, self.config.vocab_size), np.float32)  # the last forward's logits
 
     def open(self, layout: Layout, rows: int, slots: int, use_cache: bool) -> None:
@@ -63,8 +63,8 @@ class NativeBackend:
         if (places, slots) == (self.places, self.slots):
             return
         shape = (c.num_layers, places, c.num_kv_heads)
-        self.keys = np.zeros((*shape, slots // SLOTS, c.head_dim, SLOTS), np.float32)
-        self.values = np.zeros((*shape, slots, c.head_dim), np.float32)
+        self.keys = np.zeros((*shape, slots // SLOTS, c.head_dim, SLOTS), np.float16)
+        self.values = np.zeros((*shape, slots, c.head_dim), np.float16)
         if all(shared):
             p, s = shared
             self.keys[:, :p, :, : s // SLOTS] = old[0][:, :p, :, : s // SLOTS]
