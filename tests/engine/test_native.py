@@ -199,6 +199,16 @@ def test_a_long_prompt_is_read_in_pieces(pair: tuple[DiffusionLM, DiffusionLM]) 
     np.testing.assert_array_equal(one.values, two.values)
 
 
+def test_long_prompts_are_read_together(pair: tuple[DiffusionLM, DiffusionLM]) -> None:
+    """Text alone, of several requests, wider than a piece."""
+    prompts = [np.random.default_rng(n).integers(0, 70, 300 + 40 * n).tolist() for n in range(4)]
+    assert sum(map(len, prompts)) > 2 * PIECE
+    for mode in ("ar", "verify"):
+        together = pair[1].generate(prompts, 6, mode=mode, temperature=0.0)
+        alone = [pair[1].generate(prompt, 6, mode=mode, temperature=0.0) for prompt in prompts]
+        assert [out.token_ids for out in together] == [out.token_ids for out in alone]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 5), st.integers(1, 200), st.sampled_from([1.0, 30.0]))
 def test_best_tokens_are_those_of_numpy(seed: int, rows: int, size: int, spread: float) -> None:

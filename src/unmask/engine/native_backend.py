@@ -95,7 +95,7 @@ class NativeBackend:
         needed = int(position[~drafts].max(initial=0)) + 1
         if needed > self.slots:
             self._room(self.places, -(-needed // SLOT_STEP) * SLOT_STEP)
-        first, last = groups(row, anchor) if drafts.any() else (position, position)
+        first, last = groups(row, anchor)
         # padding stands on the right: a request's columns follow each other
         begins = np.searchsorted(row, np.arange(len(feed.ids)))
         scored, slots = begins[feed.row] + feed.column, begins[feed.slot_row] + feed.slot_column
