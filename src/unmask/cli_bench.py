@@ -210,7 +210,8 @@ def bench_speed_command(
 
             items, _ = load_items(limit=quality)
             for way in tried:
-                result = score(lm, items, {"temperature": 0.0, **way.options}, lambda text: status.update(text))
+                options = {"temperature": 0.0, **way.options}
+                result = score(lm, items, options, lambda text: status.update(text), likelihood=False)
                 scores[way.name] = result["all"]["score"]
     if picture is not None:
         speed.draw(results, scores, picture, f"{lm.name}: {max_new_tokens} new tokens, temperature 0")

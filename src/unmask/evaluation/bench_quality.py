@@ -14,10 +14,14 @@ from unmask.prompts import encode
 
 
 def quality(
-    lm: DiffusionLM, items: list[tasks.Item], options: dict[str, Any], progress: Callable[[str], None]
+    lm: DiffusionLM,
+    items: list[tasks.Item],
+    options: dict[str, Any],
+    progress: Callable[[str], None],
+    likelihood: bool = True,
 ) -> dict[str, Any]:
-    """Scores of `tasks.evaluate`, and of the answers: `tokens_per_step`, `bits_per_token` under the model's own
-    text network (causal, so an AR base judges its diffusion) and unigram `entropy` in nats."""
+    """Scores of `tasks.evaluate`, and of the answers: `tokens_per_step`, with `likelihood` `bits_per_token` under the
+    model's own text network (causal, so an AR base judges its diffusion), and unigram `entropy` in nats."""
     written: list[tuple[list[int], list[int]]] = []
     steps = 0
 
@@ -31,9 +35,11 @@ def quality(
 
     result = tasks.evaluate(answer, items, progress)
     tokens = sum(len(ids) for _, ids in written)
-    bits = sum(answer_nats(lm, given, ids) for given, ids in written) / max(1, tokens) / math.log(2)
-    entropy = unigram_entropy([ids for _, ids in written])
-    return {**result, "tokens_per_step": tokens / max(1, steps), "bits_per_token": bits, "entropy": entropy}
+    about = {"tokens_per_step": tokens / max(1, steps), "entropy": unigram_entropy([ids for _, ids in written])}
+    if likelihood:
+        nats = sum(answer_nats(lm, given, ids) for given, ids in written)
+        about["bits_per_token"] = nats / max(1, tokens) / math.log(2)
+    return {**result, **about}
 
 
 def choices(lm: DiffusionLM, items: list[tasks.Choice], progress: Callable[[str], None]) -> dict[str, Any]:
