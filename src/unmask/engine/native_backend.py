@@ -38,7 +38,8 @@ class NativeLogits(CompiledLogits):
     def _propose(self, logits: Array, sampling: Sampling) -> Scores:
         if (sampling.temperature > 0).any():
             return super()._propose(logits, sampling)
-        return Scores(*self.network.summarise(logits), sampling.choice_draw)
+        token, confidence, entropy, margin = self.network.summarise(logits)
+        return Scores(token, confidence, entropy, margin, sampling.choice_draw)
 
 
 class NativeBackend:
