@@ -51,9 +51,15 @@ class CompiledLogits:
 
     def told(self, slot: Array, before: CompiledLogits, row: Array, token: Array) -> CompiledLogits:
         """See `decoding.feed.Logits`."""
-        place = row - before.of_draft.cumsum()[row] if len(before.parts[0]) else row
-        states, logits = self.network.chain(self.slots[slot], before.states[place], token)
-        return type(self)(self.network, self.parts[0][:0], logits, np.ones(len(slot), bool), states, self.slots)
+        return self._told(self.network.chain(self.slots[slot], before.states[before.place(row)], token))
+
+    def _told(self, made: tuple[Array, Array]) -> CompiledLogits:
+        states, logits = made
+        return type(self)(self.network, self.parts[0][:0], logits, np.ones(len(states), bool), states, self.slots)
+
+    def place(self, row: Array) -> Array:
+        """Where rows [n] of the scored ones stand among the states."""
+        return row - self.of_draft.cumsum()[row] if len(self.parts[0]) else row
 
     def propose(self, sampling: Sampling) -> Scores:
         """See `decoding.sampling.propose`."""

@@ -213,12 +213,13 @@ class CompiledNetwork:
             raise MemoryError(f"no memory for a forward of {counts[0]} columns")
         return tuple(out)
 
-    def chain(self, state: Array, before: Array, token: Array) -> tuple[Array, Array]:
+    def chain(self, state: Array, before: Array, token: Array, room: Array | None = None) -> tuple[Array, Array]:
         """States [n, D] and logits float32 [n, V'] of slots whose own are `state` [n, D], told `token` [n] and the
-        states `before` [n, D] that it was chosen by."""
+        states `before` [n, D] that it was chosen by; the logits are put into `room` where it has that many rows."""
         state, before = (np.ascontiguousarray(a, np.float32) for a in (state, before))
         token = np.ascontiguousarray(token, np.int32)
-        told, logits = np.empty_like(state), np.empty((len(state), self.proposed), np.float32)
+        told, fits = np.empty_like(state), room is not None and len(state) <= len(room)
+        logits = room[: len(state)] if room is not None and fits else np.empty((len(state), self.proposed), np.float32)
         at = [ctypes.c_void_p(a.ctypes.data) for a in (state, before, token, told, logits)]
         if self.lib.unmask_chain(ctypes.byref(self.network), len(state), self.threads, *at):
             raise MemoryError(f"no memory for {len(state)} drafts")
