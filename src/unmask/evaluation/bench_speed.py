@@ -210,7 +210,7 @@ def draw(speeds: list[Speed], scores: dict[str, float], path: Path, title: str) 
     axes = figure.add_subplot()
     colours = {"ar": "#30507a", "verify": "#2a8c6a", "diffusion": "#c1440e"}
     for speed in speeds:
-        if speed.name in scores:
+        if speed.name in scores and speed.batch == 1:
             kind = speed.name.split(",")[0]
             axes.plot(speed.tokens_per_second, scores[speed.name], "o", color=colours.get(kind, "#666666"))
             axes.annotate(
