@@ -12,6 +12,7 @@ from unmask.drafts import Drafts
 from unmask.models.config import ModelConfig
 from unmask.models.entries import ENTRIES
 from unmask.objectives import AR, BD3LM, MDLM
+from unmask.training.adapt import AdapterOptions
 from unmask.training.recipe import Recipe, parse_recipe, read_recipe
 
 Refused = Callable[..., Any]
@@ -43,7 +44,7 @@ def test_shipped_recipes_parse(path: Path) -> None:
     assert recipe.name == path.stem
     if recipe.data.format == "dialogues":  # an adapter's network is that of its base
         assert isinstance(recipe.objective, Drafts)
-        assert recipe.model.keys() <= {"base", "adapter_rank", "adapter_width", "block_length", "draft_vocabulary"}
+        AdapterOptions.of(recipe)
         assert recipe.model["base"] in ENTRIES
     else:
         ModelConfig.from_dict({"vocab_size": 4096, **recipe.model})
