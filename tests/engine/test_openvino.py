@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from told_slots import compare_told
 
 from unmask import DiffusionLM, UnmaskError
 from unmask.decoding.feed import TEXT, Columns, Feed, Sampling
@@ -120,39 +121,8 @@ def test_forwards_are_near_those_of_torch(pair: tuple[DiffusionLM, DiffusionLM])
         assert (q[:, 63] == 0).all()
 
 
-def told(backend: Any, rows: np.ndarray) -> list[np.ndarray]:
-    """Distributions of two slots of each of `rows` requests, told one token after another, in one forward."""
-    requests = []
-    for b in rows.tolist():
-        rng = np.random.default_rng(b)
-        ids = np.concatenate([rng.integers(0, 60, 9 + b), np.full(2, 63)])
-        place, text = np.arange(len(ids)), len(ids) - 2
-        anchor = np.where(place < text, TEXT, text - 1)
-        requests.append(
-            Columns(ids, place, anchor, place[text - 2 : text], place[text - 2 : text] + 1, slot=place[text:])
-        )
-    backend.open(Layout("drafts"), len(rows), 64, True)
-    logits = backend.forward(Feed.of(requests, np.zeros(len(rows), np.int64)))
-    n, out, before, row = len(rows), [], logits, 2 * np.arange(len(rows)) + 1
-    sampling = Sampling(np.ones(n), np.zeros(n, int), np.ones(n), np.full(n, 0.5), np.full(n, 0.5))
-    for j in range(2):
-        before = logits.told(2 * np.arange(n) + j, before, row, 3 + rows + j)
-        out.append(before.probabilities(np.arange(n), sampling))
-        row = np.arange(n)
-    return out
-
-
 def test_slots_are_told_what_comes_before_them(pair: tuple[DiffusionLM, DiffusionLM]) -> None:
-    """Near torch, and the same for a request in company and alone; one token or another is not the same."""
-    exact, compiled = (told(lm.new_backend(), np.arange(3)) for lm in pair)
-    for p, q in zip(exact, compiled, strict=True):
-        np.testing.assert_allclose(q.sum(-1), 1, atol=1e-9)
-        assert 0.5 * np.abs(p - q).sum(-1).mean() < 0.08
-        assert not np.allclose(p[0], p[1], atol=0.05)
-    for b in range(3):
-        alone = told(pair[1].new_backend(), np.array([b]))
-        for one, together in zip(alone, compiled, strict=True):
-            np.testing.assert_allclose(one[0], together[b], rtol=1e-5, atol=1e-7)
+    compare_told(pair, 63, 0.08)
 
 
 @pytest.mark.parametrize("mode", ["ar", "verify", "diffusion"])
