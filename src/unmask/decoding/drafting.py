@@ -16,10 +16,9 @@ from unmask.canvas import Array, Commit
 from unmask.decoding.constraint import Constraint
 from unmask.decoding.feed import TEXT, Columns, Logits, Sampling
 from unmask.decoding.request import Read, Row
-from unmask.decoding.sampling import COLD, draw, uniforms
+from unmask.decoding.sampling import ACCEPT_DRAW, COLD, TOKEN_DRAW, draw, uniforms
 from unmask.decoding.verify import accept_greedy, accept_sampled, accept_tolerant
 
-TOKEN_DRAW, ACCEPT_DRAW = 0, 2  # purposes of the draws that choose a draft and that decide whether it holds
 SLOT_ODDS = 0.5  # what a slot's draft is taken to be worth before it is known, given all before it hold
 
 

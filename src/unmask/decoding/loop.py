@@ -26,11 +26,9 @@ from unmask.decoding.feed import Backend, Columns, Feed, Logits, Sampling
 from unmask.decoding.indel import Controls
 from unmask.decoding.renoising import Renoising
 from unmask.decoding.request import Read, Request, Row, Scheme
-from unmask.decoding.sampling import COLD, Scores, uniforms
+from unmask.decoding.sampling import CHOICE_DRAW, COLD, TOKEN_DRAW, Scores, uniforms
 from unmask.decoding.sub_blocks import SubBlocks
 from unmask.layout import Layout
-
-TOKEN_DRAW, CHOICE_DRAW = 0, 1  # purposes of random draws
 
 
 class Decoder:

@@ -12,6 +12,7 @@ import numpy as np
 
 from unmask.canvas import Array
 
+TOKEN_DRAW, CHOICE_DRAW, ACCEPT_DRAW = 0, 1, 2  # purposes of draws: a token, a position, whether a draft holds
 COLD = 1e-9  # temperatures below it are 0: logits over them are no longer numbers
 _GOLDEN, _MIX1, _MIX2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 

@@ -27,7 +27,7 @@ WEIGHTS = "weights.safetensors"
 SLOTS = 16  # of the cache stand together
 SLOT_STEP = 128  # slots grow in steps
 PIECE = 512  # columns computed at once, so that little memory is enough
-ROOM = 64  # rows of logits whose memory is kept: a page of new memory may cost ten microseconds
+ROOM = 64  # rows of logits whose memory is kept: fresh pages cost a pass more than the rows do
 
 
 class NativeLogits(CompiledLogits):
