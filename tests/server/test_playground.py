@@ -20,6 +20,7 @@ from unmask.server.guard import Rules, local_hosts
 
 pytestmark = pytest.mark.browser
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+DRAWN = "() => new Promise((then) => requestAnimationFrame(() => requestAnimationFrame(then)))"
 DONE = "n => [...document.querySelectorAll('.state')].filter(s => s.dataset.state === 'done').length >= n"
 
 
@@ -42,6 +43,8 @@ class Opened:
         self.page.wait_for_function("() => document.querySelector('#run').ariaDisabled === 'false'")
 
     def side(self, name: str) -> Any:
+        """The side as it is drawn: what was pressed before is on the page with the next frame, not at once."""
+        self.page.evaluate(DRAWN)
         return self.page.locator(f"article[aria-label='Side {name}']")
 
     def text(self, name: str) -> str:
