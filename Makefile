@@ -49,7 +49,8 @@ austen: $(STAMP)  ## train both models from scratch on two cores, one core each;
 	wait $$first && exit $$second
 
 default: $(STAMP)  ## make the default model again: its base's own text, then the adapter; resumes when started again
-	$(BIN)/unmask adapt recipes/default.yaml && $(BIN)/unmask adapt recipes/default-chain.yaml
+	$(BIN)/unmask adapt recipes/default.yaml --stage text
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m unmask adapt recipes/default.yaml --stage train
 
 wheel: $(STAMP)
 	$(BIN)/python -m build --wheel

@@ -126,19 +126,18 @@ def attend(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask: AttentionMask, 
 def _attend_groups(q: Tensor, k: Tensor, v: Tensor, mask: GroupMask) -> Tensor:
     """Attention of drafts [B, H, M, D] to the text and to their own group; keys [B, G, T + M, D]."""
     batch, heads, slots, width = q.shape
-    kv, seen = k.shape[1], mask.text.shape[-1]
-    share = heads // kv
-    q = (q * width**-0.5).view(batch, kv, share, slots, width)
-    own = (batch, kv, 1, slots // mask.length, mask.length, width)
-    k_own, v_own = k[:, :, seen:].reshape(own), v[:, :, seen:].reshape(own)
-    k_text, v_text = k[:, :, :seen], v[:, :, :seen]
-    to_text = (q.reshape(batch, kv, -1, width) @ k_text.transpose(-1, -2)).view(batch, kv, share, slots, seen)
-    to_text = to_text.masked_fill(~mask.text[:, :, None], -torch.inf)
-    grouped = q.view(batch, kv, share, -1, mask.length, width)
-    to_own = (grouped[..., :, None, :] * k_own[..., None, :, :]).sum(-1).flatten(3, 4)  # [B, kv, share, M, K]
+    kv, seen, length = k.shape[1], mask.text.shape[-1], mask.length
+    share, count = heads // kv, slots // length
+    # heads that share keys become rows of one small product for each group
+    apart = (batch, kv, count, share, length)
+    q = (q * width**-0.5).view(batch, kv, share, count, length, width).transpose(2, 3)
+    rows = q.reshape(batch, kv, count, share * length, width)
+    k_own, v_own = (t[:, :, seen:].reshape(batch, kv, count, length, width) for t in (k, v))
+    to_text = (rows.flatten(2, 3) @ k[:, :, :seen].transpose(-1, -2)).view(*apart, seen)
+    to_text = to_text.masked_fill(~mask.text.view(batch, 1, count, 1, length, seen), -torch.inf)
+    to_own = (rows @ k_own.transpose(-1, -2)).view(*apart, length)
     p = torch.cat([to_text, to_own], -1).softmax(-1).to(v.dtype)
-    p_text, p_own = p[..., :seen], p[..., seen:]
-    from_text = (p_text.reshape(batch, kv, -1, seen) @ v_text).view(batch, kv, share, slots, width)
-    p_own = p_own.view(batch, kv, share, -1, mask.length, mask.length)
-    from_own = (p_own[..., None] * v_own[..., None, :, :]).sum(-2).flatten(3, 4)
-    return (from_text + from_own).reshape(batch, heads, slots, width)
+    from_text = p[..., :seen].reshape(batch, kv, -1, seen) @ v[:, :, :seen]
+    from_own = p[..., seen:].reshape(*rows.shape[:-1], length) @ v_own
+    out = (from_text.view(rows.shape) + from_own).view(*apart, width)
+    return out.transpose(2, 3).reshape(batch, heads, slots, width)

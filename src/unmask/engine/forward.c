@@ -20,7 +20,11 @@
 #define LANES 16  /* outputs of half a tile, slots of a block of the cache */
 #define GROUP 32  /* inputs that share a scale */
 #define MOST 8    /* columns that stand together */
-#define FEW 4     /* columns whose sums the registers hold */
+#ifdef __AVX512F__
+#define FEW 6     /* columns whose sums the registers hold */
+#else
+#define FEW 4
+#endif
 #define LOW (-1e30f)
 
 #ifdef __AVX512F__
@@ -136,35 +140,44 @@ static inline __attribute__((always_inline)) void multiply(
     const size_t next = (size_t)groups * BLOCK(bits); /* the tile after this one is on its way meanwhile */
     size_t at = (size_t)block * groups * MOST + skip;
     floats sum[2][FEW];
+#pragma GCC unroll 8
     for (int t = 0; t < count; t++) sum[0][t] = sum[1][t] = (floats){0};
     for (int g = 0; g < groups; g++, code += BLOCK(bits), at += MOST) {
         const quad *four = (const quad *)(x->code + at * GROUP);
         const uint16_t *scale = (const uint16_t *)(code + 2 * CODES(bits));
         for (int i = 0; i < BLOCK(bits) && last; i += 64) _mm_prefetch(code + next + i, _MM_HINT_T1);
-        __m512i dots[2][FEW];
-        for (int t = 0; t < count; t++) dots[0][t] = dots[1][t] = _mm512_set1_epi32(bits == 8 ? x->offset[at + t] : 0);
-        for (int half = 0; half < 2; half++) {
-            __m512i w[2][4];
-            for (int i = 0; i < 2; i++)
-                for (int j = 0; j < 4; j++) {
-                    const uint8_t *p = code + i * CODES(bits);
-                    w[i][j] = _mm512_loadu_si512(p + 64 * (bits == 8 ? 4 * half + j : j));
-                    if (bits == 4) w[i][j] = _mm512_and_si512(half ? _mm512_srli_epi16(w[i][j], 4) : w[i][j], low);
-                }
-            for (int t = 0; t < count; t++)
-                for (int j = 0; j < 4; j++) {
-                    __m512i v = _mm512_set1_epi32(four[t * 8 + half * 4 + j]);
-                    dots[0][t] = _mm512_dpbusd_epi32(dots[0][t], w[0][j], v);
-                    dots[1][t] = _mm512_dpbusd_epi32(dots[1][t], w[1][j], v);
-                }
+        __m512i dots[2][FEW], more[2][2]; /* few columns are few chains of sums: twice as many, half as long */
+#pragma GCC unroll 8
+        for (int t = 0; t < count; t++) {
+            dots[0][t] = dots[1][t] = _mm512_set1_epi32(bits == 8 ? x->offset[at + t] : 0);
+            if (count <= 2) more[0][t] = more[1][t] = _mm512_setzero_si512();
         }
+#pragma GCC unroll 8
+        for (int j = 0; j < CODES(bits) / 64; j++) {
+            const __m512i one = _mm512_loadu_si512(code + 64 * j), two = _mm512_loadu_si512(code + CODES(bits) + 64 * j);
+#pragma GCC unroll 2
+            for (int high = 0; high < (bits == 4 ? 2 : 1); high++) {
+                const __m512i a = bits == 8 ? one : _mm512_and_si512(high ? _mm512_srli_epi16(one, 4) : one, low);
+                const __m512i b = bits == 8 ? two : _mm512_and_si512(high ? _mm512_srli_epi16(two, 4) : two, low);
+#pragma GCC unroll 8
+                for (int t = 0; t < count; t++) {
+                    const __m512i v = _mm512_set1_epi32(four[t * 8 + j + 4 * high]);
+                    __m512i *to = count <= 2 && (bits == 8 ? j & 1 : high) ? &more[0][t] : &dots[0][t];
+                    __m512i *too = count <= 2 && (bits == 8 ? j & 1 : high) ? &more[1][t] : &dots[1][t];
+                    *to = _mm512_dpbusd_epi32(*to, a, v), *too = _mm512_dpbusd_epi32(*too, b, v);
+                }
+            }
+        }
+#pragma GCC unroll 2
         for (int i = 0; i < 2; i++)
-            for (int t = 0; t < count; t++)
-                sum[i][t] = scaled(sum[i][t], (floats)_mm512_cvtepi32_ps(dots[i][t]), scale + i * SCALES(bits), x, at + t,
-                                   bits);
+#pragma GCC unroll 8
+            for (int t = 0; t < count; t++) {
+                const __m512i n = count <= 2 ? _mm512_add_epi32(dots[i][t], more[i][t]) : dots[i][t];
+                sum[i][t] = scaled(sum[i][t], (floats)_mm512_cvtepi32_ps(n), scale + i * SCALES(bits), x, at + t, bits);
+            }
     }
-    for (int i = 0; i < 2; i++)
-        for (int t = 0; t < count; t++) store(out[i][skip + t], sum[i][t]);
+#pragma GCC unroll 8
+    for (int t = 0; t < count; t++) store(out[0][skip + t], sum[0][t]), store(out[1][skip + t], sum[1][t]);
 }
 #else /* AVX2: codes of 4 bits times bytes, whose sums over a group fit 16 bits; codes of 8 bits are split in two */
 #define KEEP(v) __asm__("" : "+x"(v)) /* in its register: sums that the compiler reorders fall out of them */
@@ -241,13 +254,21 @@ static inline __attribute__((always_inline)) void multiply(
 
 /* The same for a whole block of x: of its columns from MOST block on, the first `count`. */
 static void product(const Matrix *m, int tile, const Rounded *x, int block, int count, float out[2][MOST][LANES], int last) {
-#define CASE(n) \
-    case n: \
-        if (m->bits == 4) multiply(m, tile, x, block, skip, out, last && skip + FEW >= count, n, 4); \
-        else multiply(m, tile, x, block, skip, out, last && skip + FEW >= count, n, 8); \
+#define CASE(k) \
+    case k: \
+        if (m->bits == 4) multiply(m, tile, x, block, skip, out, last && skip + n >= count, k, 4); \
+        else multiply(m, tile, x, block, skip, out, last && skip + n >= count, k, 8); \
         break;
-    for (int skip = 0; skip < count; skip += FEW)
-        switch (count - skip < FEW ? count - skip : FEW) { CASE(1) CASE(2) CASE(3) CASE(4) }
+    for (int skip = 0, n; skip < count; skip += n) {
+        n = count - skip;
+        if (n > FEW) n = 4;
+        switch (n) {
+            CASE(1) CASE(2) CASE(3) CASE(4)
+#if FEW > 4
+            CASE(5) CASE(6)
+#endif
+        }
+    }
 #undef CASE
 }
 

@@ -113,13 +113,12 @@ def make_network(recipe: Recipe, dialogues: Dialogues) -> Transformer:
     config = options.config(base.config)
     network = adapter.attach(base, config)
     started = adapter.read(catalogue.find(options.start)) if options.start else {}
-    vocabulary = started.pop("draft_vocabulary", None)
+    started.pop("draft_vocabulary", None)  # nothing learned depends on it; this text may need other tokens
     adapter.put(network, adapter.initial(network, recipe.seed) | {k: t.float() for k, t in started.items()})
     for parameter in adapter.own_parameters(network).values():
         parameter.requires_grad_(True)
     size, banned = options.draft_vocabulary, cast(int, config.mask_token_id)
-    own = draft_vocabulary(dialogues.ids, size, config.vocab_size, banned) if vocabulary is None else vocabulary.long()
-    network.draft_vocabulary = own
+    network.draft_vocabulary = draft_vocabulary(dialogues.ids, size, config.vocab_size, banned)
     return network
 
 

@@ -84,6 +84,7 @@ class Recipe:
             "text.turn_top_k": text.turn_top_k >= 0,
             "text.answer_temperature": 0 <= text.answer_temperature <= 100,
             "text.answer_top_k": text.answer_top_k >= 0,
+            "text.openings": len(text.openings) > 0,
         }
         if self.seed < 0:
             raise UnmaskError(f"recipe: seed must be at least 0, got {self.seed}")

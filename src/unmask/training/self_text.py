@@ -1,8 +1,9 @@
 """Dialogues that an autoregressive base writes all by itself, to learn from what it would say.
 
 Nothing but the base's own samples is used: its chat template is rendered up to an empty user turn, the base
-writes the turn and then the answer (as in Magpie, arXiv 2406.08464). No file is read and no prompt is given,
-so no text that a model is evaluated on can enter.
+writes the turn and then the answer (as in Magpie, arXiv 2406.08464). Left alone, a base begins most turns alike; the
+recipe may list a word or two for turns to begin with. No file is read and no prompt is given, so no text that a
+model is evaluated on can enter.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class TextConfig:
     turn_top_k: int = 64
     answer_temperature: float = 0.6
     answer_top_k: int = 40
+    openings: tuple[str, ...] = ("",)  # what a turn begins with: one of them by chance, "" for nothing
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def make_text(
 def _claim(folder: Path, base: str, config: TextConfig, seed: int) -> None:
     """Says in the folder what its shards are made with, or refuses one whose shards are others."""
     amount = ("tokens", "held_tokens")
-    settings = {"base": base, "seed": seed, **{k: v for k, v in asdict(config).items() if k not in amount}}
+    sampling = {k: v for k, v in asdict(config).items() if k not in amount}
+    settings = {"base": base, "seed": seed, **sampling, "openings": list(config.openings)}
     path, shards = folder / SETTINGS, sorted(folder.glob("*.safetensors"))
     if path.is_file():
         if read_json(path) != settings:
@@ -152,12 +155,23 @@ class _Writer:
         config, around = self.config, self.around
         length = min(config.length, self.lm.config.max_length)
         most = min(config.turn, length - len(around.before) - len(around.between) - 1)
+        openings = self.openings()
+        prompts = [[*around.before, *opening] for opening in openings]
         turns = []
-        for turn in self.sample([around.before] * config.batch, most + 1, config.turn_temperature, config.turn_top_k):
+        written = self.sample(prompts, most + 1, config.turn_temperature, config.turn_top_k)
+        for opening, more in zip(openings, written, strict=True):
+            turn = [*opening, *more]
             end = next((i for i, token in enumerate(turn) if token in around.control), 0)
-            if end and turn[end] == around.turn_end:
+            if end and turn[end] == around.turn_end and end <= most:
                 turns.append(turn[:end])
         return turns
+
+    def openings(self) -> list[list[int]]:
+        """Token ids that each turn of a batch begins with."""
+        texts, tokenizer = self.config.openings, self.lm.tokenizer
+        assert tokenizer is not None
+        ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+        return [ids[i] for i in self.rng.integers(len(ids), size=self.config.batch)]
 
     def answered(self, prompts: list[list[int]]) -> list[tuple[list[int], int]]:
         """The prompts with the answers that say something."""
