@@ -112,7 +112,7 @@ def test_a_base_becomes_a_model_of_three_modes(
 
 
 def test_an_adapter_goes_on_from_another(tree: MakeTree, tmp_path: Path, refused: Refused) -> None:
-    """Its tensors and draft vocabulary are the start; a chain that it lacks starts fresh, and changes nothing yet."""
+    """Its tensors are the start; a chain that it lacks starts fresh, and changes nothing yet."""
     first, second = tmp_path / "first", tmp_path / "second"
     recipe = parse_recipe(tree(), "recipe", first)
     begun = adapt(recipe, first, console=QUIET)
@@ -258,7 +258,7 @@ def test_an_unknown_stage_is_refused(recipe: Callable[..., Recipe], tmp_path: Pa
 
 
 def test_the_default_recipes_parse_and_agree() -> None:
-    for name in ("default", "default-chain", "default-gpu"):
+    for name in ("default", "default-gpu"):
         recipe = read_recipe(RECIPES / f"{name}.yaml", [])
         assert isinstance(recipe.objective, Drafts)
         assert adaptation.AdapterOptions.of(recipe).base == "smollm2-135m-instruct"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from unmask import DiffusionLM
+from unmask.errors import UnmaskError
 from unmask.training.dialogues import Dialogues, read_shard, write_shard
 from unmask.training.self_text import Surroundings, TextConfig, _Writer, make_text
 
@@ -104,6 +105,22 @@ def test_an_answer_is_the_bases_own(lm: DiffusionLM, tmp_path: Path) -> None:
     for ids, start in found:
         alone = lm.generate(ids[:start], SMALL.length - start, mode="ar", temperature=0.0)
         assert alone.token_ids == ids[start : len(ids) - (ids[-1] == END)]
+
+
+def test_turns_begin_with_the_openings(lm: DiffusionLM, tmp_path: Path) -> None:
+    assert lm.tokenizer is not None
+    openings = ("Anna", "he said", "")
+    config = replace(SMALL, tokens=1, held_tokens=0, batch=200, turn=30, openings=openings)
+    make_text(lm, config, tmp_path, 3)
+    start = len(Surroundings.of(lm).before)
+    turns = [ids[start:] for ids, _ in dialogues(tmp_path)]
+    ids = [lm.tokenizer.encode(text, add_special_tokens=False).ids for text in openings[:2]]
+    begun = [sum(turn[: len(opening)] == opening for turn in turns) for opening in ids]
+    assert all(begun)
+    assert sum(begun) < len(turns)
+    make_text(lm, config, tmp_path, 3)  # what is there is known to be of these openings
+    with pytest.raises(UnmaskError, match="sampling"):
+        make_text(lm, replace(config, openings=("",)), tmp_path, 3)
 
 
 def test_as_much_is_written_as_was_asked_for(written: Path) -> None:

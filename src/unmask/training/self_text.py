@@ -159,7 +159,7 @@ class _Writer:
         prompts = [[*around.before, *opening] for opening in openings]
         turns = []
         written = self.sample(prompts, most + 1, config.turn_temperature, config.turn_top_k)
-        for opening, more in zip(openings, written, strict=True):
+        for opening, more in zip(openings, written, strict=False):
             turn = [*opening, *more]
             end = next((i for i, token in enumerate(turn) if token in around.control), 0)
             if end and turn[end] == around.turn_end and end <= most:
