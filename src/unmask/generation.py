@@ -61,6 +61,7 @@ class DecodingDefaults(RuleParameters, RequestParameters):
             "num_to_transfer": chosen.num_to_transfer >= 1,
             "editing_threshold": 0 <= chosen.editing_threshold <= 1,
             "draft_threshold": 0 <= chosen.draft_threshold <= 1,
+            "draft_columns": chosen.draft_columns >= 0,
             "max_post_steps": chosen.max_post_steps >= 0,
             "temperature": 0 <= chosen.temperature <= 100,
             "top_p": 0 < chosen.top_p <= 1,

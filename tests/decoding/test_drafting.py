@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from unmask.attention import CausalMask
 from unmask.canvas import Array, Frame
-from unmask.decoding.drafting import Verifying
+from unmask.decoding.drafting import SLOT_ODDS, Verifying
 from unmask.decoding.feed import Columns, Feed
 from unmask.decoding.loop import Decoder
 from unmask.decoding.request import Request
@@ -521,6 +521,34 @@ def test_unsure_drafts_are_not_fed_and_change_nothing(drafting: Drafting, monkey
         assert threshold < 1 or not any(n for accepted in fast.accepted for n in accepted)
     # a sure token alone; with slots of likely outcomes; and two drafts, each with a whole group
     assert rows[1.0] == 1 < rows[0.5] <= 3 < rows[0.2] < rows[0.0] == 9
+
+
+def test_columns_are_the_likeliest_and_no_more_than_asked_for(
+    drafting: Drafting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, network = drafting()
+    made = list[tuple[list[float], list[int], int]]()
+    sizes = Verifying._sizes
+
+    def kept(self: Verifying) -> list[int]:
+        made.append((self.chances, sizes(self), self.row.length - self.start))
+        return made[-1][1]
+
+    monkeypatch.setattr(Verifying, "_sizes", kept)
+    slow, _ = decode(network, [request(p, 20, "ar") for p in PROMPTS])
+    for most in (1, 2, 4, 6, 30):
+        made.clear()
+        rule = RuleOptions(draft_columns=most)
+        fast, _ = decode(network, [request(p, 20, "verify", block_length=4, rule=rule) for p in PROMPTS])
+        assert [written(fast, i) for i in range(len(PROMPTS))] == [written(slow, i) for i in range(len(PROMPTS))]
+        assert all(len(chances) + sum(slots) <= most for chances, slots, _ in made)
+        assert all(len(chances) - 1 <= most // 2 for chances, _, _ in made)
+        assert max(len(chances) + sum(slots) for chances, slots, _ in made) == min(most, 16)
+        for chances, slots, room in made:
+            odds = [a - b for a, b in zip(chances, [*chances[1:], 0.0], strict=True)]
+            fed = [odds[k] * SLOT_ODDS ** (j + 1) for k, count in enumerate(slots) for j in range(count)]
+            left = [odds[k] * SLOT_ODDS ** (n + 1) for k, n in enumerate(slots) if n < min(3, room - k - 1)]
+            assert not fed or not left or min(fed) >= max(left)
 
 
 def test_a_seed_repeats_a_sampled_text(drafting: Drafting) -> None:

@@ -39,7 +39,7 @@ class Verifying:
     Every step commits the drafts that hold and the base's token after them, and then drafts anew (`draft`). A draft
     or a slot is fed where the chance that it will be of use reaches the rule's `draft_threshold`: of a draft, that it
     and all before it hold, by their confidences; of the j-th slot of an outcome, that of the outcome times
-    SLOT_ODDS to the j.
+    SLOT_ODDS to the j. Of those the likeliest make up `draft_columns` columns at most, drafts half of them.
     """
 
     proposes = True
@@ -87,14 +87,16 @@ class Verifying:
 
     def _sizes(self) -> list[int]:
         """Slots of each outcome's group: one fewer than the window at most, whose first token needs none, inside the
-        canvas, and only likely ones."""
-        sizes, least = [], self.row.request.rule.draft_threshold
+        canvas, only likely ones, and the likeliest where there are columns for some only."""
+        rule, sizes, likely = self.row.request.rule, [0] * len(self.chances), list[tuple[float, int]]()
         for kept, (holds, next_holds) in enumerate(zip(self.chances, [*self.chances[1:], 0.0], strict=True)):
             room = max(0, min(self.window - 1, self.row.length - self.start - kept - 1))
-            chance, size = holds - next_holds, 0
-            while size < room and chance * SLOT_ODDS ** (size + 1) >= least:
-                size += 1
-            sizes.append(size)
+            likely += [((holds - next_holds) * SLOT_ODDS ** (j + 1), kept) for j in range(room)]
+        likely = [slot for slot in likely if slot[0] >= rule.draft_threshold]
+        if rule.draft_columns:
+            likely = sorted(likely, key=lambda slot: -slot[0])[: max(0, rule.draft_columns - 1 - len(self.drafts))]
+        for _, kept in likely:
+            sizes[kept] += 1
         return sizes
 
     def take(self, read: Read) -> list[Commit]:
@@ -142,6 +144,7 @@ class Verifying:
         """
         group, constraint, warm = self.group, self.constraint, sampling.temperature[n] > 0
         assert group is not None
+        rule = self.row.request.rule
         q: Array | None = None
         if warm or constraint is not None:
             q = now.probabilities(np.array([n]), sampling.rows(np.array([n])))[0]
@@ -153,7 +156,7 @@ class Verifying:
             token = draw(q, sampling.token_draw[n]) if warm else int(q.argmax())
             # of its best token, whichever was drawn: a draw that chose whether it is checked would bias the text
             sureness = float(q.max())
-        if self.chances[-1] * sureness < self.row.request.rule.draft_threshold:
+        if self.chances[-1] * sureness < rule.draft_threshold:
             self.group = None
             return
         self.drafts.append(token)
@@ -163,7 +166,7 @@ class Verifying:
         group.slots, group.row, group.token = group.slots[1:], n, token
         if constraint is not None:
             group.state = constraint.grammar.step(group.state, token)
-        if not len(group.slots):
+        if not len(group.slots) or (rule.draft_columns and len(self.drafts) >= rule.draft_columns // 2):
             self.group = None
 
 

@@ -51,6 +51,7 @@ class RuleParameters:
     zero_edits: bool = True  # an editing_threshold of 0 edits all that differs; false: nothing
     max_post_steps: int = 16  # token_edit: steps that only edit, of each block
     draft_threshold: float = 0.0  # checked, verify: drafts and slots less likely to be of use are not fed
+    draft_columns: int = 0  # checked, verify: most columns of new text, drafts and slots of a forward; 0: no limit
 
 
 @dataclass(frozen=True)
