@@ -209,7 +209,8 @@ def draw(speeds: list[Speed], scores: dict[str, float], path: Path, title: str) 
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     colours = {"ar": "#30507a", "verify": "#2a8c6a", "diffusion": "#c1440e"}
-    for speed in speeds:
+    axes.margins(x=0.2, y=0.1)
+    for number, speed in enumerate(speeds):
         if speed.name in scores and speed.batch == 1:
             kind = speed.name.split(",")[0]
             axes.plot(speed.tokens_per_second, scores[speed.name], "o", color=colours.get(kind, "#666666"))
@@ -217,7 +218,7 @@ def draw(speeds: list[Speed], scores: dict[str, float], path: Path, title: str) 
                 speed.name.replace("diffusion, ", ""),
                 (speed.tokens_per_second, scores[speed.name]),
                 textcoords="offset points",
-                xytext=(6, 4),
+                xytext=(6, (4, -10)[number % 2]),  # of neighbours not upon each other
                 fontsize=7,
             )
     for speed in speeds:
