@@ -90,11 +90,11 @@ class Verifying:
         canvas, only likely ones, and the likeliest where there are columns for some only."""
         rule, sizes, likely = self.row.request.rule, [0] * len(self.chances), list[tuple[float, int]]()
         for kept, (holds, next_holds) in enumerate(zip(self.chances, [*self.chances[1:], 0.0], strict=True)):
-            room = max(0, min(self.window - 1, self.row.length - self.start - kept - 1))
+            room = min(self.window - 1, self.row.length - self.start - kept - 1)
             likely += [((holds - next_holds) * SLOT_ODDS ** (j + 1), kept) for j in range(room)]
         likely = [slot for slot in likely if slot[0] >= rule.draft_threshold]
         if rule.draft_columns:
-            likely = sorted(likely, key=lambda slot: -slot[0])[: max(0, rule.draft_columns - 1 - len(self.drafts))]
+            likely = sorted(likely, key=lambda slot: -slot[0])[: rule.draft_columns - 1 - len(self.drafts)]
         for _, kept in likely:
             sizes[kept] += 1
         return sizes

@@ -146,12 +146,9 @@ static inline __attribute__((always_inline)) void multiply(
         const quad *four = (const quad *)(x->code + at * GROUP);
         const uint16_t *scale = (const uint16_t *)(code + 2 * CODES(bits));
         for (int i = 0; i < BLOCK(bits) && last; i += 64) _mm_prefetch(code + next + i, _MM_HINT_T1);
-        __m512i dots[2][FEW], more[2][2]; /* few columns are few chains of sums: twice as many, half as long */
+        __m512i dots[2][FEW];
 #pragma GCC unroll 8
-        for (int t = 0; t < count; t++) {
-            dots[0][t] = dots[1][t] = _mm512_set1_epi32(bits == 8 ? x->offset[at + t] : 0);
-            if (count <= 2) more[0][t] = more[1][t] = _mm512_setzero_si512();
-        }
+        for (int t = 0; t < count; t++) dots[0][t] = dots[1][t] = _mm512_set1_epi32(bits == 8 ? x->offset[at + t] : 0);
 #pragma GCC unroll 8
         for (int j = 0; j < CODES(bits) / 64; j++) {
             const __m512i one = _mm512_loadu_si512(code + 64 * j), two = _mm512_loadu_si512(code + CODES(bits) + 64 * j);
@@ -162,19 +159,17 @@ static inline __attribute__((always_inline)) void multiply(
 #pragma GCC unroll 8
                 for (int t = 0; t < count; t++) {
                     const __m512i v = _mm512_set1_epi32(four[t * 8 + j + 4 * high]);
-                    __m512i *to = count <= 2 && (bits == 8 ? j & 1 : high) ? &more[0][t] : &dots[0][t];
-                    __m512i *too = count <= 2 && (bits == 8 ? j & 1 : high) ? &more[1][t] : &dots[1][t];
-                    *to = _mm512_dpbusd_epi32(*to, a, v), *too = _mm512_dpbusd_epi32(*too, b, v);
+                    dots[0][t] = _mm512_dpbusd_epi32(dots[0][t], a, v);
+                    dots[1][t] = _mm512_dpbusd_epi32(dots[1][t], b, v);
                 }
             }
         }
 #pragma GCC unroll 2
         for (int i = 0; i < 2; i++)
 #pragma GCC unroll 8
-            for (int t = 0; t < count; t++) {
-                const __m512i n = count <= 2 ? _mm512_add_epi32(dots[i][t], more[i][t]) : dots[i][t];
-                sum[i][t] = scaled(sum[i][t], (floats)_mm512_cvtepi32_ps(n), scale + i * SCALES(bits), x, at + t, bits);
-            }
+            for (int t = 0; t < count; t++)
+                sum[i][t] = scaled(sum[i][t], (floats)_mm512_cvtepi32_ps(dots[i][t]), scale + i * SCALES(bits), x, at + t,
+                                   bits);
     }
 #pragma GCC unroll 8
     for (int t = 0; t < count; t++) store(out[0][skip + t], sum[0][t]), store(out[1][skip + t], sum[1][t]);

@@ -117,16 +117,16 @@ def make_text(
 def _claim(folder: Path, base: str, config: TextConfig, seed: int) -> None:
     """Says in the folder what its shards are made with, or refuses one whose shards are others."""
     amount = ("tokens", "held_tokens")
-    sampling = {k: v for k, v in asdict(config).items() if k not in amount}
-    settings = {"base": base, "seed": seed, **sampling, "openings": list(config.openings)}
+    settings = {"base": base, "seed": seed, **{k: v for k, v in asdict(config).items() if k not in amount}}
+    text = json.dumps(settings, indent=2) + "\n"
     path, shards = folder / SETTINGS, sorted(folder.glob("*.safetensors"))
     if path.is_file():
-        if read_json(path) != settings:
+        if read_json(path) != json.loads(text):
             raise UnmaskError(f"{folder} holds text of another base, seed or sampling; choose another --output")
     elif shards:
         raise UnmaskError(f"{folder} holds text made elsewhere ({shards[0].name}); train on it with --stage train")
     else:
-        write_text(path, json.dumps(settings, indent=2) + "\n")
+        write_text(path, text)
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class _Writer:
         prompts = [[*around.before, *opening] for opening in openings]
         turns = []
         written = self.sample(prompts, most + 1, config.turn_temperature, config.turn_top_k)
-        for opening, more in zip(openings, written, strict=False):
+        for opening, more in zip(openings, written, strict=True):
             turn = [*opening, *more]
             end = next((i for i, token in enumerate(turn) if token in around.control), 0)
             if end and turn[end] == around.turn_end and end <= most:
