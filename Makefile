@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FIXTURES ?= tests/conformance
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test test-slow test-browser test-ray fuzz conformance lint types austen default wheel clean
 
-$(STAMP): pyproject.toml constraints.txt src/unmask/engine/forward.c src/unmask/engine/threads.h
+$(STAMP): pyproject.toml constraints.txt src/unmask/backends/native/forward.c src/unmask/backends/native/threads.h
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
@@ -34,7 +35,7 @@ fuzz: $(STAMP)  ## 10,000 hostile requests to a server in at most eleven minutes
 	FUZZ_REQUESTS=10000 FUZZ_MINUTES=11 $(BIN)/python -m pytest -q -m slow tests/server/test_fuzz.py
 
 conformance: $(STAMP)  ## recorded runs of the public references, made again: a row a family
-	$(BIN)/unmask conformance tests/conformance
+	PYTHONPATH=tests $(BIN)/python -m conformance.checks $(FIXTURES)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

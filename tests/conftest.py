@@ -13,10 +13,10 @@ from hypothesis import settings
 from safetensors.torch import load_file
 from torch import Tensor
 
+from unmask.checkpoints.hub import pull
 from unmask.errors import UnmaskError
 from unmask.models import adapter
 from unmask.models.config import ModelConfig
-from unmask.models.pull import pull
 from unmask.models.transformer import Transformer
 
 torch.set_num_threads(1)

@@ -12,10 +12,10 @@ import torch
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as torch_file
 
+from conformance.checks import forward
+from conformance.checks.ancestral import decode
 from unmask import DiffusionLM, UnmaskError
 from unmask.canvas import Array
-from unmask.conformance import forward
-from unmask.conformance.ancestral import decode
 
 FIXTURES = Path(__file__).parent / "conformance"
 FAMILIES = ["mdlm", "duo", "bd3lm", "bd3lm_adaln", "sedd_absorb", "sedd_uniform"]

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from unmask import DiffusionLM, UnmaskError
-from unmask.models import catalogue, checkpoint
-from unmask.models.folder import ADAPTER
+from unmask.checkpoints import catalogue
+from unmask.checkpoints import weights as checkpoint
+from unmask.checkpoints.folder import ADAPTER
 
 PROMPTS = ["Why is the sky blue?", "Name three fruits.", "What is the capital of France?"]
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from unmask import DiffusionLM, UnmaskError
-from unmask.generation import DecodingDefaults
 from unmask.models.transformer import Transformer
+from unmask.output import DecodingDefaults
 from unmask.training.tokenizer import train_tokenizer
 
 FIXTURES = Path(__file__).parent / "conformance"

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from unmask import DiffusionLM
-from unmask.cli import app
+from unmask.cli.main import app
 from unmask.errors import UnmaskError
 
 FIXTURES = Path(__file__).parent / "conformance"

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from unmask.decoding.rules import RULE_NAMES
 from unmask.errors import UnmaskError
-from unmask.generation import DecodingDefaults
 from unmask.lm import DiffusionLM
 from unmask.models.transformer import Transformer
+from unmask.output import DecodingDefaults
 from unmask.training.tokenizer import train_tokenizer
 
 TEXT = '{"name": "ab", "n": 12, "tags": ["a", "b"], "ok": true, "x": null, "kind": false} ' * 3

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unmask import DiffusionLM
-from unmask.models import catalogue
+from unmask.checkpoints import catalogue
 
 HELD_OUT = Path(__file__).parent.parent / "data" / "austen" / "persuasion.txt"
 

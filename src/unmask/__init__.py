@@ -2,7 +2,7 @@
 
 from unmask.canvas import Frame
 from unmask.errors import UnmaskError
-from unmask.generation import Output
 from unmask.lm import DiffusionLM
+from unmask.output import Output
 
 __all__ = ["DiffusionLM", "Frame", "Output", "UnmaskError"]

@@ -12,33 +12,33 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from unmask.canvas import Frame
-from unmask.decoding.ancestral import SamplerOptions
-from unmask.decoding.diffusing import check_sampler
+from unmask.checkpoints import loading
 from unmask.decoding.feed import Backend
-from unmask.decoding.grammar import Grammar
 from unmask.decoding.infill import Template, mean_log_confidence, parse_template, settle_lengths
 from unmask.decoding.loop import Decoder
-from unmask.decoding.renoise import noise
+from unmask.decoding.methods.ancestral import SamplerOptions
+from unmask.decoding.methods.renoise_rule import noise
+from unmask.decoding.methods.sample import check_sampler
 from unmask.decoding.request import Mode, Prepared, Request
 from unmask.decoding.rules import RuleOptions
 from unmask.decoding.stops import Stops
-from unmask.decoding.vocabulary import Vocabulary
 from unmask.errors import UnmaskError
 from unmask.files import write_text
-from unmask.generation import DecodingDefaults, Filled, Run, renoising
-from unmask.grammars import Grammars, RegexRule, SchemaRule
 from unmask.layout import GROUPED, PADDING, Coordinates, Layout, LayoutKind
-from unmask.models import loading
 from unmask.models.config import ModelConfig
+from unmask.output import DecodingDefaults, Filled, Run, renoising
 from unmask.prompts import Prompt, encode, is_single
+from unmask.structured.grammar import Grammar
+from unmask.structured.grammars import Grammars, RegexRule, SchemaRule
+from unmask.structured.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # torch takes two seconds to import, and a compiled model does without it
     from tokenizers import Tokenizer
     from torch import Tensor
 
-    from unmask.likelihood import Likelihood
-    from unmask.models.gemma import DiffusionGemma
+    from unmask.models.diffusion_gemma import DiffusionGemma
     from unmask.models.transformer import Transformer
+    from unmask.objectives.likelihood import Likelihood
 
 COMPILED = ("native", "openvino")  # the fastest first
 BACKENDS = ("auto", "torch", *COMPILED)
@@ -113,15 +113,15 @@ class DiffusionLM:
     def new_backend(self) -> Backend:
         """Another one, for requests that cannot share a cache with those of the first."""
         if self.computes == "native":
-            from unmask.engine.native_backend import NativeBackend, packed
+            from unmask.backends.native.backend import NativeBackend, packed
 
             shared = self._backend.network if isinstance(self._backend, NativeBackend) else None
             return NativeBackend(shared or packed(cast(loading.Loaded, self.loaded)))
         if self.computes == "openvino":
-            from unmask.engine.openvino_backend import OpenVINOBackend
+            from unmask.backends.openvino.backend import OpenVINOBackend
 
             return OpenVINOBackend.compiled(cast(loading.Loaded, self.loaded))
-        from unmask.engine.torch_backend import TorchBackend
+        from unmask.backends.torch_backend import TorchBackend
 
         return TorchBackend(self.model)
 
@@ -132,7 +132,9 @@ class DiffusionLM:
     def save_pretrained(self, path: str | Path, layout: Literal["own", "sdar"] = "own") -> None:
         """Writes a checkpoint folder that from_pretrained reads back, in the layout of the family's own files, or in
         SDAR's, which other engines serve. Raises UnmaskError for a model that SDAR cannot express."""
-        from unmask.models import adapter, checkpoint, export
+        from unmask.checkpoints import export
+        from unmask.checkpoints import weights as checkpoint
+        from unmask.models import adapter
 
         folder, loaded = Path(path), self.loaded
         if layout == "sdar":
@@ -415,7 +417,7 @@ class DiffusionLM:
         `nelbo` (upper bound by `samples` noised copies of a window, masked or of random tokens); `auto` takes the
         one made for the model. Texts longer than the model reads are cut into windows, each given the token before it.
         """
-        from unmask.likelihood import score_texts
+        from unmask.objectives.likelihood import score_texts
 
         ids = [self._need_tokenizer().encode(text, add_special_tokens=False).ids for text in texts]
         return score_texts(self.model, texts, ids, method, samples, seed, batch, progress)

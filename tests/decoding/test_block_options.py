@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.attention import plain_mask
+from unmask.backends.torch_backend import TorchBackend, TorchLogits
 from unmask.decoding.feed import Feed
 from unmask.decoding.loop import Decoder
 from unmask.decoding.request import Request
 from unmask.decoding.rules import RuleOptions
-from unmask.engine.torch_backend import TorchBackend, TorchLogits
 from unmask.layout import Layout
 from unmask.lm import DiffusionLM
 from unmask.models.config import ModelConfig

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from conformance.checks.blocks import decode
 from unmask import DiffusionLM
-from unmask.conformance.blocks import decode
 from unmask.errors import UnmaskError
 
 HERE = Path(__file__).parent.parent / "conformance"

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from conformance.checks.full_canvas import decode
 from unmask import DiffusionLM
-from unmask.conformance.full_canvas import decode
+from unmask.backends.torch_backend import TorchBackend
 from unmask.decoding.feed import Feed
-from unmask.engine.torch_backend import TorchBackend
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
 from unmask.models.transformer import Transformer

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from unmask.backends.torch_backend import TorchBackend
 from unmask.decoding.feed import Columns, Feed
 from unmask.decoding.loop import Decoder
 from unmask.decoding.request import Request
 from unmask.decoding.rules import RuleOptions
-from unmask.engine.torch_backend import TorchBackend
 from unmask.layout import Layout
 from unmask.models.config import ModelConfig
 from unmask.models.transformer import Transformer

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.attention import plain_mask
+from unmask.backends.torch_backend import TorchBackend
 from unmask.canvas import Frame
+from unmask.decoding.budget import plan
 from unmask.decoding.loop import Decoder
 from unmask.decoding.request import Request
 from unmask.decoding.rules import RULE_NAMES, RuleOptions
-from unmask.decoding.schedules import plan
-from unmask.engine.torch_backend import TorchBackend
 from unmask.layout import Layout
 from unmask.models.config import ModelConfig
 from unmask.models.transformer import Transformer

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask import DiffusionLM
+from unmask.backends.torch_backend import TorchBackend
 from unmask.canvas import Frame
 from unmask.decoding.loop import Decoder
 from unmask.decoding.request import Request
 from unmask.decoding.rules import RuleOptions
-from unmask.engine.torch_backend import TorchBackend
 from unmask.layout import Layout
 from unmask.models.transformer import Transformer
 

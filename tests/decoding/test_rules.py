@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from unmask.decoding.budget import Due
 from unmask.decoding.rules import RANKING, RULE_NAMES, RULES, RuleName, RuleOptions, best_first, remask
 from unmask.decoding.sampling import Scores
-from unmask.decoding.schedules import Due
 
 Array = NDArray[Any]
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from unmask.backends import torch_backend
+from unmask.backends.torch_backend import TorchLogits
 from unmask.decoding import sampling
 from unmask.decoding.feed import Sampling
 from unmask.decoding.sampling import Scores, uniforms
-from unmask.engine import torch_backend
-from unmask.engine.torch_backend import TorchLogits
 
 Array = NDArray[Any]
 INT64 = st.integers(-(2**63), 2**63 - 1)

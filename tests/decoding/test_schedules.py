@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unmask.decoding.schedules import ScheduleName, due, plan, share
+from unmask.decoding.budget import ScheduleName, due, plan, share
 
 NAMES: tuple[ScheduleName, ...] = ("even", "linear", "cosine", "timesteps")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from unmask.checkpoints import weights as checkpoint
+from unmask.checkpoints.tensor_files import TensorFiles
 from unmask.errors import UnmaskError
 from unmask.evaluation import bench_load
-from unmask.models import checkpoint
-from unmask.models.tensor_files import TensorFiles
 
 
 def test_a_synthetic_checkpoint_is_sharded_and_loads(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from unmask.cli import main
+from unmask.cli.main import main
 
 GENERATE = """
 import torch

@@ -9,9 +9,9 @@ import jsonschema
 
 from unmask.evaluation.bench_schema import TIGHT, _fault, bench_schema
 from unmask.evaluation.schema_set import SCHEMAS
-from unmask.generation import DecodingDefaults
 from unmask.lm import DiffusionLM
 from unmask.models.transformer import Transformer
+from unmask.output import DecodingDefaults
 from unmask.training.tokenizer import train_tokenizer
 
 

@@ -13,18 +13,7 @@ import pytest
 from unmask import UnmaskError
 from unmask.evaluation import checks, make_items
 from unmask.evaluation.item_words import Draw
-from unmask.evaluation.tasks import (
-    BATCH,
-    ITEMS,
-    Choice,
-    Item,
-    evaluate,
-    evaluate_choices,
-    kinds,
-    load,
-    paired,
-    score,
-)
+from unmask.evaluation.tasks import BATCH, ITEMS, Choice, Item, evaluate, evaluate_choices, kinds, load, paired, score
 
 RIGHT: list[tuple[dict[str, Any], str]] = [
     ({"says": ["Paris"]}, "The capital of France is PARIS."),

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from unmask import DiffusionLM
 from unmask.attention import CausalMask
+from unmask.checkpoints import weights as checkpoint
 from unmask.errors import UnmaskError
-from unmask.models import adapter, checkpoint
+from unmask.models import adapter
 from unmask.models.config import ModelConfig
 from unmask.models.transformer import Transformer
 

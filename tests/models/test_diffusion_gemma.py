@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unmask import DiffusionLM, UnmaskError
+from unmask.checkpoints.families import diffusion_gemma
 from unmask.models.config import ModelConfig
-from unmask.models.families import diffusion_gemma
 
 FOLDER = Path(__file__).parent.parent / "conformance" / "diffusion_gemma"
 
@@ -62,7 +62,7 @@ def test_padding_on_either_side(lm: DiffusionLM, numbers: dict[str, Tensor], sid
 
 
 def test_likelihood_is_that_of_the_text(lm: DiffusionLM, numbers: dict[str, Tensor]) -> None:
-    from unmask.likelihood import exact_causal
+    from unmask.objectives.likelihood import exact_causal
 
     row = numbers["input_ids"]
     log_p = numbers["encoder_ar_logits"][:, :-1].log_softmax(-1).gather(-1, row[:, 1:, None])[..., 0]

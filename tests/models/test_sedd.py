@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unmask import UnmaskError
-from unmask.models.families import sedd
+from unmask.checkpoints.families import sedd
 
 FIXTURES = Path(__file__).parent.parent / "conformance"
 SAID = {"sigma_min": 1e-4, "sigma_max": 20}

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unmask import DiffusionLM, UnmaskError
-from unmask.likelihood import score_texts
+from unmask.objectives.likelihood import score_texts
 
 FIXTURES = Path(__file__).parent.parent / "conformance"
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from unmask.checkpoints.families import llama
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
-from unmask.models.families import llama
 from unmask.models.transformer import Transformer, rotary_tables
 from unmask.models.yarn import stretched
 

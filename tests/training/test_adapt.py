@@ -14,9 +14,9 @@ import torch
 from rich.console import Console
 
 from unmask import DiffusionLM
-from unmask.cli import main
-from unmask.drafts import Drafts
+from unmask.cli.main import main
 from unmask.models import adapter
+from unmask.objectives.drafts import Drafts
 from unmask.training import adapt as adaptation
 from unmask.training.adapt import AdapterTrainer, adapt
 from unmask.training.recipe import Recipe, parse_recipe, read_recipe

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from unmask.drafts import Drafts
+from unmask.checkpoints.entries import ENTRIES
 from unmask.models.config import ModelConfig
-from unmask.models.entries import ENTRIES
-from unmask.objectives import AR, BD3LM, MDLM
+from unmask.objectives.drafts import Drafts
+from unmask.objectives.masked import AR, BD3LM, MDLM
 from unmask.training.adapt import AdapterOptions
 from unmask.training.recipe import Recipe, parse_recipe, read_recipe
 

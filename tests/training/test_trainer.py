@@ -19,7 +19,7 @@ from rich.console import Console
 from safetensors import SafetensorError
 
 from unmask import DiffusionLM
-from unmask.models import checkpoint
+from unmask.checkpoints import weights as checkpoint
 from unmask.training.recipe import Recipe
 from unmask.training.tokenizer import train_tokenizer
 from unmask.training.trainer import Trainer, learning_rate, make_optimizer

@@ -16,7 +16,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from unmask.models import checkpoint
+from unmask.checkpoints import weights as checkpoint
 from unmask.training.recipe import Recipe
 from unmask.training.trainer import Trainer
 

@@ -18,16 +18,16 @@ from typing import cast
 import numpy as np
 
 from unmask.canvas import NO_MASK, Array, Canvas, Frame
-from unmask.decoding.denoising import Denoising
-from unmask.decoding.diffusing import Diffusing
-from unmask.decoding.drafting import Verifying, draft
-from unmask.decoding.editing import Editing, InsertDelete
 from unmask.decoding.feed import Backend, Columns, Feed, Logits, Sampling
-from unmask.decoding.indel import Controls
-from unmask.decoding.renoising import Renoising
+from unmask.decoding.methods.denoise import Denoising
+from unmask.decoding.methods.draft import Verifying, draft
+from unmask.decoding.methods.edit import Editing, InsertDelete
+from unmask.decoding.methods.insert_delete import Controls
+from unmask.decoding.methods.renoise import Renoising
+from unmask.decoding.methods.sample import Diffusing
+from unmask.decoding.methods.sub_blocks import SubBlocks
 from unmask.decoding.request import Read, Request, Row, Scheme
 from unmask.decoding.sampling import CHOICE_DRAW, COLD, TOKEN_DRAW, Scores, uniforms
-from unmask.decoding.sub_blocks import SubBlocks
 from unmask.layout import Layout
 
 

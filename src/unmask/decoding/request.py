@@ -9,13 +9,13 @@ from typing import Literal, Protocol
 import numpy as np
 
 from unmask.canvas import Array, Canvas, Commit
-from unmask.decoding.ancestral import Draws, SamplerOptions
 from unmask.decoding.feed import Columns, Logits, Sampling
-from unmask.decoding.grammar import Grammar
-from unmask.decoding.renoise import RenoiseOptions
+from unmask.decoding.methods.ancestral import Draws, SamplerOptions
+from unmask.decoding.methods.renoise_rule import RenoiseOptions
 from unmask.decoding.rules import RuleOptions
 from unmask.decoding.sampling import Scores
 from unmask.layout import Layout
+from unmask.structured.grammar import Grammar
 
 Alternatives = tuple[tuple[int, float], ...]  # tokens and log-probabilities: the written one, then the likeliest
 Mode = Literal["ar", "diffusion", "verify"]

@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 
 from unmask.canvas import Array
+from unmask.decoding.budget import Due, ScheduleName
 from unmask.decoding.sampling import Scores
-from unmask.decoding.schedules import Due, ScheduleName
 
 RuleName = Literal[
     "quota",

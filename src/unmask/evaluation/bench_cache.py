@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from unmask.backends.torch_backend import TorchBackend
+from unmask.checkpoints.loading import usable_device
 from unmask.decoding.loop import Decoder
 from unmask.decoding.request import CacheKind, Request
 from unmask.decoding.rules import RuleOptions
-from unmask.engine.torch_backend import TorchBackend
 from unmask.layout import Layout
 from unmask.models.config import ModelConfig
-from unmask.models.loading import usable_device
 from unmask.models.transformer import Transformer
 
 CACHES: dict[str, tuple[CacheKind, ...]] = {"full canvas": ("none", "prefix", "dual"), "blocks": ("none", "exact")}

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from unmask.checkpoints.sizes import PUBLIC, parameters
 from unmask.errors import UnmaskError
 from unmask.files import write_text
-from unmask.models.sizes import PUBLIC, parameters
 
 SHARD = 5_000_000_000  # bytes, as the hub has them
 SMALL = {  # shapes for trying the command out
@@ -81,8 +81,8 @@ def write(folder: Path, raw: dict[str, Any], shape: str, shard: int = SHARD) -> 
     """Writes config.json and sharded bfloat16 weights of random values, a few megabytes in memory at a time."""
     import torch
 
-    from unmask.models import checkpoint
-    from unmask.models.families import registry
+    from unmask.checkpoints import weights as checkpoint
+    from unmask.checkpoints.families import registry
     from unmask.models.transformer import Transformer
 
     family = registry.recognise(raw, shape)
@@ -144,8 +144,8 @@ def measure(folder: str, dtype: str, canvas: int) -> dict[str, Any]:
     import torch
 
     from unmask.attention import plain_mask
+    from unmask.checkpoints import loading
     from unmask.layout import Layout
-    from unmask.models import loading
 
     imports, began = resident("VmHWM"), time.perf_counter()
     loaded = loading.describe(folder, "cpu", dtype)

@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 
+from unmask.backends.torch_backend import TorchBackend
+from unmask.checkpoints import recognition
+from unmask.checkpoints import weights as checkpoint
+from unmask.checkpoints.folder import CONFIG
 from unmask.decoding.loop import Decoder
-from unmask.engine.torch_backend import TorchBackend
 from unmask.evaluation.bench_cache import Size, Work, decode, prompt_of
 from unmask.evaluation.references import Asked, Kind, Reference, Way, load
 from unmask.files import write_text
-from unmask.models import checkpoint, recognition
-from unmask.models.folder import CONFIG
 from unmask.models.transformer import Transformer
 
 PER_STEP = 2  # tokens a step of SDAR, whose blocks are short

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from unmask.evaluation.floor import forward_operations, gemm_rate
-from unmask.objectives import BD3LM
+from unmask.objectives.masked import BD3LM
 from unmask.training.recipe import Recipe
 from unmask.training.trainer import Trainer
 

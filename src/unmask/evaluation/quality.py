@@ -8,8 +8,8 @@ from collections import Counter
 import torch
 
 from unmask.errors import UnmaskError
-from unmask.likelihood import exact_causal
 from unmask.lm import DiffusionLM
+from unmask.objectives.likelihood import exact_causal
 
 
 @torch.inference_mode()

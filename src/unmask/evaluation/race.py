@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from unmask.canvas import Frame
-from unmask.generation import Output
 from unmask.lm import DiffusionLM
+from unmask.output import Output
 
 
 @dataclass(frozen=True)

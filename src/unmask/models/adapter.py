@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from unmask.checkpoints import weights as checkpoint
+from unmask.checkpoints.folder import ADAPTER, CONFIG, INDEX, WEIGHTS, read_json
 from unmask.errors import UnmaskError
 from unmask.files import write_text
-from unmask.models import checkpoint
 from unmask.models.config import ModelConfig
-from unmask.models.folder import ADAPTER, CONFIG, INDEX, WEIGHTS, read_json
 from unmask.models.transformer import Transformer
 from unmask.models.unfilled import unfilled
 

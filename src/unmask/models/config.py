@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from unmask.errors import UnmaskError
 from unmask.layout import LAYOUT_KINDS, LayoutKind
-from unmask.levels import LevelSchedule
+from unmask.noise_levels import LevelSchedule
 
 Norm = Literal["rms", "layer"]
 Activation = Literal["swiglu", "geglu_tanh", "gelu", "gelu_tanh"]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from unmask.attention import AttentionMask, attend
 from unmask.errors import UnmaskError
-from unmask.models.chain import Chain
 from unmask.models.config import ModelConfig
+from unmask.models.draft_head import Chain
 from unmask.models.moe import MixtureOfExperts
 from unmask.models.yarn import stretched
 

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from unmask.drafts import Drafts
+from unmask.checkpoints import catalogue, entries
+from unmask.checkpoints import weights as checkpoint
 from unmask.errors import UnmaskError
 from unmask.files import write_text
-from unmask.models import adapter, catalogue, checkpoint, entries
+from unmask.models import adapter
 from unmask.models.config import ModelConfig, build
 from unmask.models.transformer import Transformer
+from unmask.objectives.drafts import Drafts
 from unmask.training.curve import draw_curve
 from unmask.training.curve_drafts import draw_accepted
 from unmask.training.dialogues import Dialogues

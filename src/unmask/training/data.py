@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from unmask.errors import UnmaskError
 from unmask.layout import PADDING
-from unmask.objectives import EosPolicy, Rows
+from unmask.objectives.masked import EosPolicy, Rows
 from unmask.training.tokenizer import EOS, MASK, TokenizerKind
 
 

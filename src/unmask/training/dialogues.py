@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unmask.checkpoints.weights import read_tensors, write_tensors
 from unmask.errors import UnmaskError
 from unmask.layout import PADDING
-from unmask.models.checkpoint import read_tensors, write_tensors
-from unmask.objectives import Rows
+from unmask.objectives.masked import Rows
 
 
 def write_shard(path: Path, dialogues: Iterable[tuple[list[int], int]]) -> None:

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import yaml
 
-from unmask.drafts import Drafts
 from unmask.errors import UnmaskError
 from unmask.models.config import build
-from unmask.objectives import OBJECTIVES, Objective
-from unmask.told_objectives import TOLD
+from unmask.objectives.drafts import Drafts
+from unmask.objectives.masked import OBJECTIVES, Objective
+from unmask.objectives.score import TOLD
 from unmask.training.data import DataConfig
 from unmask.training.self_text import KINDS, TextConfig
 

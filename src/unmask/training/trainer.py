@@ -21,15 +21,15 @@ from rich.console import Console
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from unmask.checkpoints import weights as checkpoint
+from unmask.checkpoints.folder import read_json, read_tokenizer
 from unmask.errors import UnmaskError
 from unmask.files import replacing, write_text
-from unmask.models import checkpoint
 from unmask.models.config import ModelConfig
-from unmask.models.folder import read_json, read_tokenizer
 from unmask.models.transformer import Transformer
 from unmask.noise import Draws
-from unmask.objectives import AR, Noised, Objective, Rows
-from unmask.told_objectives import SEDD, Told
+from unmask.objectives.masked import AR, Noised, Objective, Rows
+from unmask.objectives.score import SEDD, Told
 from unmask.training.curve import draw_curve
 from unmask.training.data import Corpus, read_documents
 from unmask.training.dialogues import Dialogues

@@ -1,0 +1,72 @@
+"""DiffuGPT (arXiv 2410.17891): GPT-2 made bidirectional, learned positions, with a head shifted by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unmask.checkpoints.family import Family, Names, require
+from unmask.models.config import ModelConfig
+
+ROOT = "denoise_model."
+
+
+def read(raw: dict[str, Any]) -> dict[str, Any]:
+    gelu = ("gelu_new", "gelu_pytorch_tanh")
+    require(raw, "DiffuGPT", activation_function=gelu, scale_attn_weights=True, add_cross_attention=False)
+    require(raw, "DiffuGPT", scale_attn_by_inverse_layer_idx=False, tie_word_embeddings=True)
+    hidden, inner = raw.get("n_embd"), raw.get("n_inner")
+    return {
+        "vocab_size": raw.get("vocab_size"),
+        "hidden_size": hidden,
+        "num_layers": raw.get("n_layer"),
+        "num_heads": raw.get("n_head"),
+        "intermediate_size": 4 * hidden if inner is None and isinstance(hidden, int) else inner,
+        "max_length": raw.get("n_positions"),
+        "norm": "layer",
+        "norm_bias": True,
+        "norm_eps": raw.get("layer_norm_epsilon", 1e-5),
+        "rope_fraction": 0.0,
+        "learned_positions": True,
+        "qkv_bias": True,
+        "out_bias": True,
+        "mlp_bias": True,
+        "activation": "gelu_tanh",
+        "shift": True,
+        "mask_token_id": raw.get("mask_token_id"),
+        "eos_token_id": raw.get("eos_token_id"),
+        "bos_token_id": raw.get("bos_token_id"),
+        "pad_token_id": raw.get("pad_token_id"),
+    }
+
+
+def names(config: ModelConfig) -> Names:
+    layer, ours = ROOT + "h.{i}.", "blocks.{i}."
+    qkv = " + ".join(f"{ours}mixer.{part}_proj" for part in "qkv")
+    pairs = [
+        ("norm", ROOT + "ln_f"),
+        (ours + "norm1", layer + "ln_1"),
+        (ours + "norm2", layer + "ln_2"),
+        (qkv, layer + "attn.c_attn"),
+        (ours + "mixer.o_proj", layer + "attn.c_proj"),
+        (ours + "mlp.up_proj", layer + "mlp.c_fc"),
+        (ours + "mlp.down_proj", layer + "mlp.c_proj"),
+    ]
+    table = [("embedding.weight", "embed_tokens.weight"), ("position_embedding.weight", ROOT + "wpe.weight")]
+    for mine, theirs in pairs:
+        for leaf in ("weight", "bias"):
+            table.append((" + ".join(f"{part}.{leaf}" for part in mine.split(" + ")), f"{theirs}.{leaf}"))
+    return table
+
+
+FAMILY = Family(
+    name="DiffuGPT",
+    model_types=("gpt2",),
+    architectures=("GPT2LMHeadModel", "DiscreteDiffusionModel"),
+    read=read,
+    names=names,
+    defaults={"rule": "random", "max_denoising_steps": 64, "temperature": 0.95, "top_p": 0.9},
+    mask=10541,  # a word of GPT-2's vocabulary, used anew
+    eos=50256,
+    transposed=("c_attn.weight", "c_proj.weight", "c_fc.weight"),  # GPT-2's Conv1D
+    ignored=("attn.bias", "attn.masked_bias"),  # the causal mask, filled with True
+)

@@ -1,0 +1,168 @@
+"""DiffusionGemma (text): Gemma 4 experts, a causal reader of text and a denoiser of canvases with one set of weights.
+
+Facts from transformers 5.23.0, models/diffusion_gemma. Images are not read: a vision tower's tensors are left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from unmask.checkpoints.families import llama
+from unmask.checkpoints.family import Family, Names
+from unmask.errors import UnmaskError
+from unmask.models.config import ModelConfig
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+ROPE = {
+    SLIDING: {"rope_type": "default", "rope_theta": 10000.0},
+    FULL: {"rope_type": "proportional", "rope_theta": 1000000.0, "partial_rotary_factor": 0.25},
+}
+
+LAYERWISE = {"sliding_window": None, "layer_types": None}  # read layer by layer, not for all
+
+
+def read(raw: dict[str, Any]) -> dict[str, Any]:
+    text = raw.get("text_config")
+    if not isinstance(text, dict):
+        raise UnmaskError("model config: a diffusion_gemma model needs a text_config")
+    if not raw.get("tie_word_embeddings", True):
+        raise UnmaskError("model config: tie_word_embeddings false is not supported; encoder and decoder share weights")
+    if text.get("attention_bias"):  # the reference ties weights only, so its two halves would have their own
+        raise UnmaskError("model config: attention_bias is not supported; encoder and decoder share all but scalars")
+    if text.get("use_bidirectional_attention") == "all":
+        raise UnmaskError("model config: use_bidirectional_attention 'all' is not supported; text is read causally")
+    if text.get("hidden_activation", "gelu_pytorch_tanh") != "gelu_pytorch_tanh":
+        raise UnmaskError(f"model config: hidden_activation {text['hidden_activation']!r:.40} is not supported")
+    return {
+        **llama.read(
+            {"head_dim": 256, "num_key_value_heads": 4, "max_position_embeddings": 131072, **text, **LAYERWISE}
+        ),
+        "rope_theta": 10000.0,  # each layer has its own
+        "attention": _attention(text),
+        "activation": "geglu_tanh",
+        "tie_embeddings": True,
+        "num_experts": text.get("num_experts"),
+        "experts_per_token": text.get("top_k_experts"),
+        "expert_size": text.get("moe_intermediate_size"),
+        "logit_softcap": text.get("final_logit_softcapping", 30.0),
+        "eos_token_id": _first(text.get("eos_token_id", 1)),
+        "bos_token_id": text.get("bos_token_id", 2),
+        "pad_token_id": text.get("pad_token_id", 0),
+        "shift": True,  # of text; a canvas's columns score their own positions
+        "corruption": "uniform",
+        "layout": "canvas",
+        "block_length": raw.get("canvas_length", 256),
+    }
+
+
+def _first(ids: Any) -> Any:
+    return ids[0] if isinstance(ids, list) and ids else ids
+
+
+def _attention(text: dict[str, Any]) -> list[dict[str, Any]]:
+    """How each layer attends: its type says window and rotation, per_layer_config the heads that differ."""
+    count = text.get("num_hidden_layers")
+    if not isinstance(count, int):
+        raise UnmaskError(f"model config: num_hidden_layers must be int, got {count!r:.40}")
+    kinds = text.get("layer_types") or [FULL if (i + 1) % 6 == 0 else SLIDING for i in range(count)]
+    if not isinstance(kinds, list) or len(kinds) != count or not set(map(str, kinds)) <= set(ROPE):
+        raise UnmaskError(f"model config: layer_types must hold {SLIDING} or {FULL} for each of {count} layers")
+    kinds = [*kinds[:-1], FULL]  # as the reference forces it
+    return [_layer(text, i, kind) for i, kind in enumerate(kinds)]
+
+
+def _layer(text: dict[str, Any], number: int, kind: str) -> dict[str, Any]:
+    own = _overrides(text, number, kind)
+    rope = (text.get("rope_parameters") or ROPE).get(kind)
+    if not isinstance(rope, dict) or rope.get("factor", 1.0) != 1.0:
+        raise UnmaskError(f"model config: rope_parameters of {kind} {rope!r:.80} are not supported")
+    head, share = own["head_dim"], rope.get("partial_rotary_factor", 1.0)
+    known = rope.get("rope_type") == "proportional" or (rope.get("rope_type", "default") == "default" and share == 1)
+    if not known or not isinstance(head, int) or not isinstance(share, int | float):
+        raise UnmaskError(f"model config: rope_parameters of {kind} {rope!r:.80} are not supported")
+    return {
+        **own,
+        "rope_theta": rope.get("rope_theta", ROPE[kind]["rope_theta"]),
+        "rotated_pairs": int(share * head // 2),
+        "window": text.get("sliding_window", 512) if kind == SLIDING else 0,
+        "keys_are_values": kind == FULL,
+    }
+
+
+def _overrides(text: dict[str, Any], number: int, kind: str) -> dict[str, Any]:
+    """Head width and key heads of a layer."""
+    out = {"head_dim": text.get("head_dim", 256), "num_kv_heads": text.get("num_key_value_heads", 4)}
+    table = text.get("per_layer_config")
+    if table is None:
+        own = {"head_dim": text.get("global_head_dim", 512)} if kind == FULL else {}
+        if kind == FULL and text.get("num_global_key_value_heads") is not None:
+            own["num_key_value_heads"] = text["num_global_key_value_heads"]
+    else:
+        own = cast(dict[str, Any], table.get(str(number), {}) if isinstance(table, dict) else None)
+    if not isinstance(own, dict) or not own.keys() <= {"head_dim", "num_key_value_heads"}:
+        raise UnmaskError(f"model config: per_layer_config of layer {number} can change head_dim and key heads only")
+    renamed = {"num_kv_heads" if name == "num_key_value_heads" else name: value for name, value in own.items()}
+    return {**out, **renamed}
+
+
+NORMS = {
+    "norm1": "input_layernorm",
+    "mixer_norm": "post_attention_layernorm",
+    "norm2": "pre_feedforward_layernorm",
+    "mlp_norm": "post_feedforward_layernorm_1",
+    "norm3": "pre_feedforward_layernorm_2",
+    "experts_norm": "post_feedforward_layernorm_2",
+    "sum_norm": "post_feedforward_layernorm",
+    "mixer.q_norm": "self_attn.q_norm",
+    "mixer.k_norm": "self_attn.k_norm",
+}
+GATED = ("gate_proj", "up_proj", "down_proj")
+
+
+def names(config: ModelConfig) -> Names:
+    root, layer, ours = "model.decoder.", "model.decoder.layers.{i}.", "blocks.{i}."
+    table = [
+        ("embedding.weight", root + "embed_tokens.weight"),
+        ("norm.weight", root + "norm.weight"),
+        ("self_conditioning.norm.weight", root + "self_conditioning.pre_norm.weight"),
+        *((f"self_conditioning.mlp.{part}.weight", f"{root}self_conditioning.{part}.weight") for part in GATED),
+        (ours + "canvas_scalar", layer + "layer_scalar"),
+        (ours + "text_scalar", "model.encoder.language_model.layers.{i}.layer_scalar"),
+        (ours + "router.weight", layer + "router.proj.weight"),
+        (ours + "router.scale", layer + "router.scale"),
+        (ours + "router.expert_scale", layer + "router.per_expert_scale"),
+        (ours + "experts.gate_up", layer + "experts.gate_up_proj"),
+        (ours + "experts.down", layer + "experts.down_proj"),
+        *((f"{ours}mlp.{part}.weight", f"{layer}mlp.{part}.weight") for part in GATED),
+        *((f"{ours}{mine}.weight", f"{layer}{theirs}.weight") for mine, theirs in NORMS.items()),
+    ]
+    for i, kind in enumerate(config.attention):
+        for part in "qko" if kind.keys_are_values else "qkvo":
+            table.append((f"blocks.{i}.mixer.{part}_proj.weight", f"{root}layers.{i}.self_attn.{part}_proj.weight"))
+    return table
+
+
+def generation(raw: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Decoding options of generation_config.json; ends of text are a list there or in config.json."""
+    shared = ("max_denoising_steps", "t_min", "t_max", "confidence_threshold", "stability_threshold")
+    out = {name: own[name] for name in shared if own.get(name) is not None}
+    sampler = own.get("sampler_config")
+    if isinstance(sampler, dict) and sampler.get("entropy_bound") is not None:
+        out["entropy_bound"] = sampler["entropy_bound"]
+    for ends in (own.get("eos_token_id"), raw["text_config"].get("eos_token_id")):
+        if isinstance(ends, int | list):
+            return {**out, "eos_token_ids": ends if isinstance(ends, list) else [ends]}
+    return out
+
+
+FAMILY = Family(
+    name="DiffusionGemma",
+    model_types=("diffusion_gemma",),
+    architectures=("DiffusionGemmaForBlockDiffusion",),
+    read=read,
+    names=names,
+    kind="C",
+    defaults={"rule": "entropy_bound", "max_denoising_steps": 48},
+    generation=generation,
+    unread=("model.encoder.vision_tower.", "model.encoder.embed_vision."),
+)

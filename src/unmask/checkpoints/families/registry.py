@@ -1,0 +1,87 @@
+"""Which family a config.json belongs to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unmask.checkpoints.families import (
+    a2d,
+    diffugpt,
+    diffullama,
+    diffusion_gemma,
+    dit,
+    dream,
+    fast_dllm_v2,
+    illada,
+    llada,
+    llada2,
+    llada_moe,
+    llama_ar,
+    nemotron,
+    open_dcoder,
+    sdar,
+    sedd,
+    stable_diffcoder,
+)
+from unmask.checkpoints.family import Family
+from unmask.errors import UnmaskError
+
+FAMILIES = [
+    m.FAMILY
+    for m in (
+        llada,
+        illada,
+        llada_moe,
+        llada2,
+        dream,
+        open_dcoder,
+        sdar,
+        a2d,
+        fast_dllm_v2,
+        stable_diffcoder,
+        nemotron,
+        sedd,
+        diffusion_gemma,
+        diffugpt,
+        diffullama,
+        llama_ar,
+    )
+]
+FAMILIES += dit.FAMILIES
+# architectures that are known and not read, and why
+UNREADABLE = {
+    "ModernBertForMaskedLM": "the network has no local attention with rotations of its own, no norm of the embeddings, "
+    "no gated GELU and no prediction head, all of which ModernBERT has",
+    "NemotronLabsDiffusionVLMModel": "it reads images; the text models of the family are read",
+    "WeDLMForCausalLM": "it is decoded with causal attention over reordered tokens, for which there is no loop",
+}
+BY_TYPE = {
+    "modernbert": "ModernBertForMaskedLM",
+    "nemotron_labs_diffusion_vlm": "NemotronLabsDiffusionVLMModel",
+    "wedlm": "WeDLMForCausalLM",
+}
+
+
+def recognise(raw: dict[str, Any], source: str, hint: str = "") -> Family | None:
+    """The family of a config, None for our own layout; an unknown one raises UnmaskError.
+
+    hint: the folder's name, for the families whose config.json is that of another. Looked at are, in this order,
+    the keys that a family recognises, `architectures`, and `model_type`.
+    """
+    kind, listed = raw.get("model_type"), raw.get("architectures") or []
+    if kind == "unmask":
+        return None
+    architectures = {str(a) for a in listed} if isinstance(listed, list) else set()
+    hint = f"{hint} {raw.get('_name_or_path', '')}".lower()
+    by_keys = [f for f in FAMILIES if f.recognises(raw, hint)]
+    by_architecture = [f for f in FAMILIES if architectures & set(f.architectures)]
+    by_type = [f for f in FAMILIES if kind in f.model_types]
+    found = by_keys or by_architecture or by_type
+    if found:
+        return found[0]
+    for name in (*sorted(architectures), BY_TYPE.get(str(kind), "")):
+        if name in UNREADABLE:
+            raise UnmaskError(f"{source}: {name} is known but not read: {UNREADABLE[name]}")
+    known = ", ".join(f"{f.name} ({', '.join((*f.model_types, *f.architectures)[:2])})" for f in FAMILIES)
+    looked = f"model_type {kind!r:.60}, architectures {sorted(architectures)!r:.120}, keys {sorted(raw)[:6]!r:.120}"
+    raise UnmaskError(f"{source}: no known family by {looked}; known: unmask, {known}")

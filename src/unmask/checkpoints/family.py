@@ -1,0 +1,89 @@
+"""What a family of public checkpoints is: how its config reads, and one table of tensor names used both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from unmask.checkpoints.special_tokens import TokenFiles, Tokens, resolve
+from unmask.errors import UnmaskError
+from unmask.models.config import ModelConfig, build
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# (ours, theirs); {i} stands for every layer's number; "a + b" on our side are joined in theirs, a first
+Names = list[tuple[str, str]]
+Table = dict[str, list[str]]  # their tensor -> ours, in the order they are joined along the first axis
+
+
+@dataclass(frozen=True)
+class Family:
+    """A checkpoint family. `read` turns config.json into ModelConfig fields; `names` gives the table."""
+
+    name: str
+    model_types: tuple[str, ...]  # of config.json
+    architectures: tuple[str, ...]  # of config.json; decides where a model_type is shared
+    read: Callable[[dict[str, Any]], dict[str, Any]]
+    names: Callable[[ModelConfig], Names]
+    kind: Literal["A", "B", "C", "AR"] = "A"  # full canvas, block-causal, renoised canvas, autoregressive
+    defaults: dict[str, Any] = field(default_factory=dict)  # decoding options of the model card
+    generation: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda raw, generation: {}
+    # decoding options from config.json and generation_config.json ({}: there is none), over the defaults
+    # the usual ids, where no file of the folder names one: mask, end of text, end of a turn of a dialogue
+    mask: int | None = None
+    eos: int | None = None
+    turn: int | None = None
+    recognises: Callable[[dict[str, Any], str], bool] = lambda raw, hint: False
+    # for configs that name no family, by their keys, or by the folder's name where another family's names stand in it
+    transposed: tuple[str, ...] = ()  # ends of names of tensors that are stored [in, out]
+    ignored: tuple[str, ...] = ()  # ends of names of tensors that are neither read nor written again
+    constants: Callable[[ModelConfig, dict[str, Any]], dict[str, Tensor]] = lambda config, raw: {}
+    # tensors in their files that follow from the config: not read, and written again
+    unread: tuple[str, ...] = ()  # how the names of tensors begin that are in their files and not in the network
+    borrows_mask: bool = False  # an AR vocabulary has no mask; a control token that no text holds stands in
+    needs_mask: str = ""  # what a model of this architecture without a mask token is, which is refused
+    limits: str = ""  # what is not as in the reference, said by `unmask models inspect`
+
+    def understand(
+        self, raw: dict[str, Any], source: str, files: TokenFiles | None = None
+    ) -> tuple[ModelConfig, Tokens]:
+        """Our config of theirs and where its special tokens come from; impossible values raise UnmaskError."""
+        method = raw.get("quantization_config")
+        if method:
+            name = method.get("quant_method", "") if isinstance(method, dict) else ""
+            raise UnmaskError(f"{source}: weights quantised by {name!r:.40} are not read; load the unquantised model")
+        fields = self.read(raw)
+        tokens = resolve(raw, fields, files or TokenFiles(), (self.mask, self.eos, self.turn), source)
+        if tokens.mask is None and self.needs_mask:
+            raise UnmaskError(
+                f"{source}: {self.needs_mask}; a diffusion model made of it names its mask, as mask_token_id here or "
+                "as a token of tokenizer.json"
+            )
+        fields |= {"mask_token_id": tokens.mask, "eos_token_id": tokens.eos, "bos_token_id": tokens.bos}
+        fields["pad_token_id"] = tokens.pad
+        config: ModelConfig = build(ModelConfig, fields, source)
+        return config, tokens
+
+    def config(self, raw: dict[str, Any], source: str, files: TokenFiles | None = None) -> ModelConfig:
+        """Our config of theirs; impossible values raise UnmaskError naming them."""
+        return self.understand(raw, source, files)[0]
+
+    def table(self, config: ModelConfig) -> Table:
+        """Their tensor names and ours, every layer written out."""
+        out: Table = {}
+        for ours, theirs in self.names(config):
+            for i in range(config.num_layers) if "{i}" in ours else (0,):
+                out[theirs.replace("{i}", str(i))] = ours.replace("{i}", str(i)).split(" + ")
+        return out
+
+
+def require(raw: dict[str, Any], family: str, **expected: Any) -> None:
+    """Raises UnmaskError where a key of config.json has another value than the network can have; a missing or null
+    key passes. A tuple lists the values that pass."""
+    for key, values in expected.items():
+        options, value = values if isinstance(values, tuple) else (values,), raw.get(key)
+        if value is not None and value not in options:
+            wanted = " or ".join(repr(option) for option in options)
+            raise UnmaskError(f"model config: {key} {value!r:.60} is not supported; {family} is read with {wanted}")

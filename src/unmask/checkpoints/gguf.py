@@ -1,0 +1,393 @@
+"""GGUF files of Llama-shaped models: config, tensors and tokenizer as a Hugging Face folder has them.
+
+The header is read here, every count and length checked against the file: the package's own reader trusts them (a
+huge count hangs it) and takes seconds over a large vocabulary. The package turns stored blocks into floats.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from unmask.checkpoints.special_tokens import free_token
+from unmask.errors import UnmaskError
+
+if TYPE_CHECKING:  # torch and the tokenizer library take long to import, and not every use needs them
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from tokenizers import Tokenizer
+    from torch import Tensor
+
+STORED = {  # number of a type: name, values and bytes of a block
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    8: ("Q8_0", 32, 34),
+    30: ("BF16", 1, 2),
+}
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+STRING, ARRAY = 8, 9  # the types of metadata that are not scalars
+LONGEST_ARRAY, LONGEST_CONTEXT = 2**24, 2**20  # more entries or positions than any model has
+CONTROL, USER_DEFINED = 3, 4  # types of token
+
+WHOLE = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where one tensor lies: shape as in PyTorch (the file lists the fastest dimension first), bytes from the start."""
+
+    name: str  # Hugging Face
+    shape: tuple[int, ...]
+    kind: int
+    start: int
+    size: int
+
+
+class GGUF:
+    """A GGUF file whose header was read and found sound; its tensors are read when asked for."""
+
+    def __init__(self, path: Path, metadata: dict[str, Any], stored: list[StoredTensor]) -> None:
+        self.source, self.metadata, self._stored = path, metadata, stored
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's shape by its Hugging Face name."""
+        return {tensor.name: tensor.shape for tensor in self._stored}
+
+    def bytes_by_dtype(self) -> dict[str, int]:
+        """Bytes of all tensors of each type, by the format's own names."""
+        out: dict[str, int] = {}
+        for tensor in self._stored:
+            kind = STORED[tensor.kind][0]
+            out[kind] = out.get(kind, 0) + tensor.size
+        return out
+
+    def config(self) -> dict[str, Any]:
+        """What config.json would say, Llama layout, with a free control token as mask_token_id.
+
+        Raises UnmaskError for a value that is missing or impossible, and where no control token is free.
+        """
+        hidden, heads = self._number("llama.embedding_length"), self._number("llama.attention.head_count")
+        head = self._number("llama.attention.key_length", hidden // heads)
+        context, theta = self._number("llama.context_length"), self._float("llama.rope.freq_base", 10000.0)
+        vocabulary, ids = self._vocabulary(), self._ids()
+        if context > LONGEST_CONTEXT:
+            raise self._damaged(f"says that it reads {context} tokens")
+        if self._number("llama.rope.dimension_count", head) != head:
+            raise UnmaskError(f"{self.source}: only part of each head is rotated, which no Llama model does")
+        for key in ("llama.rope.scaling.type", "llama.expert_count"):
+            if self.metadata.get(key) not in (None, 0, "none"):
+                raise UnmaskError(f"{self.source}: {key} is {self.metadata[key]!r:.40}, which cannot be read yet")
+        mask = free_token(self.special_tokens(), list(ids.values()), self.chat_template(), str(self.source))
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "attention_bias": False,
+            "mlp_bias": False,
+            "hidden_act": "silu",
+            "hidden_size": hidden,
+            "num_hidden_layers": self._number("llama.block_count"),
+            "num_attention_heads": heads,
+            "num_key_value_heads": self._number("llama.attention.head_count_kv", heads),
+            "head_dim": head,
+            "intermediate_size": self._number("llama.feed_forward_length"),
+            "vocab_size": vocabulary,
+            "max_position_embeddings": context,
+            "rms_norm_eps": self._float("llama.attention.layer_norm_rms_epsilon"),
+            "rope_theta": theta,
+            "rope_parameters": {"rope_type": "default", "rope_theta": theta},  # the newer spelling of the same
+            "tie_word_embeddings": "lm_head.weight" not in self.shapes(),
+            **ids,
+            "mask_token_id": mask,
+        }
+
+    def arrays(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Every tensor in turn as float32 by its Hugging Face name, queries and keys in that layout's order."""
+        import numpy as np
+        from gguf import GGMLQuantizationType
+        from gguf.quants import dequantize
+
+        key_heads = self._number("llama.attention.head_count_kv", self._number("llama.attention.head_count"))
+        heads = {"q_proj": self._number("llama.attention.head_count"), "k_proj": key_heads}
+        try:
+            with self.source.open("rb") as file:
+                for tensor in self._stored:
+                    file.seek(tensor.start)
+                    data = file.read(tensor.size)
+                    if len(data) != tensor.size:  # cut since the header was read
+                        raise self._damaged(f"ends inside {tensor.name!r}")
+                    rows = np.frombuffer(data, np.uint8).reshape(*tensor.shape[:-1], -1)
+                    with np.errstate(all="ignore"):  # a damaged scale may overflow; NaN is then what was stored
+                        values = dequantize(rows, GGMLQuantizationType(tensor.kind)).reshape(tensor.shape)
+                    part = tensor.name.split(".")[-2]
+                    yield tensor.name, self._unpermuted(values, heads[part]) if part in heads else values
+        except OSError as error:
+            raise UnmaskError(f"{self.source} cannot be read ({error.strerror or error})") from None
+
+    def tensors(
+        self, dtype: torch.dtype | None = None, transposed: tuple[str, ...] = ()
+    ) -> Iterator[tuple[str, Tensor]]:
+        """As `arrays`, as tensors of a dtype (None: float32); those that end so transposed."""
+        import torch
+
+        for name, values in self.arrays():
+            tensor = torch.from_numpy(values if values.flags.writeable else values.copy())
+            tensor = tensor if dtype is None else tensor.to(dtype)
+            yield name, tensor.T.contiguous() if name.endswith(transposed) else tensor
+
+    def special_tokens(self) -> dict[int, str]:
+        """Id to name of the control tokens."""
+        names = self._strings("tokenizer.ggml.tokens")
+        return {i: names[i] for i, kind in enumerate(self._token_types(len(names))) if kind == CONTROL}
+
+    def chat_template(self) -> str | None:
+        """The Jinja template of a chat, where the file has one."""
+        value = self.metadata.get("tokenizer.chat_template")
+        return value if isinstance(value, str) else None
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the file's own vocabulary and merges make.
+
+        Raises UnmaskError for one that is not byte-level BPE with SmolLM's splitting of digits.
+        """
+        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+        model, pre = self.metadata.get("tokenizer.ggml.model"), self.metadata.get("tokenizer.ggml.pre")
+        if (model, pre) != ("gpt2", "smollm"):
+            raise UnmaskError(
+                f"{self.source}: its tokenizer ({model!r:.40}, splitting {pre!r:.40}) is not one that can be read; "
+                "put the file into a folder with the model's tokenizer.json and load the folder"
+            )
+        names, pairs = self._strings("tokenizer.ggml.tokens"), self._strings("tokenizer.ggml.merges")
+        kinds = self._token_types(len(names))
+        merges = [(left, right) for left, _, right in (pair.partition(" ") for pair in pairs)]
+        vocabulary = {name: i for i, name in enumerate(names)}
+        if len(vocabulary) != len(names) or "" in vocabulary:
+            raise self._damaged("has a vocabulary with a token that is empty or there twice")
+        try:
+            tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+        except Exception as error:  # the library raises bare Exception
+            raise self._damaged(f"has merges that do not fit its vocabulary: {str(error)!r:.80}") from None
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        tokenizer.decoder = decoders.ByteLevel()
+        added = [AddedToken(names[i], normalized=False) for i, kind in enumerate(kinds) if kind == USER_DEFINED]
+        control = [AddedToken(name, normalized=False, special=True) for name in self.special_tokens().values()]
+        tokenizer.add_tokens(added)
+        tokenizer.add_special_tokens(control)
+        return tokenizer
+
+    def side_files(self) -> dict[str, str]:
+        """Text of the files that spare the next reader this one's metadata: config, tokenizer, chat template."""
+        files = {"config.json": json.dumps(self.config(), indent=2) + "\n", "tokenizer.json": self.tokenizer().to_str()}
+        template = self.chat_template()
+        return files if template is None else {**files, "chat_template.jinja": template}
+
+    def _unpermuted(self, values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+        """GGUF rotates neighbouring rows of a head, Hugging Face (and we) row i with row i + half; moves rows back."""
+        rows = values.shape[0]
+        if heads < 1 or rows % (2 * heads):
+            raise self._damaged(f"has {rows} rows for {heads} heads")
+        return values.reshape(heads, rows // heads // 2, 2, -1).swapaxes(1, 2).reshape(values.shape)
+
+    def _vocabulary(self) -> int:
+        """Rows of the embedding, which must be as many as there are tokens."""
+        shape, names = self.shapes().get("model.embed_tokens.weight"), self._strings("tokenizer.ggml.tokens")
+        if shape is None or len(shape) != 2:
+            raise self._damaged("has no table of embeddings (token_embd.weight)")
+        if names and len(names) != shape[0]:
+            raise self._damaged(f"has {len(names)} tokens for {shape[0]} embeddings")
+        return shape[0]
+
+    def _ids(self) -> dict[str, int | None]:
+        """Start, end and padding; None where the file names none."""
+        theirs = {"bos": "bos", "eos": "eos", "pad": "padding"}
+        keys = {f"{ours}_token_id": f"tokenizer.ggml.{name}_token_id" for ours, name in theirs.items()}
+        return {ours: self._number(key) if key in self.metadata else None for ours, key in keys.items()}
+
+    def _number(self, key: str, default: int | None = None) -> int:
+        value = self.metadata.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < (0 if key.endswith("_id") else 1):
+            raise self._damaged(f"has {key} {value!r:.40}, where a whole number is needed")
+        return value
+
+    def _float(self, key: str, default: float | None = None) -> float:
+        value = self.metadata.get(key, default)
+        if not isinstance(value, float) or not math.isfinite(value):
+            raise self._damaged(f"has {key} {value!r:.40}, where a number is needed")
+        return float(f"{value:.7g}")  # 1e-05, not the 9.99999975e-06 that a float32 makes of it
+
+    def _strings(self, key: str) -> list[str]:
+        """A list of texts; none where the file has none."""
+        value = self.metadata.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self._damaged(f"has {key} that is not a list of texts")
+        return value
+
+    def _token_types(self, count: int) -> tuple[Any, ...]:
+        kinds = self.metadata.get("tokenizer.ggml.token_type", (1,) * count)
+        if not isinstance(kinds, tuple) or len(kinds) != count:
+            raise self._damaged("has token types that do not fit its tokens")
+        return kinds
+
+    def _damaged(self, what: str) -> UnmaskError:
+        return _damaged(self.source, what)
+
+
+def find(source: Path) -> Path | None:
+    """The GGUF file that a path means: itself, or the only one of a folder; several raise UnmaskError."""
+    if source.suffix == ".gguf" and source.is_file():
+        return source
+    files = sorted(source.glob("*.gguf"))
+    if len(files) > 1:
+        raise UnmaskError(f"{source} holds {len(files)} GGUF files; name the one to use, for example {files[0]}")
+    return files[0] if files else None
+
+
+def read(path: Path) -> GGUF:
+    """Reads the header. A file that is damaged, not of a Llama model or of an unknown type raises UnmaskError."""
+    try:
+        with path.open("rb") as file:
+            return _read(path, _Header(path, file))
+    except OSError as error:
+        raise UnmaskError(f"{path} cannot be read ({error.strerror or error})") from None
+
+
+class _Header:
+    """Little-endian values in turn, never more bytes than the file has."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path, self.file = path, file
+        self.size, self.at = path.stat().st_size, 0
+
+    def take(self, count: int) -> bytes:
+        if count > self.size - self.at:
+            raise _damaged(self.path, f"ends at byte {self.size}, inside its header")
+        self.at += count
+        data = self.file.read(count)
+        if len(data) != count:
+            raise _damaged(self.path, "became shorter while it was read")
+        return data
+
+    def number(self, format: str) -> Any:
+        return struct.unpack("<" + format, self.take(struct.calcsize("<" + format)))[0]
+
+    def text(self) -> str:
+        try:
+            return self.take(self.number("Q")).decode("utf-8")
+        except UnicodeDecodeError:
+            raise _damaged(self.path, f"has text at byte {self.at} that is not UTF-8") from None
+
+    def value(self) -> Any:
+        """A scalar, a text, a list of texts or a tuple of scalars."""
+        kind = self.number("I")
+        if kind == STRING:
+            return self.text()
+        if kind in SCALARS:
+            return self.number(SCALARS[kind])
+        if kind != ARRAY:
+            raise _damaged(self.path, f"has a value of the unknown type {kind}")
+        item, count = self.number("I"), self.number("Q")
+        if count > LONGEST_ARRAY or (item != STRING and item not in SCALARS):
+            raise _damaged(self.path, f"has a list of {count} values of type {item}")
+        if item == STRING:
+            return [self.text() for _ in range(count)]
+        format = f"<{count}{SCALARS[item]}"
+        return struct.unpack(format, self.take(struct.calcsize(format)))
+
+
+def _read(path: Path, header: _Header) -> GGUF:
+    if header.size < 4 or header.take(4) != b"GGUF":
+        raise UnmaskError(f"{path} is not a GGUF file; copy or download it again")
+    version = header.number("I")
+    if version not in (2, 3):
+        raise UnmaskError(f"{path} is GGUF version {version}; versions 2 and 3 (little-endian) can be read")
+    tensor_count, value_count = header.number("Q"), header.number("Q")
+    metadata: dict[str, Any] = {}
+    for _ in range(value_count):  # a huge count ends at the end of the file
+        key = header.text()
+        if key in metadata:
+            raise _damaged(path, f"has {key!r:.60} twice")
+        metadata[key] = header.value()
+    architecture = metadata.get("general.architecture")
+    if architecture != "llama":
+        raise UnmaskError(f"{path} is of architecture {architecture!r:.40}; only 'llama' can be read from GGUF")
+    entries = [
+        (header.text(), _dimensions(header), header.number("I"), header.number("Q")) for _ in range(tensor_count)
+    ]
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or not 1 <= alignment <= 2**20 or alignment & (alignment - 1):
+        raise _damaged(path, f"has the alignment {alignment!r:.40}")
+    start = -(-header.at // alignment) * alignment
+    stored = [_stored(path, header.size - start, start, *entry) for entry in entries]
+    if len({tensor.name for tensor in stored}) != len(stored):
+        raise _damaged(path, "has a tensor twice")
+    return GGUF(path, metadata, stored)
+
+
+def _dimensions(header: _Header) -> tuple[int, ...]:
+    count = header.number("I")
+    if not 1 <= count <= 4:
+        raise _damaged(header.path, f"has a tensor of {count} dimensions")
+    return tuple(header.number("Q") for _ in range(count))
+
+
+def _stored(
+    path: Path, room: int, start: int, name: str, dimensions: tuple[int, ...], kind: int, offset: int
+) -> StoredTensor:
+    """Where a tensor lies, checked against the bytes that the file has; `room` of them are for tensors."""
+    if kind not in STORED:
+        raise UnmaskError(
+            f"{path}: tensor {name!r:.60} is stored as {_type_name(kind)}, which cannot be read; use a "
+            f"{', '.join(sorted(known for known, _, _ in STORED.values()))} version of the model"
+        )
+    _, values, size = STORED[kind]
+    if dimensions[0] % values or min(dimensions) < 1:
+        raise _damaged(path, f"has tensor {name!r:.60} of shape {list(dimensions)}")
+    size = math.prod(dimensions) // values * size
+    if offset > room or size > room - offset:
+        raise _damaged(path, f"ends before the {size} bytes of tensor {name!r:.60}")
+    return StoredTensor(_translated(path, name), dimensions[::-1], kind, start + offset, size)
+
+
+def _type_name(kind: int) -> str:
+    from gguf import GGMLQuantizationType
+
+    return GGMLQuantizationType(kind).name if kind in list(GGMLQuantizationType) else f"the unknown type {kind}"
+
+
+def _translated(path: Path, name: str) -> str:
+    """The Hugging Face name of a tensor."""
+    layer = re.fullmatch(r"blk\.([0-9]{1,6})\.(\w+)\.weight", name)
+    if name in WHOLE:
+        return WHOLE[name]
+    if layer is None or layer[2] not in LAYER:
+        raise UnmaskError(f"{path}: tensor {name!r:.60} is not one of a plain Llama model, so it cannot be read")
+    return f"model.layers.{layer[1]}.{LAYER[layer[2]]}.weight"
+
+
+def _damaged(path: Path, what: str) -> UnmaskError:
+    return UnmaskError(f"{path} is damaged: it {what}; copy or download it again")

@@ -1,0 +1,130 @@
+"""What a model is, read without its weights; the torch network comes when it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from unmask.checkpoints import catalogue, folder, recognition
+from unmask.errors import UnmaskError
+from unmask.models.config import ModelConfig, build
+from unmask.output import DecodingDefaults
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+
+    from unmask.checkpoints.family import Family
+    from unmask.models.transformer import Transformer
+
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+GENERATION = folder.GENERATION
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Where a model lies and what its small files say. An adapter also names its base and where that lies."""
+
+    path: Path
+    name: str
+    config: ModelConfig
+    raw_config: dict[str, Any]
+    family: Family | None
+    tokenizer: Tokenizer | None
+    chat_template: str | None
+    defaults: DecodingDefaults
+    device: str
+    dtype: str
+    base: str | None = None
+    base_path: Path | None = None
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a compiled graph is worth its start-up: 50M parameters and more, embeddings aside."""
+        c = self.config
+        return c.num_layers * c.hidden_size * (2 * c.hidden_size + 3 * c.intermediate_size) > 5e7
+
+    def network(self) -> Transformer:
+        """Reads the weights into a torch network; raises UnmaskError where the device cannot be used."""
+        import torch
+
+        from unmask.checkpoints import weights as checkpoint
+        from unmask.models import adapter
+
+        device = usable_device(self.device)
+        dtype = None if self.dtype == "auto" else getattr(torch, self.dtype)
+        if self.base_path is None:
+            return checkpoint.load(self.path, device, dtype)[0]
+        base = checkpoint.load(self.base_path, device, dtype)[0]
+        return adapter.load(self.path, base, self.config)
+
+
+def usable_device(name: str) -> torch.device:
+    """The torch device of a name; raises UnmaskError where it cannot be used."""
+    import torch
+
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UnmaskError(f"device '{name}' cannot be used ({reason}); try device='cpu'") from None
+
+
+def describe(name: str, device: str = "cpu", dtype: str = "float32") -> Loaded:
+    """Finds a model and reads everything about it but the weights; raises UnmaskError naming what is wrong."""
+    if dtype not in DTYPES:
+        raise UnmaskError(f"dtype '{dtype}' is unknown; use one of {', '.join(DTYPES)}")
+    path = catalogue.find(name)
+    found = recognition.recognise(path)
+    raw, family, config = found.raw, found.family, found.config
+    base_name = folder.base_of(path)
+    base_path = None if base_name is None else catalogue.find(base_name)
+    source = path if base_path is None else base_path
+    file = path / GENERATION
+    values: dict[str, Any] = folder.read_json(file) if file.is_file() else {}
+    if family is not None:  # other layouts' file speaks of other things
+        values = {"eos_token_ids": list(found.ends), **family.defaults, **family.generation(raw, values)}
+    else:
+        values = {**_sampled(config), **values}
+    defaults = cast(DecodingDefaults, build(DecodingDefaults, values, str(file)))
+    label = path.stem if path.is_file() else path.name
+    about = (path, label, config, raw, family, folder.load_tokenizer(source), folder.load_template(source))
+    return Loaded(*about, defaults, device, dtype, base_name, base_path)
+
+
+def _sampled(config: ModelConfig) -> dict[str, Any]:
+    """Decoding defaults of a network of our own that no rule can decode."""
+    if config.output == "log_score":
+        return {"sampler": "analytic", "temperature": 1.0, "noise_removal": "ancestral"}
+    if config.corruption == "uniform" and config.layout == "bidirectional":
+        return {"sampler": "ancestral", "temperature": 1.0, "noise_removal": "ancestral"}
+    return {}
+
+
+def unsuited(loaded: Loaded, backend: str) -> str | None:
+    """Why a compiled backend (native or openvino) cannot run a model; None where it can."""
+    c = loaded.config
+    if loaded.device != "cpu":
+        return f"it computes on the CPU, not on '{loaded.device}'"
+    if c.layout not in ("causal", "drafts") or not c.shift:
+        return "it is for autoregressive models and their adapters"
+    plain = c.norm == "rms" and c.activation == "swiglu" and c.tie_embeddings and c.rope_fraction == 1.0
+    extras = (
+        c.rope_yarn
+        or c.learned_positions
+        or c.qk_norm
+        or c.qkv_bias
+        or c.out_bias
+        or c.mlp_bias
+        or c.head_bias
+        or c.num_experts
+    )
+    if not plain or extras or c.time_condition_size or c.mask_token_id is None:
+        return "it is for Llama-shaped networks with tied embeddings"
+    if backend == "native":
+        from unmask.backends.native import network as native
+
+        return native.unsuited(c)
+    return None if find_spec("openvino") is not None else "the package openvino is not installed"

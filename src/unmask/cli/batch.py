@@ -1,0 +1,122 @@
+"""`unmask batch`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unmask.cli.options import Backend, Device, Dtype, Json
+from unmask.cli.serve import names, need
+from unmask.errors import UnmaskError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from unmask.serving.served import Served
+
+
+def batch(
+    requests: Annotated[Path, typer.Argument(help="Requests, one a line, as OpenAI's batches have them.")],
+    answers: Annotated[Path, typer.Argument(help="Where answers go, one a line. What is there already stays.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", "-m", help="Model, folder, or NAME=MODEL; several times for several. The first answers."
+        ),
+    ] = None,
+    max_concurrent: Annotated[int, typer.Option(help="Requests decoded together, on each worker.")] = 32,
+    cache_gb: Annotated[float, typer.Option(help="Memory for keys and values, GiB, of each worker.")] = 4.0,
+    workers: Annotated[int, typer.Option(help="Replicas on Ray; 0 answers in this process.")] = 0,
+    worker_cpus: Annotated[float, typer.Option(help="CPUs of each worker.")] = 1.0,
+    dtype: Dtype = None,
+    device: Device = "cpu",
+    backend: Backend = "auto",
+    as_json: Json = False,
+) -> None:
+    """Answer a file of requests; started again, it goes on where it stopped.
+
+    Lines are {"custom_id": ..., "method": "POST", "url": "/v1/chat/completions", "body": {...}}, with any address and
+    body that `unmask serve` takes. Exit status 1: lines failed; the output says which and why.
+
+    Example: `unmask batch requests.jsonl answers.jsonl -m austen`
+    """
+    if max_concurrent < 1 or workers < 0 or not 0 < cache_gb < 1e9 or not 0 < worker_cpus < 1e6:
+        raise UnmaskError(
+            "--max-concurrent must be at least 1, --workers at least 0, --cache-gb and --worker-cpus more"
+        )
+    need("fastapi", "serve")
+    if workers:
+        need("ray", "ray")
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from unmask.serving import batch as batches
+    from unmask.serving.api.access import Rules
+    from unmask.serving.api.app import Settings
+    from unmask.serving.engine import Limits
+    from unmask.serving.served import Served
+
+    asked = batches.survey(requests)
+    if answers.exists() and answers.samefile(requests):
+        raise UnmaskError(f"{answers} holds the requests; choose another output file")
+    written, began = batches.Answers(answers, asked), time.perf_counter()
+    before, tokens = len(written.done), written.tokens
+    console = Console(stderr=True)
+    # no line of a batch is turned away because others wait
+    limits = Limits(max_concurrent, 1 << 30, int(cache_gb * 2**30))
+    settings = Settings(Rules(body_bytes=1 << 30), seconds=math.inf)
+    served = Served(names(model or ["default"]), limits, settings, device, dtype, backend)
+    try:
+        if before < len(asked):
+            with _app(served, workers, worker_cpus) as app:
+                began = time.perf_counter()
+                with Progress(console=console, transient=True, disable=as_json) as progress:
+                    task = progress.add_task("answering", total=len(asked), completed=before)
+                    at_once = 2 * max_concurrent * max(1, workers)
+                    work = batches.run(app, batches.read(requests), written, at_once, lambda: progress.advance(task))
+                    asyncio.run(work)
+    except KeyboardInterrupt:
+        done = f"{len(written.done)} of {len(asked)} lines are answered in {answers}"
+        print(f"unmask: stopped; {done}; the same command goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
+    finally:
+        written.close()
+    seconds, made = time.perf_counter() - began, written.tokens - tokens
+    figures = {"lines": len(asked), "answered_before": before, "failed": written.failed, "seconds": round(seconds, 3)}
+    figures |= {"completion_tokens": made, "tokens_per_second": round(made / seconds, 1)}
+    if as_json:
+        print(json.dumps(figures))
+    else:
+        earlier = f", {before} of them before" if before else ""
+        failed = f", {written.failed} of them failed" if written.failed else ""
+        print(
+            f"{len(asked)} lines answered{earlier}{failed}; {made} tokens in {seconds:.1f} s, "
+            f"{figures['tokens_per_second']} tokens/s; written to {answers}"
+        )
+    if written.failed:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _app(served: Served, workers: int, cpus: float) -> Iterator[ASGIApp]:
+    """What answers: an engine of this process, or workers on Ray."""
+    if workers:
+        from unmask.serving.replicas import Fleet, fleet
+
+        with fleet(served, Fleet(workers, workers, cpus)) as (app, _):
+            yield app
+        return
+    app, engine = served.start()
+    try:
+        yield app
+    finally:
+        engine.close()

@@ -1,0 +1,107 @@
+"""`unmask models ...`: which models there are, and what one is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from unmask.cli.options import Dtype, Json, load
+from unmask.errors import UnmaskError
+
+models = typer.Typer(invoke_without_command=True)
+
+
+@models.callback()
+def list_models(context: typer.Context, as_json: Json = False) -> None:
+    """List the models that can be used by name, and which of them are on this machine; or inspect one.
+
+    Example: `unmask models`, `unmask models inspect path/to/folder`
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from rich.console import Console
+
+    from unmask.checkpoints import catalogue, entries
+    from unmask.cli.terminal import table
+
+    records: list[dict[str, Any]] = []
+    for entry in entries.ENTRIES.values():
+        present, folder = catalogue.is_present(entry), catalogue.place(entry)
+        weights = folder / "model.safetensors"
+        size = sum(f.size for f in entry.files) or (weights.stat().st_size if weights.is_file() else 0)
+        records.append(
+            {
+                "name": entry.name,
+                "kind": entry.kind,
+                "bytes": size,
+                "source": str(entry.source),
+                "licence": entry.licence,
+                "present": present,
+                "base": entry.base,
+                "notes": entry.notes,
+            }
+        )
+    if as_json:
+        print(json.dumps(records))
+        return
+    rows = []
+    for r in records:
+        kind, here = "AR" if r["kind"] == "autoregressive" else r["kind"], "yes" if r["present"] else "no"
+        rows.append([r["name"], kind, f"{r['bytes'] / 1e6:.1f}", r["source"], r["licence"], here])
+    shown = table("models", ["name", "kind", "MB", "source", "licence", "here"], rows)
+    shown.columns[0].no_wrap = True  # a name must be readable to be typed
+    Console().print(shown)
+    print("\n".join(f"{r['name']}: {r['notes']}" for r in records if r["notes"]))
+
+
+@models.command("inspect")
+def inspect_command(
+    name: Annotated[
+        str, typer.Argument(help="A checkpoint folder, a GGUF file, or a name that `unmask models` lists.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """What a checkpoint is and whether it would load: family, config, special tokens, tensors. Reads no weights.
+
+    Exit status 0: it would load (memory aside); 2: it would not, and why is the line on standard error.
+
+    Example: `unmask models inspect path/to/LLaDA-8B-Instruct`
+    """
+    from unmask.checkpoints import inspection
+
+    result = inspection.inspect(name)
+    if as_json:
+        print(json.dumps(result.record))
+    else:
+        for heading, said in inspection.lines(result.record):
+            print(f"{heading:<11} {said}")
+    if result.problem is not None:
+        raise UnmaskError(result.problem)
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A model's name or checkpoint folder.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    layout: Annotated[Literal["sdar"], typer.Option(help="Of the files: sdar, as SGLang serves it.")] = "sdar",
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Write a block-causal model as a folder that other engines serve.
+
+    Example: `unmask export runs/mine/model exported --layout sdar --dtype bfloat16`
+    """
+    from unmask.checkpoints.export import SGLANG_MASK
+
+    lm = load(model, "cpu", dtype, "torch")
+    lm.save_pretrained(folder, layout)
+    mask, block = lm.config.mask_token_id, lm.config.block_length
+    served = mask == SGLANG_MASK
+    if as_json:
+        print(json.dumps({"folder": str(folder), "mask_token_id": mask, "block_length": block, "sglang_mask": served}))
+        return
+    print(f"written to {folder}: mask {mask}, blocks of {block}")
+    if not served:
+        print(f"SGLang 0.5.23 takes {SGLANG_MASK} for the mask of every SDAR and would not decode this one; see docs")

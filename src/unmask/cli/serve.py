@@ -1,0 +1,130 @@
+"""`unmask serve`."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unmask.cli.options import Backend, Device, Dtype
+from unmask.errors import UnmaskError
+
+if TYPE_CHECKING:
+    from unmask.serving.replicas import Fleet
+
+
+def serve(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Models, folders, or NAME=MODEL to give one a name; the first answers.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for every network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    api_key_file: Annotated[Path | None, typer.Option(help="Keys that requests must carry, one a line.")] = None,
+    max_concurrent: Annotated[int, typer.Option(help="Requests decoded together.")] = 32,
+    queue: Annotated[int, typer.Option(help="Requests that may wait; the next one is answered with 429.")] = 128,
+    cache_gb: Annotated[float, typer.Option(help="Memory for keys and values, GiB.")] = 4.0,
+    prefill_chunk: Annotated[int, typer.Option(help="Prompt tokens that a request reads in one forward.")] = 256,
+    grace: Annotated[float, typer.Option(help="Seconds that running requests have after SIGTERM.")] = 30.0,
+    timeout: Annotated[float, typer.Option(help="Seconds that one request may take, waiting included.")] = 300.0,
+    max_body: Annotated[int, typer.Option(help="Bytes of a request's body.")] = 1 << 20,
+    max_prompt: Annotated[int, typer.Option(help="Tokens of a prompt; the model's length is a limit too.")] = 1 << 20,
+    max_n: Annotated[int, typer.Option(help="Texts that one request may ask for.")] = 8,
+    max_schema: Annotated[int, typer.Option(help="Characters of a schema, of all tools, or of a regex.")] = 1 << 16,
+    max_schema_depth: Annotated[int, typer.Option(help="Objects and lists in each other in a schema.")] = 32,
+    schema_seconds: Annotated[float, typer.Option(help="Seconds that compiling a schema may take.")] = 5.0,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="Web origin whose pages may ask; several times for several.")
+    ] = None,
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write requests' bodies to the log.")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Serve by replicas on Ray; limits hold for each.")] = False,
+    min_replicas: Annotated[int | None, typer.Option(help="With --ray: replicas that are always there [1].")] = None,
+    max_replicas: Annotated[int | None, typer.Option(help="With --ray: and under load [as many].")] = None,
+    replica_cpus: Annotated[float | None, typer.Option(help="With --ray: CPUs of each [1].")] = None,
+    dtype: Dtype = None,
+    device: Device = "cpu",
+    backend: Backend = "auto",
+) -> None:
+    """Serve models to OpenAI clients, and fill gaps at /v1/infill.
+
+    Example: `unmask serve default austen --port 8000`, then point a client at http://127.0.0.1:8000/v1
+    """
+    sizes = {"max-schema": max_schema, "max-schema-depth": max_schema_depth, "max-body": max_body}
+    for name, value in {**sizes, "max-concurrent": max_concurrent, "prefill-chunk": prefill_chunk}.items():
+        if value < 1:
+            raise UnmaskError(f"--{name} must be at least 1, got {value}")
+    for name, least in {"queue": queue, "grace": grace, "timeout": timeout, "cache-gb": cache_gb}.items():
+        if not 0 <= least < 1e9:
+            raise UnmaskError(f"--{name} must be at least 0, got {least}")
+    if not 1 <= max_n <= max_concurrent + queue:
+        raise UnmaskError(f"--max-n must be 1 to {max_concurrent + queue}, what the server holds, got {max_n}")
+    need("fastapi", "serve")
+    fleet = _fleet(ray, min_replicas, max_replicas, replica_cpus)
+    from unmask.serving import run
+    from unmask.serving.api.access import Rules, local_hosts, read_keys
+    from unmask.serving.api.app import Settings
+    from unmask.serving.api.planner import Bounds
+    from unmask.serving.api.structure import RuleBounds
+    from unmask.serving.engine import Limits
+    from unmask.serving.served import Served
+
+    keys = () if api_key_file is None else read_keys(api_key_file)
+    rules = Rules(keys, max_body, local_hosts(host), log_prompts)
+    bounds = Bounds(max_n, max_prompt, rules=RuleBounds(max_schema, max_schema_depth, schema_seconds))
+    settings = Settings(rules, bounds, timeout, tuple(allow_origin or ()))
+    limits = Limits(max_concurrent, queue, int(cache_gb * 2**30), prefill_chunk)
+    named = names(models or ["default"])
+    listener = run.bind(host, port)  # before models are read: it may be taken
+    served = Served(named, limits, settings, device, dtype, backend)
+    if fleet is None:
+        app, engine = served.start()
+        return run.serve(run.Server(app, engine, grace), named, listener)
+    from unmask.serving import replicas
+
+    with replicas.fleet(served, fleet) as (app, front):
+        run.serve(run.Server(app, front, grace), named, listener)
+
+
+def _fleet(ray: bool, least: int | None, most: int | None, cpus: float | None) -> Fleet | None:
+    """How many replicas are asked for; None for this process alone."""
+    if not ray:
+        for name, value in {"min-replicas": least, "max-replicas": most, "replica-cpus": cpus}.items():
+            if value is not None:
+                raise UnmaskError(f"--{name} is of replicas on Ray; give --ray too")
+        return None
+    need("ray", "ray")
+    from unmask.serving.replicas import Fleet
+
+    least = 1 if least is None else least
+    size = Fleet(least, max(1, least) if most is None else most, 1.0 if cpus is None else cpus)
+    if not 1 <= size.least <= size.most or not 0 < size.cpus < 1e6:
+        raise UnmaskError("--min-replicas must be at least 1, --max-replicas no less, and --replica-cpus above 0")
+    return size
+
+
+def need(package: str, extra: str) -> None:
+    """Raises UnmaskError where a package is not installed."""
+    if find_spec(package) is None:
+        raise UnmaskError(f"this needs '{package}'; run: pip install 'unmask[{extra}]'")
+
+
+def names(models: list[str]) -> dict[str, str]:
+    """What each model is called: NAME=MODEL, or a folder's own name."""
+    out: dict[str, str] = {}
+    for model in models:
+        name, given, source = model.partition("=")
+        if not given:
+            path = Path(model)
+            name, source = (path.resolve().name if path.is_dir() and "/" in model else model), model
+        if not name or not source:
+            raise UnmaskError(f"'{model}' names no model; write MODEL or NAME=MODEL")
+        if name in out:
+            raise UnmaskError(f"two models are called '{name}'; give one another name with NAME={source}")
+        out[name] = source
+    return out
+
+
+def install(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("serve")(serve)

@@ -1,0 +1,267 @@
+"""Decoding by denoising: windows of masks that a rule fills in a few steps. AR is a window of one.
+
+Shapes: L canvas positions, n scored columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from unmask.canvas import Array, Commit
+from unmask.decoding.budget import Due, due, plan, share
+from unmask.decoding.feed import TEXT, Columns
+from unmask.decoding.request import Read, Row
+from unmask.decoding.rules import RULES, remask
+from unmask.decoding.sampling import Scores
+from unmask.layout import Layout
+from unmask.structured.constraint import Constraint
+
+# rules whose commits no later step of the same rule takes back
+WRITE_ONCE = frozenset({"quota", "threshold", "factor", "entropy_bound", "margin", "random", "sequential", "entropy"})
+
+
+class Denoising:
+    """The whole canvas, a block of it, or one token; with no cache, an exact or an approximate one.
+
+    Under `drafts` the window slides: it starts at the first mask, whose token the text alone decides, so that
+    one is committed at every step. Approximate caches (class A, Fast-dLLM, arXiv 2505.22618): all is read at
+    a block's first step, then `prefix` reads again from the block on and `dual` the block alone.
+    """
+
+    proposes = True
+
+    def __init__(self, row: Row, layout: Layout, cache: str, shift: int) -> None:
+        self.row, self.layout, self.cache, self.shift = row, layout, cache, shift
+        self.rule, self.constraint = row.request.rule, Constraint.of(row)
+        self.slides = layout.kind == "drafts"
+        self.block = row.request.block_length or row.length
+        first = int(row.masked.argmax())
+        # blocks of a bidirectional model count from the first mask (LLaDA), others from position 0 or an offset
+        self.offset = -first % self.block if row.request.blocks_from_prompt else 0
+        aligned = layout.kind not in ("bidirectional", "drafts")
+        self.start = (first + self.offset) // self.block * self.block - self.offset if aligned else first
+        self.end = min(self.start + self.block, row.length)
+        self.pays_empty = self.rule.empty_steps and self.rule.ranks
+        # of the block: steps planned, steps past, forwards made, masks at its start
+        self.budget = self.step = self.forwards = self.masks = 0
+        self.ends: Array = np.zeros(0, np.int64)  # tokens written by the end of each step, where that is the most
+        self.shares: list[int] = []  # tokens due at each step, where a schedule counts a whole block
+        self.prefill_end: int | None = None  # of a forward that only reads text
+        self.remask_left = row.request.remask_budget
+        self.confidence = np.full(row.length, np.inf)  # of committed tokens when they were written
+        self.revised = np.zeros(row.length, bool)  # masked again once already
+
+    @property
+    def temperature(self) -> float:
+        return self.row.request.temperature
+
+    def settle(self) -> bool:
+        masked = self.row.masked
+        if self.slides and masked.any():
+            self.start = int(masked.argmax())
+            self._begin(min(self.start + self.block, self.row.length))
+        while not masked[self.start : self.end].any() and not self._owes():
+            if not masked.any():
+                return False
+            self.start = self.end
+            self._begin(min(self.end + self.block, self.row.length))
+        self._await()
+        self.row.block_end = self.end
+        return True
+
+    def _await(self) -> None:
+        """Plans the steps of a window that is new, and goes on to the next that is due anything."""
+        if self._one:  # nothing to plan, and its token is due
+            self.row.final = self.start
+            return
+        if self.budget == 0:
+            self._plan()
+        while self.rule.ranks and not self.pays_empty and self._due() == 0:
+            self.step += 1
+        self.row.final = int(self.row.masked.argmax()) if self._writes_once() else self.start
+
+    @property
+    def _one(self) -> bool:
+        """Whether the window is one token that the next step writes, as in mode ar."""
+        return self.end - self.start == 1 and self.rule.name == "sequential" and not self.pays_empty
+
+    def _writes_once(self) -> bool:
+        """Whether what is committed stays."""
+        return self.remask_left == 0 and self.rule.name in WRITE_ONCE
+
+    def _begin(self, end: int) -> None:
+        self.end = end
+        self.budget = self.step = self.forwards = 0
+
+    def _plan(self) -> None:
+        """Settles how many steps the block gets and, where they may be held back, what each is to end with."""
+        self.masks, most = int(self.row.masked[self.start : self.end].sum()), self.row.request.max_denoising_steps
+        counted = self.block if self.rule.schedule == "block" else self.masks
+        self.budget = counted if most is None else most
+        if self.rule.schedule == "even" and not self.pays_empty:  # never more steps than masks
+            self.budget = min(self.budget, self.masks)
+        if self.rule.schedule == "block":
+            self.shares = plan("block", self.block, self.budget)
+        if self.rule.due_is == "most":
+            self.ends = np.cumsum(plan(self.rule.schedule, self.masks, self.budget, self.rule.schedule_eps))
+
+    def _owes(self) -> bool:
+        """Whether steps without work are still to be paid for."""
+        return self.pays_empty and 0 < self.step < self.budget
+
+    def _due(self) -> int:
+        """Tokens that the schedule asks of this step."""
+        masks = int(self.row.masked[self.start : self.end].sum())
+        if self.rule.due_is == "most":
+            count = int(self.ends[min(self.step, self.budget - 1)]) - (self.masks - masks)
+        elif self.rule.schedule == "block":
+            count = self.shares[self.step] if self.step < self.budget - 1 else masks
+        else:
+            count = due(self.rule.schedule, masks, self.step, self.budget, self.rule.schedule_eps)
+        return max(count, 1 if self.slides else 0, 0 if self.rule.ranks else self.rule.num_to_transfer)
+
+    def columns(self) -> Columns:
+        start, end, length = self.start, self.end, self.row.length
+        beyond = (0, 0)
+        if self.layout.kind == "bidirectional":
+            low, high = 0, length
+            if self._reads_part():
+                # a shifted head scores the first position one column earlier
+                low = max(0, start - self.shift) if self.row.masked[start] else start
+                high = end if self.cache == "dual" else length
+                beyond = (high, length)
+        else:  # nothing after the window is seen, and a last token that scores nothing is not fed
+            low = min(self.row.cached, max(0, start - self.shift)) if self.cache == "exact" else 0
+            text = self._text(low, start) if self.cache == "exact" else None
+            if text is not None:
+                return text
+            ends_early = self.shift and self.layout.kind in ("causal", "drafts")
+            high = max(end - int(ends_early), low + 1)
+        return self._read(low, high, beyond)
+
+    def _read(self, low: int, high: int, beyond: tuple[int, int]) -> Columns:
+        """The positions from low to high - 1 as columns, and what the window asks of them."""
+        start, end = self.start, self.end
+        position = np.arange(low, high)
+        anchor = np.where(position >= start, start - 1, TEXT) if self.slides else np.full(high - low, TEXT)
+        target = np.arange(start, end)[self._scored()[start:end]]
+        column = np.maximum(target - self.shift, low) - low
+        ids = self.row.canvas.ids[0, low:high]
+        allowed = None if self.constraint is None else self.constraint.allowed(start, end, target)
+        columns = Columns(ids, position, anchor, column, target, beyond, offset=self.offset, allowed=allowed)
+        return self._guided(columns)
+
+    def _scored(self) -> Array:
+        """Positions whose scores are asked for, bool [L]; those in the window count."""
+        return self.row.masked
+
+    def _text(self, low: int, needed: int) -> Columns | None:
+        """Text alone, where there is too much of it before the window for one forward."""
+        self.prefill_end = self.row.prefill_end(low, needed, self.layout.block_length, self.offset)
+        if self.prefill_end is None:
+            return None
+        return self._guided(Columns.text(self.row.canvas.ids[0], low, self.prefill_end, self.offset))
+
+    def _guided(self, columns: Columns) -> Columns:
+        """With guidance, a twin that reads the same without what was given."""
+        guidance, canvas = self.row.request.guidance, self.row.canvas
+        if guidance == 0:
+            return columns
+        twin = np.where(canvas.frozen[0, columns.position], canvas.mask_id, columns.ids)
+        return replace(columns, twin=twin, guidance=guidance)
+
+    def _reads_part(self) -> bool:
+        """Whether an approximate cache answers for the rest at this step."""
+        if self.cache not in ("prefix", "dual") or self.forwards == 0:
+            return False
+        refresh = self.row.request.cache_refresh
+        return refresh == 0 or self.forwards % refresh != 0
+
+    def take(self, read: Read) -> list[Commit]:
+        row = self.row
+        if self.prefill_end is not None:
+            row.cached, row.prefills = self.prefill_end, row.prefills + 1
+            return []
+        if self._one:
+            return self._take_one(read)
+        open_1L = (row.masked & self._window())[None]
+        if read.possible is not None:
+            if len(read.possible) and not read.possible.any():
+                raise RuntimeError("no token of the window is allowed by the grammar")  # rather than for ever
+            open_1L[0, read.target[~read.possible]] = False
+        scores = read.scores.grid(np.zeros(len(read.target), np.int64), read.target, open_1L.shape)
+        steps_left = max(self.budget - self.step, 1)
+        chosen = self._choose(scores, open_1L)
+        if self.constraint is not None:
+            chosen = self._held(self.constraint, chosen, scores, read)
+        commits = [Commit(chosen, scores.token, scores.confidence, "unmask")]
+        if self.remask_left > 0:
+            revise = self._revise(chosen, open_1L, steps_left)
+            masks = np.full_like(scores.token, row.canvas.mask_id)
+            commits.append(Commit(revise, masks, self.confidence[None].copy(), "remask"))
+        self.confidence = np.where(chosen[0], scores.confidence[0], self.confidence)
+        if self.cache == "exact":  # everything before the window is final and was fed
+            row.cached = self.start
+        self.step += 1
+        self.forwards += 1
+        return commits
+
+    def _held(self, constraint: Constraint, chosen: Array, scores: Scores, read: Read) -> Array:
+        """What of the choice [1, L] goes together. The last planned step writes all of it, with other tokens where it
+        must; before it, what does not go waits for a step that sees the rest."""
+        ids, sureness = self.row.canvas.ids[0].copy(), scores.confidence[0].copy()
+        if self.slides:
+            sureness[self.start] = np.inf
+        kept = constraint.agreed(self.start, self.end, chosen[0], scores.token[0], sureness, ids)
+        if self.step >= self.budget - 1:
+            ids[kept] = scores.token[0, kept]
+            left_out = (chosen[0] & ~kept).nonzero()[0]
+            for place, (token, p) in constraint.complete(self.start, self.end, left_out, ids, read).items():
+                scores.token[0, place], scores.confidence[0, place], kept[place] = token, p, True
+        return kept[None]
+
+    def _take_one(self, read: Read) -> list[Commit]:
+        """What the rule comes to in a window of one, without its grids: mode ar spends its time here."""
+        shape = self.row.canvas.ids.shape
+        chosen, token, confidence = np.zeros(shape, bool), np.zeros(shape, np.int64), np.full(shape, -np.inf)
+        at = (0, self.start)
+        chosen[at], token[at], confidence[at] = True, read.scores.token[0], read.scores.confidence[0]
+        if self.cache == "exact":
+            self.row.cached = self.start
+        self.step += 1
+        self.forwards += 1
+        return [Commit(chosen, token, confidence, "unmask")]
+
+    def _choose(self, scores: Scores, open_1L: Array) -> Array:
+        """Positions to write, [1, L]."""
+        opens = self.cache in ("prefix", "dual") and self.forwards == 0
+        if opens and self.row.request.first_step == "one" and open_1L[0, self.start]:
+            return np.arange(self.row.length)[None] == self.start
+        part = share(self.rule.schedule, self.step, self.budget, self.rule.schedule_eps)
+        asked = Due(np.array([self._due()]), np.array([part]))
+        return RULES[self.rule.name](self._sure_first(scores) if self.slides else scores, open_1L, asked, self.rule)
+
+    def _window(self) -> Array:
+        index = np.arange(self.row.length)
+        return (index >= self.start) & (index < self.end)
+
+    def _sure_first(self, scores: Scores) -> Scores:
+        """Scores in which the window's first position beats all: no later step could know it better."""
+        best = [scores.confidence.copy(), scores.entropy.copy(), scores.margin.copy(), scores.draw.copy()]
+        for values, surest in zip(best, (np.inf, 0.0, np.inf, 0.0), strict=True):
+            values[0, self.start] = surest
+        return Scores(scores.token, *best)
+
+    def _revise(self, chosen: Array, open_1L: Array, steps_left: int) -> Array:
+        """Committed tokens of the window to mask again, within the request's budget; never in its last step."""
+        canvas, count = self.row.canvas, np.array([0])
+        # a block that this step completes is done: what was written last is not taken back
+        if steps_left > 1 and (open_1L & ~chosen).any():
+            count[0] = min(-(-self.remask_left // (steps_left - 1)), self.remask_left)
+        eligible = (self._window() & ~canvas.frozen[0] & ~self.revised)[None] & ~open_1L
+        revise = remask(self.confidence[None], eligible, count)
+        self.revised |= revise[0]
+        self.remask_left -= int(revise.sum())
+        return revise

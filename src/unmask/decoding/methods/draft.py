@@ -1,0 +1,202 @@
+"""Decoding by checked drafts: the adapter drafts, the base checks its drafts in the same forward.
+
+In mode verify what holds is the base's own text; under the rule `checked` of mode diffusion a draft holds
+where the base finds it likely enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+
+from unmask.canvas import Array, Commit
+from unmask.decoding.feed import TEXT, Columns, Logits, Sampling
+from unmask.decoding.methods.acceptance import accept_greedy, accept_sampled, accept_tolerant
+from unmask.decoding.request import Read, Row
+from unmask.decoding.sampling import ACCEPT_DRAW, COLD, TOKEN_DRAW, draw, uniforms
+from unmask.structured.constraint import Constraint
+
+SLOT_ODDS = 0.5  # what a slot's draft is taken to be worth before it is known, given all before it hold
+
+
+@dataclass
+class Group:
+    """The slots that saw exactly the text that turned out to hold, while they are drafted one after another."""
+
+    slots: Array  # [k], their numbers among the feed's
+    row: int  # of the logits that chose the token before the next slot
+    token: int  # that token
+    start: int  # position of the first draft
+    state: int = 0  # of the grammar before the next draft
+
+
+class Verifying:
+    """Feeds text not yet read, drafts as if they were text, and new slots for every outcome of the check.
+
+    Every step commits the drafts that hold and the base's token after them, and then drafts anew (`draft`). A draft
+    or a slot is fed where the chance that it will be of use reaches the rule's `draft_threshold`: of a draft, that it
+    and all before it hold, by their confidences; of the j-th slot of an outcome, that of the outcome times
+    SLOT_ODDS to the j. Of those the likeliest make up `draft_columns` columns at most, drafts half of them.
+    """
+
+    proposes = True
+
+    def __init__(self, row: Row, cache: str) -> None:
+        self.row, self.exact = row, cache == "exact"
+        self.window = row.request.block_length or row.length  # one sure token and its drafts
+        self.constraint = Constraint.of(row)
+        self.start = 0
+        self.prefill_end: int | None = None  # of a forward that only reads text
+        self.drafts = list[int]()  # guesses for the positions after the text
+        self.distributions = list[Array]()  # [V] each, that they were drawn from, above temperature 0
+        self.chances = [1.0]  # that the text holds, and all drafts up to each
+        self.sizes = list[int]()  # slots fed for each outcome: no draft holds, one does, ..
+        self.group: Group | None = None
+
+    @property
+    def temperature(self) -> float:
+        return self.row.request.temperature
+
+    def settle(self) -> bool:
+        masked = self.row.masked
+        self.start = self.row.final = int(masked.argmax())
+        return bool(masked.any())
+
+    def columns(self) -> Columns:
+        row, start = self.row, self.start
+        low, texts = row.cached if self.exact else 0, start + len(self.drafts)
+        self.prefill_end = row.prefill_end(low, start) if self.exact else None
+        if self.prefill_end is not None:
+            return Columns.text(row.canvas.ids[0], low, self.prefill_end)
+        drafts = np.array(self.drafts, np.int64)
+        places, anchor = np.arange(low, texts), np.full(texts - low, TEXT)
+        column, slots = np.arange(start - 1 - low, texts - low), np.zeros(0, np.int64)
+        self.sizes = sizes = self._sizes()
+        if any(sizes):
+            own = np.repeat(np.arange(start - 1, texts), sizes)
+            slots = texts - low + np.arange(len(own))
+            place = own + 1 + np.arange(len(own)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            places, anchor = np.concatenate([places, place]), np.concatenate([anchor, own])
+        ids = np.full(len(places), row.canvas.mask_id)
+        ids[: start - low], ids[start - low : texts - low] = row.canvas.ids[0, low:start], drafts
+        allowed = None if self.constraint is None else self.constraint.after(drafts, start)
+        return Columns(ids, places, anchor, column, places[column] + 1, allowed=allowed, slot=slots)
+
+    def _sizes(self) -> list[int]:
+        """Slots of each outcome's group: one fewer than the window at most, whose first token needs none, inside the
+        canvas, only likely ones, and the likeliest where there are columns for some only."""
+        rule, sizes, likely = self.row.request.rule, [0] * len(self.chances), list[tuple[float, int]]()
+        for kept, (holds, next_holds) in enumerate(zip(self.chances, [*self.chances[1:], 0.0], strict=True)):
+            room = min(self.window - 1, self.row.length - self.start - kept - 1)
+            likely += [((holds - next_holds) * SLOT_ODDS ** (j + 1), kept) for j in range(room)]
+        likely = [slot for slot in likely if slot[0] >= rule.draft_threshold]
+        if rule.draft_columns:
+            likely = sorted(likely, key=lambda slot: -slot[0])[: rule.draft_columns - 1 - len(self.drafts)]
+        for _, kept in likely:
+            sizes[kept] += 1
+        return sizes
+
+    def take(self, read: Read) -> list[Commit]:
+        row, start, count = self.row, self.start, len(self.drafts)
+        if self.prefill_end is not None:
+            row.cached, row.prefills = self.prefill_end, row.prefills + 1
+            return []
+        scores, drafts, checks = read.scores, np.array(self.drafts, np.int64), np.arange(count + 1)
+        tolerant = row.request.mode == "diffusion"
+        if not self.distributions and tolerant:
+            odds = read.odds(checks[:-1], drafts)
+            kept, sure = accept_tolerant(drafts, scores.token, odds, row.request.rule.threshold)
+        elif not self.distributions:
+            kept, sure = accept_greedy(drafts, scores.token)
+        else:
+            p = read.probabilities(checks)
+            seed, step = np.array(row.request.seed), np.array(row.steps)
+            accept = uniforms(seed, step, read.target, ACCEPT_DRAW)
+            q = np.array(self.distributions)
+            kept, sure = accept_sampled(drafts, q, p, accept, read.sampling.token_draw)
+        made = [*self.drafts[:kept], sure][: row.length - start]
+        row.accepted.append(kept)
+        self._begin(kept, made, read)
+        if self.exact:
+            row.cached = start + kept
+        shape = row.canvas.ids.shape
+        chosen, tokens, confidence = np.zeros(shape, bool), np.zeros(shape, np.int64), np.zeros(shape)
+        where = (0, slice(start, start + len(made)))
+        chosen[where], tokens[where], confidence[where] = True, made, scores.confidence[: len(made)]
+        return [Commit(chosen, tokens, confidence, "unmask")]
+
+    def _begin(self, kept: int, made: list[int], read: Read) -> None:
+        """Forgets the drafts and makes the group of the text that holds the next to be drafted."""
+        self.drafts, self.distributions, self.chances, self.group = [], [], [1.0], None
+        if self.sizes[kept]:
+            slots = read.first_slot + sum(self.sizes[:kept]) + np.arange(self.sizes[kept])
+            self.group = Group(slots, read.offset + kept, made[-1], self.start + len(made))
+            if self.constraint is not None:
+                self.group.state = self.constraint.read(made, self.start)
+
+    def draft(self, now: Logits, sampling: Sampling, n: int, token: int, sureness: float) -> None:
+        """Takes the next slot's token from row n of `now`, or stops where it is not likely enough to hold.
+
+        token and sureness: the row's best at temperature 0 without a grammar; else they are read anew.
+        """
+        group, constraint, warm = self.group, self.constraint, sampling.temperature[n] > 0
+        assert group is not None
+        rule = self.row.request.rule
+        q: Array | None = None
+        if warm or constraint is not None:
+            q = now.probabilities(np.array([n]), sampling.rows(np.array([n])))[0]
+            if constraint is not None:
+                q = constraint.draft(q, group.state, self.row.length - group.start - len(self.drafts))
+            if q is None:
+                self.group = None
+                return
+            token = draw(q, sampling.token_draw[n]) if warm else int(q.argmax())
+            # of its best token, whichever was drawn: a draw that chose whether it is checked would bias the text
+            sureness = float(q.max())
+        if self.chances[-1] * sureness < rule.draft_threshold:
+            self.group = None
+            return
+        self.drafts.append(token)
+        self.chances.append(self.chances[-1] * sureness)
+        if warm and q is not None:
+            self.distributions.append(q)
+        group.slots, group.row, group.token = group.slots[1:], n, token
+        if constraint is not None:
+            group.state = constraint.grammar.step(group.state, token)
+        if not len(group.slots) or (rule.draft_columns and len(self.drafts) >= rule.draft_columns // 2):
+            self.group = None
+
+
+def draft(schemes: list[Verifying], logits: Logits, blame: Callable[[Row], AbstractContextManager[None]]) -> None:
+    """Drafts anew for all requests, one slot of each at a time, from the logits of the forward that checked."""
+    before = logits
+    while True:
+        going = [(scheme, scheme.group) for scheme in schemes if scheme.group is not None and scheme.row.error is None]
+        if not going:
+            return
+        slot, row = np.array([g.slots[0] for _, g in going]), np.array([g.row for _, g in going])
+        token, place = np.array([g.token for _, g in going]), [g.start + len(s.drafts) for s, g in going]
+        now = logits.told(slot, before, row, token)
+        sampling = _sampling([scheme.row for scheme, _ in going], np.array(place))
+        plain = (sampling.temperature == 0) & [scheme.constraint is None for scheme, _ in going]
+        scores = now.propose(sampling) if plain.any() else None
+        for n, (scheme, _) in enumerate(going):
+            best = (0, 0.0) if scores is None else (int(scores.token[n]), float(scores.confidence[n]))
+            with blame(scheme.row):
+                scheme.draft(now, sampling, n, *best)
+        before = now
+
+
+def _sampling(rows: list[Row], place: Array) -> Sampling:
+    """How the slots of `rows` are sampled, one of each, for positions `place` [n]."""
+    requests = [row.request for row in rows]
+    temperature = np.array([r.temperature for r in requests], np.float64)
+    temperature[temperature < COLD] = 0.0
+    seed, step = np.array([r.seed for r in requests]), np.array([row.steps for row in rows])
+    unread = np.zeros(len(rows))
+    token = uniforms(seed, step, place, TOKEN_DRAW) if temperature.any() else unread
+    top_k, top_p = np.array([r.top_k for r in requests]), np.array([r.top_p for r in requests], np.float64)
+    return Sampling(temperature, top_k, top_p, token, unread)

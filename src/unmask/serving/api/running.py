@@ -1,0 +1,183 @@
+"""Plans as running jobs: the asyncio side of the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from functools import partial
+from types import TracebackType
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from unmask.decoding.infill import mean_log_confidence, settle_lengths
+from unmask.decoding.request import Prepared
+from unmask.serving.api import errors
+from unmask.serving.api.errors import APIError
+from unmask.serving.api.planner import Plan, mask_of
+from unmask.serving.api.writer import Region, Writer, Written
+from unmask.serving.engine import Done, Engine, Event, Failed, Job, Step
+from unmask.serving.mailbox import Mailbox
+
+T = TypeVar("T")
+BACKLOG = 4096  # events that a client may be behind before it is given up
+
+
+class ClientGone(Exception):
+    """Whoever asked has hung up."""
+
+
+@dataclass(frozen=True)
+class Beat:
+    """Nothing of the engine: so much time has passed."""
+
+
+class Running:
+    """Jobs of one request; leaving its `async with` block cancels what still runs. With `quiet` only the ends of
+    jobs are events, and what their steps did is in `steps` by then."""
+
+    def __init__(
+        self, engine: Engine, model: str, prepared: Prepared, of_running: bool = False, quiet: bool = False
+    ) -> None:
+        """Puts the jobs in line; raises Refused where there is no room."""
+        self.engine, self.left, self.quiet = engine, len(prepared.requests), quiet
+        self.events: asyncio.Queue[tuple[int, Event | Beat]] = asyncio.Queue()
+        self.timer: asyncio.TimerHandle | None = None
+        self.mailbox = Mailbox.of_running_loop()
+        self.jobs: list[Job] = []
+        self.steps: list[list[Step]] = [[] for _ in prepared.requests]
+        for number, request in enumerate(prepared.requests):
+            self.jobs += Job.of(model, replace(prepared, requests=[request]), partial(self._tell, number))
+        engine.submit(self.jobs, of_running)
+
+    def _tell(self, number: int, event: Event) -> None:
+        """On the engine's thread."""
+        if self.quiet and isinstance(event, Step):
+            self.steps[number].append(event)
+        else:
+            self.mailbox.leave(partial(self._put, number, event))
+
+    def _put(self, number: int, event: Event) -> None:
+        if self.events.qsize() < BACKLOG * len(self.jobs):
+            self.events.put_nowait((number, event))
+        elif not self.jobs[number].cancelled:
+            self.engine.cancel(self.jobs)
+            late = APIError(408, "the client reads too slowly", code="slow_client")
+            self.events.put_nowait((number, Failed(late)))
+
+    def beat(self, seconds: float) -> None:
+        """Makes a Beat an event after so many seconds, once: one timer costs less than a timeout of every event."""
+        self.timer = asyncio.get_running_loop().call_later(seconds, self.events.put_nowait, (0, Beat()))
+
+    async def next(self) -> tuple[int, Step | Done | Beat] | None:
+        """The next event and the number of its job; None when each is done. A failure of one is raised."""
+        if not self.left:
+            return None
+        number, event = await self.events.get()
+        if isinstance(event, Failed):
+            raise errors.of(event.error)
+        self.left -= isinstance(event, Done)
+        return number, event
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Step | Done | Beat]]:
+        while (reached := await self.next()) is not None:
+            yield reached
+
+    async def __aenter__(self) -> Running:
+        return self
+
+    async def __aexit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Frees the slots of what still runs; harmless when nothing does."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.left:
+            self.engine.cancel(self.jobs)
+            self.left = 0
+
+
+async def settle(engine: Engine, plan: Plan) -> None:
+    """Settles the lengths of a filling plan's gaps, and with that its requests and regions."""
+    filling = plan.filling
+    if filling is None or plan.prepared is not None:
+        return
+    settling, lengths, rounds = settle_lengths(filling.template), list[int](), 0
+    try:
+        tried = next(settling)
+        while True:
+            tried = settling.send(await _sureness(engine, plan.name, filling.prepare(tried), rounds > 0))
+            rounds += 1
+    except StopIteration as settled:
+        lengths = settled.value
+    prepared = filling.prepare([lengths] * filling.n)
+    plan.prepared = replace(
+        prepared,
+        requests=[
+            replace(request, seed=plan.seed + i, logprobs=plan.logprobs) for i, request in enumerate(prepared.requests)
+        ],
+    )
+    start, end = 0, len(prepared.requests[0].ids)
+    if filling.suffix:
+        start = len(filling.template.segments[0])
+        end = start + lengths[0]
+    plan.lengths, plan.taken = lengths, rounds > 0
+    plan.regions = [Region(start, end, mask_of(plan.lm), frozenset(), plan.stops, complete=True)] * filling.n
+
+
+async def _sureness(engine: Engine, model: str, prepared: Prepared, of_running: bool) -> list[float]:
+    async with Running(engine, model, prepared, of_running, quiet=True) as running:
+        async for _ in running:
+            pass
+    return [mean_log_confidence([step.frame for step in steps]) for steps in running.steps]
+
+
+def writers(plan: Plan) -> list[Writer]:
+    """What follows each job of a plan."""
+    assert plan.prepared is not None
+    assert plan.lm.tokenizer is not None
+    decode = plan.lm.tokenizer.decode
+    pairs = zip(plan.prepared.requests, plan.regions, strict=True)
+    return [Writer(request.ids, region, decode) for request, region in pairs]
+
+
+def launch(engine: Engine, plan: Plan, quiet: bool = False) -> Running:
+    """Puts a plan's jobs in line."""
+    assert plan.prepared is not None
+    return Running(engine, plan.name, plan.prepared, of_running=plan.taken, quiet=quiet)
+
+
+async def collect(running: Running, follow: list[Writer]) -> list[Written]:
+    """The outcomes of all jobs, which are quiet."""
+    out: dict[int, Written] = {}
+    async with running:
+        async for number, event in running:
+            assert isinstance(event, Done)
+            for step in running.steps[number]:
+                follow[number].logprobs.update(step.logprobs)
+            out[number] = follow[number].finish(event)[1]
+    return [out[number] for number in sorted(out)]
+
+
+async def unless_gone(request: Request, work: asyncio.Future[T]) -> T:
+    """The result of some work, which is cancelled if the client hangs up before: ClientGone."""
+    gone: asyncio.Future[None] = asyncio.ensure_future(_hung_up(request))
+    try:
+        both: set[asyncio.Future[Any]] = {gone, work}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            work.cancel()
+            await asyncio.wait({work})
+            raise ClientGone
+        return work.result()
+    finally:
+        gone.cancel()
+        if not work.done():
+            work.cancel()
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

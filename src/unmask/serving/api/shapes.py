@@ -1,0 +1,180 @@
+"""How answers look: OpenAI's objects, with what diffusion adds."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from unmask.canvas import Frame
+from unmask.decoding.request import Alternatives
+from unmask.serving.api.planner import Plan
+from unmask.serving.api.tool_calls import CallReader
+from unmask.serving.api.writer import SHADE, Writer, Written
+
+LOWEST = -9999.0  # in place of minus infinity, which JSON does not have
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One kind of answer. `chat`: text in messages; otherwise in `text` fields."""
+
+    whole: str  # object name of an answer
+    chunk: str  # and of a part of a stream
+    chat: bool
+    prefix: str  # of its id
+    gaps: bool = False  # choices tell what was written into each gap
+
+
+CHAT = Shape("chat.completion", "chat.completion.chunk", True, "chatcmpl-")
+TEXT = Shape("text_completion", "text_completion", False, "cmpl-")
+INFILL = Shape("infill.completion", "infill.completion.chunk", False, "infill-", gaps=True)
+EDIT = Shape("edit.completion", "edit.completion.chunk", True, "edit-")
+APPLY = Shape("apply.completion", "apply.completion.chunk", True, "apply-")
+
+
+@dataclass
+class Answer:
+    """What all parts of one answer share."""
+
+    shape: Shape
+    plan: Plan
+    id: str = ""
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self.id = self.shape.prefix + uuid.uuid4().hex
+
+    def head(self, kind: str) -> dict[str, Any]:
+        base = {"id": self.id, "object": kind, "created": self.created, "model": self.plan.name}
+        return {**base, "system_fingerprint": None, "seed": self.plan.seed}
+
+    def whole(self, outcomes: list[Written], follow: list[Writer]) -> dict[str, Any]:
+        """The answer in one piece."""
+        choices = []
+        for index, (written, writer) in enumerate(zip(outcomes, follow, strict=True)):
+            text = self.plan.wrap(written.text)
+            choice: dict[str, Any] = {"index": index, "finish_reason": written.finish_reason}
+            if self.shape.chat:
+                choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+                if self.plan.calls is not None:
+                    choice |= self._called(text, written)
+            else:
+                choice["text"] = text
+            choice["logprobs"] = self.logprobs(writer, range_of(written, writer), 0)
+            if self.shape.gaps:
+                choice["gaps"] = self.gaps(written)
+            choices.append(choice)
+        return {**self.head(self.shape.whole), "choices": choices, "usage": self.usage(outcomes)}
+
+    def _called(self, text: str, written: Written) -> dict[str, Any]:
+        """What the calls in a text make of a choice."""
+        assert self.plan.calls is not None
+        reader = CallReader(self.plan.calls)
+        reader.push(text)
+        reader.finish()
+        message: dict[str, Any] = {"role": "assistant", "content": reader.content or None, "refusal": None}
+        if not reader.calls:
+            return {"message": {**message, "content": reader.content}}
+        return {"message": {**message, "tool_calls": reader.calls}, "finish_reason": reader.reason(written)}
+
+    def part(self, index: int, text: str | None, writer: Writer | None = None, **more: Any) -> dict[str, Any]:
+        """A chunk with text of one choice. `more` goes into the choice."""
+        choice: dict[str, Any] = {"index": index, "finish_reason": None, "logprobs": None}
+        if self.shape.chat:
+            choice["delta"] = {} if text is None else {"content": text}
+        else:
+            choice["text"] = text or ""
+        return {**self.head(self.shape.chunk), "choices": [{**choice, **more}]}
+
+    def usage(self, outcomes: list[Written]) -> dict[str, Any]:
+        """Tokens to the end of text; steps are forwards that scored something, of all choices together."""
+        plan = self.plan
+        # of a template only what went into its gaps was written
+        tokens = sum(len(w.ids) if plan.filling is None else sum(plan.lengths) for w in outcomes)
+        steps = sum(w.steps for w in outcomes)
+        accepted = [n for w in outcomes for n in w.accepted]
+        return {
+            "prompt_tokens": plan.prompt_tokens,
+            "completion_tokens": tokens,
+            "total_tokens": plan.prompt_tokens + tokens,
+            "steps": steps,
+            "prefill_steps": sum(w.prefills for w in outcomes),
+            "tokens_per_step": round(tokens / steps, 4) if steps else 0.0,
+            "drafts_kept_per_step": round(sum(accepted) / len(accepted), 4) if accepted else None,
+        }
+
+    def gaps(self, written: Written) -> list[str]:
+        """What was written into each gap of a template."""
+        plan = self.plan
+        assert plan.filling is not None
+        assert plan.lm.tokenizer is not None
+        filled = plan.filling.template.gaps(written.canvas, plan.lengths)
+        return [plan.lm.tokenizer.decode(ids) for ids in filled]
+
+    def frame(self, frame: Frame, start: int) -> dict[str, Any]:
+        """What a step did, its positions counted from `start`."""
+        return {
+            "step": frame.step,
+            "positions": [p - start for p in frame.positions],
+            "tokens": list(frame.tokens),
+            "texts": [self._shown(token) for token in frame.tokens],
+            "confidences": [round(c, 6) for c in frame.confidences],
+            "kinds": list(frame.kinds),
+            **({"end": frame.end - start} if frame.end else {}),  # where inserts and deletes stop to move tokens
+        }
+
+    def canvas(self, writer: Writer) -> dict[str, Any]:
+        """The region before the first step: the text of each position, None where it is noise."""
+        region = writer.region
+        ids = writer.canvas[region.start : region.end]
+        return {"texts": [None if token == region.mask_id else self._shown(token) for token in ids]}
+
+    def _shown(self, token: int) -> str:
+        tokenizer = self.plan.lm.tokenizer
+        assert tokenizer is not None
+        if token == self.plan.lm.config.mask_token_id:
+            return SHADE
+        return tokenizer.decode([token], skip_special_tokens=False)
+
+    def logprobs(self, writer: Writer, positions: range, offset: int) -> dict[str, Any] | None:
+        """Log-probabilities of written positions, None where they were not asked for. Each is that of the step
+        that wrote the token. `offset`: characters of the answer before them."""
+        if self.plan.logprobs is None:
+            return None
+        told = [writer.logprobs[p] for p in positions if p in writer.logprobs]
+        if self.shape.chat:
+            return {"content": [self._chat_logprob(entry) for entry in told], "refusal": None}
+        out: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        for entry in told:
+            text = self._shown(entry[0][0])
+            out["tokens"].append(text)
+            out["token_logprobs"].append(_finite(entry[0][1]))
+            out["top_logprobs"].append({self._shown(token): _finite(p) for token, p in entry[1:]})
+            out["text_offset"].append(offset)
+            offset += len(text)
+        return out
+
+    def _chat_logprob(self, entry: Alternatives) -> dict[str, Any]:
+        own, *others = ({**self._named(token), "logprob": _finite(p)} for token, p in entry)
+        return {**own, "top_logprobs": others}
+
+    def _named(self, token: int) -> dict[str, Any]:
+        text = self._shown(token)
+        return {"token": text, "bytes": list(text.encode())}
+
+
+def range_of(written: Written, writer: Writer) -> range:
+    """Positions of the tokens that an answer counts."""
+    return range(writer.region.start, writer.region.start + len(written.ids))
+
+
+def _finite(value: float) -> float:
+    return max(value, LOWEST)
+
+
+def event(data: dict[str, Any]) -> bytes:
+    """A server-sent event."""
+    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -1,0 +1,137 @@
+"""Tools of a chat: which form of calls a template has, the rule that holds a model to it, and calls read from text."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from unmask.serving.api.writer import Written
+from unmask.structured.effort import Effort
+from unmask.structured.grammar import Grammar
+from unmask.structured.grammars import Rule, json_text
+from unmask.structured.json_schema import Sizes
+from unmask.structured.language import Language
+from unmask.structured.tool_calls import CallForm, calls_language
+from unmask.structured.vocabulary import Vocabulary
+
+HERMES = CallForm("<tool_call>\n", "\n</tool_call>", "arguments")  # Hermes, Qwen and many others
+Delta = dict[str, Any]
+
+
+def form_of(template: str | None) -> CallForm | None:
+    """How a model with this chat template writes calls; None where the template does not render tools."""
+    if template is None or "tools" not in template:
+        return None
+    if "<tool_call>" in template:
+        return HERMES
+    return CallForm("", "", "parameters" if '"parameters"' in template else "arguments")  # Llama 3's, or plain
+
+
+@dataclass(frozen=True)
+class ToolRule(Rule):
+    """Calls of tools, and text beside them where it is free. `text`: the functions as JSON, [[name, schema], ...]."""
+
+    form: CallForm
+    free: bool
+    several: bool
+
+    @staticmethod
+    def of(form: CallForm, functions: Sequence[tuple[str, Any]], free: bool, several: bool) -> ToolRule:
+        return ToolRule(json_text(functions), form, free, several)
+
+    def _read(self, effort: Effort, sizes: Sizes) -> Language:
+        return calls_language(self.form, json.loads(self.text), self.free, self.several, effort, sizes)
+
+    def compiled(self, vocabulary: Vocabulary, effort: Effort) -> Grammar:
+        return Grammar.of_sizes(self._read, vocabulary, "the tools", effort)
+
+
+@dataclass
+class CallReader:
+    """Reads calls out of text that comes in pieces; gives parts of a message as OpenAI's streams have them."""
+
+    form: CallForm
+    waiting: str = ""  # text whose meaning the next piece decides
+    inside: bool = False  # a call, its head read
+    depth: int = 0  # of braces in its arguments
+    quoted: bool = False
+    escaped: bool = False
+    calls: list[Delta] = field(default_factory=list)  # complete ones, and the one that is being read
+    content: str = ""
+
+    def push(self, text: str) -> list[Delta]:
+        """Parts that a further piece of text makes."""
+        self.waiting += text
+        out: list[Delta] = []
+        while self.waiting:
+            made = self._arguments() if self.inside else self._head() if self._at_call() else self._prose()
+            if made is None:
+                break
+            out += made
+        return out
+
+    def finish(self) -> list[Delta]:
+        """The text that was held back; the rest of a call's frame is dropped."""
+        rest, self.waiting = self.waiting, ""
+        if not rest or self.calls:
+            return []
+        self.content += rest
+        return [{"content": rest}]
+
+    def reason(self, written: Written) -> str:
+        """Why an answer ended; one with a call ended for it, as calls are always whole."""
+        return "tool_calls" if self.calls else written.finish_reason
+
+    def _at_call(self) -> bool:
+        if self.calls:
+            return True
+        return self.waiting.startswith(self.form.opens or "{") and (bool(self.form.opens) or not self.content)
+
+    def _prose(self) -> list[Delta] | None:
+        """Text up to where a call may begin."""
+        opens = self.form.opens
+        place = self.waiting.find(opens) if opens else -1
+        if place < 0:
+            keep = next((n for n in range(len(opens) - 1, 0, -1) if self.waiting.endswith(opens[:n])), 0)
+            place = len(self.waiting) - keep
+        if place == 0:
+            return None
+        text, self.waiting = self.waiting[:place], self.waiting[place:]
+        self.content += text
+        return [{"content": text}]
+
+    def _head(self) -> list[Delta] | None:
+        """A call up to its arguments, once all of that is there."""
+        begin = self.waiting.find("{")
+        key = f'"{self.form.arguments}":'
+        # names hold no quotation marks, so the first such key is the call's own
+        place = self.waiting.find(key, begin + 1) if begin >= 0 else -1
+        brace = self.waiting.find("{", place) if place >= 0 else -1
+        if brace < 0:
+            return None
+        name = json.loads(self.waiting[begin:place].rstrip().rstrip(",") + "}")["name"]
+        self.waiting, self.inside, self.depth = self.waiting[brace:], True, 0
+        function = {"name": name, "arguments": ""}
+        call = {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
+        self.calls.append({**call, "function": dict(function)})
+        return [{"tool_calls": [{"index": len(self.calls) - 1, **call}]}]
+
+    def _arguments(self) -> list[Delta] | None:
+        """Arguments as far as they have come."""
+        end = len(self.waiting)
+        for place, letter in enumerate(self.waiting):
+            if self.quoted:
+                self.quoted, self.escaped = self.escaped or letter != '"', not self.escaped and letter == "\\"
+            elif letter in "{}":
+                self.depth += 1 if letter == "{" else -1
+                if self.depth == 0:
+                    end, self.inside = place + 1, False
+                    break
+            else:
+                self.quoted = letter == '"'
+        text, self.waiting = self.waiting[:end], self.waiting[end:]
+        self.calls[-1]["function"]["arguments"] += text
+        return [{"tool_calls": [{"index": len(self.calls) - 1, "function": {"arguments": text}}]}]

@@ -1,0 +1,355 @@
+"""Continuous batching: one thread that steps decoders over whatever requests there are.
+
+A job is one request. Jobs wait in line, take a slot, and are stepped together with all others of their lane: the
+same model and layout, so one cache and one forward. Between steps jobs join and leave. What happens to a job is told
+to its sink, on the engine's thread: a sink must not block.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, Protocol
+
+from unmask.canvas import Frame
+from unmask.decoding.feed import Backend
+from unmask.decoding.loop import Decoder
+from unmask.decoding.request import Alternatives, Prepared, Request, Row
+from unmask.layout import Layout
+from unmask.models.config import ModelConfig
+from unmask.serving.figures import Figures
+
+log = logging.getLogger("unmask.backends")
+
+
+class Model(Protocol):
+    """What the engine must know of a model."""
+
+    config: ModelConfig
+
+    def new_backend(self) -> Backend: ...
+
+
+class Refused(Exception):
+    """A job that is not taken: the engine is full, closing, or could never hold it."""
+
+    def __init__(self, message: str, reason: Literal["full", "closing", "too_large"]) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the engine holds at most."""
+
+    slots: int = 32  # requests decoded together, of all models
+    queue: int = 128  # requests waiting for a slot
+    cache_bytes: int = 4 << 30  # keys and values of all of them
+    prefill_chunk: int = 256  # text tokens that a request reads in one forward before it writes
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that changed a job's canvas."""
+
+    frame: Frame
+    final: int  # written tokens before this position change no more
+    logprobs: dict[int, Alternatives]  # of the frame's positions, where asked for
+
+
+@dataclass(frozen=True)
+class Done:
+    """A job came to its end."""
+
+    ids: list[int]  # the whole canvas
+    steps: int
+    prefills: int
+    accepted: tuple[int, ...]
+    edge: int  # where noise begins, if the job ended before all was written
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A job went wrong, or was sent away."""
+
+    error: Exception
+
+
+Event = Step | Done | Failed
+
+
+class Key(NamedTuple):
+    """Requests with one key share a decoder."""
+
+    model: str
+    layout: Layout
+    eos_ids: frozenset[int]
+    use_cache: bool
+    approximate: bool  # a cache of a bidirectional model, opened only if somebody wants it
+
+
+@dataclass(eq=False)
+class Job:
+    """One request of a model, and where to tell what becomes of it."""
+
+    key: Key
+    request: Request
+    sink: Callable[[Event], None]
+    cancelled: bool = False
+    submitted: float = field(default_factory=time.monotonic)
+
+    @staticmethod
+    def of(model: str, prepared: Prepared, sink: Callable[[Event], None]) -> list[Job]:
+        """One job for each request."""
+        jobs = []
+        for request in prepared.requests:
+            approximate = request.cache in ("prefix", "dual")
+            key = Key(model, prepared.layout, prepared.eos_ids, prepared.use_cache, approximate)
+            jobs.append(Job(key, request, sink))
+        return jobs
+
+
+class Lane:
+    """The jobs that share a decoder, from the first that joins until the last has left."""
+
+    def __init__(self, key: Key, backend: Backend) -> None:
+        self.key, self.backend = key, backend
+        self.decoder = Decoder(backend, key.layout, (), key.eos_ids, key.use_cache, isolate=True)
+        self.jobs: dict[int, Job] = {}
+        self.rows = self.longest = 0  # room that the cache has grown to
+
+    def admit(self, job: Job, prefill_chunk: int) -> None:
+        self.jobs[self.decoder.admit(replace(job.request, prefill_chunk=prefill_chunk))] = job
+        self.rows, self.longest = self.with_one_more(job)
+
+    def with_one_more(self, job: Job) -> tuple[int, int]:
+        """Rows and length of the cache after a job has joined."""
+        rows = job.request.rows + sum(other.request.rows for other in self.jobs.values() if other is not job)
+        return max(self.rows, rows), max(self.longest, len(job.request.ids))
+
+    def leave(self, number: int) -> Row:
+        del self.jobs[number]
+        return self.decoder.release(number)
+
+
+class Engine:
+    """Decodes jobs of several models until it is closed. All methods may be called from any thread."""
+
+    def __init__(self, models: Mapping[str, Model], limits: Limits | None = None) -> None:
+        self.models, self.limits, self.figures = dict(models), limits or Limits(), Figures()
+        self._spare: dict[str, list[Backend]] = {name: [] for name in models}
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._lanes: dict[Key, Lane] = {}  # touched by the engine's thread only
+        self._held = self._cancels = 0  # jobs in line and in slots; cancellations not yet looked at
+        self._closing, self._failing = False, ""
+        self._thread = threading.Thread(target=self._run, name="unmask-engine", daemon=True)
+        self._thread.start()
+
+    def cache_bytes(self, job: Job, rows: int = 1, length: int | None = None) -> int:
+        """What the keys and values of `rows` requests of a job's kind take, at most."""
+        key, c = job.key, self.models[job.key.model].config
+        if not key.use_cache or (key.layout.kind == "bidirectional" and not key.approximate):
+            return 0
+        slots = -(-(length or len(job.request.ids)) // 128) * 128  # they grow in steps,
+        rows = 1 << (rows - 1).bit_length()  # and the rows of compiled graphs double
+        return 8 * sum(heads * width for heads, width in c.key_shapes) * slots * rows
+
+    def submit(self, jobs: list[Job], of_running: bool = False) -> None:
+        """Puts jobs in line, all or none. `of_running` ones belong to a request that was taken before.
+
+        Raises Refused if the line is full, if the engine is closing, or if one can never be held.
+        """
+        limits = self.limits
+        if any(self.cache_bytes(job, job.request.rows) > limits.cache_bytes for job in jobs):
+            raise Refused("the request needs more memory for keys and values than the server holds", "too_large")
+        with self._changed:
+            if self._closing:
+                raise Refused("the server is shutting down", "closing")
+            most = limits.slots + limits.queue
+            if not of_running and len(jobs) > most:
+                raise Refused(f"the request is {len(jobs)} texts in one, and the server holds {most}", "too_large")
+            if not of_running and self._held + len(jobs) > most:
+                full = f"{limits.slots} requests are running and {limits.queue} may wait"
+                raise Refused(f"the server is full, {full}; try again later", "full")
+            self._held += len(jobs)
+            self._waiting.extend(jobs)
+            self._changed.notify()
+
+    def cancel(self, jobs: list[Job]) -> None:
+        """Forgets jobs; those that are running give their slots back before the next step."""
+        with self._changed:
+            for job in jobs:
+                if not job.cancelled:
+                    job.cancelled = True
+                    self._cancels += 1
+            self._changed.notify()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        return self._held - len(self._waiting)
+
+    @property
+    def closing(self) -> bool:
+        return self._closing
+
+    @property
+    def idle(self) -> bool:
+        return self._held == 0
+
+    def close(self, grace: float = 0.0) -> bool:
+        """Takes nothing more, lets what there is finish for `grace` seconds, fails the rest, ends the thread.
+        Whether everything finished."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        until = time.monotonic() + grace
+        while not self.idle and time.monotonic() < until:
+            time.sleep(0.01)
+        finished = self.idle
+        if not finished:
+            self.fail_all("the server is shutting down")
+        self._thread.join(timeout=60.0)
+        return finished
+
+    def fail_all(self, reason: str) -> None:
+        """Ends everything that waits or runs, before the next step."""
+        with self._changed:
+            self._closing, self._failing = True, reason
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._waiting or self._lanes or self._closing):
+                    self._cancels = 0
+                    self._changed.wait()
+                if self._closing and self._held == 0:
+                    return
+            try:
+                self._turn()
+            except Exception as error:  # a mistake of the engine itself: nobody may wait for ever because of it
+                log.exception("the engine failed")
+                self._drop_all(error)
+
+    def _turn(self) -> None:
+        """What changed since the last step, and then a step of every lane."""
+        if self._failing:
+            return self._drop_all(Refused(self._failing, "closing"))
+        if self._cancels:
+            self._forget_cancelled()
+        self._admit()
+        for lane in list(self._lanes.values()):
+            self._step(lane)
+        self._settle_lanes()
+
+    def _forget_cancelled(self) -> None:
+        with self._changed:
+            self._cancels = 0
+            left = [job for job in self._waiting if not job.cancelled]
+            self._held -= len(self._waiting) - len(left)
+            self._waiting = deque(left)
+        for lane in self._lanes.values():
+            for number in [n for n, job in lane.jobs.items() if job.cancelled]:
+                lane.leave(number)
+                self._gone()
+        self._settle_lanes()
+
+    def _gone(self) -> None:
+        with self._changed:
+            self._held -= 1
+
+    def _admit(self) -> None:
+        """Takes jobs in from the head of the line while there are slots and memory."""
+        while self._waiting:
+            with self._changed:
+                job = self._waiting[0] if self._waiting else None
+            if job is None or sum(len(lane.jobs) for lane in self._lanes.values()) >= self.limits.slots:
+                return
+            lane, held = self._lanes.get(job.key), 0
+            for other in self._lanes.values():
+                first = next(iter(other.jobs.values()), job)
+                held += self.cache_bytes(first, other.rows, other.longest) if other is not lane else 0
+            rows, length = (job.request.rows, len(job.request.ids)) if lane is None else lane.with_one_more(job)
+            if held + self.cache_bytes(job, rows, length) > self.limits.cache_bytes and self._lanes:
+                return  # it fits when others have left: alone it does
+            if lane is None:
+                lane = self._lanes[job.key] = Lane(job.key, self._backend(job.key.model))
+            lane.admit(job, self.limits.prefill_chunk)
+            with self._changed:
+                self._waiting.popleft()
+            self.figures.waited(time.monotonic() - job.submitted)
+
+    def _backend(self, model: str) -> Backend:
+        spare = self._spare[model]
+        return spare.pop() if spare else self.models[model].new_backend()
+
+    def _step(self, lane: Lane) -> None:
+        began = time.perf_counter()
+        try:
+            frames = {frame.row: frame for frame in lane.decoder.step()}
+        except Exception as error:  # of the backend: it may have left anything behind
+            log.exception("a forward of model '%s' failed", lane.key.model)
+            for number, job in list(lane.jobs.items()):
+                del lane.jobs[number]
+                self._tell(job, Failed(error))
+                self._gone()
+            return
+        self.figures.stepped(lane.key.model, time.perf_counter() - began, len(lane.jobs), list(frames.values()))
+        going_on = {row.number for row, _ in lane.decoder.active}
+        for number, job in list(lane.jobs.items()):
+            row = lane.decoder.rows[number]
+            if number in frames and row.error is None:
+                frame = frames[number]
+                told = {p: row.logprobs[p] for p in frame.positions if p in row.logprobs}
+                over = number not in going_on
+                self._tell(job, Step(frame, row.length if over else row.final, told))
+            if number not in going_on:
+                lane.leave(number)
+                self._finish(job, row)
+
+    def _finish(self, job: Job, row: Row) -> None:
+        self._gone()
+        if row.error is not None:
+            log.error("a request of model '%s' failed", job.key.model, exc_info=row.error)
+            return self._tell(job, Failed(row.error))
+        self.figures.finished(row.accepted)
+        self._tell(job, Done(row.canvas.ids[0].tolist(), row.steps, row.prefills, tuple(row.accepted), row.edge))
+
+    def _tell(self, job: Job, event: Event) -> None:
+        if job.cancelled:
+            return
+        try:
+            job.sink(event)
+        except Exception:  # whoever asked is gone
+            log.debug("nobody listens to a job", exc_info=True)
+            self.cancel([job])
+
+    def _settle_lanes(self) -> None:
+        """Lanes that are empty give their memory back."""
+        for key in [key for key, lane in self._lanes.items() if not lane.jobs]:
+            lane = self._lanes.pop(key)
+            try:
+                lane.backend.open(key.layout, 0, 0, key.use_cache)
+            except Exception:
+                log.exception("a backend of model '%s' is given up", key.model)
+            else:
+                self._spare[key.model].append(lane.backend)
+
+    def _drop_all(self, error: Exception) -> None:
+        with self._changed:
+            jobs = [*self._waiting, *(job for lane in self._lanes.values() for job in lane.jobs.values())]
+            self._waiting.clear()
+            self._lanes.clear()
+            self._held = 0
+            self._spare = {name: [] for name in self.models}
+        for job in jobs:
+            self._tell(job, Failed(error))

@@ -1,0 +1,106 @@
+"""A request's grammar on its canvas: which tokens each scored position may have, and which proposals go together.
+
+Shapes: L canvas positions, n scored ones, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from unmask.canvas import Array
+from unmask.decoding.request import Read, Row
+from unmask.decoding.sampling import draw
+from unmask.structured.grammar import Grammar
+from unmask.structured.token_automaton import START
+
+
+class Constraint:
+    """Holds one request to its grammar, whatever the order of commits.
+
+    The grammar is of the generated part: all positions from the first that is not given. Positions before the one
+    asked about are written and stay; the automaton's state there is read on from the last time.
+    """
+
+    def __init__(self, row: Row, grammar: Grammar) -> None:
+        self.row, self.grammar = row, grammar
+        self.first = self.place = row.request.given.index(False)
+        self.here = START  # the state before `place`
+
+    @staticmethod
+    def of(row: Row) -> Constraint | None:
+        """None for a request without a grammar."""
+        return None if row.request.grammar is None else Constraint(row, row.request.grammar)
+
+    def state(self, place: int) -> int:
+        """The automaton's state before a position; before a given one nothing is read yet."""
+        if place <= self.first:
+            return START
+        if place < self.place:
+            self.place, self.here = self.first, START
+        self.here = self.grammar.read(self.row.canvas.ids[0, self.place : place].tolist(), self.here)
+        self.place = place
+        return self.here
+
+    def allowed(self, start: int, end: int, target: Array) -> Array:
+        """Tokens that each position `target` [n] of the window from start to end - 1 may have, given all that is
+        written elsewhere: bool [n, V]. What follows the window is open."""
+        start, state, left = *self._begin(start), self.row.length - end
+        if len(target) == 1 and end - start == 1:
+            return self.grammar.allowed(state, left + 1)[None]
+        ids, is_open = self.row.canvas.ids[0, start:end], self.row.masked[start:end]
+        return self.grammar.allowed_at(ids, is_open, state, left, target - start)
+
+    def _begin(self, start: int) -> tuple[int, int]:
+        """Where a window's own text begins, a prompt's tail in it left out, and the state there."""
+        return max(start, self.first), self.state(start)
+
+    def after(self, drafts: Array, start: int) -> Array:
+        """Tokens that may follow the text before `start` and each of its drafts in turn, bool [drafts + 1, V]."""
+        state, rows = self.state(start), []
+        for place, token in enumerate([*drafts.tolist(), None]):
+            rows.append(self.grammar.allowed(state, self.row.length - start - place))
+            state = state if token is None else self.grammar.step(state, token)
+        return np.array(rows)
+
+    def read(self, written: list[int], start: int) -> int:
+        """The automaton's state after text that ends with `written`, from `start` on."""
+        return self.grammar.read(written, self.state(start))
+
+    def draft(self, q: Array, state: int, left: int) -> Array | None:
+        """A slot's distribution [V] over what may come at `state`, with so many positions left; None where nothing
+        may. Where only one token may come it is that, whatever the slot says."""
+        allowed = self.grammar.allowed(state, left)
+        q = np.where(allowed, q, 0.0)
+        if not q.any():
+            if allowed.sum() != 1:
+                return None
+            q = allowed.astype(np.float64)
+        return q / q.sum()
+
+    def agreed(self, start: int, end: int, chosen: Array, tokens: Array, sureness: Array, ids: Array) -> Array:
+        """Which of the chosen proposals [L] of a window are committed: each that the canvas `ids` [L] can be completed
+        with, together with all surer ones. bool [L]."""
+        places = chosen.nonzero()[0]
+        places = places[(-sureness[places]).argsort(kind="stable")]
+        start, state, left = *self._begin(start), self.row.length - end
+        is_open = (ids == self.row.canvas.mask_id)[start:end]
+        kept = self.grammar.accept(ids[start:end], is_open, places - start, tokens[places], state, left)
+        out = np.zeros_like(chosen)
+        out[places[kept]] = True
+        return out
+
+    def complete(self, start: int, end: int, left_out: Array, ids: Array, read: Read) -> dict[int, tuple[int, float]]:
+        """Other tokens for positions `left_out` whose proposals did not go with surer ones: each the best, or a draw,
+        of what is still allowed, one after another; with their probabilities. ids [L]: with all that is committed."""
+        ids, out, warm = ids.copy(), dict[int, tuple[int, float]](), self.row.request.temperature > 0
+        start, state, left = *self._begin(start), self.row.length - end
+        row_of = {int(p): i for i, p in enumerate(read.target)}
+        for place in left_out.tolist():
+            is_open, row = (ids == self.row.canvas.mask_id)[start:end], row_of[place]
+            allowed = self.grammar.allowed_at(ids[start:end], is_open, state, left, np.array([place - start]))
+            if not read.logits.restrict(np.array([read.offset + row]), allowed)[0]:
+                continue
+            p = read.probabilities(np.array([row]))[0]
+            token = draw(p, read.sampling.token_draw[row]) if warm else int(p.argmax())
+            ids[place], out[place] = token, (token, float(p[token]))
+        return out

@@ -1,0 +1,165 @@
+"""Deterministic automata over bytes: made from trees (subset construction) and intersected (product).
+
+Sizes are checked while they grow (`Effort`), since either construction can blow up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from unmask.canvas import Array
+from unmask.structured.effort import Effort
+from unmask.structured.language import Dfa, Language
+from unmask.structured.nfa import Nfa
+
+Moves = list[tuple[int, int, int]]
+
+
+def compile_language(node: Language, effort: Effort) -> Dfa:
+    """The automaton of a language; raises UnmaskError where it would grow too large."""
+    nfa = Nfa(effort)
+    start = nfa.state()
+    end = nfa.add(node, start)
+    group, moves = _grouped(nfa.moves)
+    closures: dict[int, frozenset[int]] = {}
+
+    def closure(state: int) -> frozenset[int]:
+        """What is reached without a byte, of the states that matter: those with moves, and the end."""
+        if state not in closures:
+            seen, todo = {state}, [state]
+            while todo:
+                for target in nfa.skips[todo.pop()]:
+                    if target not in seen:
+                        seen.add(target)
+                        todo.append(target)
+            effort.spend(len(seen) // 16)
+            closures[state] = frozenset(s for s in seen if moves[s] or s == end)
+        return closures[state]
+
+    members = [frozenset[int](), closure(start)]  # of each state; 0 is dead
+    number = {members[0]: 0, members[1]: 1}
+    edges: list[Moves] = [[]]
+    for sources in _growing(members):
+        effort.check_time()
+        row: Moves = []
+        for low, high, targets in _apart([move for source in sources for move in moves[source]]):
+            reached = closure(targets[0]) if len(targets) == 1 else frozenset().union(*map(closure, targets))
+            target = number.get(reached)
+            if target is None:
+                target = number[reached] = len(members)
+                members.append(reached)
+                effort.check_states(target)
+                effort.spend(1 + len(reached) // 8)
+            row.append((low, high, target))
+        edges.append(row)
+    table = np.zeros((len(members), int(group.max()) + 1), np.int32)
+    for source, row in enumerate(edges):
+        for low, high, target in row:
+            table[source, low : high + 1] = target
+    return trim(Dfa(table, group, np.array([end in states for states in members])))
+
+
+def _growing(members: list[frozenset[int]]) -> Iterator[frozenset[int]]:
+    """All but the first, those added meanwhile too."""
+    place = 1
+    while place < len(members):
+        yield members[place]
+        place += 1
+
+
+def _grouped(moves: list[Moves]) -> tuple[Array, list[Moves]]:
+    """Bytes that no move tells apart as one group: uint8 [256], and the moves over groups."""
+    cut = np.zeros(257, bool)
+    for row in moves:
+        for low, high, _ in row:
+            cut[low] = cut[high + 1] = True
+    cut[0] = False
+    group = cut[:256].cumsum()
+    of = group.tolist()
+    return group.astype(np.uint8), [[(of[low], of[high], target) for low, high, target in row] for row in moves]
+
+
+def _apart(moves: Moves) -> Iterator[tuple[int, int, list[int]]]:
+    """Moves that may overlap, as ranges that do not, each with all its targets."""
+    if len(moves) == 1:
+        low, high, target = moves[0]
+        yield low, high, [target]
+        return
+    bounds = sorted({edge for low, high, _ in moves for edge in (low, high + 1)})
+    at = {edge: i for i, edge in enumerate(bounds)}
+    targets: list[list[int]] = [[] for _ in bounds]
+    for low, high, target in moves:
+        for i in range(at[low], at[high + 1]):
+            targets[i].append(target)
+    for i, here in enumerate(targets):
+        if here:
+            yield bounds[i], bounds[i + 1] - 1, here
+
+
+def trim(dfa: Dfa) -> Dfa:
+    """Without the states from which no text can end."""
+    count = len(dfa.table)
+    before: list[list[int]] = [[] for _ in range(count)]
+    edges = np.unique(dfa.table.astype(np.int64) * count + np.arange(count)[:, None])
+    for target, source in zip((edges // count).tolist(), (edges % count).tolist(), strict=True):
+        before[target].append(source)
+    alive = dfa.final.copy()
+    todo = alive.nonzero()[0].tolist()
+    while todo:
+        for source in before[todo.pop()]:
+            if not alive[source]:
+                alive[source] = True
+                todo.append(source)
+    alive[0] = False
+    if count < 2 or not alive[1]:
+        return Dfa(np.zeros((1, dfa.table.shape[1]), np.int32), dfa.group, np.zeros(1, bool))
+    return renumber(dfa, np.where(alive, alive.cumsum(), 0))
+
+
+def renumber(dfa: Dfa, new: Array) -> Dfa:
+    """States under new numbers; those with number 0 are dropped, and those with one number must be alike."""
+    count = int(new.max()) + 1
+    one = np.zeros(count, np.int64)
+    one[new[::-1]] = np.arange(len(new))[::-1]
+    table, final = new[dfa.table[one]].astype(np.int32), dfa.final[one]
+    table[0], final[0] = 0, False
+    return Dfa(table, dfa.group, final)
+
+
+def intersection(nodes: list[Language], effort: Effort) -> Language:
+    """Texts that are in all of the languages; nodes has at least one."""
+    if len(nodes) == 1:
+        return nodes[0]
+    out = compile_language(nodes[0], effort)
+    for node in nodes[1:]:
+        out = _product(out, compile_language(node, effort), effort)
+    return out
+
+
+def _product(one: Dfa, other: Dfa, effort: Effort) -> Dfa:
+    both = one.group.astype(np.int64) * 256 + other.group
+    pairs, group = np.unique(both, return_inverse=True)
+    tables = one.table[:, pairs // 256].tolist(), other.table[:, pairs % 256].tolist()
+    number, states, rows = {(0, 0): 0}, [(0, 0)], []
+    if not one.is_empty and not other.is_empty:
+        number[1, 1] = 1
+        states.append((1, 1))
+    place = 0
+    while place < len(states):
+        a, b = states[place]
+        row = []
+        effort.check_time()
+        for pair in zip(tables[0][a], tables[1][b], strict=True):
+            pair = pair if all(pair) else (0, 0)
+            if pair not in number:
+                number[pair] = len(states)
+                states.append(pair)
+                effort.check_states(len(states))
+            row.append(number[pair])
+        rows.append(row)
+        place += 1
+    index = np.array(states)
+    final = one.final[index[:, 0]] & other.final[index[:, 1]]
+    return trim(Dfa(np.array(rows, np.int32), group.reshape(-1).astype(np.uint8), final))

@@ -1,0 +1,100 @@
+"""Compiled grammars of one model: made once, kept for the next request, bounded in number and size."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from unmask.errors import UnmaskError
+from unmask.structured.effort import Effort
+from unmask.structured.grammar import Grammar
+from unmask.structured.vocabulary import Vocabulary
+
+KEPT, KEPT_BYTES = 256, 256 << 20  # grammars that are kept, and their tables
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What all of a generated text has to match, by the text of the rule: its compiled grammar is found by it."""
+
+    text: str
+
+    def compiled(self, vocabulary: Vocabulary, effort: Effort) -> Grammar:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class RegexRule(Rule):
+    """A regular expression that the whole text matches."""
+
+    def compiled(self, vocabulary: Vocabulary, effort: Effort) -> Grammar:
+        return Grammar.of_regex(self.text, vocabulary, effort)
+
+
+@dataclass(frozen=True)
+class SchemaRule(Rule):
+    """A JSON schema that the text is valid under."""
+
+    @staticmethod
+    def of(schema: Any) -> SchemaRule:
+        """schema: a dict, true, JSON text, or a class that has a `model_json_schema` (pydantic)."""
+        if hasattr(schema, "model_json_schema"):
+            schema = schema.model_json_schema()
+        return SchemaRule(schema if isinstance(schema, str) else json_text(schema))
+
+    def compiled(self, vocabulary: Vocabulary, effort: Effort) -> Grammar:
+        return Grammar.of_schema(self.text, vocabulary, effort)
+
+
+def json_text(value: Any) -> str:
+    """JSON of a rule; members keep their order, in which they will be written. Raises UnmaskError for no JSON."""
+    try:
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UnmaskError(f"the JSON schema is not JSON: {error}") from None
+
+
+class Grammars:
+    """Grammars over one vocabulary, which is read from the tokenizer when the first is asked for.
+
+    Any thread may ask. One is compiled at a time, and those that are known do not wait for it.
+    """
+
+    def __init__(self, vocabulary: Callable[[], Vocabulary]) -> None:
+        self._vocabulary, self._known = vocabulary, OrderedDict[Rule, Grammar]()
+        self._compiling, self._touching = threading.Lock(), threading.Lock()
+        self._read: Vocabulary | None = None
+
+    def find(self, rule: Rule) -> Grammar | None:
+        """What is compiled already."""
+        with self._touching:
+            known = self._known.get(rule)
+            if known is not None:
+                self._known.move_to_end(rule)
+        return known
+
+    def get(self, rule: Rule, effort: Callable[[], Effort] = Effort) -> Grammar:
+        """The grammar of a rule, compiled if need be. Raises UnmaskError where it costs too much or fits no text."""
+        known = self.find(rule)
+        if known is not None:
+            return known
+        with self._compiling:
+            known = self.find(rule)  # somebody else may have asked for it meanwhile
+            if known is None:
+                if self._read is None:
+                    self._read = self._vocabulary()
+                known = rule.compiled(self._read, effort())
+                self._keep(rule, known)
+        return known
+
+    def _keep(self, rule: Rule, made: Grammar) -> None:
+        with self._touching:
+            self._known[rule] = made
+            sizes = {old: len(old.text) + grammar.size for old, grammar in self._known.items()}
+            while len(sizes) > 1 and (len(sizes) > KEPT or sum(sizes.values()) > KEPT_BYTES):
+                oldest, _ = self._known.popitem(last=False)
+                del sizes[oldest]

@@ -1,0 +1,222 @@
+"""JSON Schema as a language: every text of it parses, and is valid under the schema.
+
+It is a part of what is valid, chosen so that it can be decided token by token within a budget:
+- values are written as `json_text` says; members stand in the order of `properties`;
+- honoured: `type` (or a list), `enum`, `const`, `properties`, `required`, `additionalProperties`, `items`,
+  `prefixItems`, `minItems`, `maxItems`, `minLength`, `maxLength`, `pattern` (see `regex`), `format` (those in
+  `json_text.FORMATS`), `minimum`, `maximum`, `exclusiveMinimum`, `exclusiveMaximum`, `multipleOf` (whole, up to
+  1000), `anyOf`, `allOf`, `oneOf` (of alternatives that surely exclude each other), `$ref` within the document,
+  `minProperties` and `maxProperties` where they change nothing, `unevaluatedProperties` false, annotations;
+- members that `properties` does not list are written only if `required` names them, or if no member is listed (then
+  `propertyNames` holds too, and a name may come twice); items after `prefixItems` only if `items` describes them;
+- a value without a type has the type that its keywords are about, or else any, nested up to `Sizes.any_depth`;
+- a schema that contains itself is followed `Sizes.unrolled` times, and deeper values are not written;
+- where lengths are bounded, strings of more than `Sizes.longest` characters and arrays of more than `Sizes.most_items`
+  are written only if they must be.
+Every other keyword (`not`, `if`, `patternProperties`, `uniqueItems`, `contains`, ...) raises UnmaskError: a
+constraint is honoured or refused, never ignored.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+from unmask.errors import UnmaskError
+from unmask.structured import json_text
+from unmask.structured.dfa import intersection
+from unmask.structured.effort import Effort, too_large
+from unmask.structured.json_text import COLON, COMMA, member, quoted
+from unmask.structured.language import NOTHING, Alt, Language, Members, Repeat, Seq, Text, text
+from unmask.structured.regex import read_regex
+from unmask.structured.schema_alternatives import ANYTHING, Alternatives, Path, kinds
+from unmask.structured.schema_merge import Part, bounds, empty_range
+
+DEEPEST, LONGEST_TEXT = 30, 500_000
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of what a schema leaves open is written."""
+
+    longest: int = 512  # characters of a string with a bound
+    most_items: int = 64
+    unrolled: int = 3
+    any_depth: int = 2
+
+
+SIZES = (Sizes(), Sizes(128, 16, 2, 1), Sizes(32, 8, 1, 0))  # from the widest to what is tried last
+
+
+def read_schema(schema: Any, effort: Effort, sizes: Sizes = SIZES[0]) -> Language:
+    """The language of a schema: a dict, true, false, or its JSON text. Raises UnmaskError where it is refused."""
+    try:
+        if isinstance(schema, str):
+            if len(schema) > LONGEST_TEXT:
+                raise too_large(f"the JSON schema has more than {LONGEST_TEXT} characters")
+            schema = json.loads(schema)
+        _check_size(schema)
+        schema = json.loads(json.dumps(schema, allow_nan=False))  # nothing but JSON from here on
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UnmaskError(f"the JSON schema is not JSON: {error}") from None
+    return _Reader(schema, effort, sizes).value(schema, (), 0)
+
+
+def _check_size(schema: Any) -> None:
+    """Bounds on depth and size, before anything walks the schema by recursion."""
+    level, depth, count = [schema], 0, 0
+    while level:
+        depth, count = depth + 1, count + len(level)
+        if depth > 4 * DEEPEST:
+            raise too_large(f"the JSON schema is nested deeper than {4 * DEEPEST} levels")
+        if count > 50_000:
+            raise too_large("the JSON schema has more than 50000 parts")
+        inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
+        level = [value for values in inner for value in values]
+
+
+class _Reader:
+    """Builds the language of every schema within one document."""
+
+    def __init__(self, root: Any, effort: Effort, sizes: Sizes) -> None:
+        self.effort, self.sizes = effort, sizes
+        self.alternatives = Alternatives(root, effort, sizes.unrolled)
+
+    def value(self, schema: Any, path: Path, depth: int) -> Language:
+        """What is valid under a schema that stands `depth` values deep."""
+        if depth > DEEPEST:
+            raise too_large(f"the JSON schema describes values nested deeper than {DEEPEST} levels")
+        parts = self.alternatives.of(schema, path)
+        return Alt(tuple(self._of_part(part, inner, depth) for part, inner in parts))
+
+    def _of_part(self, part: Part, path: Path, depth: int) -> Language:
+        if "enum" in part:
+            try:
+                return Alt(tuple(map(json_text.literal, part["enum"])))
+            except ValueError as error:
+                raise UnmaskError(f"JSON schema: a value of 'enum' or 'const' is not JSON: {error}") from None
+        written = kinds(part)
+        if len(written) == len(ANYTHING) and part.keys() <= {"type"}:
+            return anything(self.sizes.any_depth)
+        return Alt(tuple(self._of_type(kind, part, path, depth) for kind in written))
+
+    def _of_type(self, kind: str, part: Part, path: Path, depth: int) -> Language:
+        if empty_range(part, kind):
+            return NOTHING
+        match kind:
+            case "object":
+                return self._object(part, path, depth)
+            case "array":
+                return self._array(part, path, depth)
+            case "string":
+                return self._string(part)
+            case "boolean":
+                return Alt((Text(b"true"), Text(b"false")))
+            case "null":
+                return Text(b"null")
+        return self._number(part, kind == "integer")
+
+    def _object(self, part: Part, path: Path, depth: int) -> Language:
+        listed, rest = part.get("properties", {}), part.get("additionalProperties", True)
+        required = part.get("required", [])
+        names = dict.fromkeys((*listed, *required))
+        least, most = part.get("minProperties", 0), part.get("maxProperties")
+        named = part.get("propertyNames", True)
+        if names and named not in (True, {"type": "string"}):
+            raise UnmaskError("JSON schema: 'propertyNames' beside listed members is not supported; drop it")
+        if names:
+            if least > len(required) or (most is not None and most < len(names)):
+                raise UnmaskError(
+                    "JSON schema: 'minProperties' and 'maxProperties' beside 'properties' are not supported; "
+                    "use 'required', and list only the members wanted"
+                )
+            members = tuple(
+                (member(name, self.value(listed.get(name, rest), path, depth + 1)), name in required) for name in names
+            )
+            return Seq((Text(b"{"), Members(members, COMMA), Text(b"}")))
+        if rest is False:
+            return NOTHING if least else Text(b"{}")
+        if least > 1:  # names might be written twice
+            raise UnmaskError("JSON schema: 'minProperties' above 1 is not supported for members of any name")
+        most = None if most is None else min(most, self.sizes.most_items)
+        name = self.value({"allOf": [{"type": "string"}, named]}, path, depth + 1)
+        return any_names(name, self.value(rest, path, depth + 1), least, most)
+
+    def _array(self, part: Part, path: Path, depth: int) -> Language:
+        low, high = part.get("minItems", 0), part.get("maxItems")
+        if low > SIZES[0].most_items:
+            raise too_large(f"the JSON schema asks for more than {SIZES[0].most_items} items")
+        first = [self.value(schema, path, depth + 1) for schema in part.get("prefixItems", [])[:high]]
+        if first and "items" not in part:  # what the schema says nothing about is written only if it must be
+            high = max(low, len(first))
+        rest = self.value(part.get("items", True), path, depth + 1)
+        most = None if high is None else max(low, len(first), min(high, self.sizes.most_items))
+        if not first:
+            return Seq((Text(b"["), Repeat(rest, low, most, COMMA), Text(b"]")))
+        # lengths below that of the prefix one by one, then the whole prefix with what follows it
+        options = [json_text.array(first[:length]) for length in range(low, len(first))]
+        more = Repeat(Seq((COMMA, rest)), max(0, low - len(first)), None if most is None else most - len(first))
+        head = json_text.array(first)
+        assert isinstance(head, Seq)
+        return Alt((*options, Seq((*head.parts[:-1], more, head.parts[-1]))))
+
+    def _string(self, part: Part) -> Language:
+        low, high = part.get("minLength", 0), part.get("maxLength")
+        if low > SIZES[0].longest:
+            raise too_large(f"the JSON schema asks for strings of more than {SIZES[0].longest} characters")
+        wanted: list[Language] = [
+            read_regex(pattern, search=True, write=json_text.character) for pattern in part.get("patterns", [])
+        ]
+        wanted += [read_regex(json_text.FORMATS[name]) for name in part.get("formats", [])]
+        if low or high is not None or not wanted:
+            high = None if high is None else max(low, min(high, self.sizes.longest))
+            wanted.append(Repeat(json_text.ANY_CHARACTER, low, high))
+        return quoted(intersection(wanted, self.effort))
+
+    def _number(self, part: Part, whole: bool) -> Language:
+        low, high = bounds(part)
+        factor = part.get("multipleOf")
+        if low is None and high is None and factor is None:
+            return json_text.INTEGER if whole else json_text.NUMBER
+        digits = max(len(str(abs(int(bound[0])))) for bound in (low, high, (Decimal(0), False)) if bound)
+        if digits > 30:
+            raise UnmaskError("JSON schema: bounds of numbers with more than 30 digits are not supported")
+        # few enough digits that two numbers written differently are two numbers in floating point
+        places = 0 if whole or factor else max(0, min(json_text.DECIMALS, json_text.DIGITS - 1 - digits))
+        edges: list[int | None] = []
+        for bound, up in ((low, True), (high, False)):
+            edge = None if bound is None else json_text.whole(bound[0], places, up)
+            if bound is not None and edge is not None and bound[1] and Decimal(edge).scaleb(-places) == bound[0]:
+                edge += 1 if up else -1
+            edges.append(edge)
+        if low is None and high is None:
+            ranged = json_text.INTEGER
+        elif edges[0] is not None and edges[1] is not None and edges[0] > edges[1]:
+            return NOTHING
+        else:
+            ranged = json_text.decimals(edges[0], edges[1], places)
+        return ranged if not factor else intersection([ranged, json_text.multiples(factor)], self.effort)
+
+
+@lru_cache
+def anything(depth: int) -> Language:
+    """Any JSON value, nested up to a depth."""
+    scalars: tuple[Language, ...] = (
+        quoted(Repeat(json_text.ANY_CHARACTER)),
+        json_text.NUMBER,
+        *map(text, ("true", "false", "null")),
+    )
+    if not depth:
+        return Alt(scalars)
+    inner = anything(depth - 1)
+    array = Seq((Text(b"["), Repeat(inner, 0, None, COMMA), Text(b"]")))
+    return Alt((*scalars, array, any_names(scalars[0], inner)))
+
+
+def any_names(name: Language, value: Language, low: int = 0, high: int | None = None) -> Language:
+    """An object with members of any such name."""
+    one = Seq((name, COLON, value))
+    return Seq((Text(b"{"), Repeat(one, low, high, COMMA), Text(b"}")))

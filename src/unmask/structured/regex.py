@@ -1,0 +1,234 @@
+r"""Regular expressions as languages: what Python's `re` and ECMA-262 (the patterns of JSON Schema) agree on.
+
+Honoured: literals, `.`, classes, `\d \w \s \D \W \S`, escapes, groups, `|`, `* + ?`, `{n} {n,} {n,m}` (lazy or not),
+and `^ $` at the edges of the expression or of its alternatives. Where the two dialects differ on which characters
+match, only those that match in both are written: `\d` and `\w` are ASCII, and so are `\D` and `\W`; `.` writes no line
+break of any kind. Refused: look-around, back-references, `\b`, inline flags, possessive quantifiers, `\p`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from unmask.errors import UnmaskError
+from unmask.structured.language import EMPTY, LAST, Alt, Chars, Language, Ranges, Repeat, Seq, complement, union
+
+MOST_CHARACTERS, MOST_GROUPS = 20_000, 50  # of an expression, and groups within groups
+ALL: Ranges = ((0, LAST),)
+_NOT_ASCII: Ranges = ((0x80, LAST),)
+_SPACES = ((0x9, 0xD), (0x20, 0x20))
+_ANY_SPACES = union((
+    (0x9, 0xD), (0x1C, 0x20), (0x85, 0x85), (0xA0, 0xA0), (0x1680, 0x1680), (0x180E, 0x180E), (0x2000, 0x200A),
+    (0x2028, 0x2029), (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF),
+))  # fmt: skip
+_DIGITS: Ranges = ((0x30, 0x39),)
+_WORD: Ranges = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
+_NO_BREAK = complement(((0xA, 0xA), (0xD, 0xD), (0x2028, 0x2029)))
+# what a shorthand surely matches, and all that it may match in some dialect
+_SHORTHANDS: dict[str, tuple[Ranges, Ranges]] = {
+    "d": (_DIGITS, union((*_DIGITS, *_NOT_ASCII))),
+    "w": (_WORD, union((*_WORD, *_NOT_ASCII))),
+    "s": (_SPACES, _ANY_SPACES),
+}
+_SHORTHANDS |= {k.upper(): (complement(outer), complement(inner)) for k, (inner, outer) in _SHORTHANDS.items()}
+_CONTROLS = {"n": 0xA, "t": 0x9, "r": 0xD, "f": 0xC, "v": 0xB, "0": 0x0}
+_QUANTIFIER = re.compile(r"\{(\d{1,9})(,?)(\d{0,9})\}")
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """One alternative: what it writes and which of its edges are anchored."""
+
+    node: Language
+    from_start: bool
+    to_end: bool
+
+
+def read_regex(pattern: str, search: bool = False, write: Callable[[Ranges], Language] = Chars) -> Language:
+    """The texts that match the whole pattern or, where `search`, that hold a match anywhere.
+
+    write: how a character out of some ranges is written. Raises UnmaskError for what is malformed or refused.
+    """
+    if len(pattern) > MOST_CHARACTERS:
+        raise UnmaskError(f"the regular expression has {len(pattern)} characters, more than {MOST_CHARACTERS}")
+    reader = _Reader(pattern, write)
+    branches = reader.branches(0)
+    if reader.at < len(pattern):
+        raise reader.error("a ')' that closes nothing", reader.at)
+    anything = Repeat(write(ALL))
+    sides = [
+        Seq((
+            *([anything] if search and not branch.from_start else []),
+            branch.node,
+            *([anything] if search and not branch.to_end else []),
+        ))
+        for branch in branches
+    ]  # fmt: skip
+    return Alt(tuple(sides))
+
+
+class _Reader:
+    """Reads an expression by recursive descent."""
+
+    def __init__(self, pattern: str, write: Callable[[Ranges], Language]) -> None:
+        self.pattern, self.write, self.at = pattern, write, 0
+
+    def error(self, what: str, at: int) -> UnmaskError:
+        shown = self.pattern if len(self.pattern) <= 60 else self.pattern[:57] + "..."
+        return UnmaskError(f"regular expression {shown!r}: {what} (character {at + 1}) cannot be used")
+
+    def branches(self, depth: int) -> list[_Branch]:
+        """Alternatives up to a closing parenthesis or the end."""
+        if depth > MOST_GROUPS:
+            raise self.error(f"groups nested deeper than {MOST_GROUPS}", self.at)
+        out = self._branch(depth)
+        while self._take("|"):
+            out += self._branch(depth)
+        return out
+
+    def _branch(self, depth: int) -> list[_Branch]:
+        """One alternative; one that is nothing but a group gives the group's own, which may be anchored."""
+        parts: list[Language] = []
+        alone: list[_Branch] | None = None
+        from_start = to_end = False
+        while self.at < len(self.pattern) and self.pattern[self.at] not in "|)":
+            place = self.at
+            if self._take("^"):
+                if parts or to_end or self._quantified():
+                    raise self.error("'^' anywhere but at the start", place)
+                from_start = True
+                continue
+            if self._take("$"):
+                if self._quantified():
+                    raise self.error("a repeated '$'", place)
+                to_end = True
+                continue
+            if to_end:
+                raise self.error("'$' anywhere but at the end", place - 1)
+            inner = self._group(depth) if self._take("(") else None
+            part = self._character() if inner is None else Alt(tuple(branch.node for branch in inner))
+            repeated = self._quantifier(part)
+            if inner is not None and any(branch.from_start or branch.to_end for branch in inner):
+                if parts or repeated is not part or self._more():
+                    raise self.error("'^' or '$' anywhere but at the edges", place)
+                alone = inner
+            parts.append(repeated)
+        if alone is not None:
+            return [_Branch(b.node, b.from_start or from_start, b.to_end or to_end) for b in alone]
+        return [_Branch(Seq(tuple(parts)) if parts else EMPTY, from_start, to_end)]
+
+    def _more(self) -> bool:
+        return self.at < len(self.pattern) and self.pattern[self.at] not in "|)$"
+
+    def _take(self, text: str) -> bool:
+        taken = self.pattern.startswith(text, self.at)
+        self.at += len(text) * taken
+        return taken
+
+    def _quantified(self) -> bool:
+        return self.pattern[self.at : self.at + 1] in ("*", "+", "?") or bool(_QUANTIFIER.match(self.pattern, self.at))
+
+    def _group(self, depth: int) -> list[_Branch]:
+        opened = self.at - 1
+        if self._take("?"):
+            name = re.compile(r"P?<[A-Za-z_]\w*>").match(self.pattern, self.at)
+            if name:
+                self.at = name.end()
+            elif not self._take(":"):
+                raise self.error(f"'(?{self.pattern[self.at : self.at + 2]}'", opened)
+        inner = self.branches(depth + 1)
+        if not self._take(")"):
+            raise self.error("a '(' that is never closed", opened)
+        return inner
+
+    def _quantifier(self, part: Language) -> Language:
+        place, low, high = self.at, 1, 1
+        braces = _QUANTIFIER.match(self.pattern, self.at)
+        if self._take("*"):
+            low, high = 0, -1
+        elif self._take("+"):
+            low, high = 1, -1
+        elif self._take("?"):
+            low, high = 0, 1
+        elif braces:
+            self.at = braces.end()
+            low = int(braces[1])
+            high = int(braces[3]) if braces[3] else -1 if braces[2] else low
+        else:
+            return part
+        if 0 <= high < low:
+            raise self.error("a repetition whose bounds are the wrong way round", place)
+        self._take("?")  # lazy: the same texts match
+        if self._quantified() or self.pattern.startswith("+", self.at):
+            raise self.error("a repeated repetition", self.at)
+        return Repeat(part, low, None if high < 0 else high)
+
+    def _character(self) -> Language:
+        place, char = self.at, self.pattern[self.at]
+        self.at += 1
+        if char == ".":
+            return self.write(_NO_BREAK)
+        if char == "[":
+            return self.write(self._class())
+        if char == "\\":
+            return self.write(self._escape()[0])
+        if char in "*+?" or (char == "{" and _QUANTIFIER.match(self.pattern, place)):
+            raise self.error("a repetition of nothing", place)
+        if char == "{" and re.compile(r"\{,\d*\}").match(self.pattern, place):
+            raise self.error("'{,' without a lower bound", place)
+        return self.write(((ord(char), ord(char)),))
+
+    def _escape(self) -> tuple[Ranges, Ranges]:
+        """After a backslash: what is surely matched, and what may be."""
+        place = self.at - 1
+        char = self.pattern[self.at : self.at + 1]
+        self.at += 1
+        if char in _SHORTHANDS and char:
+            return _SHORTHANDS[char]
+        if char in ("x", "u"):
+            digits = 2 if char == "x" else 4
+            code = re.compile(rf"[0-9a-fA-F]{{{digits}}}").match(self.pattern, self.at)
+            if code and not 0xD800 <= int(code[0], 16) <= 0xDFFF:
+                self.at = code.end()
+                return (one := ((int(code[0], 16),) * 2,)), one
+        elif char in _CONTROLS and not (char == "0" and self.pattern[self.at : self.at + 1].isdigit()):
+            return (one := ((_CONTROLS[char],) * 2,)), one
+        elif char and not char.isalnum() and char != "_":
+            return (one := ((ord(char),) * 2,)), one
+        raise self.error(f"'\\{char}'", place)
+
+    def _class(self) -> Ranges:
+        """A class in brackets, of which the first is read."""
+        opened = self.at - 1
+        negated = self._take("^")
+        if self.pattern.startswith("]", self.at):
+            raise self.error("a class without characters; write '\\]' for a bracket", opened)
+        sure: list[tuple[int, int]] = []
+        maybe: list[tuple[int, int]] = []
+        while not self._take("]"):
+            low, widest = self._class_item(opened)
+            place = self.at
+            if self.pattern.startswith("-", self.at) and not self.pattern.startswith("-]", self.at):
+                self.at += 1
+                high, _ = self._class_item(opened)
+                single = len(low) == len(high) == 1 and low[0][0] == low[0][1] and high[0][0] == high[0][1]
+                if not single or low[0][0] > high[0][0]:
+                    raise self.error("a range of characters whose ends are the wrong way round or not single", place)
+                low = widest = ((low[0][0], high[0][0]),)
+            sure += low
+            maybe += widest
+        return complement(tuple(maybe)) if negated else union(tuple(sure))
+
+    def _class_item(self, opened: int) -> tuple[Ranges, Ranges]:
+        char = self.pattern[self.at : self.at + 1]
+        self.at += 1
+        if not char:
+            raise self.error("a '[' that is never closed", opened)
+        if char == "\\":
+            if self.pattern.startswith("b", self.at):  # in a class, a backspace
+                self.at += 1
+                return ((8, 8),), ((8, 8),)
+            return self._escape()
+        return ((ord(char), ord(char)),), ((ord(char), ord(char)),)

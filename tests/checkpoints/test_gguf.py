@@ -1,0 +1,352 @@
+"""GGUF: values, names and order of rows; the tokenizer; one clear line for every file that cannot be read."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Kind
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+
+from unmask import DiffusionLM
+from unmask.checkpoints import folder as small_files
+from unmask.checkpoints import gguf as gguf_file
+from unmask.checkpoints import weights as checkpoint
+from unmask.checkpoints.special_tokens import free_token
+from unmask.errors import UnmaskError
+
+Writer = Callable[..., Path]
+Weights = Callable[..., dict[str, Any]]
+TOKENS = Path(__file__).parent / "smollm2" / "tokens.json"
+
+
+@pytest.fixture(scope="module")
+def small(gguf_writer: Writer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound file, not to be written to."""
+    return gguf_writer(tmp_path_factory.mktemp("gguf") / "small.gguf")
+
+
+def refused(use: Callable[[], Any]) -> str:
+    """The one line with which something fails."""
+    with pytest.raises(UnmaskError) as caught:
+        use()
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1, message
+    assert message.isprintable(), message
+    return message
+
+
+# --- values -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1])
+def test_values_of_every_type(kind: Kind, gguf_writer: Writer, weights: Weights, tmp_path: Path) -> None:
+    written = weights(seed=1, tied=False)
+    read = dict(gguf_file.read(gguf_writer(tmp_path / "x.gguf", written, kind)).arrays())
+    assert read.keys() == written.keys()
+    for name, values in written.items():
+        stored = values if values.ndim == 1 else gguf.quants.dequantize(gguf.quants.quantize(values, kind), kind)
+        np.testing.assert_array_equal(read[name], stored, err_msg=name)
+        assert read[name].dtype == np.float32
+
+
+def test_a_q4_1_block_by_hand(gguf_writer: Writer, weights: Weights, tmp_path: Path) -> None:
+    """A block is scale, minimum, then 16 bytes: values 0..15 in the low halves, 16..31 in the high ones."""
+    path = gguf_writer(tmp_path / "x.gguf", weights(), Kind.Q4_1)
+    stored = next(t for t in gguf_file.read(path)._stored if t.name == "model.layers.0.mlp.up_proj.weight")
+    with path.open("r+b") as file:
+        file.seek(stored.start)
+        file.write(np.array([0.5, -1.0], np.float16).tobytes() + bytes(i | (15 - i) << 4 for i in range(16)))
+    first = dict(gguf_file.read(path).arrays())["model.layers.0.mlp.up_proj.weight"].reshape(-1)[:32]
+    np.testing.assert_array_equal(first, [0.5 * q - 1 for q in [*range(16), *range(15, -1, -1)]])
+
+
+def test_rows_of_queries_and_keys_are_moved_back(gguf_writer: Writer, weights: Weights, tmp_path: Path) -> None:
+    """Written as 0, 8, 1, 9, ... (the rotated pairs side by side), read as 0, 1, 2, ..."""
+    written = weights()
+    for part, rows in (("q", 64), ("k", 32)):
+        written[f"model.layers.0.self_attn.{part}_proj.weight"] = np.repeat(np.arange(rows, dtype=np.float32), 64)
+        written[f"model.layers.0.self_attn.{part}_proj.weight"].shape = (rows, 64)
+    path = gguf_writer(tmp_path / "x.gguf", written)
+    raw = {t.name: t.data for t in gguf.GGUFReader(path).tensors}
+    assert raw["blk.0.attn_q.weight"][:6, 0].tolist() == [0, 8, 1, 9, 2, 10]
+    read = dict(gguf_file.read(path).arrays())
+    for part, rows in (("q", 64), ("k", 32)):
+        assert read[f"model.layers.0.self_attn.{part}_proj.weight"][:, 0].tolist() == list(range(rows))
+
+
+def test_the_header_agrees_with_the_packages_own_reader(small: Path) -> None:
+    read, theirs = gguf_file.read(small), gguf.GGUFReader(small)
+    for key, value in read.metadata.items():
+        found = theirs.fields[key].contents()
+        assert (list(value) if isinstance(value, tuple) else value) == found, key
+    assert sorted(t.start for t in read._stored) == sorted(t.data_offset for t in theirs.tensors)
+    assert [t.size for t in read._stored] == [t.n_bytes for t in theirs.tensors]
+
+
+# --- as a checkpoint ----------------------------------------------------------------------------------------
+
+
+def test_it_is_the_network_of_the_same_weights_in_safetensors(
+    gguf_writer: Writer, weights: Weights, tmp_path: Path
+) -> None:
+    for tied in (True, False):
+        folder = tmp_path / f"tied {tied}"
+        (folder / "one").mkdir(parents=True)
+        path = gguf_writer(folder / "one" / "toy.gguf", weights(3, tied))
+        lm, by_folder = DiffusionLM.from_pretrained(path), DiffusionLM.from_pretrained(path.parent)
+        assert (lm.name, by_folder.name) == ("toy", "one")
+        assert (lm.config.layout, lm.config.shift, lm.config.mask_token_id) == ("causal", True, 3)
+        plain = folder / "plain"
+        plain.mkdir()
+        save_file({k: torch.from_numpy(v) for k, v in weights(3, tied).items()}, plain / "model.safetensors")
+        (plain / "config.json").write_text(json.dumps(gguf_file.read(path).config()))
+        ids = torch.arange(40).view(2, 20)
+        expected = DiffusionLM.from_pretrained(plain).logits(ids)
+        assert torch.equal(lm.logits(ids), expected)
+        assert torch.equal(by_folder.logits(ids), expected)
+        lm.save_pretrained(folder / "saved")
+        again = DiffusionLM.from_pretrained(folder / "saved")
+        assert torch.equal(again.logits(ids), expected)
+        assert again.generate("the", 5, seed=1).token_ids == lm.generate("the", 5, seed=1).token_ids
+
+
+def test_side_files_take_the_place_of_the_metadata(small: Path, tmp_path: Path) -> None:
+    file = gguf_file.read(small)
+    (tmp_path / "toy.gguf").write_bytes(small.read_bytes())
+    for name, text in file.side_files().items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "chat_template.jinja", "config.json", "tokenizer.json", "toy.gguf",
+    ]  # fmt: skip
+    assert small_files.read_config(tmp_path) == file.config()
+    tokenizer = small_files.load_tokenizer(tmp_path)
+    assert tokenizer is not None
+    assert tokenizer.to_str() == file.tokenizer().to_str()
+
+
+def test_a_llama_folder_without_a_mask_takes_a_free_control_token(
+    gguf_writer: Writer, weights: Weights, tmp_path: Path
+) -> None:
+    file = gguf_file.read(gguf_writer(tmp_path / "x.gguf"))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    save_file({k: torch.from_numpy(v) for k, v in weights().items()}, folder / "model.safetensors")
+    config = {**file.config(), "mask_token_id": None, "eos_token_id": [2, 0]}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert DiffusionLM.from_pretrained(folder).config.mask_token_id is None  # without a tokenizer: ids in, scores out
+    (folder / "tokenizer.json").write_text(file.side_files()["tokenizer.json"])
+    assert DiffusionLM.from_pretrained(folder).config.mask_token_id == 3
+    (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": 3}))
+    lm = DiffusionLM.from_pretrained(folder)  # none is free: it scores text and does not write
+    assert lm.config.mask_token_id is None
+    assert lm.likelihood(["the end"])[0].tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+    ],
+)
+def test_llamas_that_would_be_read_wrongly_are_refused(
+    change: dict[str, Any], words: str, small: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "toy.gguf").write_bytes(small.read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps({**gguf_file.read(small).config(), **change}))
+    assert words in refused(lambda: checkpoint.load(tmp_path))
+
+
+def test_reading_and_finding_need_no_torch(small: Path) -> None:
+    code = """if True:
+        import sys, types, pathlib
+        package = types.ModuleType("unmask")  # without what the package itself imports
+        package.__path__, path = [sys.argv[1]], pathlib.Path(sys.argv[2])
+        sys.modules["unmask"] = package
+        from unmask.models import catalogue, gguf_file
+        assert catalogue.find(str(path)) == path
+        file = gguf_file.read(path)
+        file.side_files(), dict(file.arrays())
+        assert "torch" not in sys.modules
+    """
+    package = Path(gguf_file.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code, package, small], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# --- the tokenizer ------------------------------------------------------------------------------------------
+
+
+def test_the_small_tokenizer(small: Path) -> None:
+    tokenizer = gguf_file.read(small).tokenizer()
+    assert tokenizer.encode("and the 12<|im_end|>").tokens == ["and", "Ġthe", "Ġ", "1", "2", "<|im_end|>"]
+    text = "the cat\t½ 你好 😀\n"
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+
+
+def test_user_defined_tokens_are_never_split(gguf_writer: Writer, tmp_path: Path) -> None:
+    def types(writer: gguf.GGUFWriter) -> None:
+        kinds = writer.kv_data[0]["tokenizer.ggml.token_type"].value
+        kinds[-1] = 4  # "and"
+
+    tokenizer = gguf_file.read(gguf_writer(tmp_path / "x.gguf", extra=types)).tokenizer()
+    assert tokenizer.encode("sandy").tokens == ["s", "and", "y"]
+    assert tokenizer.decode(tokenizer.encode("sandy").ids) == "sandy"
+
+
+def recorded() -> tuple[list[str], list[list[int]]]:
+    """Texts and llama.cpp's tokens: prose, code, numbers, scripts, emoji, chat tokens, spaces, control characters."""
+    fixture = json.loads(TOKENS.read_text(encoding="utf-8"))
+    return fixture["texts"], fixture["ids"]
+
+
+def test_smollm2_tokens_are_those_of_llama_cpp(smollm2: Path) -> None:
+    lm_tokenizer = Tokenizer.from_file(str(smollm2 / "tokenizer.json"))
+    for tokenizer in (lm_tokenizer, gguf_file.read(gguf_file.find(smollm2) or smollm2).tokenizer()):
+        for text, ids in zip(*recorded(), strict=True):
+            assert tokenizer.encode(text, add_special_tokens=False).ids == ids, text
+            if "\x04" not in text:  # two control characters are not in the vocabulary
+                assert tokenizer.decode(ids, skip_special_tokens=False) == text
+
+
+def test_the_recorded_tokens_are_still_those_of_llama_cpp(smollm2: Path) -> None:
+    xllamacpp = pytest.importorskip("xllamacpp")
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(gguf_file.find(smollm2))
+    parameters.n_ctx, parameters.port, parameters.warmup = 64, 0, False
+    parameters.cpuparams.n_threads = parameters.n_parallel = 1
+    parameters.hostnames = ["127.0.0.1"]
+    server = xllamacpp.Server(parameters)
+    for text, ids in zip(*recorded(), strict=True):
+        body = json.dumps({"content": text, "add_special": False, "parse_special": True}).encode()
+        request = urllib.request.Request(f"{server.listening_address}/tokenize", body)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert json.loads(answer.read())["tokens"] == ids, text
+
+
+# --- the mask -----------------------------------------------------------------------------------------------
+
+
+def test_a_free_token() -> None:
+    special = {0: "<|endoftext|>", 1: "<|im_start|>", 2: "<|im_end|>", 5: "<tool>", 7: "<spare>"}
+    assert free_token(special, [1, 2, None], None, "x") == 7
+    assert free_token(special, [1, 2, 7], "... <tool> ...", "x") == 0
+    for name in ("<mask>", "[MASK]", "<|mask|>", "<|mdm_mask|>"):
+        assert free_token({**special, 3: name}, [1, 2], None, "x") == 3
+    for name in ("<unmasked>", "<masks>"):
+        assert free_token({3: name, **special}, [1, 2], None, "x") == 7
+    message = refused(lambda: free_token(special, [1, 2, 7, 0], "<tool>", "x"))
+    assert "mask_token_id" in message
+    assert "control tokens" in refused(lambda: free_token({}, [], None, "x"))
+
+
+def test_no_free_token(gguf_writer: Writer, tmp_path: Path) -> None:
+    path = gguf_writer(tmp_path / "x.gguf", control=["<|im_start|>", "<|im_end|>"])
+    message = refused(lambda: DiffusionLM.from_pretrained(path))
+    assert "mask_token_id" in message
+    config = {**gguf_file.read(gguf_writer(tmp_path / "y.gguf")).config(), "mask_token_id": 0}
+    (tmp_path / "y.gguf").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(config))  # the remedy
+    assert DiffusionLM.from_pretrained(tmp_path).config.mask_token_id == 0
+
+
+# --- files that cannot be read ------------------------------------------------------------------------------
+
+
+def test_types_and_models_that_cannot_be_read_are_named(gguf_writer: Writer, weights: Weights, tmp_path: Path) -> None:
+    path, written = tmp_path / "x.gguf", weights()
+
+    def other(kind: Kind, shape: tuple[int, ...]) -> Callable[[gguf.GGUFWriter], None]:
+        return lambda writer: writer.add_tensor("output.weight", np.zeros(shape, np.uint8), raw_dtype=kind)
+
+    for kind, shape in ((Kind.Q4_K, (265, 144)), (Kind.IQ2_XS, (265, 74)), (Kind.I8, (265, 64))):
+        gguf_writer(path, written, extra=other(kind, shape))
+        message = refused(lambda: gguf_file.read(path))
+        assert kind.name in message
+        assert "output.weight" in message
+        assert "Q4_1" in message
+    gguf_writer(path, written, architecture="qwen2")
+    assert "'qwen2'" in refused(lambda: gguf_file.read(path))
+    gguf_writer(path, written, extra=lambda w: w.add_tensor("rope_freqs.weight", np.ones(8, np.float32)))
+    assert "rope_freqs.weight" in refused(lambda: gguf_file.read(path))
+    gguf_writer(path, written, pre="llama-bpe")
+    assert "tokenizer.json" in refused(gguf_file.read(path).tokenizer)
+    gguf_writer(path, written, extra=lambda w: w.add_expert_count(8))
+    assert "llama.expert_count" in refused(gguf_file.read(path).config)
+    gguf_writer(path, written, extra=lambda w: w.add_string("llama.rope.scaling.type", "yarn"))
+    assert "llama.rope.scaling.type" in refused(gguf_file.read(path).config)
+
+
+def test_files_that_are_not_there_or_not_gguf(tmp_path: Path, small: Path) -> None:
+    path = tmp_path / "x.gguf"
+    assert "x.gguf" in refused(lambda: gguf_file.read(path))
+    for data in (b"", b"GG", b"PK\x03\x04" + bytes(100), b"GGUF", b"GGUF" + struct.pack("<IQQ", 99, 0, 0)):
+        path.write_bytes(data)
+        assert "x.gguf" in refused(lambda: gguf_file.read(path))
+    path.write_bytes(small.read_bytes())
+    (tmp_path / "y.gguf").write_bytes(small.read_bytes())
+    assert "2 GGUF files" in refused(lambda: checkpoint.load(tmp_path))
+
+
+@pytest.mark.parametrize("count", [2**31, 2**40, 2**63, 2**64 - 1])
+def test_absurd_counts_end_at_once(count: int, small: Path, tmp_path: Path) -> None:
+    """Counts of tensors, values, list entries, dimensions and lengths of text, at every place of the header."""
+    data, path = small.read_bytes(), tmp_path / "x.gguf"
+    places = [8, 16, 24, data.index(b"tokenizer.ggml.tokens") + 29, data.index(b"tokenizer.ggml.token_type") + 33]
+    places += [data.index(b"output_norm.weight") - 8, data.index(b"output_norm.weight") + 18 + 4]
+    for place in places:
+        path.write_bytes(data[:place] + struct.pack("<Q", count) + data[place + 8 :])
+        assert "damaged" in refused(lambda: gguf_file.read(path))
+
+
+def read_all(path: Path) -> None:
+    """Everything that can be asked of a file."""
+    read = gguf_file.read(path)
+    read.side_files()
+    for _ in read.arrays():
+        pass
+    checkpoint.load(path)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_damage_is_one_clear_line_or_harmless(data: st.DataObject, small: Path, tmp_path: Path) -> None:
+    sound, path = small.read_bytes(), tmp_path / "x.gguf"
+    header = min(t.start for t in gguf_file.read(small)._stored)
+    damaged = bytearray(sound)
+    extremes = st.sampled_from([0, 1, 2**16, 2**24 - 1, 2**31, 2**32, 2**63, 2**64 - 1])
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, header))
+        kind = data.draw(st.sampled_from(["byte", "number", "cut", "cut short", "insert"]))
+        if kind == "byte":
+            damaged[place : place + 1] = data.draw(st.binary(min_size=1, max_size=1))
+        elif kind == "number":
+            width = data.draw(st.sampled_from([4, 8]))
+            damaged[place : place + width] = struct.pack("<Q", data.draw(extremes))[:width]
+        elif kind == "insert":
+            damaged[place:place] = data.draw(st.binary(min_size=1, max_size=12))
+        else:
+            del damaged[place if kind == "cut" else len(damaged) - place :]
+    path.write_bytes(damaged)
+    message = ""
+    try:
+        read_all(path)
+    except UnmaskError as error:
+        message = str(error)
+    assert len(message.splitlines()) <= 1
+    assert not message or message.isprintable()

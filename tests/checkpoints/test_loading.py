@@ -1,0 +1,273 @@
+"""Loading as a person meets it: memory first, one line of what is wrong, and `unmask models inspect`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from unmask.checkpoints import inspection, memory, recognition
+from unmask.checkpoints import weights as checkpoint
+from unmask.checkpoints.families import registry
+from unmask.checkpoints.folder import CONFIG, WEIGHTS
+from unmask.checkpoints.inspection import inspect, lines
+from unmask.checkpoints.sizes import PUBLIC, parameters
+from unmask.errors import UnmaskError
+
+FIXTURES = Path(__file__).parents[1] / "conformance"
+FAMILIES = sorted(p.parent.name for p in FIXTURES.glob("*/config.json") if (p.parent / WEIGHTS).is_file())
+
+
+def copy(name: str, folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for file in (CONFIG, WEIGHTS):
+        shutil.copy(FIXTURES / name / file, folder / file)
+    return folder
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    raw = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**raw, **changes}))
+
+
+def assert_one_line(error: UnmaskError) -> None:
+    assert len(str(error).splitlines()) == 1, str(error)
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(UnmaskError) as caught:
+        checkpoint.load(folder)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1, message
+    return message
+
+
+# --- memory -------------------------------------------------------------------------------------------------
+
+
+def test_weights_that_do_not_fit_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = copy("llada", tmp_path / "model")
+    monkeypatch.setattr(checkpoint.TensorFiles, "tensors", None)  # reading would raise a TypeError
+    monkeypatch.setattr(memory, "available", lambda: 1000)
+    assert "0.00 GB is free; take dtype bfloat16" in refused(folder)
+    with pytest.raises(UnmaskError, match=r"is free; free some") as caught:
+        checkpoint.load(folder, dtype=torch.bfloat16)
+    assert "bfloat16" not in str(caught.value)
+
+
+def test_what_is_needed_follows_the_dtype(tmp_path: Path) -> None:
+    folder = copy("diffugpt", tmp_path / "model")
+    found, weights = recognition.recognise(folder), checkpoint.open_weights(folder)
+    model = checkpoint.build(found.config, weights, "x")
+    table = checkpoint.weight_table(model, found.family)
+    values = sum(t.numel() for t in load_file(folder / WEIGHTS).values())
+    for dtype, size in ((None, 4), (torch.float32, 4), (torch.bfloat16, 2)):
+        assert checkpoint.needed_bytes(model, weights, table, dtype) == values * size
+
+
+def test_a_network_is_on_its_device_in_its_dtype(tmp_path: Path) -> None:
+    model, _ = checkpoint.load(copy("llada2_moe", tmp_path / "model"), dtype=torch.bfloat16)
+    assert {(p.dtype, p.device.type) for p in model.parameters()} == {(torch.bfloat16, "cpu")}
+    assert model.rope_cos.dtype == torch.float32
+
+
+# --- what is wrong ------------------------------------------------------------------------------------------
+
+
+def test_one_line_names_all_that_does_not_fit(tmp_path: Path) -> None:
+    folder = copy("sdar", tmp_path / "model")
+    tensors = load_file(folder / WEIGHTS)
+    for name in [n for n in tensors if "k_norm" in n]:
+        del tensors[name]
+    tensors["surprise"] = torch.zeros(1)
+    tensors["model.norm.weight"] = torch.zeros(7)
+    save_file(tensors, folder / WEIGHTS)
+    message = refused(folder)
+    for part in ("2 tensors missing", "k_norm", "1 tensor unknown ('surprise')", "1 tensor misshapen", "[7]"):
+        assert part in message
+
+
+def test_a_wrong_vocabulary_is_named(tmp_path: Path) -> None:
+    folder = copy("llada", tmp_path / "model")
+    edit(folder, embedding_size=130, vocab_size=130)
+    assert "'model.transformer.wte.weight' is [128, 48], config.json asks for [130, 48]" in refused(folder)
+
+
+def test_quantised_and_unreadable_models_say_so(tmp_path: Path) -> None:
+    folder = copy("dream", tmp_path / "model")
+    edit(folder, quantization_config={"quant_method": "gptq"})
+    assert "quantised by 'gptq'" in refused(folder)
+    edit(folder, quantization_config=None, architectures=["ModernBertForMaskedLM"], model_type="modernbert")
+    assert "ModernBertForMaskedLM is known but not read: the network has no local attention" in refused(folder)
+    edit(folder, architectures=None)
+    assert "known but not read" in refused(folder)
+
+
+def test_an_unknown_family_says_what_was_looked_at(tmp_path: Path) -> None:
+    folder = copy("dream", tmp_path / "model")
+    edit(folder, architectures=["Novel"], model_type="new")
+    message = refused(folder)
+    for part in (
+        "model_type 'new'",
+        "architectures ['Novel']",
+        "keys ['add_cross",
+        "LLaDA (llada, LLaDAModelLM)",
+        "SEDD",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [
+        ("llada", {"block_type": "sequential"}),
+        ("llada", {"alibi": True}),
+        ("llada", {"layer_norm_type": "default"}),
+        ("dream", {"use_sliding_window": True}),
+        ("dream", {"layer_types": ["sliding_attention"]}),
+        ("dream", {"hidden_act": "gelu"}),
+        ("dream", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+        ("llada_moe", {"moe_router_score_function": "sigmoid"}),
+        ("diffugpt", {"activation_function": "relu"}),
+        ("diffugpt", {"scale_attn_by_inverse_layer_idx": True}),
+        ("sedd_absorb", {"graph": {"type": "roulette"}}),
+        ("sedd_absorb", {"model": 3}),
+    ],
+)
+def test_what_the_network_does_not_have_is_refused_by_name(family: str, change: dict[str, Any], tmp_path: Path) -> None:
+    folder = copy(family, tmp_path / "model")
+    edit(folder, **change)
+    assert next(iter(change)) in refused(folder)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 99) | st.floats() | st.text(max_size=5) | st.just(10**30),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150)
+@given(st.sampled_from(FAMILIES), st.data())
+def test_any_configuration_loads_or_raises_one_line(
+    tmp_path_factory: pytest.TempPathFactory, family: str, data: st.DataObject
+) -> None:
+    folder = copy(family, tmp_path_factory.mktemp("fuzz") / "model")
+    raw = json.loads((folder / CONFIG).read_text())
+    for mapping in [raw, *(v for v in raw.values() if isinstance(v, dict))]:
+        mapping |= data.draw(
+            st.dictionaries(st.sampled_from([*sorted(mapping), "rope_scaling"]), json_values, max_size=2)
+        )
+    (folder / CONFIG).write_text(json.dumps(raw))
+    for name in ("tokenizer_config", "generation_config", "added_tokens"):
+        (folder / f"{name}.json").write_text(json.dumps(data.draw(st.dictionaries(st.text(max_size=3), json_values))))
+    try:
+        result = inspect(str(folder))
+    except UnmaskError as error:
+        assert_one_line(error)
+        return
+    lines(result.record)
+    json.dumps(result.record)
+    if result.problem is None:
+        checkpoint.load(folder)
+    else:
+        assert refused(folder) == result.problem
+
+
+# --- sizes --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameters_are_counted_from_the_config(family: str) -> None:
+    model, _ = checkpoint.load(FIXTURES / family)
+    count = parameters(model.config)
+    assert count.total == model.num_parameters()
+    assert count.per_token <= count.total
+    assert (count.per_token < count.total) == bool(model.config.num_experts)
+
+
+PUBLISHED = {  # billions, by model cards and papers
+    "llada-8b": 8.02, "illada-8b": 7.62, "llada2-mini-16b-a1.4b": 16.26, "dream-7b": 7.62, "open-dcoder-0.5b": 0.494,
+    "sdar-8b": 8.19, "sdar-30b-a3b": 30.5, "a2d-qwen3-0.6b": 0.596, "fast-dllm-v2-1.5b": 1.54, "diffullama-7b": 6.74,
+    "diffugpt-s": 0.124, "diffugpt-m": 0.355,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_sizes_are_recognised_and_as_large_as_published(name: str) -> None:
+    family = registry.recognise(PUBLIC[name], name)
+    assert family is not None
+    total = parameters(family.config(PUBLIC[name], name)).total
+    assert total / 1e9 == pytest.approx(PUBLISHED.get(name, total / 1e9), rel=0.005)
+
+
+def test_the_table_of_sizes_is_what_the_configs_say() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "families.md").read_text()
+    for name, raw in PUBLIC.items():
+        family = registry.recognise(raw, name)
+        assert family is not None
+        total, token = parameters(family.config(raw, name))
+        sizes = f"{total / 1e9:.2f} | {token / 1e9:.2f} | {2 * total / 1e9:.1f} | {4 * total / 1e9:.1f}"
+        assert f"| {name} | {sizes} | {2 * total / 25e9 * 1e3:.0f} | {2 * total / 3e12 * 1e3:.2f} |" in text
+
+
+# --- inspect ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_fixture_inspects_as_sound(family: str) -> None:
+    result = inspect(str(FIXTURES / family))
+    record = result.record
+    assert result.problem is None
+    assert record["fits"]
+    assert record["weights"]["tensors"] == len(load_file(FIXTURES / family / WEIGHTS))
+    assert sum(record["weights"]["bytes_by_dtype"].values()) > 4 * record["parameters"] - 1
+    assert json.loads(json.dumps(record))["config"]["vocab_size"] > 0
+    said = dict(lines(record))
+    assert said["missing"] == said["extra"] == said["misshapen"] == "none"
+    assert record["class"] in inspection.KINDS
+
+
+def test_inspect_reports_what_does_not_fit(tmp_path: Path) -> None:
+    folder = copy("llada", tmp_path / "model")
+    (folder / "vocab.json").write_text("{}")
+    edit(folder, n_layers=3, auto_map={"AutoModel": "modeling_llada.LLaDAModelLM"})
+    result = inspect(str(folder))
+    assert not result.record["fits"]
+    assert len(result.record["weights"]["missing"]) == 9
+    assert "9: 'model.transformer.blocks.2" in dict(lines(result.record))["missing"]
+    assert "modeling_llada" in result.record["notes"][0]
+    assert "not vocab.json" in dict(lines(result.record))["note"]
+    assert result.problem == refused(folder)
+
+
+def test_inspect_reports_weights_that_are_not_there(tmp_path: Path) -> None:
+    folder = copy("llada", tmp_path / "model")
+    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
+    result = inspect(str(folder))
+    assert result.record["weights"] is None
+    assert "pickle" in (result.problem or "")
+    assert dict(lines(result.record))["family"].startswith("LLaDA, class A (full canvas)")
+
+
+def test_inspect_shows_where_ids_come_from() -> None:
+    record = inspect(str(FIXTURES / "sedd_absorb")).record
+    assert record["tokens"]["mask"] == {"id": 63, "text": None, "from": "the sizes in config.json"}
+    assert "log_score" in dict(lines(record))["options"]
+
+
+def test_inspect_of_shipped_models(smollm2: Path) -> None:
+    record = inspect("default").record
+    assert (record["base"], record["layout"], record["fits"]) == ("smollm2-135m-instruct", "drafts", True)
+    assert record["tokens"]["mask"]["text"] == "<empty_output>"
+    assert dict(lines(record))["base"] == "smollm2-135m-instruct"
+    record = inspect("smollm2-135m-instruct").record
+    assert record["class"] == "AR"
+    assert set(record["weights"]["bytes_by_dtype"]) == {"Q4_1", "Q8_0", "F32"}

@@ -1,0 +1,264 @@
+"""The command line: JSON where a program reads it, one clear line and exit status 2 on bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from unmask.canvas import Canvas, Frame
+from unmask.cli.main import main
+from unmask.lm import DiffusionLM
+from unmask.models.transformer import Transformer
+from unmask.output import DecodingDefaults
+from unmask.training.tokenizer import train_tokenizer
+
+TEXT = "the cat sat on the mat. the dog sat on the log. a cat and a dog sat. " * 4
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Transformer]) -> dict[str, str]:
+    """A diffusion model and an AR one on disk."""
+    tokenizer = train_tokenizer("bpe", [TEXT], 300)
+    sizes = {"vocab_size": tokenizer.get_vocab_size(), "mask_token_id": 1, "eos_token_id": 0, "bos_token_id": 0}
+    out = {}
+    for name, options in {"toy": {}, "toy-ar": {"layout": "causal", "shift": True}}.items():
+        folder = tmp_path_factory.mktemp("models") / name
+        lm = DiffusionLM(tiny(pad_token_id=0, **sizes, **options), tokenizer, DecodingDefaults(rule="quota"), name)
+        lm.save_pretrained(folder)
+        out[name] = str(folder)
+    return out
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["unmask", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        out, err = capfd.readouterr()
+        return int(left.value.code or 0), out, err
+
+    return call
+
+
+def test_generate_in_a_pipe_prints_text_only(run: Run, folders: dict[str, str]) -> None:
+    code, out, err = run("generate", "the cat", "-m", folders["toy"], "-n", "12", "--steps", "4", "--seed", "1")
+    assert code == 0
+    assert "░" not in out
+    assert "tokens/s" in err
+
+
+def test_generate_json_and_trace(run: Run, folders: dict[str, str], tmp_path: Path) -> None:
+    trace, strip = tmp_path / "trace.jsonl", tmp_path / "strip.svg"
+    code, out, _ = run(
+        "generate", "the cat", "-m", folders["toy"], "-n", "12", "--steps", "4", "--seed", "1", "--json",
+        "--trace", str(trace), "--picture", str(strip),
+    )  # fmt: skip
+    record = json.loads(out)
+    assert code == 0
+    assert record["steps"] <= 4
+    assert record["tokens"] == len(record["token_ids"])
+    first, *frames = (json.loads(line) for line in trace.read_text().splitlines())
+    canvas = Canvas.of([first["canvas"]], mask_id=1, pad_id=0)
+    last = canvas.replay(Frame(**{k: tuple(v) if isinstance(v, list) else v for k, v in f.items()}) for f in frames)
+    assert last.ids[0].tolist()[-12:][: record["tokens"]] == record["token_ids"]
+    assert strip.read_text().startswith("<svg")
+
+
+def test_generate_with_caches_guidance_and_schedules(run: Run, folders: dict[str, str]) -> None:
+    common = ("generate", "the cat", "-m", folders["toy"], "-n", "12", "--steps", "3", "--seed", "1", "--json")
+    plain = json.loads(run(*common)[1])
+    assert plain["steps"] == 3
+    for options in (
+        ("--guidance", "4"),
+        ("--cache", "dual", "--cache-refresh", "2", "--block-length", "6"),
+        ("--schedule", "cosine", "--rule", "entropy"),
+    ):
+        code, out, _ = run(*common, *options)
+        assert code == 0
+        assert json.loads(out)["token_ids"] != plain["token_ids"], options
+
+
+def test_bench_cache(run: Run) -> None:
+    sizes = ("--hidden", "32", "--layers", "2", "--heads", "4", "--vocabulary", "50", "-n", "24", "--prompt", "5")
+    code, out, _ = run("bench", "cache", *sizes, "--block-length", "8", "--rounds", "2", "--json")
+    results = {(r["model"], r["cache"]): r for r in json.loads(out)}
+    assert code == 0
+    assert [cache for _, cache in results] == ["none", "prefix", "dual", "none", "exact"]
+    assert {r["steps"] for (model, _), r in results.items() if model == "full canvas"} == {12}
+    assert results["blocks", "exact"]["agreement"] == 1.0
+    for (_, cache), r in results.items():
+        assert r["seconds"] > 0
+        assert (r["speedup"], r["agreement"]) == (1.0, 1.0) if cache == "none" else 0 < r["agreement"] <= 1
+    code, out, _ = run("bench", "cache", *sizes, "--rounds", "1")
+    assert code == 0
+    assert "ids as without" in out
+
+
+def test_fill_json(run: Run, folders: dict[str, str]) -> None:
+    code, out, _ = run("fill", "the [[mask:2]] sat[[mask:1-2]]", "-m", folders["toy"], "--json", "--seed", "2")
+    record = json.loads(out)
+    assert code == 0
+    assert len(record["gaps"]) == 2
+
+
+def test_race_bench_and_eval(run: Run, folders: dict[str, str], tmp_path: Path) -> None:
+    pair = ("--diffusion", folders["toy"], "--ar", folders["toy-ar"])
+    code, out, _ = run("race", "the cat", *pair, "-n", "10", "--steps", "3", "--json")
+    assert code == 0
+    assert [lap["steps"] for lap in json.loads(out)][1] == 3
+    code, out, _ = run("race", "the cat", *pair, "-n", "10", "--steps", "3", "--plain")
+    assert code == 0
+    assert "toy-ar" in out
+    picture = tmp_path / "p.png"
+    short = ("--lengths", "5,9", "--steps", "2,4", "--rounds", "1", "--prompt", "the cat", "--json")
+    code, out, _ = run("bench", "length", *pair, *short, "--picture", str(picture))
+    results = json.loads(out)["results"]
+    assert code == 0
+    assert [(r["tokens"], r["steps"]) for r in results if r["name"] == "toy"] == [(5, 2), (5, 4), (9, 2), (9, 4)]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    code, out, _ = run("bench", "rules", *pair, "-n", "5", "--steps", "2", "--texts", "2", "--json")
+    assert code == 0
+    assert {r["rule"] for r in json.loads(out)} >= {"quota", "random", "threshold"}
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    code, out, _ = run("eval", folders["toy"], str(text), "--samples", "4", "--json")
+    bound = json.loads(out)[0]
+    assert code == 0
+    assert bound["method"] == "nelbo"
+    assert bound["bits_per_character"] > 0
+    code, out, _ = run("eval", folders["toy-ar"], str(text))
+    assert code == 0
+    assert "exact" in out
+
+
+def test_every_command_helps_with_an_example(run: Run) -> None:
+    for command in (
+        "generate",
+        "fill",
+        "race",
+        "train",
+        "eval",
+        "models",
+        "models inspect",
+        "bench load",
+        "bench length",
+        "bench rules",
+        "bench training",
+        "bench speed",
+        "bench verify",
+        "bench cache",
+        "chat",
+        "adapt",
+        "pull",
+    ):
+        code, out, _ = run(*command.split(), "--help")
+        assert code == 0
+        assert "Example" in out
+
+
+def test_models_lists_and_inspects(run: Run, folders: dict[str, str], tmp_path: Path) -> None:
+    code, out, _ = run("models")
+    assert code == 0
+    assert "austen-ar" in out
+    code, out, _ = run("models", "--json")
+    assert {record["name"] for record in json.loads(out)} >= {"default", "austen"}
+    code, out, _ = run("models", "inspect", folders["toy"])
+    assert code == 0
+    assert "unmask, class A (full canvas)" in out
+    code, out, err = run("models", "inspect", folders["toy-ar"], "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["class"] == "AR"
+    broken = Path(shutil.copytree(folders["toy"], tmp_path / "broken"))
+    (broken / "model.safetensors").write_bytes(b"")
+    code, out, err = run("models", "inspect", str(broken), "--json")
+    assert code == 2
+    assert json.loads(out)["fits"] is False
+    assert len(err.strip().splitlines()) == 1
+
+
+def bad(folder: str, missing: str) -> list[list[str]]:
+    return [
+        ["generate", "x", "-m", missing],
+        ["generate", "x", "-m", folder, "-n", "0"],
+        ["generate", "x", "-m", folder, "-n", "500"],
+        ["generate", "x", "-m", folder, "--rule", "best", "-n", "8"],
+        ["generate", "x", "-m", folder, "--threshold", "2", "-n", "8"],
+        ["generate", "x", "-m", folder, "--mode", "verify", "-n", "8"],
+        ["generate", "x", "-m", folder, "--cache", "exact", "-n", "8"],
+        ["generate", "x", "-m", folder, "--cache", "best", "-n", "8"],
+        ["generate", "x", "-m", folder, "--guidance", "-1", "-n", "8"],
+        ["generate", "x", "-m", folder, "--schedule", "late", "-n", "8"],
+        ["bench", "cache", "--hidden", "33"],
+        ["bench", "cache", "--rounds", "0"],
+        ["bench", "cache", "--dtype", "int8"],
+        ["bench", "cache", "--hidden", "32", "--heads", "2", "--layers", "1", "--device", "warp"],
+        ["generate", "x", "-m", folder, "--dtype", "int3"],
+        ["generate", "x", "-m", folder, "--device", "warp"],
+        ["generate", "x", "-m", folder, "-n", "8", "--trace", "/proc/nowhere/trace"],
+        ["fill", "no gap", "-m", folder],
+        ["fill", "[[mask:700]]", "-m", folder],
+        ["eval", folder, missing],
+        ["eval", folder, "/dev/null"],
+        ["train", missing],
+        ["bench", "length", "--diffusion", folder, "--ar", folder, "--lengths", "5,-1"],
+        ["race", "--diffusion", missing],
+        ["chat", "-m", folder],
+        ["generate", "x", "-m", folder, "--backend", "openvino"],
+        ["bench", "speed", folder, "--thresholds", "0.5,2"],
+        ["bench", "verify", folder, "--prompts", "0"],
+        ["eval", folder, "--limit", "0"],
+        ["pull", "no such model"],
+        ["models", "inspect", missing],
+        ["bench", "load", "--shape", "no such shape"],
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(bad("", ""))))
+def test_bad_input_is_one_line_and_status_2(run: Run, folders: dict[str, str], number: int) -> None:
+    code, out, err = run(*bad(folders["toy"], "no/such/thing")[number])
+    assert code == 2
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1, err
+    assert err.startswith("unmask: ")
+
+
+def test_a_schema_from_a_file_and_a_regular_expression(run: Run, folders: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "schema.json"
+    path.write_text('{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}')
+    code, out, _ = run("generate", "the", "-m", folders["toy"], "-n", "24", "-t", "1", "--json-schema", str(path))
+    assert code == 0
+    assert isinstance(json.loads(out)["a"], int)
+    code, out, _ = run("generate", "the", "-m", folders["toy-ar"], "-n", "9", "--regex", "(cat|dog)s?")
+    assert code == 0
+    assert re.fullmatch("(cat|dog)s?\n", out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--json-schema", "gone.json"), "gone.json cannot be read"),
+        (("--regex", "(a"), "never closed"),
+        (("--regex", "[a-z]{99}"), "12 new tokens are too few"),
+    ],
+)
+def test_a_grammar_that_cannot_be_held(
+    run: Run, folders: dict[str, str], arguments: tuple[str, str], says: str
+) -> None:
+    code, out, err = run("generate", "the", "-m", folders["toy"], "-n", "12", *arguments)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert len(err.splitlines()) == 1
+
+
+def test_bench_schema(run: Run, folders: dict[str, str]) -> None:
+    code, out, _ = run("bench", "schema", folders["toy"], "--requests", "1", "-n", "40", "--json")
+    assert code == 0
+    assert json.loads(out)["all"]["valid"] == 1

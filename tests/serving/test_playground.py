@@ -1,0 +1,456 @@
+"""The playground in a real Chromium, with the shipped austen pair and with small networks."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+from live_server import Live
+
+from unmask.canvas import Frame
+from unmask.lm import DiffusionLM
+from unmask.serving.api.access import Rules, local_hosts
+from unmask.serving.api.app import Settings
+
+pytestmark = pytest.mark.browser
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+DRAWN = "() => new Promise((then) => requestAnimationFrame(() => requestAnimationFrame(then)))"
+DONE = "n => [...document.querySelectorAll('.state')].filter(s => s.dataset.state === 'done').length >= n"
+
+
+@dataclass
+class Opened:
+    """A page, the origin that it came from, and what went wrong on it."""
+
+    page: Any
+    origin: str
+    errors: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
+    expected: tuple[str, ...] = ()  # parts of errors that the test provokes
+
+    def run(self, sides: int = 2) -> None:
+        self.page.click("#run")
+        self.done(sides)
+
+    def done(self, sides: int = 2) -> None:
+        self.page.wait_for_function(DONE, arg=sides)
+        self.page.wait_for_function("() => document.querySelector('#run').ariaDisabled === 'false'")
+
+    def side(self, name: str) -> Any:
+        """The side as it is drawn: what was pressed before is on the page with the next frame, not at once."""
+        self.page.evaluate(DRAWN)
+        return self.page.locator(f"article[aria-label='Side {name}']")
+
+    def text(self, name: str) -> str:
+        return str(self.side(name).locator("[data-part=canvas]").text_content())
+
+    def count(self, name: str, selector: str) -> int:
+        return int(self.side(name).locator(f"[data-part=canvas] {selector}").count())
+
+    def drag(self, name: str, to: int) -> None:
+        """Moves the timeline as a person's drag does."""
+        slider = self.side(name).locator("[data-part=time]")
+        box, last = slider.bounding_box(), int(slider.get_attribute("max"))
+        y = box["y"] + box["height"] / 2
+        self.page.mouse.move(box["x"] + box["width"] - 8, y)
+        self.page.mouse.down()
+        self.page.mouse.move(box["x"] + 8 + (box["width"] - 16) * to / last, y, steps=6)
+        self.page.mouse.up()
+
+    def scrolls_sideways(self) -> bool:
+        return bool(self.page.evaluate("document.documentElement.scrollWidth > innerWidth"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed; pip install 'unmask[browser]'"
+    )
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("there is no Chromium; on Debian: apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Opened]]:
+    """Opens the page of a server; afterwards no script may have failed and nothing been asked of anybody else."""
+    made: list[tuple[Any, Opened]] = []
+
+    def opening(live: Live, connected: bool = True, expected: tuple[str, ...] = (), **options: Any) -> Opened:
+        context = browser.new_context(**{"viewport": DESKTOP, **options})
+        origin = f"http://127.0.0.1:{live.port}"
+        opened = Opened(context.new_page(), origin, expected=expected)
+        opened.page.set_default_timeout(60_000)
+        opened.page.on("console", lambda m: opened.errors.append(m.text) if m.type in ("error", "warning") else None)
+        opened.page.on("pageerror", lambda e: opened.errors.append(str(e)))
+        outside = opened.strangers
+        opened.page.on("request", lambda r: None if r.url.startswith(f"{origin}/") else outside.append(r.url))
+        opened.page.goto(f"{origin}/")
+        if connected:
+            opened.page.wait_for_selector("#run[aria-disabled=false]")
+        made.append((context, opened))
+        return opened
+
+    yield opening
+    for context, opened in made:
+        context.close()
+        assert not opened.strangers
+        assert not [text for text in opened.errors if not any(part in text for part in opened.expected)]
+
+
+@pytest.fixture(scope="module")
+def pair(start: Any) -> Live:
+    live: Live = start(models={name: DiffusionLM.from_pretrained(name) for name in ("austen", "austen-ar")})
+    return live
+
+
+def test_both_sides_are_written_and_the_timeline_goes_back(pair: Live, visit: Any) -> None:
+    opened = visit(pair)
+    page = opened.page
+    assert (page.input_value("#prompt"), page.input_value("#set-max_tokens")) == ("Emma was", "96")
+    page.fill("#prompt", "It is a truth")
+    page.fill("#set-max_tokens", "40")
+    page.fill("#set-seed", "7")
+    opened.run()
+    for side, steps in (("A", 40), ("B", 32)):
+        slider = opened.side(side).locator("[data-part=time]")
+        assert int(slider.get_attribute("max")) == steps
+        assert opened.side(side).locator("[data-figure=steps]").text_content() == str(steps)
+        assert opened.side(side).locator("[data-figure=tokens]").text_content() == "40"
+        assert opened.count(side, ".mask") == 0
+        assert opened.count(side, "i") == 40
+    lm = pair.models["austen"]
+    whole = lm.generate("It is a truth", max_new_tokens=40, seed=7)
+    assert opened.text("B") == "It is a truth" + whole.text
+    assert "times as fast" in page.text_content("#standing") or "as fast as" in page.text_content("#standing")
+
+    opened.drag("B", 12)
+    at = int(opened.side("B").locator("[data-part=time]").input_value())
+    assert 9 <= at <= 15
+    canvas = lm.prepare([lm.tokenizer.encode("It is a truth").ids], 40, seed=7).requests[0].ids
+    for frame in whole.frames[:at]:
+        canvas = frame.written(canvas, lm.config.mask_token_id)
+    masks = canvas[-40:].count(lm.config.mask_token_id)
+    assert masks > 0
+    assert opened.count("B", ".mask") == masks
+    assert opened.count("B", ".written") == 40 - masks
+    assert opened.count("B", ".fresh") == len(set(whole.frames[at - 1].positions))
+    assert "positions" in page.text_content("#standing")  # the linked timeline followed
+    assert 0 < int(opened.side("A").locator("[data-part=time]").input_value()) < 40
+    opened.side("B").locator(".changes summary").click()
+    assert opened.side("B").locator("tbody tr").count() == len(whole.frames[at - 1].positions)
+    opened.side("B").locator("[data-part=play]").click()
+    page.wait_for_function("() => document.querySelectorAll('[data-part=place]')[1].textContent === 'step 32 of 32'")
+    assert opened.text("B") == "It is a truth" + whole.text
+
+
+def test_frames_are_shown_as_they_come_and_stop_ends_the_run(pair: Live, visit: Any) -> None:
+    opened = visit(pair)
+    page = opened.page
+    page.locator("article").nth(1).locator("[data-part=model]").select_option("")
+    page.fill("#set-max_tokens", "480")
+    page.click("#run")
+    page.wait_for_function("() => document.querySelectorAll('.canvas .written').length > 4")
+    assert opened.side("A").locator(".state").text_content() == "writing"
+    seen = opened.count("A", ".written")
+    page.wait_for_function("n => document.querySelectorAll('.canvas .written').length > n", arg=seen)
+    page.click("#stop")
+    page.wait_for_function("() => document.querySelector('.state').dataset.state === 'stopped'")
+    pair.idle(5.0)
+    kept = opened.count("A", ".written")
+    assert seen < kept < 480
+    slider = opened.side("A").locator("[data-part=time]")
+    slider.focus()
+    page.keyboard.press("Home")
+    assert opened.count("A", ".written") == 0
+    page.keyboard.press("End")
+    assert opened.count("A", ".written") == kept
+
+
+def test_slowly_played_and_replayed(pair: Live, visit: Any) -> None:
+    opened = visit(pair)
+    page = opened.page
+    page.fill("#set-max_tokens", "16")
+    page.select_option("#order", "turn")
+    page.select_option("#speed", "0.1")
+    page.click("#run")
+    page.wait_for_function(
+        "() => document.querySelectorAll('.canvas .mask').length > 2"
+    )  # held back, though all has come
+    page.wait_for_function(DONE, arg=2)
+    page.select_option("#speed", "1")
+    page.click("#replay")
+    page.wait_for_function("() => document.querySelector('#standing').textContent.includes('tokens/s')")
+    assert "shared the machine" not in page.text_content("#standing")
+    assert opened.count("A", ".mask") == opened.count("B", ".mask") == 0
+
+
+def test_selected_text_becomes_a_gap_and_is_filled(pair: Live, visit: Any) -> None:
+    opened = visit(pair)
+    page = opened.page
+    page.fill("#prompt", "Mr. Darcy was rich, and Elizabeth walked.")
+    for word in ("rich", "walked"):
+        page.evaluate(
+            "w => { const a = document.querySelector('#prompt'); const i = a.value.indexOf(w);"
+            " a.focus(); a.setSelectionRange(i, i + w.length + 0); }",
+            word,
+        )
+        page.click("#gap")
+    assert page.input_value("#prompt") == "Mr. Darcy was [[mask:1-4]], and Elizabeth [[mask:1-4]]."
+    page.locator("#gaps li").nth(1).locator("input").nth(1).fill("2")
+    template = "Mr. Darcy was [[mask:1-4]], and Elizabeth [[mask:1-2]]."
+    assert page.input_value("#prompt") == template
+    assert page.is_disabled("#set-block_length")
+    page.fill("#set-seed", "3")
+    assert page.text_content("#run-text") == "Fill"
+    opened.run(1)
+    filled = pair.models["austen"].fill(template, seed=3)
+    assert opened.text("B") == filled.text
+    assert opened.side("B").locator(".filled q").all_text_contents() == [gap.strip() for gap in filled.gaps]
+    assert "cannot fill" in opened.side("A").locator(".note").text_content()
+    opened.side("B").locator("[data-part=time]").focus()
+    page.keyboard.press("Home")
+    assert opened.count("B", ".mask") == len(filled.token_ids)
+    assert opened.text("B").startswith("Mr. Darcy was,")
+    page.locator("#gaps button").first.click()
+    assert page.input_value("#prompt").startswith("Mr. Darcy was rich, and")
+
+
+def test_what_a_side_does_not_read_is_disabled_and_not_sent(live: Live, visit: Any) -> None:
+    opened = visit(live, expected=("400",))
+    page = opened.page
+    sent: list[dict[str, Any]] = []
+    page.on("request", lambda r: sent.append(json.loads(r.post_data)) if r.method == "POST" else None)
+    assert opened.side("A").locator("[data-part=mode]").input_value() == "ar"
+    assert not page.is_disabled("#set-threshold")
+    page.fill("#set-threshold", "0.5")
+    page.fill("#set-block_length", "2")
+    page.fill("#set-max_tokens", "8")
+    page.fill("#prompt", "the cat sat")
+    opened.run()
+    by_mode = {body["mode"]: body for body in sent}
+    assert by_mode["diffusion"]["threshold"] == 0.5
+    assert {"threshold", "block_length"}.isdisjoint(by_mode["ar"])
+    assert all("messages" in body for body in sent)
+    for name in ("A", "B"):
+        opened.side(name).locator("[data-part=mode]").select_option("verify")
+    assert page.is_disabled("#set-threshold")
+    assert page.is_disabled("#set-max_denoising_steps")
+    sent.clear()
+    page.uncheck("#chat")
+    opened.run()
+    assert all("threshold" not in body and body["block_length"] == 2 and "prompt" in body for body in sent)
+    page.fill("#set-temperature", "7")
+    page.click("#run")
+    page.wait_for_selector("article .trouble:visible")
+    assert "temperature" in opened.side("A").locator(".trouble").text_content()
+    assert page.get_attribute("#set-temperature", "aria-invalid") == "true"
+    page.fill("#set-temperature", "")
+    opened.run()
+    assert page.locator(".trouble:visible").count() == 0
+
+
+def test_a_gap_brings_a_model_that_fills(live: Live, visit: Any) -> None:
+    opened = visit(live)
+    page = opened.page
+    page.fill("#prompt", "the cat sat")
+    page.focus("#prompt")
+    page.keyboard.press("End")
+    page.keyboard.press("Shift+Control+ArrowLeft")
+    page.click("#gap")
+    assert page.input_value("#prompt") == "the cat [[mask:1-4]]"
+    assert "“sat” is now gap 1" in page.text_content("#said")
+    assert "Side B is now canvas" in page.text_content("#said")
+    page.focus("#prompt")
+    page.keyboard.press("Control+Z")
+    assert page.input_value("#prompt") == "the cat sat"
+    page.keyboard.press("Control+Shift+Z")
+    opened.run(1)
+    assert opened.text("B").startswith("the cat")
+
+
+@pytest.mark.parametrize("model", ["canvas", "left", "blocks", "talker", "noisy"])
+def test_every_kind_of_model_ends_on_the_text_that_was_streamed(live: Live, visit: Any, model: str) -> None:
+    opened = visit(live)
+    page = opened.page
+    opened.side("A").locator("[data-part=model]").select_option(model)
+    opened.side("B").locator("[data-part=model]").select_option("")
+    page.locator("summary", has_text="More").click()
+    page.fill("#prompt", "w1 w2" if model == "noisy" else "the cat")
+    page.fill("#set-max_tokens", "24")
+    page.fill("#set-seed", "5")
+    if model == "blocks":
+        page.select_option("#set-rule", "token_edit")
+        page.fill("#set-editing_threshold", "0")
+    if model == "talker":
+        page.uncheck("#chat")
+    opened.run(1)
+    body: dict[str, Any] = {"model": model, "prompt": page.input_value("#prompt"), "max_tokens": 24, "seed": 5}
+    if model == "blocks":
+        body |= {"rule": "token_edit", "editing_threshold": 0.0}
+        assert opened.side("A").locator(".canvas .edit").count() > 0
+    _, reply = live.send("/v1/completions", body)
+    assert opened.text("A") == body["prompt"] + reply["choices"][0]["text"]
+
+
+def test_frames_are_replayed_as_the_library_does(live: Live, visit: Any) -> None:
+    draw, length, mask = random.Random(0), 40, 0
+    frames = []
+    for step in range(1, 90):
+        positions = draw.sample(range(length), draw.randint(1, 6))
+        kinds = [draw.choice(["unmask", "edit", "remask", "insert", "delete"]) for _ in positions]
+        tokens = [mask if kind in ("remask", "insert") else draw.randint(1, 99) for kind in kinds]
+        moves = any(kind in ("insert", "delete") for kind in kinds)
+        end = max(positions) + 1 if moves else 0
+        frames.append(Frame(step, tuple(positions), tuple(tokens), (0.5,) * len(tokens), tuple(kinds), end=end))  # type: ignore[arg-type]
+    canvas, wanted = [mask] * length, []
+    for frame in frames:
+        canvas = frame.written(canvas, mask)
+        wanted.append([None if token == mask else str(token) for token in canvas])
+    sent = [{**frame.to_dict(), "texts": [str(token) for token in frame.tokens]} for frame in frames]
+    got = visit(live).page.evaluate(
+        """async ({sent, length}) => {
+            const {Recording} = await import('/playground/frames.js');
+            const made = new Recording(Array(length).fill(null), false), live = [];
+            for (const frame of sent) { made.add(frame, frame.step); live.push(made.last.map((cell) => cell.text)); }
+            return [live, sent.map((_, i) => made.at(i + 1).map((cell) => cell.text)), made.countBy(33)];
+        }""",
+        {"sent": sent, "length": length},
+    )
+    assert got == [wanted, wanted, 33]
+
+
+def test_characters_that_tokens_share_come_out_whole(live: Live, visit: Any) -> None:
+    cells = [["a", "a"], ["\ufffd", " ☕"], ["\ufffd", ""], [" b", " b"], ["c", " c"], ["\ufffd", "é"]]
+    got = visit(live).page.evaluate(
+        """async (texts) => {
+            const {align} = await import('/playground/frames.js');
+            const cells = texts.map((text) => ({text}));
+            align(cells, 'a ☕ b cé');
+            return cells.map((cell) => cell.text);
+        }""",
+        [cell[0] for cell in cells],
+    )
+    assert got == [cell[1] for cell in cells]
+
+
+def _answer(answer: dict[str, Any] | None, route: Any) -> None:
+    route.fulfill(**answer) if answer else route.abort()
+
+
+def test_trouble_is_told(pair: Live, visit: Any) -> None:
+    opened = visit(pair, expected=("ERR_FAILED", "429"))
+    page = opened.page
+    opened.side("B").locator("[data-part=model]").select_option("")
+    canvas = '{"seed": 1, "choices": [{"index": 0, "text": "", "canvas": {"texts": [null, null]}}]}'
+    failing = '{"error": {"message": "the model failed", "type": "server_error", "param": null, "code": null}}'
+    full = '{"error": {"message": "all slots are taken", "type": "server_busy", "param": null, "code": null}}'
+    for answer, told in (
+        (None, "cannot be reached"),
+        ({"status": 200, "content_type": "text/event-stream", "body": f"data: {canvas}\n\n"}, "connection broke"),
+        ({"status": 200, "content_type": "text/event-stream", "body": f"data: {failing}\n\n"}, "the model failed"),
+        ({"status": 429, "content_type": "application/json", "body": full}, "all slots are taken"),
+    ):
+        answering = partial(_answer, answer)
+        page.route("**/v1/completions", answering)
+        page.click("#run")
+        page.wait_for_function("t => document.querySelector('article .trouble').textContent.includes(t)", arg=told)
+        page.wait_for_function("() => document.querySelector('#run').ariaDisabled === 'false'")
+        page.unroute("**/v1/completions", answering)
+    page.fill("#set-max_tokens", "4")
+    opened.run(1)
+    assert page.locator(".trouble:visible").count() == 0
+
+
+def test_a_key_is_asked_for_and_kept_in_memory_only(start: Any, visit: Any) -> None:
+    guarded = start(settings=Settings(Rules(keys=("open-sesame",), hosts=local_hosts("127.0.0.1"))))
+    opened = visit(guarded, connected=False, expected=("401",))
+    page = opened.page
+    page.wait_for_selector("#trouble:visible")
+    assert "API key" in page.text_content("#trouble-text")
+    assert page.evaluate("document.activeElement.id") == "key"
+    page.keyboard.type("open-sesame")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#run[aria-disabled=false]")
+    page.fill("#set-max_tokens", "4")
+    opened.run()
+    kept = page.evaluate("[localStorage.length, sessionStorage.length, document.cookie, location.search]")
+    assert kept == [0, 0, "", ""]
+
+
+def test_a_phone_has_no_sideways_scroll(pair: Live, visit: Any) -> None:
+    opened = visit(pair, viewport=PHONE, device_scale_factor=2, is_mobile=True, has_touch=True)
+    page = opened.page
+    assert not opened.scrolls_sideways()
+    page.locator("#settings > summary").tap()
+    page.fill("#set-max_tokens", "40")
+    page.locator(".more summary").tap()
+    assert not opened.scrolls_sideways()
+    page.locator("#settings > summary").tap()
+    page.locator("#run").tap()
+    opened.done()
+    for summary in page.locator(".changes summary").all():
+        summary.tap()
+    assert not opened.scrolls_sideways()
+    page.fill("#prompt", "Emma " + "abcdefghij" * 12 + " [[mask:2]] " + "x" * 80)
+    assert not opened.scrolls_sideways()
+    page.locator("#key-box summary").tap()
+    assert not opened.scrolls_sideways()
+
+
+def test_the_keyboard_is_enough_and_the_end_is_announced(pair: Live, visit: Any) -> None:
+    opened = visit(pair)
+    page = opened.page
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # skip to the prompt
+    assert page.evaluate("document.activeElement.id") == "prompt"
+    page.keyboard.press("Control+A")
+    page.keyboard.type("She was")
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "run":
+            break
+    page.keyboard.press("Enter")
+    opened.done()
+    assert opened.text("A").startswith("She was")
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.dataset.part") == "time":
+            break
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert opened.side("A").locator("[data-part=place]").text_content() == "step 1 of 96"
+    told = page.locator("#announced p").all_text_contents()
+    assert len(told) == 2
+    assert all("96 tokens" in text for text in told)
+    page.focus("#prompt")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_function("() => document.querySelector('#announced').textContent === ''")
+    opened.done()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(pair: Live, visit: Any, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install 'unmask[browser]'")
+    opened = visit(pair, color_scheme=scheme, reduced_motion="reduce", bypass_csp=True)
+    page = opened.page
+    page.fill("#set-max_tokens", "24")
+    opened.run()
+    page.locator(".more summary").click()
+    for summary in page.locator(".changes summary").all():
+        summary.click()
+    opened.side("B").locator("[data-part=time]").focus()
+    for _ in range(12):
+        page.keyboard.press("ArrowLeft")
+    found = axe.Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
