@@ -178,7 +178,8 @@ def test_reading_and_finding_need_no_torch(small: Path) -> None:
         package = types.ModuleType("unmask")  # without what the package itself imports
         package.__path__, path = [sys.argv[1]], pathlib.Path(sys.argv[2])
         sys.modules["unmask"] = package
-        from unmask.models import catalogue, gguf_file
+        from unmask.checkpoints import catalogue
+        from unmask.checkpoints import gguf as gguf_file
         assert catalogue.find(str(path)) == path
         file = gguf_file.read(path)
         file.side_files(), dict(file.arrays())

@@ -18,7 +18,7 @@ from unmask.serving.api.assets import BASE, assets
 from unmask.serving.api.offers import TRIED
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "src" / "unmask" / "server" / "playground"
+FOLDER = ROOT / "src" / "unmask" / "serving" / "playground"
 
 
 def fetch(live: Live, path: str, method: str = "GET", **headers: str) -> tuple[http.client.HTTPResponse, bytes]:

@@ -22,7 +22,7 @@ from unmask.layout import Layout
 from unmask.output import Output
 
 Array = NDArray[Any]
-FOLDER = Path(__file__).parent.parent / "conformance" / "diffusion_gemma"
+FOLDER = Path(__file__).parents[2] / "conformance" / "diffusion_gemma"
 
 
 def test_a_canvas_that_changed_is_not_settled() -> None:
