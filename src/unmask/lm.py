@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
+from unmask import backends
 from unmask.canvas import Frame
 from unmask.checkpoints import loading
 from unmask.decoding.feed import Backend
@@ -40,8 +41,6 @@ if TYPE_CHECKING:  # torch takes two seconds to import, and a compiled model doe
     from unmask.models.transformer import Transformer
     from unmask.objectives.likelihood import Likelihood
 
-COMPILED = ("native", "openvino")  # the fastest first
-BACKENDS = ("auto", "torch", *COMPILED)
 BLOCK = 32  # length of blocks where neither the model nor the caller says
 MODES: dict[str, tuple[Mode, ...]] = {
     "bidirectional": ("diffusion",),
@@ -81,18 +80,12 @@ class DiffusionLM:
         """Loads a model by name ("default", "austen", ...; see `unmask models`), a checkpoint folder or a GGUF file.
 
         dtype: of the torch network: float32 (None means it too), bfloat16, float16, or auto for the file's
-        own. backend: what generates: `torch`, `native` or `openvino` (both int8 on a CPU), or `auto`, which
-        takes the first of native and openvino that can run it for models of 50M parameters and more on a CPU,
-        unless a dtype is asked for. Raises UnmaskError if there is no such model or it cannot be read.
+        own. backend: what generates: `torch`, `native` (8-bit weights on a CPU), `openvino`, or `auto`:
+        native where it runs the model and is faster, unless a dtype is asked for.
+        Raises UnmaskError if there is no such model or it cannot be read.
         """
-        if backend not in BACKENDS:
-            raise UnmaskError(f"backend '{backend}' is unknown; use one of {', '.join(BACKENDS)}")
         loaded = loading.describe(str(name), device, dtype or "float32")
-        if backend in COMPILED and (reason := loading.unsuited(loaded, backend)) is not None:
-            raise UnmaskError(f"backend '{backend}' does not run model '{loaded.name}': {reason}; use backend='torch'")
-        if backend == "auto":
-            fitting = [name for name in COMPILED if loaded.is_large and loading.unsuited(loaded, name) is None]
-            backend = fitting[0] if fitting and dtype is None else "torch"
+        backend = backends.choose(backend, loaded, dtype)
         model = loaded.network() if backend == "torch" else None
         return cls(model, loaded.tokenizer, loaded.defaults, loaded.name, loaded, backend)
 
@@ -112,18 +105,14 @@ class DiffusionLM:
 
     def new_backend(self) -> Backend:
         """Another one, for requests that cannot share a cache with those of the first."""
-        if self.computes == "native":
-            from unmask.backends.native.backend import NativeBackend, packed
+        source = backends.Source(self.config, self._network, self.loaded)
+        return backends.create(self.computes, source, self._backend)
 
-            shared = self._backend.network if isinstance(self._backend, NativeBackend) else None
-            return NativeBackend(shared or packed(cast(loading.Loaded, self.loaded)))
-        if self.computes == "openvino":
-            from unmask.backends.openvino.backend import OpenVINOBackend
-
-            return OpenVINOBackend.compiled(cast(loading.Loaded, self.loaded))
-        from unmask.backends.torch_backend import TorchBackend
-
-        return TorchBackend(self.model)
+    def _network(self) -> Transformer:
+        """For a backend: the torch backend shares this model's network, others pack one that is not kept."""
+        if self._model is None and self.computes != "torch" and self.loaded is not None:
+            return self.loaded.network()
+        return self.model
 
     @property
     def chat_template(self) -> str | None:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from draft_slots import compare_draft_head
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from told_slots import compare_told
 
 from unmask import DiffusionLM, UnmaskError
 from unmask.backends.native import network as native
@@ -124,8 +124,8 @@ def test_forwards_are_near_those_of_torch(
         assert (q[:, MASK] == 0).all()
 
 
-def test_slots_are_told_what_comes_before_them(pair: tuple[DiffusionLM, DiffusionLM]) -> None:
-    compare_told(pair, MASK, 0.12)  # what only drafts pass through is rounded to 4 bits
+def test_the_draft_head_knows_the_token_before(pair: tuple[DiffusionLM, DiffusionLM]) -> None:
+    compare_draft_head(pair, MASK, 0.12)  # what only drafts pass through is rounded to 4 bits
 
 
 def test_company_changes_nothing(pair: tuple[DiffusionLM, DiffusionLM]) -> None:
@@ -255,8 +255,8 @@ def test_a_warm_start_needs_no_torch(folder: Path, pair: tuple[DiffusionLM, Diff
 def test_what_it_cannot_do_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnmaskError, match="on the CPU, not on 'cuda'"):
         DiffusionLM.from_pretrained(folder, device="cuda", backend="native")
-    with pytest.raises(UnmaskError, match="autoregressive"):
-        DiffusionLM.from_pretrained("austen", backend="native")
+    with pytest.raises(UnmaskError, match="does not compute in bfloat16"):
+        DiffusionLM.from_pretrained(folder, dtype="bfloat16", backend="native")
     monkeypatch.setattr(native, "library", lambda: None)
     with pytest.raises(UnmaskError, match="without a C compiler"):
         DiffusionLM.from_pretrained(folder, backend="native")

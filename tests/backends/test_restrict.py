@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from unmask.backends.compiled import CompiledLogits
-from unmask.backends.torch_backend import TorchLogits
+from unmask.backends.logits import CompiledLogits
+from unmask.backends.torch import TorchLogits
 from unmask.canvas import Array
 from unmask.decoding.feed import Sampling
 from unmask.decoding.sampling import Scores

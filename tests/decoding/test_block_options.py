@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.attention import plain_mask
-from unmask.backends.torch_backend import TorchBackend, TorchLogits
+from unmask.backends.torch import TorchBackend, TorchLogits
 from unmask.decoding.feed import Feed
 from unmask.decoding.loop import Decoder
 from unmask.decoding.request import Request

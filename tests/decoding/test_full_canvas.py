@@ -18,7 +18,7 @@ from torch import Tensor
 
 from conformance.checks.full_canvas import decode
 from unmask import DiffusionLM
-from unmask.backends.torch_backend import TorchBackend
+from unmask.backends.torch import TorchBackend
 from unmask.decoding.feed import Feed
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig

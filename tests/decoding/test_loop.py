@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.attention import plain_mask
-from unmask.backends.torch_backend import TorchBackend
+from unmask.backends.torch import TorchBackend
 from unmask.canvas import Frame
 from unmask.decoding.budget import plan
 from unmask.decoding.loop import Decoder

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask import DiffusionLM
-from unmask.backends.torch_backend import TorchBackend
+from unmask.backends.torch import TorchBackend
 from unmask.canvas import Frame
 from unmask.decoding.loop import Decoder
 from unmask.decoding.request import Request

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from unmask.backends import torch_backend
-from unmask.backends.torch_backend import TorchLogits
+from unmask.backends import torch as torch_backend
+from unmask.backends.torch import TorchLogits
 from unmask.decoding import sampling
 from unmask.decoding.feed import Sampling
 from unmask.decoding.sampling import Scores, uniforms

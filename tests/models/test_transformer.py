@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.backends.torch_cache import SlotCache
+from unmask.backends.torch import SlotCache
 from unmask.layout import EMPTY, PADDING, Coordinates, Layout
 from unmask.models.transformer import Transformer
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unmask.backends.torch_backend import TorchBackend, TorchLogits
+from unmask.backends.torch import TorchBackend, TorchLogits
 from unmask.decoding.feed import Backend, Feed
 from unmask.decoding.loop import Decoder
 from unmask.decoding.request import Prepared, Request

@@ -193,7 +193,7 @@ def test_a_stream_without_news_shows_that_it_lives(live: Live, monkeypatch: pyte
 
 
 def test_a_failing_model_is_a_500_and_the_next_request_is_served(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    from unmask.backends import torch_backend
+    from unmask.backends import torch as torch_backend
 
     live.idle()
 

@@ -1,0 +1,107 @@
+"""Backends: what computes a model's forwards. Each names the config fields that it implements; all else is refused.
+
+A backend is a module with `IMPLEMENTS`, `unavailable` and `create` (see `Module`) and one line in `BACKENDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from unmask.decoding.feed import Backend
+from unmask.errors import UnmaskError
+from unmask.models.config import ModelConfig
+
+if TYPE_CHECKING:
+    from unmask.checkpoints.loading import Loaded
+    from unmask.models.transformer import Transformer
+
+BACKENDS = {
+    "torch": "unmask.backends.torch",
+    "native": "unmask.backends.native",  # 8-bit weights
+    "openvino": "unmask.backends.openvino",  # int8 weights
+}
+Allowed = Callable[[Any], bool]
+Progress = Callable[[int, int], None]  # bytes of weights packed so far, and in all
+
+
+def anything(value: Any) -> bool:
+    return True
+
+
+def one_of(*values: Any) -> Allowed:
+    return lambda value: value in values
+
+
+def multiple_of(size: int, most: float = float("inf")) -> Allowed:
+    return lambda value: value % size == 0 and value <= most
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a backend is made from: a model's config, its torch network once asked for, and the files it came from."""
+
+    config: ModelConfig
+    network: Callable[[], Transformer]
+    loaded: Loaded | None = None
+
+
+class Module(Protocol):
+    """What the module of a backend has."""
+
+    IMPLEMENTS: Mapping[str, Allowed]  # fields of ModelConfig; one that is not named must have its default
+
+    @staticmethod
+    def unavailable(device: str) -> str | None:
+        """Why the backend cannot run here on a device; None where it can."""
+        ...
+
+    @staticmethod
+    def create(source: Source, sibling: Backend | None) -> Backend:
+        """A backend for a model; it shares the weights of `sibling`, which is another of the same model."""
+        ...
+
+
+def _module(name: str) -> Module:
+    return cast(Module, import_module(BACKENDS[name]))
+
+
+def refusal(name: str, config: ModelConfig, device: str = "cpu") -> str | None:
+    """Why a backend does not run a model, in a clause that follows its name; None where it does."""
+    module = _module(name)
+    reason = module.unavailable(device)
+    if reason is not None:
+        return reason
+    for field in fields(ModelConfig):
+        value = getattr(config, field.name)
+        allowed = module.IMPLEMENTS.get(field.name)
+        default = None if field.default is MISSING else field.default
+        if not (value == default if allowed is None else allowed(value)):
+            return f"does not implement {field.name} {value!r}"
+    return None
+
+
+def choose(name: str, loaded: Loaded, dtype: str | None = None) -> str:
+    """The backend that `name` stands for with a model; `auto` is the fastest that runs it.
+
+    dtype: of the weights, None for the backend's own choice.
+    Raises UnmaskError naming what is unknown or not implemented.
+    """
+    if name == "auto":
+        runs = dtype is None and loaded.is_large and refusal("native", loaded.config, loaded.device) is None
+        return "native" if runs else "torch"
+    if name not in BACKENDS:
+        raise UnmaskError(f"backend '{name}' is unknown; use one of auto, {', '.join(BACKENDS)}")
+    if name != "torch" and dtype not in (None, "float32"):
+        raise UnmaskError(f"backend '{name}' does not compute in {dtype}; use backend='torch'")
+    reason = refusal(name, loaded.config, loaded.device)
+    if reason is not None:
+        raise UnmaskError(f"backend '{name}' {reason} (model '{loaded.name}'); use backend='torch'")
+    return name
+
+
+def create(name: str, source: Source, sibling: Backend | None = None) -> Backend:
+    """A backend by its name; `sibling`: another of the same model, whose weights it shares."""
+    return _module(name).create(source, sibling)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -101,30 +100,3 @@ def _sampled(config: ModelConfig) -> dict[str, Any]:
     if config.corruption == "uniform" and config.layout == "bidirectional":
         return {"sampler": "ancestral", "temperature": 1.0, "noise_removal": "ancestral"}
     return {}
-
-
-def unsuited(loaded: Loaded, backend: str) -> str | None:
-    """Why a compiled backend (native or openvino) cannot run a model; None where it can."""
-    c = loaded.config
-    if loaded.device != "cpu":
-        return f"it computes on the CPU, not on '{loaded.device}'"
-    if c.layout not in ("causal", "drafts") or not c.shift:
-        return "it is for autoregressive models and their adapters"
-    plain = c.norm == "rms" and c.activation == "swiglu" and c.tie_embeddings and c.rope_fraction == 1.0
-    extras = (
-        c.rope_yarn
-        or c.learned_positions
-        or c.qk_norm
-        or c.qkv_bias
-        or c.out_bias
-        or c.mlp_bias
-        or c.head_bias
-        or c.num_experts
-    )
-    if not plain or extras or c.time_condition_size or c.mask_token_id is None:
-        return "it is for Llama-shaped networks with tied embeddings"
-    if backend == "native":
-        from unmask.backends.native import network as native
-
-        return native.unsuited(c)
-    return None if find_spec("openvino") is not None else "the package openvino is not installed"

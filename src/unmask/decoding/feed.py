@@ -154,10 +154,12 @@ class Logits(Protocol):
         """Probability of a token at each row [len(index)] over that of the row's best, at temperature 1."""
         ...
 
-    def told(self, slot: Array, before: Any, row: Array, token: Array) -> Logits:
-        """Of the feed's slots `slot` [n], told `token` [n], which stands at their own places and was chosen by row
-        `row` [n] of `before`: these logits, or those of the slots before. A slot is scored by its own state alone
-        where the network has no chain."""
+    def after_token(self, slot: Array, before: Any, row: Array, token: Array) -> Logits:
+        """The feed's slots `slot` [n], scored by the sequential (Hydra) draft head once the token before them is known.
+
+        token [n] was chosen by row `row` [n] of `before`: these logits, or those of the slots before. A network without
+        such a head scores a slot by its own state alone.
+        """
         ...
 
     def restrict(self, index: Array, allowed: Array) -> Array:

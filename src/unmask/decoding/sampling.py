@@ -1,7 +1,7 @@
 """From logits to proposed tokens: temperature, top-p, top-k and seed, per request.
 
 Shapes: N scored positions, V vocabulary, B requests, L positions. The same in torch, for networks on a GPU,
-is in `engine.torch_backend`; both draw the same tokens.
+is in `backends.torch`; both draw the same tokens.
 """
 
 from __future__ import annotations

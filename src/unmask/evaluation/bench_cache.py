@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unmask.backends.torch_backend import TorchBackend
+from unmask.backends.torch import TorchBackend
 from unmask.checkpoints.loading import usable_device
 from unmask.decoding.loop import Decoder
 from unmask.decoding.request import CacheKind, Request

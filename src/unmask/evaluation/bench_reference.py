@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from unmask.backends.torch_backend import TorchBackend
+from unmask.backends.torch import TorchBackend
 from unmask.checkpoints import recognition
 from unmask.checkpoints import weights as checkpoint
 from unmask.checkpoints.folder import CONFIG

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from conformance.checks.outcome import Trace
-from unmask.backends.torch_backend import TorchBackend
+from unmask.backends.torch import TorchBackend
 from unmask.canvas import Array
 from unmask.decoding.loop import Decoder
 from unmask.decoding.methods.ancestral import SamplerOptions, race

@@ -30,7 +30,7 @@ class Asked:
 
     def run(self, use_cache: bool = True) -> list[Trace]:
         """Decodes; a trace [1] of each request: its canvases without those of passes that changed nothing."""
-        from unmask.backends.torch_backend import TorchBackend
+        from unmask.backends.torch import TorchBackend
 
         backend = TorchBackend(self.lm.model)
         backend.config = replace(backend.config, mask_token_id=self.mask_id)

@@ -14,7 +14,7 @@ from torch import Tensor
 from conformance.checks.checks import Check, Recorded, agree, difference, unequal
 from conformance.checks.outcome import Kind
 from unmask.attention import doubled
-from unmask.backends.torch_backend import TorchBackend
+from unmask.backends.torch import TorchBackend
 from unmask.decoding.feed import TEXT, Columns, Feed
 from unmask.layout import Coordinates, Layout
 from unmask.lm import DiffusionLM

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from conformance.checks.checks import Check, Recorded, difference, unshifted_difference
 from unmask.attention import WindowMasks
-from unmask.backends.torch_cache import SlotCache
+from unmask.backends.torch import SlotCache
 from unmask.decoding.feed import TEXT
 from unmask.layout import Coordinates, Layout
 from unmask.lm import DiffusionLM

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from conformance.checks.outcome import Trace
-from unmask.backends.torch_backend import TorchBackend
+from unmask.backends.torch import TorchBackend
 from unmask.canvas import Array
 from unmask.decoding.loop import Decoder
 from unmask.decoding.request import Request

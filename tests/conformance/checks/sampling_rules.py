@@ -9,8 +9,8 @@ import torch
 
 from conformance.checks.checks import unequal
 from conformance.checks.rules import Case, Tensors
-from unmask.backends import torch_backend
-from unmask.backends.torch_backend import TorchLogits
+from unmask.backends import torch as torch_backend
+from unmask.backends.torch import TorchLogits
 from unmask.decoding import sampling
 from unmask.decoding.feed import Sampling
 from unmask.decoding.methods.ancestral import nucleus, race

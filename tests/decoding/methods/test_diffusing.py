@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from unmask.backends.torch_backend import TorchBackend
+from unmask.backends.torch import TorchBackend
 from unmask.canvas import Array, Frame
 from unmask.decoding.feed import Feed, Sampling
 from unmask.decoding.loop import Decoder

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.attention import CausalMask
-from unmask.backends.torch_backend import TorchBackend
+from unmask.backends.torch import TorchBackend
 from unmask.canvas import Array, Frame
 from unmask.decoding.feed import Columns, Feed
 from unmask.decoding.loop import Decoder

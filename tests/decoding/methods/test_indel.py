@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unmask.backends.torch_backend import TorchBackend
+from unmask.backends.torch import TorchBackend
 from unmask.canvas import Array, moved
 from unmask.decoding.loop import Decoder
 from unmask.decoding.methods.insert_delete import Change, Controls, Revision

@@ -5,22 +5,17 @@ Shapes: T columns of all requests together, L layers, K head width, G key/value 
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from unmask.backends.compiled import CompiledLogits, compiled_folder, remove_older
+from unmask.backends import Source
+from unmask.backends.logits import CompiledLogits
 from unmask.backends.native.network import CompiledNetwork, packed_weights
+from unmask.backends.store import compiled_folder
 from unmask.canvas import Array
 from unmask.decoding.feed import TEXT, Feed, Sampling
 from unmask.decoding.sampling import Scores
 from unmask.errors import UnmaskError
-from unmask.files import replacing
 from unmask.layout import PADDING, Layout
-
-if TYPE_CHECKING:
-    from unmask.checkpoints.loading import Loaded
 
 FORMAT = 3  # of the packed weights; a change of it makes old ones unread
 WEIGHTS = "weights.safetensors"
@@ -36,13 +31,13 @@ class NativeLogits(CompiledLogits):
     network: CompiledNetwork
     room: Array | None = None
 
-    def told(self, slot: Array, before: CompiledLogits, row: Array, token: Array) -> CompiledLogits:
-        """See `decoding.feed.Logits`. The result is good until slots are told again."""
-        return self._told(self.network.chain(self.slots[slot], before.states[before.place(row)], token, self.room))
+    def draft_head(self, state: Array, before: Array, token: Array) -> tuple[Array, Array]:
+        """The logits are good until the head is asked again."""
+        return self.network.draft_head(state, before, token, self.room)
 
-    def _propose(self, logits: Array, sampling: Sampling) -> Scores:
+    def best(self, logits: Array, sampling: Sampling) -> Scores:
         if (sampling.temperature > 0).any():
-            return super()._propose(logits, sampling)
+            return super().best(logits, sampling)
         token, confidence, entropy, margin = self.network.summarise(logits)
         return Scores(token, confidence, entropy, margin, sampling.choice_draw)
 
@@ -155,27 +150,18 @@ def pieces(first: Array, last: Array, count: int) -> list[tuple[int, int]]:
     return out
 
 
-def packed(loaded: Loaded) -> CompiledNetwork:
+def packed(source: Source) -> CompiledNetwork:
     """A model's network; its weights are packed once and kept in the user's cache."""
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load_file, save_file
 
-    where = compiled_folder(loaded, "native", FORMAT)
-    if not (where / WEIGHTS).is_file():
-        _write_weights(loaded, where)
-    return CompiledNetwork(loaded.config, load_file(where / WEIGHTS))
+    if source.loaded is None:
+        return CompiledNetwork(source.config, _pack(source))
+    where = compiled_folder(source.loaded, "native", FORMAT, lambda folder: save_file(_pack(source), folder / WEIGHTS))
+    return CompiledNetwork(source.config, load_file(where / WEIGHTS))
 
 
-def _write_weights(loaded: Loaded, where: Path) -> None:
-    from safetensors.numpy import save_file
-
-    network = loaded.network()
+def _pack(source: Source) -> dict[str, Array]:
+    network = source.network()
     weights = dict(network.named_parameters())
-
-    def weight(name: str) -> Array:
-        return weights[name].detach().float().numpy()
-
     vocabulary = None if network.draft_vocabulary is None else network.draft_vocabulary.numpy()
-    remove_older(where)
-    with replacing(where) as temporary:
-        temporary.mkdir()
-        save_file(packed_weights(loaded.config, weight, vocabulary), temporary / WEIGHTS)
+    return packed_weights(source.config, lambda name: weights[name].detach().float().numpy(), vocabulary)

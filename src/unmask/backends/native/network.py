@@ -13,7 +13,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from unmask.backends.native.packing import GROUP, pack, paired
+from unmask.backends.native.packing import pack, paired
 from unmask.canvas import Array
 from unmask.models.config import ModelConfig
 
@@ -79,19 +79,6 @@ class Batch(ctypes.Structure):
         *((name, ctypes.c_int32) for name in COUNTS),
         *((name, ctypes.c_void_p) for name in (*ARRAYS, *BUFFERS)),
     ]
-
-
-def unsuited(config: ModelConfig) -> str | None:
-    """Why the forward cannot run a Llama-shaped network of these sizes; None where it can."""
-    if library() is None:
-        return "the package was installed without a C compiler, or the CPU has no AVX2"
-    if config.adapter_rank:
-        return "it has no low-rank adapters"
-    c = config
-    sizes = (c.hidden_size, c.intermediate_size, c.head_dim, c.adapter_width, c.chain_width)
-    if any(size % GROUP for size in sizes) or config.head_dim > 256:
-        return f"its widths must be multiples of {GROUP}, those of heads at most 256"
-    return None
 
 
 def packed_weights(
@@ -213,7 +200,7 @@ class CompiledNetwork:
             raise MemoryError(f"no memory for a forward of {counts[0]} columns")
         return tuple(out)
 
-    def chain(self, state: Array, before: Array, token: Array, room: Array | None = None) -> tuple[Array, Array]:
+    def draft_head(self, state: Array, before: Array, token: Array, room: Array | None = None) -> tuple[Array, Array]:
         """States [n, D] and logits float32 [n, V'] of slots whose own are `state` [n, D], told `token` [n] and the
         states `before` [n, D] that it was chosen by; the logits are put into `room` where it has that many rows."""
         state, before = (np.ascontiguousarray(a, np.float32) for a in (state, before))

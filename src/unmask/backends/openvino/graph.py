@@ -55,7 +55,9 @@ class GraphBuilder:
     """Builds the graph of a Llama-shaped network; with slots, its adapter acts where `gate` is 1."""
 
     def __init__(self, config: ModelConfig, weight: Weight, slots: bool) -> None:
-        self.config, self.weight, self.slots = config, weight, slots
+        self.config = config
+        self.weight = weight
+        self.slots = slots
         self.gate: Any = None
 
     def build(self, draft_vocabulary: Array | None) -> ov.Model:
@@ -63,8 +65,10 @@ class GraphBuilder:
         [2L, B, G, S, K]; rows int32 [N]; with slots also gate float32 [B, W, 1], draft_rows and slot_rows int32 [M].
         Outputs: logits [N, V], keys and values [2L, B, G, W, K], with slots draft logits [M, V'] and the final states
         [.., D] of rows and of slot_rows."""
-        c, layers = self.config, self.config.num_layers
-        ids, position = op.parameter([-1, -1], np.int32, name="ids"), op.parameter([-1, -1], np.int32, name="position")
+        c = self.config
+        layers = c.num_layers
+        ids = op.parameter([-1, -1], np.int32, name="ids")
+        position = op.parameter([-1, -1], np.int32, name="position")
         mask = op.parameter([-1, 1, -1, -1], np.float32, name="mask")
         cache = op.parameter([2 * layers, -1, c.num_kv_heads, -1, c.head_dim], np.float32, name="cache")
         rows = op.parameter([-1], np.int32, name="rows")
@@ -72,7 +76,8 @@ class GraphBuilder:
         x = self._embed(ids)
         if self.slots:
             self.gate = op.parameter([-1, -1, 1], np.float32, name="gate")
-            draft_rows, slot_rows = _indices("draft_rows"), _indices("slot_rows")
+            draft_rows = _indices("draft_rows")
+            slot_rows = _indices("slot_rows")
             inputs += [self.gate, draft_rows, slot_rows]
             masked = op.convert(op.equal(ids, op.constant(np.array(c.mask_token_id, np.int32))), np.float32)
             drafted = op.multiply(op.unsqueeze(masked, _ints(2)), self.gate)
@@ -80,37 +85,38 @@ class GraphBuilder:
             x = op.add(x, op.multiply(drafted, op.subtract(learned, x)))
         rope = self._rope(position)
         tiled = op.concat([mask] * (c.num_heads // c.num_kv_heads), 2)
-        earlier, made = op.split(cache, op.constant(np.int64(0)), 2 * layers), []
+        earlier = op.split(cache, op.constant(np.int64(0)), 2 * layers)
+        made = []
         for i in range(layers):
             keys, values = (op.squeeze(earlier.output(2 * i + j), _ints(0)) for j in range(2))
             x, new = self._block(x, i, rope, tiled, keys, values)
             made += [op.unsqueeze(part, _ints(0)) for part in new]
-        flat, head = op.reshape(x, _ints(-1, c.hidden_size), False), self.weight("embedding.weight")
+        flat = op.reshape(x, _ints(-1, c.hidden_size), False)
+        head = self.weight("embedding.weight")
 
         def state(index: Any) -> Any:
             return self._norm(op.gather(flat, index, op.constant(np.int64(0))), "norm.weight")
 
         states = state(rows)
         outputs = [op.result(_linear(states, head)), op.result(op.concat(made, 0))]
-        if self.slots:
-            assert draft_vocabulary is not None
+        if draft_vocabulary is not None:
             drafts = _linear(state(draft_rows), head[draft_vocabulary])
             outputs += [op.result(drafts), op.result(states), op.result(state(slot_rows))]
         return ov.Model(outputs, inputs, "unmask")
 
-    def build_chain(self, draft_vocabulary: Array) -> ov.Model:
+    def build_draft_head(self, draft_vocabulary: Array) -> ov.Model:
         """Inputs: state, before float32 [N, D]; token int32 [N]. Outputs: the state once the token is known [N, D] and
         its logits [N, V']."""
         size = self.config.hidden_size
         state, before = (op.parameter([-1, size], np.float32, name=name) for name in ("state", "before"))
         token = op.parameter([-1], np.int32, name="token")
-        told = state
+        after = state
         if self.config.chain_width:
             x = op.concat([self._unit(part) for part in (state, before, self._embed(token))], 1)
             gate, inner = (_linear(x, self.weight(f"chain.{name}")) for name in ("gate", "inner"))
-            told = op.add(state, _linear(op.multiply(op.swish(gate), inner), self.weight("chain.out")))
-        logits = _linear(told, self.weight("embedding.weight")[draft_vocabulary])
-        return ov.Model([op.result(told), op.result(logits)], [state, before, token], "chain")
+            after = op.add(state, _linear(op.multiply(op.swish(gate), inner), self.weight("chain.out")))
+        logits = _linear(after, self.weight("embedding.weight")[draft_vocabulary])
+        return ov.Model([op.result(after), op.result(logits)], [state, before, token], "draft_head")
 
     def _embed(self, ids: Any) -> Any:
         rows, scale = quantise(self.weight("embedding.weight"))
@@ -154,7 +160,8 @@ class GraphBuilder:
             wide = _split(_linear(x, np.concatenate([*bases, *downs])), [sum(sizes), sum(low)])
             joined = np.zeros((sum(sizes), sum(low)), np.float32)  # block-diagonal: each adapter to its own output
             for n, up in enumerate(ups):
-                rows, columns = sum(sizes[:n]), sum(low[:n])
+                rows = sum(sizes[:n])
+                columns = sum(low[:n])
                 joined[rows : rows + sizes[n], columns : columns + low[n]] = up
             y = op.add(wide[0], _linear(op.multiply(wide[1], self.gate), joined))
         return _split(y, sizes) if len(sizes) > 1 else [y]
@@ -178,16 +185,19 @@ class GraphBuilder:
     def _attend(
         self, q: Any, k: Any, v: Any, rope: tuple[Any, Any], mask: Any, keys: Any, values: Any
     ) -> tuple[Any, list[Any]]:
-        c, order = self.config, _ints(0, 2, 1, 3)
+        c = self.config
+        order = _ints(0, 2, 1, 3)
 
         def heads(t: Any) -> Any:
             return op.reshape(t, _ints(0, 0, -1, c.head_dim), True)
 
-        k, v = op.transpose(self._rotate(heads(k), rope), order), op.transpose(heads(v), order)
+        k = op.transpose(self._rotate(heads(k), rope), order)
+        v = op.transpose(heads(v), order)
         q = op.transpose(self._rotate(heads(q), rope), order)  # [B, G * R, W, K], and R * W rows to each of G
         q = op.multiply(q, op.constant(np.float32(c.head_dim**-0.5)))
         q = op.reshape(q, _ints(0, c.num_kv_heads, -1, c.head_dim), True)
-        all_k, all_v = op.concat([keys, k], 2), op.concat([values, v], 2)
-        p = op.softmax(op.add(op.matmul(q, all_k, False, True), mask), -1)
-        out = op.reshape(op.matmul(p, all_v, False, False), _ints(0, c.num_heads, -1, c.head_dim), True)
+        scores = op.matmul(q, op.concat([keys, k], 2), False, True)
+        p = op.softmax(op.add(scores, mask), -1)
+        out = op.matmul(p, op.concat([values, v], 2), False, False)
+        out = op.reshape(out, _ints(0, c.num_heads, -1, c.head_dim), True)
         return op.reshape(op.transpose(out, order), _ints(0, 0, c.num_heads * c.head_dim), True), [k, v]

@@ -179,7 +179,7 @@ def draft(schemes: list[Verifying], logits: Logits, blame: Callable[[Row], Abstr
             return
         slot, row = np.array([g.slots[0] for _, g in going]), np.array([g.row for _, g in going])
         token, place = np.array([g.token for _, g in going]), [g.start + len(s.drafts) for s, g in going]
-        now = logits.told(slot, before, row, token)
+        now = logits.after_token(slot, before, row, token)
         sampling = _sampling([scheme.row for scheme, _ in going], np.array(place))
         plain = (sampling.temperature == 0) & [scheme.constraint is None for scheme, _ in going]
         scores = now.propose(sampling) if plain.any() else None

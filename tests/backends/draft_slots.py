@@ -1,4 +1,4 @@
-"""Slots told one token after another, for the tests of both compiled backends."""
+"""Slots scored one token after another, for the tests of both compiled backends."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from unmask.decoding.feed import TEXT, Columns, Feed, Sampling
 from unmask.layout import Layout
 
 
-def told(backend: Any, rows: np.ndarray, mask_id: int) -> list[np.ndarray]:
-    """Distributions of two slots of each of `rows` requests, told one token after another, in one forward."""
+def after_tokens(backend: Any, rows: np.ndarray, mask_id: int) -> list[np.ndarray]:
+    """Distributions of two slots of each of `rows` requests once the tokens before them are known, in one forward."""
     requests = []
     for b in rows.tolist():
         ids = np.concatenate([np.random.default_rng(b).integers(0, 60, 9 + b), np.full(2, mask_id)])
@@ -24,20 +24,20 @@ def told(backend: Any, rows: np.ndarray, mask_id: int) -> list[np.ndarray]:
     n, out, before, row = len(rows), [], logits, 2 * np.arange(len(rows)) + 1
     sampling = Sampling(np.ones(n), np.zeros(n, int), np.ones(n), np.full(n, 0.5), np.full(n, 0.5))
     for j in range(2):
-        before = logits.told(2 * np.arange(n) + j, before, row, 3 + rows + j)
+        before = logits.after_token(2 * np.arange(n) + j, before, row, 3 + rows + j)
         out.append(before.probabilities(np.arange(n), sampling))
         row = np.arange(n)
     return out
 
 
-def compare_told(pair: tuple[DiffusionLM, DiffusionLM], mask_id: int, near: float) -> None:
+def compare_draft_head(pair: tuple[DiffusionLM, DiffusionLM], mask_id: int, near: float) -> None:
     """A compiled backend is near torch, a request is the same in company and alone, and one token is not another."""
-    exact, compiled = (told(lm.new_backend(), np.arange(3), mask_id) for lm in pair)
+    exact, compiled = (after_tokens(lm.new_backend(), np.arange(3), mask_id) for lm in pair)
     for p, q in zip(exact, compiled, strict=True):
         np.testing.assert_allclose(q.sum(-1), 1, atol=1e-9)
         assert 0.5 * np.abs(p - q).sum(-1).mean() < near  # total variation
         assert not np.allclose(p[0], p[1], atol=0.05)
     for b in range(3):
-        alone = told(pair[1].new_backend(), np.array([b]), mask_id)
+        alone = after_tokens(pair[1].new_backend(), np.array([b]), mask_id)
         for one, together in zip(alone, compiled, strict=True):
             np.testing.assert_allclose(one[0], together[b], rtol=1e-5, atol=1e-7)

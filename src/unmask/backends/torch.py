@@ -1,13 +1,15 @@
 """Forwards of a torch network: the reference, and the path of every GPU.
 
-Shapes: B requests, W columns, N scored rows, V vocabulary, S cache slots.
+Keys and values are kept one slot per position: text writes its slots in place, and writing them again (a block that is
+denoised, a draft that was rejected) overwrites them. The feed says how many slots hold.
+Shapes: B requests, W columns, N scored rows, V vocabulary, G key/value heads, S cache slots.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +17,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unmask.attention import AttentionMask, WindowMasks, render
-from unmask.backends.torch_cache import SlotCache
+from unmask.backends import Source, anything
 from unmask.canvas import Array
-from unmask.decoding.feed import TEXT, Feed, Sampling
+from unmask.decoding.feed import TEXT, Backend, Feed, Sampling
 from unmask.decoding.sampling import Scores
 from unmask.layout import EMPTY, GROUPED, PADDING, Coordinates, Layout
+from unmask.models.config import ModelConfig
 from unmask.models.diffusion_gemma import DiffusionGemma
 from unmask.models.transformer import Transformer, log_scores
+
+IMPLEMENTS = {field.name: anything for field in fields(ModelConfig)}  # the network is what the config describes
+
+
+def unavailable(device: str) -> str | None:
+    """Never: a device that torch cannot use is refused when the weights are read."""
+    return None
+
+
+def create(source: Source, sibling: Backend | None) -> TorchBackend:
+    return TorchBackend(source.network())
 
 
 def keep_top(logits_NV: Tensor, top_k_N: Tensor, top_p_N: Tensor) -> Tensor:
@@ -41,85 +55,88 @@ def keep_top(logits_NV: Tensor, top_k_N: Tensor, top_p_N: Tensor) -> Tensor:
 
 def warmed(logits_NV: Tensor, temperature_N: Tensor, top_k_N: Tensor, top_p_N: Tensor) -> Tensor:
     """Float64 logits over temperature, filtered; rows of temperature 0 are left as they are."""
-    logits, warm = logits_NV.double(), temperature_N > 0
+    logits = logits_NV.double()
+    warm = temperature_N > 0
     if bool(warm.any()):
         logits = logits / torch.where(warm, temperature_N, 1.0)[:, None]
-        top_k, top_p = torch.where(warm, top_k_N, 0), torch.where(warm, top_p_N, 1.0)
+        top_k = torch.where(warm, top_k_N, 0)
+        top_p = torch.where(warm, top_p_N, 1.0)
         if bool(((top_k > 0) | (top_p < 1)).any()):
             logits = keep_top(logits, top_k, top_p)
     return logits
 
 
 @dataclass(frozen=True)
-class Drafter:
-    """What scores slots once the tokens before them are known: final states of the scored rows [N, D] and of the
-    feed's slots [M, D]."""
+class DraftStates:
+    """Final states of the scored rows [N, D] and of the feed's slots [M, D], for the sequential draft head."""
 
     model: Transformer
-    states: Tensor
+    scored: Tensor
     slots: Tensor
 
-    def told(self, slot: Tensor, before: Tensor, token: Tensor) -> tuple[Tensor, Drafter]:
+    def after(self, slot: Tensor, before: Tensor, token: Tensor) -> tuple[Tensor, DraftStates]:
         """Logits [n, V] of slots after tokens [n] that were chosen by the states `before` [n, D]."""
-        model, states = self.model, self.slots[slot]
+        model = self.model
+        states = self.slots[slot]
         if model.chain is not None:
             states = model.chain(states, before, model.embedding(token))
-        vocabulary, size = model.draft_vocabulary, model.config.vocab_size
+        vocabulary = model.draft_vocabulary
         if vocabulary is None:
             logits = model.head(states).float()
             logits[:, model.config.mask_token_id] = -torch.inf
         else:
-            logits = states.new_full((len(states), size), -torch.inf, dtype=torch.float32)
+            logits = states.new_full((len(states), model.config.vocab_size), -torch.inf, dtype=torch.float32)
             logits[:, vocabulary] = F.linear(states, model.head.weight[vocabulary]).float()
-        return logits, Drafter(model, states, self.slots)
+        return logits, DraftStates(model, states, self.slots)
 
 
+@dataclass(frozen=True)
 class TorchLogits:
     """Logits [N, V] on the network's device; banned tokens are already at -inf.
 
     excluded [N]: logits of the mask where it has a share of the distribution though it is never written.
-    dtype: the network's own. soften: the mean embedding under distributions, of networks that are told it.
-    drafter: of networks that draft.
+    dtype: the network's own. soften: the mean embedding under distributions, of self-conditioned networks.
+    drafts: of networks that draft.
     """
 
-    def __init__(
-        self,
-        logits_NV: Tensor,
-        excluded_N: Tensor | None = None,
-        dtype: torch.dtype = torch.float32,
-        soften: Callable[[Tensor], Tensor] | None = None,
-        drafter: Drafter | None = None,
-    ) -> None:
-        self.logits, self.excluded, self.dtype, self.soften = logits_NV, excluded_N, dtype, soften
-        self.drafter = drafter
+    logits: Tensor
+    excluded: Tensor | None = None
+    dtype: torch.dtype = torch.float32
+    soften: Callable[[Tensor], Tensor] | None = None
+    drafts: DraftStates | None = None
 
     def _column(self, values: Array) -> Tensor:
         return torch.from_numpy(values).to(self.logits.device)
 
     def propose(self, sampling: Sampling) -> Scores:
         """See `decoding.sampling.propose`, in float64 but for rows that ask for the network's precision."""
-        temperature, draw = self._column(sampling.temperature), self._column(sampling.token_draw)
-        top_k, top_p = self._column(sampling.top_k), self._column(sampling.top_p)
-        logits, warm = warmed(self.logits, temperature, top_k, top_p), temperature > 0
+        temperature = self._column(sampling.temperature)
+        top_k = self._column(sampling.top_k)
+        top_p = self._column(sampling.top_p)
+        logits = warmed(self.logits, temperature, top_k, top_p)
+        warm = temperature > 0
         best = logits.topk(min(2, logits.shape[-1]), -1)
         p = (logits - best.values[:, :1]).exp_()
         # of equal logits the first, as everywhere
         token = logits.argmax(-1)
         if bool(warm.any()):
             cumulative = p.cumsum(-1)
-            drawn = torch.searchsorted(cumulative, draw[:, None] * cumulative[:, -1:], right=True)
+            draw = self._column(sampling.token_draw)[:, None] * cumulative[:, -1:]
+            drawn = torch.searchsorted(cumulative, draw, right=True)
             token = torch.where(warm, drawn.squeeze(1).clamp(max=p.shape[-1] - 1), token)
         rest = self._rest(temperature, warm & ((top_k > 0) | (top_p < 1)))
         share = (rest - best.values[:, :1]).exp()
         total = p.sum(-1, keepdim=True) + share
-        p, share = p / total, share / total
+        p = p / total
+        share = share / total
         entropy = torch.special.entr(p).sum(-1) + torch.special.entr(share).squeeze(1)
         if sampling.native is not None:
             native = self._column(sampling.native)
             own = torch.cat([logits, rest], 1)[native].to(self.dtype).softmax(-1)
             # Dream's entropy has this term, and LLaDA's and Dream's confidences this precision
             entropy[native] = -(own * (own + 1e-10).log()).sum(-1).double()
-            p[native], share[native] = own[:, :-1].double(), own[:, -1:].double()
+            p[native] = own[:, :-1].double()
+            share[native] = own[:, -1:].double()
         top = p.gather(1, best.indices)
         confidence = p.gather(1, token[:, None]).squeeze(1)
         second = torch.maximum(top[:, 1:], share) if top.shape[1] > 1 else share
@@ -146,13 +163,13 @@ class TorchLogits:
         return odds
 
     @torch.inference_mode()
-    def told(self, slot: Array, before: TorchLogits, row: Array, token: Array) -> TorchLogits:
+    def after_token(self, slot: Array, before: TorchLogits, row: Array, token: Array) -> TorchLogits:
         """See `decoding.feed.Logits`."""
-        assert self.drafter is not None
-        assert before.drafter is not None
-        known = before.drafter.states[self._column(row)]
-        logits, drafter = self.drafter.told(self._column(slot), known, self._column(token))
-        return TorchLogits(logits, None, self.dtype, drafter=drafter)
+        if self.drafts is None or before.drafts is None:
+            raise ValueError("the layout has no draft slots")
+        known = before.drafts.scored[self._column(row)]
+        logits, drafts = self.drafts.after(self._column(slot), known, self._column(token))
+        return TorchLogits(logits, dtype=self.dtype, drafts=drafts)
 
     @torch.inference_mode()
     def restrict(self, index: Array, allowed: Array) -> Array:
@@ -179,19 +196,63 @@ class TorchLogits:
         p = (rows.gather(1, token[:, None])[:, 0] - rows.logsumexp(-1)).exp().double()
         return token.cpu().numpy(), p.cpu().numpy()
 
+    @torch.inference_mode()
     def signal(self, index: Array, sampling: Sampling) -> Tensor:
         """See `feed.ConditioningLogits`: the mean embedding under each row's distribution, [len(index), D]."""
-        assert self.soften is not None
-        with torch.inference_mode():
-            return self.soften(self._probabilities(index, sampling))
+        if self.soften is None:
+            raise ValueError("the network is not self-conditioned")
+        return self.soften(self._probabilities(index, sampling))
+
+
+class SlotCache:
+    """Static keys and values of all layers, plus one spare slot that padding and drafts' slots write to."""
+
+    def __init__(self, config: ModelConfig, rows: int, slots: int, device: torch.device, dtype: torch.dtype) -> None:
+        shapes = [(rows, heads, slots + 1, width) for heads, width in config.key_shapes]
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for shape in shapes]
+        self.values = [torch.zeros(shape, device=device, dtype=dtype) for shape in shapes]
+        self.spare = slots
+        self._write = torch.zeros(rows, 0, dtype=torch.long, device=device)
+        self._visible = 0
+
+    def begin(self, positions_BW: Tensor, kept_BW: Tensor, visible: int) -> None:
+        """Prepares a forward over a window: which slots it writes and how many earlier slots it sees."""
+        self._write = torch.where(kept_BW, positions_BW, self.spare)
+        self._visible = visible
+
+    def update(self, layer: int, k_BGWK: Tensor, v_BGWK: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores the window's keys and values; returns those of slots 0 .. visible - 1, then the window's."""
+        seen = []
+        for store, new in ((self.keys[layer], k_BGWK), (self.values[layer], v_BGWK)):
+            seen.append(torch.cat([store[:, :, : self._visible], new], 2))
+            index = self._write[:, None, :, None].expand(-1, new.shape[1], -1, new.shape[3])
+            store.scatter_(2, index, new)
+        return seen[0], seen[1]
+
+    def extend(self, rows: int, slots: int) -> None:
+        """Adds room for more requests at the end, and slots up to a number."""
+        more = max(0, slots - self.spare)
+        # the spare slot stays the last one; nothing reads it
+        grow = (0, 0, 0, more, 0, 0, 0, rows)
+        self.keys = [F.pad(x, grow) for x in self.keys]
+        self.values = [F.pad(x, grow) for x in self.values]
+        self.spare += more
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps the given requests only."""
+        self.keys = [x[rows] for x in self.keys]
+        self.values = [x[rows] for x in self.values]
 
 
 class TorchBackend:
     """Feeds a network, keeping exact keys and values of text in slots by position."""
 
+    cache: SlotCache | None = None
+
     def __init__(self, model: Transformer) -> None:
-        self.model, self.config = model, model.config
-        self.layout, self.cache = Layout("causal"), cast(SlotCache | None, None)
+        self.model = model
+        self.config = model.config
+        self.layout = Layout("causal")
 
     @property
     def device(self) -> torch.device:
@@ -215,10 +276,11 @@ class TorchBackend:
         def tensor(values: Any) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
 
-        position, document = tensor(feed.position), tensor(feed.document)
-        grouped = self.layout.kind in GROUPED
+        position = tensor(feed.position)
+        document = tensor(feed.document)
         anchor = tensor(feed.anchor)
         offset = tensor(feed.offset)[:, None]
+        grouped = self.layout.kind in GROUPED
         q = Coordinates.drafts(position, anchor, document) if grouped else Coordinates.of(position + offset, document)
         gate = (anchor != TEXT) if grouped and bool((feed.anchor != TEXT).any()) else None
         if self.cache is None:
@@ -229,20 +291,22 @@ class TorchBackend:
             self.cache.begin(position, (document != PADDING) & (anchor == TEXT), visible)
             mask = self._cached_mask(q, offset, tensor(feed.cached), tensor(feed.beyond), visible)
         columns = (tensor(feed.ids), position, mask, self.cache)
-        row, column = tensor(feed.row), tensor(feed.column)
+        row = tensor(feed.row)
+        column = tensor(feed.column)
         if isinstance(self.model, DiffusionGemma):
             hidden = self.model.hidden(*columns, gate_BT=gate, signal_BTD=self._signal(feed, anchor != TEXT))
-            return self._scored(self.model.head(hidden[row, column]).float(), feed, self.model.signal)
+            return self._scored(self.model.head(hidden[row, column]).float(), feed, soften=self.model.signal)
         hidden = self.model.hidden(*columns, tensor(feed.time), gate)
         states = hidden[row, column]
-        logits, guided = self.model.head(states).float(), feed.guidance > 0
+        logits = self.model.head(states).float()
+        guided = feed.guidance > 0
         if bool(guided.any()):
             which = tensor(guided)
             without = self.model.head(hidden[row[which] + 1, column[which]]).float()
             scale = tensor(feed.guidance[guided].astype(np.float32))[:, None]
             logits[which] = without + (scale + 1) * (logits[which] - without)
         slots = hidden[tensor(feed.slot_row), tensor(feed.slot_column)]
-        return self._scored(logits, feed, drafter=Drafter(self.model, states, slots) if grouped else None)
+        return self._scored(logits, feed, drafts=DraftStates(self.model, states, slots) if grouped else None)
 
     def _signal(self, feed: Feed, gate_BW: Tensor) -> Tensor | None:
         """What the requests' canvases are conditioned on, [B, W, D]; 0 for those at their first step."""
@@ -283,25 +347,28 @@ class TorchBackend:
 
     def _scored(
         self,
-        logits_NV: Tensor,
+        logits: Tensor,
         feed: Feed,
         soften: Callable[[Tensor], Tensor] | None = None,
-        drafter: Drafter | None = None,
+        drafts: DraftStates | None = None,
     ) -> TorchLogits:
-        """Logits or log scores without what is never written: the mask, and of drafts all but their vocabulary."""
-        logits, excluded, mask = logits_NV, None, self.config.mask_token_id
-        vocabulary, of_draft = self.model.draft_vocabulary, torch.from_numpy(feed.of_draft)
-        if vocabulary is not None and bool(of_draft.any()):
+        """Logits [N, V] or log scores without what is never written: the mask, and of drafts all but their
+        vocabulary."""
+        dtype = self.model.embedding.weight.dtype
+        vocabulary = self.model.draft_vocabulary
+        if vocabulary is not None and bool(feed.of_draft.any()):
             others = torch.ones(logits.shape[1], dtype=torch.bool, device=self.device)
             others[vocabulary] = False
-            logits = logits.masked_fill(of_draft.to(self.device)[:, None] & others, -torch.inf)
-        dtype = self.model.embedding.weight.dtype
+            of_draft = torch.from_numpy(feed.of_draft).to(self.device)
+            logits = logits.masked_fill(of_draft[:, None] & others, -torch.inf)
         if self.config.output == "log_score":
             there = torch.from_numpy(feed.ids[feed.row, feed.column]).to(self.device)
             time = torch.from_numpy(feed.time[feed.row]).to(self.device)
             scores = log_scores(logits[:, None], there[:, None], time, self.config.score_scaled)[:, 0]
-            return TorchLogits(scores, None, dtype, soften, drafter)
+            return TorchLogits(scores, None, dtype, soften, drafts)
+        excluded = None
+        mask = self.config.mask_token_id
         if mask is not None:
             excluded = logits[:, mask].clone() if self.config.mask_in_softmax else None
             logits[:, mask] = -torch.inf
-        return TorchLogits(logits, excluded, dtype, soften, drafter)
+        return TorchLogits(logits, excluded, dtype, soften, drafts)

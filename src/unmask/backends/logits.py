@@ -1,0 +1,114 @@
+"""Logits that a compiled network made, as numpy arrays: rows of text, and rows of drafts over their own vocabulary.
+
+Shapes: N rows of text, M rows of drafts, V vocabulary, V' tokens that a draft can propose, D hidden size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from unmask.canvas import Array
+from unmask.decoding.feed import Sampling
+from unmask.decoding.sampling import Scores, propose, warmed
+from unmask.models.config import ModelConfig
+
+
+class Compiled(Protocol):
+    """A compiled network, as its logits need it."""
+
+    config: ModelConfig
+    vocabulary: Array | None
+
+    def draft_head(self, state: Array, before: Array, token: Array) -> tuple[Array, Array]:
+        """States [n, D] and logits [n, V'] of slots whose own states are `state` [n, D], after `token` [n], which was
+        chosen by the states `before` [n, D]."""
+        ...
+
+
+@dataclass
+class CompiledLogits:
+    """Logits in the order of the feed's scored rows, which `of_draft` [N + M] marks as rows of text or of drafts.
+
+    states: final states of the rows of text, or of drafts where there are no others. slots: those of the feed's slots.
+    """
+
+    network: Compiled
+    text: Array
+    drafts: Array
+    of_draft: Array
+    states: Array
+    slots: Array
+
+    def after_token(self, slot: Array, before: CompiledLogits, row: Array, token: Array) -> CompiledLogits:
+        """See `decoding.feed.Logits`."""
+        place = row - before.of_draft.cumsum()[row] if len(before.text) else row
+        states, logits = self.draft_head(self.slots[slot], before.states[place], token)
+        return type(self)(self.network, self.text[:0], logits, np.ones(len(states), bool), states, self.slots)
+
+    def draft_head(self, state: Array, before: Array, token: Array) -> tuple[Array, Array]:
+        return self.network.draft_head(state, before, token)
+
+    def best(self, logits: Array, sampling: Sampling) -> Scores:
+        """Proposed tokens of rows of one kind."""
+        return propose(logits, *sampling.columns(), None)
+
+    def propose(self, sampling: Sampling) -> Scores:
+        """See `decoding.sampling.propose`."""
+        if not self.of_draft.any():
+            return self.best(self.text, sampling)
+        if self.of_draft.all():
+            return self._named(self.best(self.drafts, sampling))
+        text = (~self.of_draft).nonzero()[0]
+        drafts = self.of_draft.nonzero()[0]
+        halves = (
+            self.best(self.text, sampling.rows(text)),
+            self._named(self.best(self.drafts, sampling.rows(drafts))),
+        )
+        order = np.argsort(np.concatenate([text, drafts]), kind="stable")
+        columns = zip(*(vars(scores).values() for scores in halves), strict=True)
+        token, confidence, entropy, margin, draw = (np.concatenate(pair)[order] for pair in columns)
+        return Scores(token=token, confidence=confidence, entropy=entropy, margin=margin, draw=draw)
+
+    def _named(self, scores: Scores) -> Scores:
+        """Scores of drafts, by the tokens of the whole vocabulary."""
+        token = scores.token if self.network.vocabulary is None else self.network.vocabulary[scores.token]
+        return Scores(token, scores.confidence, scores.entropy, scores.margin, scores.draw)
+
+    def _row(self, row: int) -> tuple[Array, Array | slice]:
+        """The logits of a scored row, and which tokens they are of."""
+        drafts_before = int(self.of_draft[:row].sum())
+        if self.of_draft[row]:
+            vocabulary = self.network.vocabulary
+            return self.drafts[drafts_before], slice(None) if vocabulary is None else vocabulary
+        return self.text[row - drafts_before], slice(None)
+
+    def probabilities(self, index: Array, sampling: Sampling) -> Array:
+        """Float64 distributions [len(index), V] that rows are sampled from."""
+        out = np.zeros((len(index), self.network.config.vocab_size))
+        for n, row in enumerate(index.tolist()):
+            logits, tokens = self._row(row)
+            one = sampling.rows(np.array([n]))
+            warm = warmed(logits[None], one.temperature, one.top_k, one.top_p)[0]
+            p = np.exp(warm - warm.max())
+            out[n, tokens] = p / p.sum()
+        return out
+
+    def odds(self, index: Array, tokens: Array) -> Array:
+        """See `decoding.feed.Logits`; of rows of text, the only ones that check."""
+        rows = self.text[index - self.of_draft.cumsum()[index]]
+        gap: Array = rows[np.arange(len(index)), tokens].astype(np.float64) - rows.max(-1)
+        return np.exp(gap)
+
+    def restrict(self, index: Array, allowed: Array) -> Array:
+        """See `decoding.feed.Logits`; of drafts only their own vocabulary counts."""
+        possible = np.ones(len(index), bool)
+        for n, row in enumerate(index.tolist()):
+            logits, tokens = self._row(row)
+            own = allowed[n, tokens]
+            possible[n] = own.any()
+            if possible[n]:
+                np.putmask(logits, ~own, -np.inf)
+        return possible

@@ -1,0 +1,158 @@
+"""The allow-lists: whatever a config says is honoured by a backend, compared with torch, or refused by its name."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from unmask import DiffusionLM, UnmaskError
+from unmask.backends import BACKENDS, refusal
+from unmask.checkpoints import weights as checkpoint
+from unmask.decoding.feed import Columns, Feed, Sampling
+from unmask.layout import Layout
+from unmask.models.config import ModelConfig
+from unmask.models.transformer import Transformer
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 75,
+    "hidden_size": 64,
+    "num_layers": 2,
+    "num_heads": 2,
+    "head_dim": 32,
+    "intermediate_size": 96,
+    "max_length": 256,
+    "layout": "causal",
+    "shift": True,
+    "mask_token_id": 74,
+}
+# a value of every field that is not its default, with what else must change for the config to be possible
+OTHER: dict[str, list[dict[str, Any]]] = {
+    "vocab_size": [{"vocab_size": 90}],
+    "hidden_size": [{"hidden_size": 96}, {"hidden_size": 40}],
+    "num_layers": [{"num_layers": 3}],
+    "num_heads": [{"num_heads": 3, "num_kv_heads": 3}],
+    "intermediate_size": [{"intermediate_size": 128}, {"intermediate_size": 100}],
+    "num_kv_heads": [{"num_kv_heads": 1}],
+    "head_dim": [{"head_dim": size} for size in (64, 16, 80, 24)],
+    "max_length": [{"max_length": 300}],
+    "norm": [{"norm": "layer"}],
+    "norm_eps": [{"norm_eps": 0.3}],
+    "norm_bias": [{"norm": "layer", "norm_bias": True}],
+    "rope_theta": [{"rope_theta": 50.0}],
+    "rope_fraction": [{"rope_fraction": 0.5}, {"rope_fraction": 0.0}],
+    "rope_yarn": [{"rope_yarn": (4.0, 64.0, 32.0, 1.0, 1.2)}],
+    "learned_positions": [{"learned_positions": True}],
+    "qk_norm": [{"qk_norm": True}, {"qk_norm": True, "norm": "layer", "norm_bias": True}],
+    "qkv_bias": [{"qkv_bias": True}],
+    "out_bias": [{"out_bias": True}],
+    "mlp_bias": [{"mlp_bias": True}, {"mlp_bias": True, "activation": "gelu", "intermediate_size": 72}],
+    "activation": [{"activation": name} for name in ("geglu_tanh", "gelu", "gelu_tanh")],
+    "tie_embeddings": [{"tie_embeddings": False}],
+    "head_bias": [{"head_bias": True}],
+    "num_experts": [{"num_experts": 2, "expert_size": 32}],
+    "experts_per_token": [{"num_experts": 2, "expert_size": 32, "experts_per_token": 2}],
+    "expert_size": [{"expert_size": 32}],
+    "shared_expert_size": [{"shared_expert_size": 32}],
+    "first_dense_layers": [{"first_dense_layers": 1}],
+    "router": [{"router": "sigmoid"}],
+    "router_bias": [{"router_bias": True}],
+    "router_normalise": [{"router_normalise": True}],
+    "router_scale": [{"router_scale": 2.0}],
+    "expert_groups": [{"expert_groups": 2}],
+    "expert_groups_kept": [{"expert_groups_kept": 2, "expert_groups": 2}],
+    "time_condition_size": [{"time_condition_size": 32}],
+    "time_conditioned": [{"time_conditioned": True}],
+    "adapter_rank": [{"adapter_rank": 4, "layout": "drafts"}],
+    "adapter_width": [{"adapter_width": 32, "layout": "drafts", "block_length": 4}],
+    "chain_width": [{"chain_width": 32, "layout": "drafts", "block_length": 4}],
+    "attention": [{"layout": "canvas", "block_length": 4, "attention": [[32, 2, 1e4, 16]] * 2}],
+    "logit_softcap": [{"logit_softcap": 2.0}],
+    "shift": [{"shift": False}],
+    "corruption": [{"corruption": "uniform"}, {"corruption": "uniform", "mask_token_id": None}],
+    "noise_schedule": [{"noise_schedule": "geometric"}],
+    "noise_range": [{"noise_range": (1e-2, 2.0)}],
+    "output": [{"output": "log_score"}],
+    "score_scaled": [{"score_scaled": True}],
+    "layout": [{"layout": "bidirectional"}, {"layout": "block_causal", "block_length": 8}],
+    "block_length": [{"layout": "block_causal", "block_length": 32}],
+    "mask_in_softmax": [{"mask_in_softmax": True}],
+    "mask_token_id": [{"mask_token_id": 3}, {"mask_token_id": None}],
+    **{name: [{name: 5}] for name in ("eos_token_id", "bos_token_id", "pad_token_id")},
+    "delete_token_id": [{"delete_token_id": 5, "insert_token_id": 6}],
+    "insert_token_id": [{"delete_token_id": 6, "insert_token_id": 5}],
+}
+# as far as rounding moves probabilities of these networks (total variation)
+NEAR = {"native": 0.04, "native-f32": 1e-4, "openvino": 0.05}
+CASES = [(field.name, other) for field in fields(ModelConfig) for other in OTHER.get(field.name, [{}])]
+
+
+def config_of(other: dict[str, Any]) -> ModelConfig:
+    values = {**SIZES, **other}
+    if "attention" in values:
+        from unmask.models.config import LayerAttention
+
+        values["attention"] = tuple(LayerAttention(*layer) for layer in values["attention"])
+    return ModelConfig(**values)
+
+
+def probabilities(lm: DiffusionLM) -> np.ndarray:
+    """Of every position of two texts, read in one forward by the model's own layout."""
+    rng = np.random.default_rng(0)
+    length = 40
+    texts = [np.where(rng.random(length) < 0.3, 3, rng.integers(0, 70, length)) for _ in range(2)]
+    place = np.arange(length)
+    requests = [Columns(ids, place, np.full(length, -1), place, place) for ids in texts]
+    lm.backend.open(Layout(lm.config.layout, max(lm.config.block_length, 1)), 2, 64, True)
+    n = 2 * length
+    sampling = Sampling(np.ones(n), np.zeros(n, int), np.ones(n), np.full(n, 0.5), np.full(n, 0.5))
+    return lm.backend.forward(Feed.of(requests, np.zeros(2, np.int64))).probabilities(np.arange(n), sampling)
+
+
+def saved(config: ModelConfig, folder: Path) -> Path:
+    network = Transformer(config).initialise(0, std=0.15)
+    for name, parameter in network.named_parameters():  # what starts as the identity would hide what is left out
+        if name.endswith("bias") or "norm" in name:
+            parameter.data += 0.3 * torch.arange(parameter.numel()).sin().view(parameter.shape)
+    checkpoint.save(folder, config.to_dict(), dict(network.named_parameters()), None)
+    return folder
+
+
+def test_every_field_has_another_value() -> None:
+    for field in fields(ModelConfig):
+        plain = getattr(config_of({}), field.name)
+        assert any(getattr(config_of(other), field.name) != plain for other in OTHER[field.name]), field.name
+
+
+@pytest.mark.parametrize("name", [name for name in BACKENDS if name != "torch"])
+@pytest.mark.parametrize(("field", "other"), CASES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(CASES)])
+def test_a_field_is_honoured_or_refused(
+    name: str, field: str, other: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
+    if refusal(name, config_of({})) is not None:
+        pytest.skip(f"{name} cannot run here")
+    config = config_of(other)
+    if config.attention:  # another network, of DiffusionGemma
+        assert "attention" in str(refusal(name, config)) or "layout" in str(refusal(name, config))
+        return
+    if (reason := refusal(name, config)) is not None:
+        assert any(f" {changed} " in reason for changed in (*other, field))
+        checkpoint.save(tmp_path / "model", config.to_dict(), {}, None)
+        with pytest.raises(UnmaskError, match=r"does not implement .*; use backend='torch'"):
+            DiffusionLM.from_pretrained(tmp_path / "model", backend=name)
+        return
+    folder = saved(config, tmp_path / "model")
+    exact = probabilities(DiffusionLM.from_pretrained(folder, backend="torch"))
+    compiled = probabilities(DiffusionLM.from_pretrained(folder, backend=name))
+    assert 0.5 * np.abs(exact - compiled).sum(-1).mean() < NEAR[name]
+
+
+def test_a_soft_cap_is_never_left_out_of_a_large_model() -> None:
+    """The fault that made these allow-lists: a backend without tanh took a model of its own accord."""
+    config = config_of({"logit_softcap": 30.0})
+    assert refusal("openvino", config) == "does not implement logit_softcap 30.0" or refusal("openvino", config_of({}))
