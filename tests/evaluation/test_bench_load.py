@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from benchmarks import load as bench_load
 
 from unmask.checkpoints import weights as checkpoint
 from unmask.checkpoints.tensor_files import TensorFiles
 from unmask.errors import UnmaskError
-from unmask.evaluation import bench_load
 
 
 def test_a_synthetic_checkpoint_is_sharded_and_loads(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jsonschema
+from benchmarks.schema import TIGHT, _fault, bench_schema
+from benchmarks.schema_set import SCHEMAS
 
-from unmask.evaluation.bench_schema import TIGHT, _fault, bench_schema
-from unmask.evaluation.schema_set import SCHEMAS
 from unmask.lm import DiffusionLM
 from unmask.models.transformer import Transformer
 from unmask.output import DecodingDefaults

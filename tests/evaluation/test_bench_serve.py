@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.company import bench_company, compared
+from benchmarks.overhead import WAYS, _lap, bench_overhead
 
 from unmask.errors import UnmaskError
-from unmask.evaluation.bench_company import bench_company, compared
-from unmask.evaluation.bench_overhead import WAYS, _lap, bench_overhead
-from unmask.evaluation.bench_serve import Load, Report, _load, bench, draw, requests_of
+from unmask.evaluation.load import Load, Report, _load, bench, draw, requests_of
 from unmask.evaluation.own_server import Answer, own_server
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from unmask.evaluation.bench_soak import SLACK, Held, Soak, bench_soak
+from benchmarks.soak import SLACK, Held, Soak, bench_soak
 
 HELD = Held(400 << 20, 9, 20)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from unmask import DiffusionLM, UnmaskError
-from unmask.evaluation.floor import forward_operations, gemm_rate
-from unmask.evaluation.quality import judge_perplexity, unigram_entropy
+from unmask.evaluation.judge import judge_perplexity, unigram_entropy
+from unmask.evaluation.roofline import forward_operations, gemm_rate
 from unmask.models.transformer import Transformer
 
 Tiny = Callable[..., Transformer]

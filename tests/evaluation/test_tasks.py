@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import make as make_items
 import pytest
+from item_words import Draw
 
 from unmask import UnmaskError
-from unmask.evaluation import checks, make_items
-from unmask.evaluation.item_words import Draw
+from unmask.evaluation import graders as checks
 from unmask.evaluation.tasks import BATCH, ITEMS, Choice, Item, evaluate, evaluate_choices, kinds, load, paired, score
 
 RIGHT: list[tuple[dict[str, Any], str]] = [

@@ -11,6 +11,8 @@ from unmask.errors import UnmaskError
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A shipped model's name or a checkpoint folder.")]
 Tokens = Annotated[int, typer.Option("--max-new-tokens", "-n", help="How many tokens to write.")]
+Served = Annotated[str, typer.Argument(help="A model's name or folder.")]
+Length = Annotated[int, typer.Option("--max-new-tokens", "-n", help="Tokens of an answer at most.")]
 Steps = Annotated[int | None, typer.Option("--steps", help="Denoising steps per block.")]
 Block = Annotated[int | None, typer.Option("--block-length", help="Tokens decoded together; all by default.")]
 Rule = Annotated[
@@ -89,3 +91,22 @@ def load(model: str, device: str, dtype: str | None, backend: str = "auto") -> A
     from unmask.lm import DiffusionLM
 
     return DiffusionLM.from_pretrained(model, device, dtype, backend)
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """Positive numbers separated by commas."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise UnmaskError(f"{option} '{text}' must be positive numbers separated by commas, for example 50,500")
+    return [int(part) for part in parts]
+
+
+def shares(option: str, text: str) -> list[float]:
+    """Numbers from 0 to 1 separated by commas."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = [-1.0]
+    if not all(0 <= value <= 1 for value in values):
+        raise UnmaskError(f"{option} '{text}' must be numbers from 0 to 1 separated by commas, for example 0.5,0.9")
+    return values

@@ -123,8 +123,3 @@ def names(models: list[str]) -> dict[str, str]:
             raise UnmaskError(f"two models are called '{name}'; give one another name with NAME={source}")
         out[name] = source
     return out
-
-
-def install(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("serve")(serve)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import UnmaskError
-from unmask.evaluation import checks
+from unmask.evaluation import graders as checks
 
 ITEMS = Path(__file__).parent / "items"
 BATCH = 16  # items of one call to a model

@@ -13,11 +13,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from unmask.cli.options import Json, Length, Served
 from unmask.errors import UnmaskError
-from unmask.evaluation.bench_speed import PROMPTS
 from unmask.evaluation.own_server import OwnServer, own_server
+from unmask.evaluation.speed import PROMPTS
 
 GRACE = 30  # seconds that requests have to finish after SIGTERM
 WARM_UP = 15.0  # seconds of the same load before anything is counted: caches grow to their size
@@ -193,3 +196,45 @@ def _ask(port: int, rng: random.Random, vanish: float, length: int) -> str:
         return type(error).__name__
     finally:
         client.close()
+
+
+def command(
+    model: Served = "default",
+    minutes: Annotated[float, typer.Option(help="How long.")] = 20.0,
+    max_concurrent: Annotated[int, typer.Option(help="Slots of the server.")] = 8,
+    queue: Annotated[int, typer.Option(help="Its line; twice as many clients ask as both hold.")] = 8,
+    vanish: Annotated[float, typer.Option(help="Share of clients that leave in mid-stream.")] = 0.1,
+    max_new_tokens: Length = 128,
+    as_json: Json = False,
+) -> None:
+    """A server at twice its capacity with clients that vanish, then SIGTERM under load; exits with 1 on any fault.
+
+    Example: `unmask bench soak default --minutes 20`
+    """
+    from rich.console import Console
+
+    from unmask.cli.terminal import table
+
+    if not 0 < minutes < 1e4 or max_concurrent < 1 or queue < 0 or not 0 <= vanish <= 1 or max_new_tokens < 1:
+        raise UnmaskError("--minutes, --max-concurrent, -n must be above 0, --queue at least 0, --vanish 0 to 1")
+    with Console(stderr=True).status("starting") as status:
+        result = bench_soak(model, minutes, max_concurrent, queue, vanish, max_new_tokens, status.update)
+    if as_json:
+        print(json.dumps(result.to_dict()))
+    else:
+        rows = [[what, str(count)] for what, count in sorted(result.outcomes.items())]
+        rows += [[f"{what}, once SIGTERM was sent", str(n)] for what, n in sorted(result.stopped_outcomes.items())]
+        pairs = [("first fifth, last", result.memory_first, result.memory_last)]
+        pairs.append(("idle before, after", result.before.memory, result.after.memory))
+        rows += [[f"memory, {when}", f"{one / 2**20:.0f}, {other / 2**20:.0f} MiB"] for when, one, other in pairs]
+        rows += [
+            ["threads, files, before", f"{result.before.threads}, {result.before.files}"],
+            ["after", f"{result.after.threads}, {result.after.files}"],
+            ["requests held afterwards", f"{result.running_after} in slots, {result.waiting_after} in line"],
+            ["SIGTERM under load", f"exit status {result.exit_status} after {result.seconds_to_stop:.1f} s"],
+            ["faults", "; ".join(result.faults) or "none"],
+        ]
+        title = f"{result.clients} clients for {minutes:g} minutes, {max_concurrent} slots and a line of {queue}"
+        Console().print(table(title, ["what became of requests", ""], rows))
+    if result.faults:
+        raise typer.Exit(1)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from unmask.cli.options import Dtype, Json, Length, Mode, Served
 from unmask.errors import UnmaskError
-from unmask.evaluation.bench_serve import requests_of
-from unmask.evaluation.bench_speed import chat
+from unmask.evaluation.load import requests_of
 from unmask.evaluation.own_server import own_server
+from unmask.evaluation.speed import chat
 from unmask.lm import DiffusionLM
 
 WAYS = ("generate", "server", "server, streamed")
@@ -74,3 +78,34 @@ def _lap(way: str, seconds: dict[str, list[float]], tokens: int) -> Lap:
     own, base = seconds[way], seconds[WAYS[0]]
     ratio = statistics.median(a / b for a, b in zip(own, base, strict=True))
     return Lap(way, statistics.median(own), tokens / sum(own), ratio)
+
+
+def command(
+    model: Served = "default",
+    requests: Annotated[int, typer.Option(help="Requests; each goes all three ways.")] = 40,
+    max_new_tokens: Length = 128,
+    mode: Mode = None,
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """What the server costs at one request at a time: the same requests by `generate` in this process and over HTTP,
+    whole and streamed, in turn.
+
+    Example: `unmask bench overhead default --mode ar`
+    """
+    from rich.console import Console
+
+    from unmask.cli.terminal import table
+
+    if requests < 1 or max_new_tokens < 1:
+        raise UnmaskError("--requests and --max-new-tokens must be at least 1")
+    with Console(stderr=True).status("starting") as status:
+        laps = bench_overhead(model, requests, max_new_tokens, mode, dtype, status.update)
+    if as_json:
+        print(json.dumps([lap.to_dict() for lap in laps]))
+        return
+    rows = [
+        [lap.name, f"{lap.seconds:.3f}", f"{lap.tokens_per_second:.1f}", f"{lap.over_generate:.3f}"] for lap in laps
+    ]
+    title = f"{model}, {requests} requests of at most {max_new_tokens} tokens, mode {mode or 'of the model'}"
+    Console().print(table(title, ["way", "median s", "tokens/s", "over generate, median"], rows))

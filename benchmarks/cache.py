@@ -6,20 +6,24 @@ and a block-causal one as SDAR is (no cache, exact). The number of steps is the 
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
 
 from unmask.backends.torch import TorchBackend
 from unmask.checkpoints.loading import usable_device
+from unmask.cli.options import Device, Dtype, Json, Tokens
 from unmask.decoding.loop import Decoder
 from unmask.decoding.request import CacheKind, Request
 from unmask.decoding.rules import RuleOptions
+from unmask.errors import UnmaskError
 from unmask.layout import Layout
 from unmask.models.config import ModelConfig
 from unmask.models.transformer import Transformer
@@ -140,3 +144,45 @@ def decode(backend: TorchBackend, kind: str, cache: CacheKind, work: Work, rule:
     for _ in decoder.run():
         pass
     return decoder
+
+
+def command(
+    max_new_tokens: Tokens = 256,
+    prompt: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 128,
+    block_length: Annotated[int, typer.Option(help="Of the full canvas.")] = 32,
+    causal_block: Annotated[int, typer.Option(help="Of the block-causal network.")] = 4,
+    per_step: Annotated[int, typer.Option(help="Tokens a step writes.")] = 2,
+    hidden: Annotated[int, typer.Option(help="Width of the networks.")] = 768,
+    layers: Annotated[int, typer.Option(help="Their layers.")] = 12,
+    heads: Annotated[int, typer.Option(help="Their attention heads.")] = 12,
+    vocabulary: Annotated[int, typer.Option(help="Their tokens.")] = 8192,
+    rounds: Annotated[int, typer.Option(help="Timed rounds; medians are printed.")] = 3,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    as_json: Json = False,
+) -> None:
+    """What each cache is worth on random networks of LLaDA's and SDAR's shape, and which ids it changes.
+
+    Example: `unmask bench cache --rounds 5`
+    """
+    from rich.console import Console
+
+    from unmask.cli.terminal import table
+
+    numbers = (max_new_tokens, prompt, block_length, causal_block, per_step, hidden, layers, heads, vocabulary, rounds)
+    if min(numbers) < 1 or hidden % (2 * heads) or vocabulary < 2:
+        raise UnmaskError("sizes must be at least 1 (2 tokens), and --hidden an even multiple of --heads")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise UnmaskError(f"--dtype '{dtype}' is not one of float32, bfloat16, float16")
+    size, work = Size(*numbers[5:9]), Work(prompt, max_new_tokens, block_length, causal_block, per_step, rounds)
+    with Console(stderr=True).status("starting") as status:
+        results = list(bench_cache(size, work, device, dtype, lambda text: status.update(text)))
+    if as_json:
+        print(json.dumps([r.to_dict() for r in results]))
+        return
+    rows = []
+    for r in results:
+        name = f"{r.model}, {r.parameters / 1e6:.0f}M"
+        rows.append([name, r.cache, str(r.steps), f"{r.seconds:.2f}", f"{r.speedup:.2f}", f"{r.agreement:.1%}"])
+    columns = ["network", "cache", "steps", "seconds", "over none", "ids as without"]
+    Console().print(table(f"{max_new_tokens} new tokens after {prompt}, {dtype}, {rounds} rounds", columns, rows))

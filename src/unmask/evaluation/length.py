@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from unmask.evaluation.floor import forward_operations, gemm_rate
-from unmask.evaluation.quality import judge_perplexity, unigram_entropy
+from unmask.evaluation.judge import judge_perplexity, unigram_entropy
 from unmask.evaluation.race import Lap, timed, warm_up
+from unmask.evaluation.roofline import forward_operations, gemm_rate
 from unmask.files import replacing
 from unmask.lm import DiffusionLM
 

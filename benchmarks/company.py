@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from unmask.evaluation.bench_serve import crowd
-from unmask.evaluation.bench_speed import PROMPTS
+import typer
+
+from unmask.cli.options import Dtype, Json, Length, Served
+from unmask.errors import UnmaskError
+from unmask.evaluation.load import crowd
 from unmask.evaluation.own_server import Answer, own_server
+from unmask.evaluation.speed import PROMPTS
 from unmask.lm import MODES, DiffusionLM
 
 
@@ -66,3 +71,35 @@ def compared(title: str, bodies: list[dict[str, Any]], alone: list[Answer], besi
         tokens += len(one.ids)
         before += sum(p < parted[0] for p in one.ids) if parted else len(one.ids)
     return Company(title, len(bodies), different, texts, tokens, before, by_mode)
+
+
+def command(
+    model: Served = "default",
+    requests: Annotated[int, typer.Option(help="Requests, of all modes of the model in turn.")] = 200,
+    clients: Annotated[int, typer.Option(help="That ask at once, the second time.")] = 32,
+    max_new_tokens: Length = 64,
+    dtype: Dtype = None,
+    seed: Annotated[int, typer.Option(help="Of the prompts, lengths and temperatures.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Whether a request's tokens depend on who is decoded beside it: the ids of every step, alone and in company;
+    exits with 1 if any differ.
+
+    Example: `unmask bench company default`, `unmask bench company default --dtype float32`
+    """
+    from rich.console import Console
+
+    if requests < 1 or clients < 1 or max_new_tokens < 1:
+        raise UnmaskError("--requests, --clients and --max-new-tokens must be at least 1")
+    with Console(stderr=True).status("starting") as status:
+        result = bench_company(model, requests, clients, max_new_tokens, dtype, seed, status.update)
+    if as_json:
+        print(json.dumps(result.to_dict()))
+    else:
+        modes = ", ".join(f"{mode} {some} of {of}" for mode, (some, of) in result.by_mode.items())
+        print(
+            f"{result.title}: {result.different} of {result.requests} requests have other ids than alone ({modes}), "
+            f"{result.different_texts} another text; {result.before_parting} of {result.tokens} tokens before a parting"
+        )
+    if result.different:
+        raise typer.Exit(1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unmask.evaluation.item_facts import EXTRACT
-from unmask.evaluation.item_words import Draw, Row, opening, row
+from item_facts import EXTRACT
+from item_words import Draw, Row, opening, row
 
 SENTENCE = "{who1} {did1} {where1} {when1}."
 

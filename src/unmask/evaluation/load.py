@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from unmask.evaluation.bench_speed import PROMPTS
 from unmask.evaluation.own_server import Answer, OwnServer, own_server
+from unmask.evaluation.speed import PROMPTS
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unmask.evaluation.item_words import Draw, Row
+from item_words import Draw, Row
 
 EACH = 10
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from unmask.evaluation.bench_speed import chat
+import typer
+
+from unmask.cli.options import Backend, Dtype, Json, Tokens, load
+from unmask.errors import UnmaskError
+from unmask.evaluation.speed import chat
 from unmask.lm import DiffusionLM
 from unmask.prompts import encode
 
@@ -59,3 +64,39 @@ def _gap(lm: DiffusionLM, given: list[int], one: int, other: int) -> float:
 
     logits = lm.logits(torch.tensor([[*given, one]]), layout="causal")[0, -1]
     return abs(float(logits[one] - logits[other]))
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A model with the modes ar and verify.")] = "default",
+    prompts: Annotated[int, typer.Option(help="How many, from the quality set.")] = 200,
+    max_new_tokens: Tokens = 64,
+    batch: Annotated[int, typer.Option(help="Prompts at a time.")] = 10,
+    window: Annotated[int, typer.Option(help="Block length of verify.")] = 3,
+    backend: Backend = "auto",
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Whether verify writes the ids of ar: identical texts, and the logit gap where they part.
+
+    Example: `unmask bench verify default --dtype float32`
+    """
+    from rich.console import Console
+
+    from unmask.evaluation.tasks import load as load_items
+
+    items, _ = load_items()
+    if not 1 <= prompts <= len(items) or batch < 1:
+        raise UnmaskError(f"--prompts must be from 1 to {len(items)}, --batch at least 1")
+    chosen = [items[i * len(items) // prompts].prompt for i in range(prompts)]
+    lm = load(model, "cpu", dtype, backend)
+    with Console(stderr=True).status("starting") as status:
+        result = bench_verify(lm, chosen, max_new_tokens, batch, window, lambda text: status.update(text))
+    record = result.to_dict()
+    if as_json:
+        print(json.dumps(record))
+        return
+    share = result.before_parting / max(1, result.tokens)
+    print(
+        f"{lm.name}: {result.identical} of {result.prompts} texts identical; {share:.2%} of {result.tokens} tokens "
+        f"before a parting; median gap at a parting {record['median_gap']:.3f} nats"
+    )

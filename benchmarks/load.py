@@ -11,9 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from unmask.checkpoints.sizes import PUBLIC, parameters
+from unmask.cli.options import Json
 from unmask.errors import UnmaskError
 from unmask.files import write_text
 
@@ -173,3 +176,33 @@ if __name__ == "__main__":
         print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
     except UnmaskError as error:
         sys.exit(f"unmask: {error}")
+
+
+def command(
+    shape: Annotated[
+        str, typer.Option(help="A public size, such as llada-8b; an unknown one lists them.")
+    ] = "llada-8b",
+    dtype: Annotated[str, typer.Option(help="auto (bfloat16, as it is written), bfloat16 or float32.")] = "auto",
+    canvas: Annotated[int, typer.Option(help="Tokens of the one forward that is made.")] = 32,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to put the checkpoint for as long; the system's own by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Peak memory and seconds of loading a synthetic checkpoint of a public shape, in a process of its own.
+
+    Example: `unmask bench load --shape llada-8b` (writes 16 GB to the temporary folder, and removes them)
+    """
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        result = bench_load(shape, dtype, canvas, folder, lambda text: status.update(text))
+    if as_json:
+        print(json.dumps(result.to_dict()))
+        return
+    print(
+        f"{shape}: {result.parameters / 1e9:.2f}B parameters, {result.weights / 1e9:.2f} GB as {result.dtype}; peak "
+        f"{result.peak / 1e9:.2f} GB = {result.ratio:.2f} of the weights ({result.own_ratio:.2f} without the "
+        f"{result.imports / 1e9:.2f} GB of the process alone); loaded in {result.load_seconds:.1f} s, one forward over "
+        f"{result.canvas} tokens in {result.step_seconds:.1f} s"
+    )

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from item_facts import extract, knowledge
+from item_forms import instruct, rewrite
+from item_pairs import grammar
+from item_words import Row, opening
+
 from unmask.errors import UnmaskError
-from unmask.evaluation.checks import words
-from unmask.evaluation.item_facts import extract, knowledge
-from unmask.evaluation.item_forms import instruct, rewrite
-from unmask.evaluation.item_pairs import grammar
-from unmask.evaluation.item_words import Row, opening
+from unmask.evaluation.graders import words
 from unmask.evaluation.tasks import ITEMS
 from unmask.files import write_text
 

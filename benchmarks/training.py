@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 from rich.console import Console
 
-from unmask.evaluation.floor import forward_operations, gemm_rate
+from unmask.cli.options import Json
+from unmask.evaluation.roofline import forward_operations, gemm_rate
 from unmask.objectives.masked import BD3LM
 from unmask.training.recipe import Recipe
 from unmask.training.trainer import Trainer
@@ -49,3 +53,34 @@ def bench_training(recipe: Recipe, steps: int) -> TrainingResult:
     scored = length if config.shift and fed == length else length // 2  # masked half on average
     operations = 3 * rows * forward_operations(config, fed, fed, scored)
     return TrainingResult(tokens / seconds, operations / seconds, rate, trainer.network.num_parameters())
+
+
+def command(
+    recipe: Annotated[Path, typer.Argument(help="The recipe to measure.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Fields to change, section.field=value.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps to time.")] = 8,
+    as_json: Json = False,
+) -> None:
+    """Training throughput of a recipe and its share of this machine's measured GEMM rate.
+
+    Example: `unmask bench training recipes/austen.yaml --steps 8`
+    """
+    from unmask.training.recipe import read_recipe
+
+    read = read_recipe(recipe, overrides or [])
+
+    result = bench_training(read, steps)
+    record = {
+        "parameters": result.parameters,
+        "tokens_per_second": round(result.tokens_per_second, 1),
+        "gflops": round(result.operations_per_second / 1e9, 1),
+        "gemm_gflops": round(result.gemm_per_second / 1e9, 1),
+        "share": round(result.share, 3),
+    }
+    if as_json:
+        print(json.dumps(record))
+        return
+    print(
+        f"{read.name}: {result.parameters / 1e6:.2f}M parameters, {record['tokens_per_second']} tokens/s, "
+        f"{record['gflops']} of {record['gemm_gflops']} GFLOP/s measured GEMM = {result.share:.0%}"
+    )

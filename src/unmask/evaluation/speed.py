@@ -158,7 +158,7 @@ def floors(lm: DiffusionLM, widths: list[int], context: int) -> dict[int, tuple[
     memory rate; and beside it its operations at the best measured rate of float products, which 8-bit ones may beat."""
     import torch
 
-    from unmask.evaluation.floor import forward_operations, gemm_rate, read_rate
+    from unmask.evaluation.roofline import forward_operations, gemm_rate, read_rate
 
     c = lm.config
     network = getattr(lm.backend, "network", None)

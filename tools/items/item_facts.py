@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from unmask.evaluation.item_words import TABLES, Draw, Row, row
+from item_words import TABLES, Draw, Row, row
 
 # name: (passage, [(question, the answer's slot)]); a slot is a table of words and a number
 EXTRACT: dict[str, tuple[str, list[tuple[str, str]]]] = {

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from unmask.evaluation import tasks
-from unmask.evaluation.bench_speed import chat
-from unmask.evaluation.quality import unigram_entropy
+from unmask.evaluation.judge import unigram_entropy
+from unmask.evaluation.speed import chat
 from unmask.lm import DiffusionLM
 from unmask.prompts import encode
 
