@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 FIXTURES ?= tests/conformance
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-browser test-ray fuzz conformance lint types austen default wheel clean
+.PHONY: demo test coverage test-slow test-browser test-ray fuzz conformance lint types docs equality austen default wheel clean
 
 $(STAMP): pyproject.toml constraints.txt src/unmask/backends/native/forward.c src/unmask/backends/native/threads.h
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,9 @@ demo: $(STAMP)  ## ask the default model, race its modes, then watch a full canv
 test: $(STAMP)  ## the whole suite but the slow marks, under ten minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
+coverage: $(STAMP)  ## the suite, with the share of lines that it runs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+
 test-browser: $(STAMP)  ## the playground in a real Chromium, which it gets if it can
 	sh tests/browser.sh $(BIN)
 
@@ -32,7 +35,7 @@ test-ray: $(STAMP)  ## replicas on a local Ray, one of them killed: about two mi
 	$(BIN)/python -m pytest -q -m ray
 
 fuzz: $(STAMP)  ## 10,000 hostile requests to a server in at most eleven minutes: no 5xx, no hang, nothing left behind
-	FUZZ_REQUESTS=10000 FUZZ_MINUTES=11 $(BIN)/python -m pytest -q -m slow tests/server/test_fuzz.py
+	FUZZ_REQUESTS=10000 FUZZ_MINUTES=11 $(BIN)/python -m pytest -q -m slow tests/serving/test_fuzz.py
 
 conformance: $(STAMP)  ## recorded runs of the public references, made again: a row a family
 	PYTHONPATH=tests $(BIN)/python -m conformance.checks $(FIXTURES)
@@ -40,9 +43,18 @@ conformance: $(STAMP)  ## recorded runs of the public references, made again: a 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(STAMP)
 	$(BIN)/mypy
+
+docs: $(STAMP)  ## the site, in site/; a warning is an error
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
+
+equality: $(STAMP)  ## record behaviour into AFTER and compare with BEFORE: make equality BEFORE=before.json
+	$(BIN)/python tools/equality.py record $(or $(AFTER),after.json)
+	$(BIN)/python tools/equality.py compare $(BEFORE) $(or $(AFTER),after.json)
 
 austen: $(STAMP)  ## train both models from scratch on two cores, one core each; resumes when started again
 	$(BIN)/unmask train recipes/austen.yaml training.threads=1 & first=$$!; \
