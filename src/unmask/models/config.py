@@ -138,6 +138,9 @@ class ModelConfig:
         if self.layout in ("block_causal", "canvas") and self.block_length < 1:
             raise UnmaskError(f"model config: a {self.layout} model needs block_length >= 1")
         self._check_attention()
+        self._check_tokens()
+
+    def _check_tokens(self) -> None:
         for name in (
             "mask_token_id",
             "eos_token_id",
