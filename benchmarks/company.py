@@ -11,11 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from unmask.cli.options import Dtype, Json, Length, Served
+from unmask.decoding.request import MODES
 from unmask.errors import UnmaskError
 from unmask.evaluation.load import crowd
 from unmask.evaluation.own_server import Answer, own_server
 from unmask.evaluation.speed import PROMPTS
-from unmask.lm import MODES, DiffusionLM
+from unmask.lm import DiffusionLM
 
 
 @dataclass(frozen=True)

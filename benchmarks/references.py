@@ -22,6 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from unmask.decoding.convention import CONVENTIONS
 from unmask.decoding.request import CacheKind
 from unmask.decoding.rules import RuleOptions
 from unmask.errors import UnmaskError
@@ -77,7 +78,7 @@ def fast_dllm(root: Path) -> Reference:
             ids: Tensor = run(model, prompt, steps, asked.new, asked.block, mask_id=asked.mask_id)[0]
             return ids
 
-        return Way(name, cache, RuleOptions("quota", confidence_dtype="float64"), generate)
+        return Way(name, cache, RuleOptions("quota"), generate)
 
     ways = [
         way("no cache", "none", code.generate),
@@ -99,7 +100,7 @@ def llada(root: Path, networks: Path | None) -> Reference:
         ids: Tensor = code.generate(model, prompt, None, steps, asked.new, asked.block, mask_id=asked.mask_id)
         return ids
 
-    rule = RuleOptions("quota", confidence_dtype="native", empty_steps=True)
+    rule = RuleOptions("quota", CONVENTIONS["llada"])
     said = f"the network is that of Fast-dLLM {other.version}"
     return Reference("full canvas", _version(source), said, other.load, [Way("no cache", "none", rule, generate)])
 
@@ -124,7 +125,7 @@ def sdar(root: Path) -> Reference:
             )  # fmt: skip
         return ids
 
-    rule = RuleOptions("quota", strict=True, schedule="block", confidence_dtype="native")
+    rule = RuleOptions("quota", CONVENTIONS["sdar"], schedule="block")
     said = "flash_attn by torch's rms_norm and scaled_dot_product_attention, torch.multinomial by argmax"
     way = Way("exact cache", "exact", rule, generate)
     return Reference("blocks", _version(source), said, _pretrained(network), [way])

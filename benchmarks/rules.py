@@ -12,7 +12,7 @@ import typer
 
 from unmask.cli.bench import DEFAULT_PROMPTS
 from unmask.cli.options import Json, Tokens, load
-from unmask.decoding.rules import RULE_NAMES
+from unmask.decoding.rules import RULES
 from unmask.errors import UnmaskError
 from unmask.evaluation.judge import judge_perplexity, unigram_entropy
 from unmask.lm import DiffusionLM
@@ -45,7 +45,7 @@ def bench_rules(
     progress: Callable[[str], None],
 ) -> Iterator[RuleResult]:
     """Every rule at every temperature without revising, then `random` with every budget of revisions."""
-    ways = [(rule, t, 0) for rule in RULE_NAMES for t in temperatures]
+    ways = [(rule, t, 0) for rule in RULES for t in temperatures]
     ways += [("random", t, budget) for budget in budgets for t in temperatures]
     for rule, temperature, budget in ways:
         progress(f"{rule}, temperature {temperature}, {budget} revisions")

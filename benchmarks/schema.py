@@ -14,8 +14,9 @@ import typer
 from benchmarks.schema_set import SCHEMAS
 
 from unmask.cli.options import Backend, Device, Dtype, Json, load
+from unmask.decoding.request import MODES
 from unmask.errors import UnmaskError
-from unmask.lm import MODES, DiffusionLM
+from unmask.lm import DiffusionLM
 
 TEMPERATURES = (0.0, 0.3, 0.6, 0.9, 1.2)
 TIGHT = 5  # every so manyth request has room for the shortest text and no more

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from unmask import DiffusionLM, UnmaskError
+from unmask.decoding.convention import Convention
+from unmask.decoding.methods import DecodingDefaults
 from unmask.models.transformer import Transformer
-from unmask.output import DecodingDefaults
 from unmask.training.tokenizer import train_tokenizer
 
 FIXTURES = Path(__file__).parent / "conformance"
@@ -155,9 +156,10 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"cache_refresh": -1}, "cache_refresh"),
     ({"guidance": -0.5}, "guidance"),
     ({"schedule": "late"}, "schedule"),
-    ({"schedule_eps": 0.0}, "schedule_eps"),
+    ({"convention": {"schedule_eps": 0.0}}, "schedule_eps"),
     ({"choice_temperature": -1.0}, "choice_temperature"),
-    ({"first_step": "two"}, "first_step"),
+    ({"convention": {"first_step": "two"}}, "first_step"),
+    ({"convention": "theirs"}, "convention 'theirs' is unknown; use one of unmask, llada"),
     ({"strictly": True}, "strictly"),
 ]
 
@@ -183,13 +185,8 @@ def test_every_option_of_decoding_reaches_the_request(lm: DiffusionLM) -> None:
         "guidance": 0.5,
         "cache": "dual",
         "cache_refresh": 3,
-        "first_step": "one",
-        "strict": True,
-        "empty_steps": True,
-        "due_is": "most",
         "choice_temperature": 0.25,
-        "confidence_dtype": "native",
-        "schedule_eps": 0.01,
+        "convention": Convention(first_step="one", strict=True, empty_steps=True, due_is="most", schedule_eps=0.01),
     }
     request = lm.start("the cat", 8, seed=1, **options).decoder.requests[0]
     for name, value in options.items():
@@ -276,8 +273,7 @@ def test_a_rule_in_place_of_the_familys_sampler() -> None:
     out = lm.generate([1, 2, 3], max_new_tokens=8, rule="quota", temperature=0.0, max_denoising_steps=4)
     assert out.steps == 4
     assert [len(frame.positions) for frame in out.frames] == [2] * 4
-    by_sampler = lm.generate([1, 2, 3], max_new_tokens=8, rule="quota", sampler="first_hitting")
-    assert by_sampler.steps == 8  # a sampler that is named comes before a rule
+    assert lm.generate([1, 2, 3], max_new_tokens=8, sampler="first_hitting").steps == 8
     for family, options, says in (
         ("duo", {"rule": "quota"}, "by a sampler"),
         ("duo", {"sampler": "none"}, "by a sampler"),
@@ -286,6 +282,7 @@ def test_a_rule_in_place_of_the_familys_sampler() -> None:
         ("sedd_absorb", {"temperature": 0.5}, "leave out temperature"),
         ("bd3lm", {"sampler": "first_hitting", "max_denoising_steps": 3}, "or use ddpm_cache"),
         ("mdlm", {"remask_budget": 1}, "goes with a rule"),
+        ("mdlm", {"rule": "quota", "sampler": "ddpm"}, "option 'rule' changes nothing here"),
         ("mdlm", {"nucleus_p": 0.0}, "nucleus_p is out of range"),
         ("duo", {"psi_kappa": 1.5}, "psi_kappa is out of range"),
         ("mdlm", {"sampler": "guess"}, "sampler is 'guess'"),

@@ -46,7 +46,7 @@ def test_sdar() -> None:
 
 def test_what_is_not_asked_for_is_not_waited_for() -> None:
     lm = DiffusionLM.from_pretrained(FIXTURES / "sdar")
-    out = lm.generate([87, 80, 12, 37], 5, threshold=1.0, rule="sequential")
+    out = lm.generate([87, 80, 12, 37], 5, rule="sequential")
     assert len(out.token_ids) == 5
     assert out.steps == 5  # of 8 masks
 
@@ -78,7 +78,7 @@ def test_bd3lm(tmp_path: Path) -> None:
     case = recorded("a2d_qwen3", "bd3lm_block8_steps_lt")
     lm = DiffusionLM.from_pretrained(folder("a2d_qwen3", tmp_path, case["mask_id"]))
     out = lm.generate(
-        case["prompts"][0], case["max_new_tokens"], layout="block_causal", blocks_from_prompt=True,
+        case["prompts"][0], case["max_new_tokens"], layout="block_causal",
         block_length=case["block_size"], max_denoising_steps=4,
     )  # fmt: skip
     assert out.token_ids == case["final_ids"][0][-case["max_new_tokens"] :]
@@ -90,7 +90,7 @@ def test_bd3lm(tmp_path: Path) -> None:
         ({"cache": "dual", "sub_block_length": None}, "dual"),
         ({"sub_block_length": 0}, "sub_block_length"),
         ({"rule": "token_edit", "editing_threshold": 1.5}, "editing_threshold"),
-        ({"rule": "token_edit", "num_to_transfer": 0}, "num_to_transfer"),
+        ({"convention": {"num_to_transfer": 0}}, "num_to_transfer"),
         ({"rule": "token_edit", "max_post_steps": -1}, "max_post_steps"),
         ({"layout": "causal"}, "layout"),
     ],

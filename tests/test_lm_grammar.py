@@ -14,11 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unmask.decoding.rules import RULE_NAMES
+from unmask.decoding.methods import DecodingDefaults
+from unmask.decoding.rules import RULES as ALL_RULES
 from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
 from unmask.models.transformer import Transformer
-from unmask.output import DecodingDefaults
 from unmask.training.tokenizer import train_tokenizer
 
 TEXT = '{"name": "ab", "n": 12, "tags": ["a", "b"], "ok": true, "x": null, "kind": false} ' * 3
@@ -75,16 +75,17 @@ SCHEMAS = st.recursive(
     ),
     max_leaves=4,
 )
-RULES = st.sampled_from([{"rule": rule} for rule in RULE_NAMES])
+RULES = st.sampled_from([{"rule": rule} for rule in ALL_RULES])
 PACE = st.fixed_dictionaries({
     "max_denoising_steps": st.sampled_from([None, 1, 3]),
     "threshold": st.sampled_from([0.02, 0.6]),
     "remask_budget": st.sampled_from([0, 0, 6]),
+    "convention": st.sampled_from(["unmask", {"whole_blocks": True}]),
 })  # fmt: skip
 FULL = st.fixed_dictionaries(
     {"block_length": st.sampled_from([None, 5]), "cache": st.sampled_from(["none", "prefix", "dual"])}
 )
-PARTS = st.fixed_dictionaries({"sub_block_length": st.sampled_from([None, 2]), "whole_blocks": st.booleans()})
+PARTS = st.fixed_dictionaries({"sub_block_length": st.sampled_from([None, 2])})
 WAYS: dict[str, Any] = {
     "canvas": st.tuples(RULES, PACE, FULL),
     "shifted": st.tuples(RULES, PACE, FULL),
@@ -93,7 +94,7 @@ WAYS: dict[str, Any] = {
 }
 for name in ("drafts", "narrow"):
     checked = st.just(({"mode": "diffusion", "rule": "checked"},))
-    slides = st.tuples(st.sampled_from([{"rule": r} for r in RULE_NAMES if r != "token_edit"]), PACE)
+    slides = st.tuples(st.sampled_from([{"rule": r} for r in ALL_RULES if r != "token_edit"]), PACE)
     WAYS[name] = st.one_of(st.sampled_from([({"mode": "ar"},), ({"mode": "verify"},)]), checked, slides)
 MODELS_AND_WAYS = st.sampled_from(list(WAYS)).flatmap(lambda name: st.tuples(st.just(name), WAYS[name]))
 WARM = st.fixed_dictionaries({
@@ -102,7 +103,14 @@ WARM = st.fixed_dictionaries({
 
 
 def generated(lm: DiffusionLM, count: int, options: dict[str, Any], **rule: Any) -> str:
-    """The text, checked: it ends with an end of text, or where the canvas does."""
+    """The text, checked: it ends with an end of text, or where the canvas does. Options that are not read are left
+    out."""
+    modes = lm.capabilities()["modes"]
+    ways = modes[options.get("mode") or next(iter(modes))]
+    parts = "sub_blocks" if options.get("sub_block_length") else "denoise"
+    ways = [way for way in ways if way["rule"] == options.get("rule")]
+    way = next((way for way in ways if way["method"] == parts), ways[0])
+    options = {name: v for name, v in options.items() if name in ("mode", "seed", *way["parameters"])}
     out = lm.generate("the", count, **options, **rule)
     written = out.written.tolist()[-count:]
     assert len(out.token_ids) == count or written[len(out.token_ids)] == SPECIAL["eos_token_id"]

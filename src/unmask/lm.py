@@ -17,17 +17,15 @@ from unmask.checkpoints import loading
 from unmask.decoding.feed import Backend
 from unmask.decoding.infill import Template, mean_log_confidence, parse_template, settle_lengths
 from unmask.decoding.loop import Decoder
-from unmask.decoding.methods.ancestral import SamplerOptions
+from unmask.decoding.methods import BLOCK, DecodingDefaults, Way, capabilities, choose
 from unmask.decoding.methods.renoise_rule import noise
-from unmask.decoding.methods.sample import check_sampler
-from unmask.decoding.request import Mode, Prepared, Request
-from unmask.decoding.rules import RuleOptions
+from unmask.decoding.request import Prepared, Request
 from unmask.decoding.stops import Stops
 from unmask.errors import UnmaskError
 from unmask.files import write_text
 from unmask.layout import GROUPED, PADDING, Coordinates, Layout, LayoutKind
 from unmask.models.config import ModelConfig
-from unmask.output import DecodingDefaults, Filled, Run, renoising
+from unmask.output import Filled, Run
 from unmask.prompts import Prompt, encode, is_single
 from unmask.structured.grammar import Grammar
 from unmask.structured.grammars import Grammars, RegexRule, SchemaRule
@@ -41,14 +39,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import, and a compiled model doe
     from unmask.models.transformer import Transformer
     from unmask.objectives.likelihood import Likelihood
 
-BLOCK = 32  # length of blocks where neither the model nor the caller says
-MODES: dict[str, tuple[Mode, ...]] = {
-    "bidirectional": ("diffusion",),
-    "block_causal": ("diffusion",),
-    "causal": ("ar",),
-    "drafts": ("diffusion", "ar", "verify"),
-    "canvas": ("diffusion",),
-}
+BEHIND = ("causal", "drafts", "canvas")  # layouts of models that write after their text, never into it
 
 
 class DiffusionLM:
@@ -199,64 +190,62 @@ class DiffusionLM:
         max_new_tokens: int = 128,
         mode: str | None = None,
         block_length: int | None = None,
-        sub_block_length: int | None = None,
         max_denoising_steps: int | None = None,
         rule: str | None = None,
         threshold: float | None = None,
-        editing_threshold: float | None = None,
-        factor: float | None = None,
-        entropy_bound: float | None = None,
-        schedule: str | None = None,
-        guidance: float | None = None,
-        cache: str | None = None,
-        cache_refresh: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
         top_k: int | None = None,
-        remask_budget: int | None = None,
-        t_min: float | None = None,
-        t_max: float | None = None,
-        confidence_threshold: float | None = None,
-        stability_threshold: int | None = None,
-        sampler: str | None = None,
-        noise_removal: str | None = None,
-        psi_kappa: float | None = None,
-        nucleus_p: float | None = None,
         seed: int | None = None,
         stop: str | list[str] | None = None,
         json_schema: Any = None,
-        regex: str | None = None,
         streamer: Callable[[Frame], None] | None = None,
-        **options: Any,
+        **method_options: Any,
     ) -> Any:
-        """Writes after a prompt; returns an Output, or a list of them for a list of prompts.
+        """Writes after a prompt; returns an Output, or a list of them for a batch.
 
-        prompt: text, a list of texts, token ids, or chat messages ({"role": ..., "content": ...}) for a model
-        with a chat template. mode: `diffusion`, `ar` or `verify` (drafted by diffusion, identical to `ar`),
-        of those that the model has; the first by default. block_length: the window's, so in mode verify one
-        more than the drafts of a step; sub_block_length: of a block-causal model, parts of a block that are written
-        one after another. rule: quota, threshold, factor, entropy_bound, margin, entropy, random, sequential,
-        token_edit (written tokens are replaced where the model is surer than editing_threshold of another), or
-        checked (drafts are kept where the base gives them `threshold` times its best token's probability).
-        max_denoising_steps: steps per block. schedule: how many tokens they write: even, block, linear, cosine or
-        timesteps. guidance: above 0 classifier-free, which reads the canvas twice per step. cache: auto, none,
-        exact, or prefix or dual, which are approximate and of a bidirectional model (dual also of sub-blocks);
-        cache_refresh: those read all again every so many steps. temperature 0 is greedy. remask_budget: how many
-        committed tokens may be masked again. sampler: draws the steps in place of a rule; ancestral, ddpm,
-        ddpm_cache, psi, analytic, euler or first_hitting, with noise_removal (greedy, ancestral or none), psi_kappa
-        and nucleus_p; see decoding.ancestral.SamplerOptions. For DiffusionGemma, t_max to t_min are the steps'
-        temperatures (a temperature above 0 stands for both, 0 takes the best tokens), and a canvas is done when its
-        best tokens are those of the last stability_threshold steps and their mean entropy is below
-        confidence_threshold (nats). Whole canvases are decoded, what was asked for is given. seed: None draws one.
-        json_schema (a dict, true, JSON text or a pydantic model) or regex: all that is written is valid under it and
-        complete, whatever the mode, rule and temperature; what is honoured says automata.json_schema and
-        automata.regex. In their place `grammar`: what `grammar()` compiled. streamer: called with every frame.
-        options: any other field of `DecodingDefaults`. What is None comes from the model's own defaults. Raises
-        UnmaskError for options that are out of range and prompts that do not fit.
+        Args:
+            prompt: Text, chat messages ({"role": ..., "content": ...}) or token ids (a list, an array or a tensor); a
+                list of any of these is a batch.
+            max_new_tokens: How many tokens to write; less where an end of text comes first.
+            mode: `diffusion`, `ar` or `verify` (drafted by diffusion, identical to `ar`); the model's first by default.
+            block_length: Tokens decoded together; in mode verify one more than the drafts of a step.
+            max_denoising_steps: Steps per block.
+            rule: Which proposals a step keeps; `capabilities()` lists the rules and what each reads.
+            threshold: Of the rules threshold, token_edit and checked, 0 to 1.
+            temperature: 0 takes the best token.
+            top_p: Nucleus that is sampled from.
+            top_k: Number of best tokens that is sampled from; 0 is all.
+            seed: None draws one; the output says which.
+            stop: Texts that end the answer.
+            json_schema: All that is written is valid under it and complete, whatever the mode, rule and temperature: a
+                dict, true, JSON text or a pydantic model.
+            streamer: Called with every frame.
+            method_options: `regex` or a compiled `grammar` in place of json_schema, and every other option of decoding
+                (`sampler`, `guidance`, `cache`, `convention`, ...); `capabilities()` says which way of decoding reads
+                which, with types and ranges.
+
+        What is None comes from the model's own defaults.
+
+        Raises:
+            UnmaskError: for options that are unknown, out of range or not read, and prompts that do not fit.
         """
-        named = {k: v for k, v in locals().items() if k not in ("self", "prompt", "streamer", "options")}
-        options |= named
-        run = self.start(prompt, **options)
+        run = self.start(
+            prompt,
+            max_new_tokens,
+            mode=mode,
+            block_length=block_length,
+            max_denoising_steps=max_denoising_steps,
+            rule=rule,
+            threshold=threshold,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
+            stop=stop,
+            json_schema=json_schema,
+            **method_options,
+        )
         for frame in run.frames():
             if streamer is not None:
                 streamer(frame)
@@ -272,30 +261,73 @@ class DiffusionLM:
         decoder = Decoder(self.backend, asked.layout, asked.requests, asked.eos_ids, asked.use_cache)
         return Run(decoder, self.tokenizer, asked.stops)
 
-    def prepare(self, prompt: Prompt, max_new_tokens: int = 128, **options: Any) -> Prepared:
+    def prepare(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int = 128,
+        mode: str | None = None,
+        seed: int | None = None,
+        stop: str | list[str] | None = None,
+        json_schema: Any = None,
+        regex: str | None = None,
+        grammar: Grammar | None = None,
+        **options: Any,
+    ) -> Prepared:
         """The requests of a generation, checked, for a decoder of any company. Arguments as for `generate`."""
         rows = encode(prompt, self.tokenizer, self.chat_template, self.config, self.name)
         if max_new_tokens < 1:
             raise UnmaskError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         if self.config.layout in GROUPED and not all(rows):
             raise UnmaskError(f"model '{self.name}' has no start-of-text token; give it a prompt of at least one token")
-        if options.get("block_length") == 1 and options.get("mode") == "verify":
-            raise UnmaskError("mode 'verify' needs a block_length of at least 2: one sure token and a draft")
-        grammar = self._grammar(options)
-        seed, stop = options.pop("seed", None), options.pop("stop", None)
-        seed = secrets.randbits(31) if seed is None else seed
         stops = [stop] if isinstance(stop, str) else stop or []
-        base, decode = self._options(seed, **options), self._need_tokenizer().decode if stops else None
-        if grammar is not None:
-            base = self._hold(base, grammar)
-            grammar.check(max_new_tokens)
+        held = self._grammar(json_schema, regex, grammar)
+        if held is not None:
+            _check_ending(stops, options)
+        seed = secrets.randbits(31) if seed is None else seed
+        way = choose(self.name, self.config, self.defaults, mode, options)
+        base = way.request(seed)
+        if held is not None:
+            base = _held(way, base, held)
+            held.check(max_new_tokens)
         requests = [self._request(base, row, max_new_tokens, seed + number) for number, row in enumerate(rows)]
-        if decode is not None:
+        if stops:
+            decode = self._need_tokenizer().decode
             requests = [replace(request, stop=Stops(stops, decode)) for request in requests]
-        ends = self._ends(self.defaults.override({"eos_token_ids": options.get("eos_token_ids")}))
-        layout = self._layout(self._other_layout(options.get("layout")), base.block_length)
-        use_cache = base.cache != "none"
-        return Prepared(requests, layout, ends, use_cache, stops)
+        layout = self._layout_of(way, base.block_length)
+        return Prepared(requests, layout, self._ends(way.asked.options), base.cache != "none", stops)
+
+    def capabilities(self) -> dict[str, Any]:
+        """What this model can be asked for, as plain data (it is JSON as it stands).
+
+        Returns:
+            `model`, `layout`, `max_length`: of the network.
+            `fills`, `chats`, `grammars`: whether it fills gaps, takes messages, and can be held to a grammar.
+            `parameters`: by name, of every option of decoding: `type` (number, integer, string, boolean, array), its
+                bounds (`minimum`, `exclusiveMinimum`, `maximum`, `exclusiveMaximum`), its `choices` where it has any,
+                the model's `default`, and `off`, the value that changes nothing, where there is one.
+            `modes`: by mode, the default first, the ways to decode in it, the default first. Each way has the `method`,
+                the `rule` or the `sampler` that decides (None where there is none), `options` that choose it, the names
+                of the `parameters` that it reads (any other is refused), the kinds of `cache` that it takes and whether
+                it can be held to a `grammar`.
+        """
+        found = capabilities(self.name, self.config, self.defaults)
+        held = self.tokenizer is not None and any(way["grammar"] for ways in found["modes"].values() for way in ways)
+        return {
+            "model": self.name,
+            "layout": self.config.layout,
+            "max_length": self.config.max_length,
+            "fills": self.tokenizer is not None and self.config.layout not in BEHIND,
+            "chats": self.chat_template is not None,
+            "grammars": held,
+            **found,
+        }
+
+    def room(self, tokens: int) -> int:
+        """How many new tokens fit behind a prompt; whole canvases, of a model that writes those."""
+        room = self.config.max_length - tokens
+        way = choose(self.name, self.config, self.defaults, None, {})
+        block = way.request(0).block_length or 1
+        return room // block * block if way.method.whole_canvases else room
 
     def grammar(self, json_schema: Any = None, regex: str | None = None) -> Grammar:
         """The compiled grammar of a JSON schema or a regular expression, for this model's tokens; kept, so that it is
@@ -314,31 +346,12 @@ class DiffusionLM:
         own = () if self.config.eos_token_id is None else (self.config.eos_token_id,)
         return frozenset((*own, *options.eos_token_ids))
 
-    def _grammar(self, options: dict[str, Any]) -> Grammar | None:
-        """Takes a grammar out of options of `generate`, None where there is none."""
-        schema, regex = options.pop("json_schema", None), options.pop("regex", None)
-        grammar: Grammar | None = options.pop("grammar", None)
-        if grammar is None and schema is None and regex is None:
-            return None
-        if sum(given is not None for given in (grammar, schema, regex)) > 1:
+    def _grammar(self, schema: Any, regex: str | None, grammar: Grammar | None) -> Grammar | None:
+        """What all of the text has to match, None where nothing is asked for."""
+        given = sum(rule is not None for rule in (grammar, schema, regex))
+        if given > 1:
             raise UnmaskError("json_schema, regex and grammar are three ways to say one thing; give one of them")
-        if options.get("eos_token_ids") is not None:
-            raise UnmaskError("a grammar ends with the model's own ends of text; leave out eos_token_ids")
-        if options.get("stop"):
-            raise UnmaskError("a stop would cut what a grammar completes; leave out one of them")
-        return grammar or self.grammar(schema, regex)
-
-    def _hold(self, request: Request, grammar: Grammar) -> Request:
-        """The request with a grammar; raises UnmaskError where it cannot be held to it."""
-        if request.renoise is not None or request.sampler is not None or self.config.mask_token_id is None:
-            how = "whole canvases of noise" if request.sampler is None else f"by sampler '{request.sampler.name}'"
-            raise UnmaskError(
-                f"model '{self.name}' writes {how}, which cannot be held to a grammar; use a model and a rule that "
-                "fill masks"
-            )
-        if request.rule.name == "token_edit" and self.config.insert_token_id is not None:
-            raise UnmaskError("rule token_edit inserts and deletes tokens here; with a grammar, use another rule")
-        return replace(request, grammar=grammar, whole_blocks=False)
+        return self.grammar(schema, regex) if given and grammar is None else grammar
 
     def fill(self, template: str, streamer: Callable[[Frame], None] | None = None, **options: Any) -> Filled:
         """Fills every gap of a template such as "The [[mask:4]] sat on the [[mask:1-3]]."
@@ -346,7 +359,7 @@ class DiffusionLM:
         Gaps of ranged length are settled from left to right: all lengths are tried in one batch and the one
         whose text the model is surest of (mean log-confidence per token) is taken. Options as for `generate`.
         """
-        if self.config.layout in ("causal", "drafts", "canvas"):
+        if self.config.layout in BEHIND:
             raise UnmaskError(
                 f"model '{self.name}' writes after its prompt and cannot fill gaps; use a model that denoises masks"
             )
@@ -376,12 +389,14 @@ class DiffusionLM:
         fields = {**vars(output), "text": tokenizer.decode(canvas), "token_ids": written}
         return Filled(**fields, gaps=tuple(tokenizer.decode(gap) for gap in gaps))
 
-    def prepare_fill(self, template: Template, **options: Any) -> Callable[[list[list[int]]], Prepared]:
+    def prepare_fill(
+        self, template: Template, seed: int | None = None, **options: Any
+    ) -> Callable[[list[list[int]]], Prepared]:
         """Checks a template and options as for `fill`; gives what makes requests of lists of gap lengths."""
         self._check_fits(template.length(template.longest), "the template with its longest gaps")
-        seed = options.pop("seed", None)
-        base = self._options(secrets.randbits(31) if seed is None else seed, **options)
-        layout = self._layout(self._other_layout(options.get("layout")), base.block_length)
+        way = choose(self.name, self.config, self.defaults, None, options)
+        base = way.request(secrets.randbits(31) if seed is None else seed)
+        layout = self._layout_of(way, base.block_length)
         base = replace(base, block_length=None, ends=False)
 
         def prepare(candidates: list[list[int]]) -> Prepared:
@@ -411,85 +426,24 @@ class DiffusionLM:
         ids = [self._need_tokenizer().encode(text, add_special_tokens=False).ids for text in texts]
         return score_texts(self.model, texts, ids, method, samples, seed, batch, progress)
 
-    def _options(self, seed: int, mode: str | None = None, **options: Any) -> Request:
-        """A request without a canvas: the caller's options over the model's defaults, checked."""
-        modes = MODES[self.config.layout]
-        chosen_mode = next((m for m in modes if m == (mode or modes[0])), None)
-        if chosen_mode is None:
-            raise UnmaskError(f"model '{self.name}' decodes in mode {' or '.join(modes)}, not '{mode}'")
-        chosen = self.defaults.override(options)
-        self._check_suits(chosen, chosen_mode)
-        others: dict[str, Any] = {}
-        if chosen_mode == "ar":
-            plain = {"block_length": 1, "max_denoising_steps": None, "remask_budget": 0}
-            others = {"rule": RuleOptions("sequential"), **plain}
-        elif (self._other_layout(chosen.layout) or self.config.layout) in ("block_causal", *GROUPED):
-            others = {"block_length": chosen.block_length or self.config.block_length or BLOCK}
-        request = chosen.request(ids=[], given=[], seed=seed, mode=chosen_mode, **others)
-        if self.config.layout == "canvas":
-            return replace(request, renoise=renoising(chosen, options.get("temperature")))
-        return request if chosen_mode == "ar" else replace(request, sampler=self._sampler(request, chosen))
-
-    def _other_layout(self, layout: str | None) -> str | None:
-        """The layout to decode with, None where it is the model's own."""
-        asked = layout or self.defaults.layout
-        return None if asked == "auto" else asked
-
-    def _check_suits(self, chosen: DecodingDefaults, mode: Mode) -> None:
-        """Raises UnmaskError for a layout, a rule, a cache or guidance that this model cannot have."""
-        layout, budget = self._other_layout(chosen.layout) or self.config.layout, chosen.remask_budget
-        if chosen.layout != "auto" and self.config.layout not in ("bidirectional", "block_causal"):
-            raise UnmaskError(f"model '{self.name}' reads text from left to right; it has no layout '{chosen.layout}'")
-        if chosen.rule == "token_edit" and layout not in ("bidirectional", "block_causal"):
-            raise UnmaskError(f"model '{self.name}' never revises what it wrote; rule 'token_edit' needs another one")
-        block = chosen.block_length or self.config.block_length
-        if chosen.cache == "exact" and layout == "bidirectional":
-            raise UnmaskError("an exact cache needs a causal or block-causal model; use cache='auto'")
-        parts = chosen.cache == "dual" and chosen.sub_block_length is not None
-        if chosen.cache in ("prefix", "dual") and layout != "bidirectional" and not parts:
-            raise UnmaskError(
-                f"cache '{chosen.cache}' is for bidirectional models, and '{self.name}' keeps exact keys and values; "
-                "use cache='auto'"
-            )
-        masks = self.config.mask_token_id is not None and self.config.output == "logits"
-        if chosen.guidance > 0 and (mode != "diffusion" or layout in GROUPED or not masks):
-            raise UnmaskError(f"guidance needs a model that denoises masks, which '{self.name}' does not; leave it out")
-        if mode == "ar":
-            return
-        if chosen.rule == "checked" and (layout != "drafts" or block < 2 or budget):
-            raise UnmaskError(
-                f"rule 'checked' is for models with an adapter that drafts, a block_length of at least 2 and no "
-                f"remasking; model '{self.name}' has block_length {block}, remask_budget {budget}; use threshold"
-            )
-        if layout == "canvas" and (chosen.rule != "entropy_bound" or budget):
-            raise UnmaskError(
-                f"model '{self.name}' denoises random tokens: its rule is entropy_bound, without remasking"
-            )
-
     def _request(self, base: Request, row: list[int], max_new_tokens: int, seed: int) -> Request:
         """A request to write after a prompt; a model that denoises random tokens writes whole canvases, and one
         whose blocks are to be whole fills up its last where there is room."""
-        count, block = max_new_tokens, base.block_length or 1
-        if base.renoise is not None:
+        count = max_new_tokens
+        block = base.block_length or 1
+        if base.method.whole_canvases:
             count = -(-count // block) * block
-        elif base.whole_blocks:
-            whole = count + -(count if base.blocks_from_prompt else len(row) + count) % block
+        elif base.convention.whole_blocks:
+            whole = count + -(count if base.convention.blocks_from_prompt else len(row) + count) % block
             count = whole if len(row) + whole <= self.config.max_length else count
         self._check_fits(len(row) + count, f"a prompt of {len(row)} tokens and {count} new ones")
         given = [True] * len(row) + [False] * count
         ids = self._noised(row + [0] * count, given, seed)
         return replace(base, ids=ids, given=given, seed=seed, wanted=max_new_tokens)
 
-    def _sampler(self, request: Request, chosen: DecodingDefaults) -> SamplerOptions | None:
-        """The sampler that the options name, checked; raises UnmaskError where the model cannot be decoded by it."""
-        if chosen.sampler == "none":
-            if self.config.corruption == "uniform" or self.config.output == "log_score":
-                raise UnmaskError(f"model '{self.name}' is decoded by a sampler, not by a rule; leave out rule")
-            return None
-        steps = chosen.max_denoising_steps or SamplerOptions.steps
-        options = SamplerOptions(chosen.sampler, steps, chosen.noise_removal, chosen.psi_kappa, chosen.nucleus_p)
-        check_sampler(request, options, self.config)
-        return options
+    def _layout_of(self, way: Way, block_length: int | None) -> Layout:
+        asked = way.asked.options.layout
+        return self._layout(None if asked == "auto" else asked, block_length)
 
     def _layout(self, layout: str | None, block_length: int | None) -> Layout:
         kind = layout or self.config.layout
@@ -518,8 +472,6 @@ class DiffusionLM:
     def _noised(self, ids: list[int], given: list[bool], seed: int) -> list[int]:
         """The canvas to begin with: masks, or random tokens of the seed, where nothing is given."""
         mask = self.config.mask_token_id
-        if mask is None and self.config.corruption == "absorbing" and self.config.layout != "canvas":
-            raise UnmaskError(f"model '{self.name}' has no mask token, so it has no canvas to write on")
         place = np.arange(len(ids))
         start = noise(seed, 0, place, self.config.vocab_size) if mask is None else np.full(len(ids), mask)
         out: list[int] = np.where(given, ids, start).tolist()
@@ -529,3 +481,20 @@ class DiffusionLM:
         if self.tokenizer is None:
             raise UnmaskError(f"model '{self.name}' has no tokenizer.json; give it token ids instead of text")
         return self.tokenizer
+
+
+def _check_ending(stops: list[str], options: dict[str, Any]) -> None:
+    """Raises UnmaskError for what would end a text that a grammar has to complete."""
+    if options.get("eos_token_ids") is not None:
+        raise UnmaskError("a grammar ends with the model's own ends of text; leave out eos_token_ids")
+    if stops:
+        raise UnmaskError("a stop would cut what a grammar completes; leave out one of them")
+
+
+def _held(way: Way, request: Request, grammar: Grammar) -> Request:
+    """The request with a grammar; raises UnmaskError where it cannot be held to it."""
+    reason = way.method.no_grammar(way.asked)
+    if reason is not None:
+        raise UnmaskError(reason)
+    convention = replace(request.convention, whole_blocks=False)
+    return replace(request, grammar=grammar, rule=replace(request.rule, convention=convention))

@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 from unmask.checkpoints.export import SGLANG_MASK, sdar_config
 from unmask.checkpoints.families import sdar
 from unmask.cli.main import app
+from unmask.decoding.methods import DecodingDefaults
 from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
 from unmask.models.transformer import Transformer
-from unmask.output import DecodingDefaults
 from unmask.training.tokenizer import train_tokenizer
 
 SDAR: dict[str, Any] = {

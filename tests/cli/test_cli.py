@@ -13,9 +13,9 @@ import pytest
 
 from unmask.canvas import Canvas, Frame
 from unmask.cli.main import main
+from unmask.decoding.methods import DecodingDefaults
 from unmask.lm import DiffusionLM
 from unmask.models.transformer import Transformer
-from unmask.output import DecodingDefaults
 from unmask.training.tokenizer import train_tokenizer
 
 TEXT = "the cat sat on the mat. the dog sat on the log. a cat and a dog sat. " * 4

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from unmask.attention import plain_mask
 from unmask.backends.torch import TorchBackend, TorchLogits
+from unmask.decoding.convention import Convention
 from unmask.decoding.feed import Feed
 from unmask.decoding.loop import Decoder
-from unmask.decoding.request import Request
+from unmask.decoding.methods import denoise, edit, sub_blocks
+from unmask.decoding.request import MethodOptions, Request
 from unmask.decoding.rules import RuleOptions
 from unmask.layout import Layout
 from unmask.lm import DiffusionLM
@@ -33,6 +35,13 @@ def network(shift: bool = False, seed: int = 0, block_length: int = 8, layers: i
         max_length=64, layout="block_causal", block_length=block_length, shift=shift, mask_token_id=MASK,
     )  # fmt: skip
     return Transformer(config).initialise(seed, std=0.4).eval()
+
+
+FROM_PROMPT = Convention(blocks_from_prompt=True)
+
+
+def parts(length: int) -> MethodOptions:
+    return sub_blocks.Options(sub_block_length=length)
 
 
 def request(prompt: list[int], new: int, **options: Any) -> Request:
@@ -65,7 +74,7 @@ def decode(model: Transformer, asked: Request, block: int = 8, **options: Any) -
 def test_parts_of_a_block_and_the_cache(shift: bool, prompt: int, new: int, part: int, block: int, seed: int) -> None:
     model = network(shift, seed, block)
     asked = request(
-        [i % 9 for i in range(prompt)], new, block_length=block, sub_block_length=part, rule=RuleOptions(threshold=0.4)
+        [i % 9 for i in range(prompt)], new, block_length=block, method=parts(part), rule=RuleOptions(threshold=0.4)
     )
     cached, steps, _ = decode(model, asked, block)
     assert MASK not in cached
@@ -77,13 +86,13 @@ def test_a_part_as_long_as_its_block_is_the_block() -> None:
     asked = {"block_length": 8, "rule": RuleOptions(threshold=0.4)}
     model = network()
     whole = decode(model, request([1, 2, 3], 18, **asked))[:2]
-    assert decode(model, request([1, 2, 3], 18, sub_block_length=8, **asked))[:2] == whole
+    assert decode(model, request([1, 2, 3], 18, method=parts(8), **asked))[:2] == whole
 
 
 @torch.inference_mode()
 def test_a_shifted_block_begins_with_the_token_of_the_block_before() -> None:
     model = network(shift=True)
-    asked = request([1, 2, 3], 21, block_length=8, sub_block_length=4)
+    asked = request([1, 2, 3], 21, block_length=8, method=parts(4))
     ids, _, _ = decode(model, asked)
     for start in (8, 16):
         mask = plain_mask(Layout("block_causal", 8), start, torch.device("cpu"))
@@ -93,11 +102,11 @@ def test_a_shifted_block_begins_with_the_token_of_the_block_before() -> None:
 
 
 def test_parts_are_written_one_after_another() -> None:
-    asked = request([1], 15, block_length=8, sub_block_length=4, rule=RuleOptions("random"), max_denoising_steps=3)
+    asked = request([1], 15, block_length=8, method=parts(4), rule=RuleOptions("random"), max_denoising_steps=3)
     decoder = Decoder(TorchBackend(network()), Layout("block_causal", 8), [asked])
-    parts = [{p // 4 for p in frame.positions} for made in decoder.run() for frame in made]
-    assert all(len(part) == 1 for part in parts)
-    assert [min(part) for part in parts] == sorted(min(part) for part in parts)
+    written = [{p // 4 for p in frame.positions} for made in decoder.run() for frame in made]
+    assert all(len(part) == 1 for part in written)
+    assert [min(part) for part in written] == sorted(min(part) for part in written)
 
 
 def test_a_dual_cache_reads_a_part_alone() -> None:
@@ -110,7 +119,8 @@ def test_a_dual_cache_reads_a_part_alone() -> None:
     new = len(case["final_ids"][0]) - len(prompt)
     asked = Request(
         prompt + [case["mask_id"]] * new, [True] * len(prompt) + [False] * new, block_length=block, cache="dual",
-        sub_block_length=case["small_block_size"], rule=RuleOptions(threshold=case["threshold"], strict=True),
+        method=parts(case["small_block_size"]),
+        rule=RuleOptions(threshold=case["threshold"], convention=Convention(strict=True)),
     )  # fmt: skip
     list(Decoder(spy, Layout("block_causal", block), [asked]).run())
     theirs = case["forwards"][1:]  # the first reads the prompt only; ours reads it with the first step
@@ -131,7 +141,7 @@ def test_a_dual_cache_of_one_layer_is_exact(prompt: int, new: int, part: int, sh
     """With one layer keys are of a token alone, so those of a block's other parts are never old."""
     model = network(shift, seed, layers=1)
     rule, ids = RuleOptions(threshold=0.3), [i % 9 for i in range(prompt)]
-    asked = request(ids, new, block_length=8, sub_block_length=part, rule=rule)
+    asked = request(ids, new, block_length=8, method=parts(part), rule=rule)
     assert decode(model, asked)[:2] == decode(model, replace(asked, cache="dual"))[:2]
 
 
@@ -140,19 +150,19 @@ def test_a_dual_cache_of_one_layer_is_exact(prompt: int, new: int, part: int, sh
 def test_blocks_from_the_prompt(prompt: int, new: int, block: int, seed: int) -> None:
     """The first block has only masks, and where the prompt is whole blocks all is as with absolute ones."""
     model = network(seed=seed, block_length=block)
-    options: dict[str, Any] = {"block_length": block, "rule": RuleOptions("quota"), "max_denoising_steps": 2}
-    asked = request([i % 9 for i in range(prompt)], new, blocks_from_prompt=True, **options)
+    options: dict[str, Any] = {"block_length": block, "max_denoising_steps": 2}
+    asked = request([i % 9 for i in range(prompt)], new, rule=RuleOptions("quota", FROM_PROMPT), **options)
     ids, steps, spy = decode(model, asked, block)
     assert (ids, steps) == decode(model, asked, block, use_cache=False)[:2]
     assert len(spy.feeds[0].target) == min(block, new)
     if prompt % block == 0:
-        plain = request([i % 9 for i in range(prompt)], new, **options)
+        plain = request([i % 9 for i in range(prompt)], new, rule=RuleOptions("quota"), **options)
         assert (ids, steps) == decode(model, plain, block)[:2]
 
 
 def test_rows_with_their_own_offsets_do_not_touch() -> None:
     model = network()
-    options: dict[str, Any] = {"block_length": 8, "blocks_from_prompt": True, "rule": RuleOptions(threshold=0.4)}
+    options: dict[str, Any] = {"block_length": 8, "rule": RuleOptions(threshold=0.4, convention=FROM_PROMPT)}
     asked = [request(list(range(n)), 13, **options) for n in (3, 8, 5)]
     together = Decoder(TorchBackend(model), Layout("block_causal", 8), asked)
     list(together.run())
@@ -165,8 +175,9 @@ def test_rows_with_their_own_offsets_do_not_touch() -> None:
 def test_editing_and_the_cache(prompt: int, new: int, editing: float, posts: int, seed: int) -> None:
     """What was fed last stays in the cache where nothing changed any more."""
     model = network(seed=seed)
-    rule = RuleOptions("token_edit", threshold=0.3, editing_threshold=editing, max_post_steps=posts)
-    asked = request([i % 9 for i in range(prompt)], new, block_length=8, rule=rule)
+    rule = RuleOptions("token_edit", threshold=0.3)
+    method = edit.Options(editing_threshold=editing, max_post_steps=posts)
+    asked = request([i % 9 for i in range(prompt)], new, block_length=8, rule=rule, method=method)
     ids, steps, _ = decode(model, asked)
     assert MASK not in ids
     assert (ids, steps) == decode(model, asked, use_cache=False)[:2]
@@ -175,21 +186,24 @@ def test_editing_and_the_cache(prompt: int, new: int, editing: float, posts: int
 
 
 def test_no_edits_is_the_threshold_rule() -> None:
-    model, options = network(), {"threshold": 0.4, "strict": True}
-    plain = request([1, 2], 20, block_length=8, rule=RuleOptions("threshold", **options))
-    off = RuleOptions("token_edit", editing_threshold=0.0, zero_edits=False, max_post_steps=0, **options)
-    assert decode(model, plain)[:2] == decode(model, request([1, 2], 20, block_length=8, rule=off))[:2]
-    on = RuleOptions("token_edit", editing_threshold=0.0, max_post_steps=3, **options)
-    assert decode(model, request([1, 2], 20, block_length=8, rule=on))[0] != decode(model, plain)[0]
+    model, convention = network(), Convention(strict=True, zero_edits=False)
+    plain = request([1, 2], 20, block_length=8, rule=RuleOptions("threshold", convention, threshold=0.4))
+    rule = RuleOptions("token_edit", convention, threshold=0.4)
+    off = edit.Options(editing_threshold=0.0, max_post_steps=0)
+    assert decode(model, plain)[:2] == decode(model, request([1, 2], 20, block_length=8, rule=rule, method=off))[:2]
+    rule = RuleOptions("token_edit", Convention(strict=True), threshold=0.4)
+    on = edit.Options(editing_threshold=0.0, max_post_steps=3)
+    assert decode(model, request([1, 2], 20, block_length=8, rule=rule, method=on))[0] != decode(model, plain)[0]
 
 
 def test_a_text_ends_with_its_block_or_at_once() -> None:
     model = network()
     ids, steps, _ = decode(model, request([1], 31, block_length=8))
+    whole = RuleOptions(convention=Convention(ending="block"))
     for eos in set(ids[1:]):
         place = ids.index(eos, 1)
         at_once = decode(model, request([1], 31, block_length=8), eos_ids=frozenset([eos]))
-        block = decode(model, request([1], 31, block_length=8, ending="block"), eos_ids=frozenset([eos]))
+        block = decode(model, request([1], 31, block_length=8, rule=whole), eos_ids=frozenset([eos]))
         end = (place // 8 + 1) * 8
         assert block[0] == ids[:end] + [MASK] * (32 - end)
         assert at_once[0][: place + 1] == ids[: place + 1]
@@ -216,7 +230,7 @@ def test_strict_thresholds() -> None:
     level = sorted(all_of_them.confidences)[-2]
     assert level < sure[-1]
     for strict, count in ((False, 2), (True, 1)):
-        rule = RuleOptions(threshold=level, strict=strict)
+        rule = RuleOptions(threshold=level, convention=Convention(strict=strict))
         one = Decoder(TorchBackend(model), Layout("block_causal", 8), [request([1], 7, block_length=8, rule=rule)])
         assert len(one.step()[0].positions) == count
 
@@ -227,16 +241,15 @@ def test_strict_thresholds() -> None:
 )
 def test_a_prompt_read_in_parts_changes_nothing(prompt: int, chunk: int, new: int, own: bool, way: str) -> None:
     """Parts end where blocks do, from wherever they are counted."""
-    rule = RuleOptions("token_edit" if way == "edits" else "threshold", threshold=0.4, max_post_steps=2)
-    asked = request(
-        [i % 9 for i in range(prompt)], new, block_length=8, blocks_from_prompt=own, rule=rule,
-        sub_block_length=4 if way == "parts" else None,
-    )  # fmt: skip
+    convention = Convention(blocks_from_prompt=own)
+    rule = RuleOptions("token_edit" if way == "edits" else "threshold", convention, threshold=0.4)
+    method = {"parts": parts(4), "edits": edit.Options(max_post_steps=2), "": denoise.Options()}[way]
+    asked = request([i % 9 for i in range(prompt)], new, block_length=8, rule=rule, method=method)
     model = network(shift=way == "parts")
     whole = Decoder(TorchBackend(model), Layout("block_causal", 8), [asked])
-    parts = Decoder(TorchBackend(model), Layout("block_causal", 8), [replace(asked, prefill_chunk=chunk)])
-    for decoder in (whole, parts):
+    chunked = Decoder(TorchBackend(model), Layout("block_causal", 8), [replace(asked, prefill_chunk=chunk)])
+    for decoder in (whole, chunked):
         list(decoder.run())
-    assert parts.canvas.ids.tolist() == whole.canvas.ids.tolist()
-    assert parts.rows[0].steps == whole.rows[0].steps
-    assert parts.rows[0].prefills >= (prompt > 16 + chunk)
+    assert chunked.canvas.ids.tolist() == whole.canvas.ids.tolist()
+    assert chunked.rows[0].steps == whole.rows[0].steps
+    assert chunked.rows[0].prefills >= (prompt > 16 + chunk)

@@ -13,9 +13,11 @@ from unmask.attention import plain_mask
 from unmask.backends.torch import TorchBackend
 from unmask.canvas import Frame
 from unmask.decoding.budget import plan
+from unmask.decoding.convention import Convention
 from unmask.decoding.loop import Decoder
+from unmask.decoding.methods import edit
 from unmask.decoding.request import Request
-from unmask.decoding.rules import RULE_NAMES, RuleOptions
+from unmask.decoding.rules import RULES, RuleOptions
 from unmask.layout import Layout
 from unmask.models.config import ModelConfig
 from unmask.models.transformer import Transformer
@@ -43,6 +45,9 @@ def network(layout: str = "bidirectional", shift: bool = False, seed: int = 0, b
 
 def request(prompt: list[int], new: int, **options: object) -> Request:
     given_part = [True] * len(prompt) + [False] * new
+    rule = options.get("rule")
+    if isinstance(rule, RuleOptions) and rule.name == "token_edit":
+        options["method"] = edit.Options()
     return Request(prompt + [MASK] * new, given_part, **options)  # type: ignore[arg-type]
 
 
@@ -105,7 +110,7 @@ def test_block_as_long_as_the_canvas_is_full_canvas_decoding() -> None:
     assert full.steps == block.steps == [5]
 
 
-@pytest.mark.parametrize("rule", RULE_NAMES)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("layout", ["bidirectional", "block_causal"])
 def test_company_changes_nothing(rule: str, layout: str) -> None:
     """Law 7: requests of other length, seed and options in the batch leave a request's ids alone."""
@@ -130,7 +135,7 @@ def test_company_changes_nothing(rule: str, layout: str) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.sampled_from(RULE_NAMES),
+    st.sampled_from(list(RULES)),
     st.integers(0, 6),
     st.integers(1, 20),
     st.one_of(st.none(), st.integers(1, 24)),
@@ -160,7 +165,7 @@ def test_frames_replay_and_nothing_given_moves(
         new,
         seed=new,
         temperature=temperature,
-        rule=RuleOptions(rule, threshold=0.5, schedule=schedule, empty_steps=empty_steps),  # type: ignore[arg-type]
+        rule=RuleOptions(rule, Convention(empty_steps=empty_steps), threshold=0.5, schedule=schedule),  # type: ignore[arg-type]
         cache=cache,
         block_length=block,
         max_denoising_steps=steps,
@@ -173,7 +178,7 @@ def test_frames_replay_and_nothing_given_moves(
     assert written(decoder)[:prompt] == list(range(prompt))
     assert MASK not in written(decoder)
     if block is None:
-        editing = asked.rule.max_post_steps if rule == "token_edit" else 0
+        editing = edit.Options.max_post_steps if rule == "token_edit" else 0
         assert decoder.steps[0] <= (steps or new) + editing
         if empty_steps and asked.rule.ranks:
             assert decoder.steps[0] == (steps or new)
@@ -276,7 +281,7 @@ def test_steps_that_write_nothing_are_left_out_or_paid_for() -> None:
         needed, canvases = sum(n > 0 for n in plan(schedule, 5, 9)), []  # type: ignore[arg-type]
         assert needed < 9
         for empty_steps, steps in ((True, 9), (False, needed)):
-            rule = RuleOptions("quota", schedule=schedule, empty_steps=empty_steps)  # type: ignore[arg-type]
+            rule = RuleOptions("quota", Convention(empty_steps=empty_steps), schedule=schedule)  # type: ignore[arg-type]
             asked = request([3], 5, rule=rule, max_denoising_steps=9)
             decoder, frames = decode(model, Layout("bidirectional"), [asked])
             assert decoder.steps == [steps]
@@ -286,15 +291,15 @@ def test_steps_that_write_nothing_are_left_out_or_paid_for() -> None:
 
 
 def test_a_rule_that_judges_never_pays_for_empty_steps() -> None:
-    rule = RuleOptions("threshold", threshold=0.0, empty_steps=True)
+    rule = RuleOptions("threshold", Convention(empty_steps=True), threshold=0.0)
     decoder, _ = decode(network(), Layout("bidirectional"), [request([3], 9, rule=rule, max_denoising_steps=20)])
     assert decoder.steps == [1]
 
 
 def test_the_first_step_of_a_block_may_write_its_first_token_alone() -> None:
     """And a block that gets one step gets another for the rest."""
-    rule = RuleOptions("threshold", threshold=0.0)
-    asked = request([3, 1], 12, rule=rule, block_length=4, cache="dual", first_step="one")
+    rule = RuleOptions("threshold", Convention(first_step="one"), threshold=0.0)
+    asked = request([3, 1], 12, rule=rule, block_length=4, cache="dual")
     decoder, frames = decode(network(shift=True), Layout("bidirectional"), [asked])
     assert [f.positions for f in frames[:3]] == [(2,), (3, 4, 5), (6,)]
     assert decoder.steps == [6]

@@ -15,6 +15,7 @@ from unmask import DiffusionLM
 from unmask.backends.torch import TorchBackend
 from unmask.canvas import Frame
 from unmask.decoding.loop import Decoder
+from unmask.decoding.methods import denoise, draft
 from unmask.decoding.request import Request
 from unmask.decoding.rules import RuleOptions
 from unmask.layout import Layout
@@ -68,8 +69,9 @@ def test_drafts(drafting: Drafting, mode: str, temperature: float) -> None:
     ids = [(5 * i) % 7 for i in range(23)]
     rule = RuleOptions("sequential") if mode == "ar" else RuleOptions("threshold", threshold=0.4)
     block = 1 if mode == "ar" else 3
-    options: Any = {"temperature": temperature, "block_length": block, "mode": mode}
-    whole = Request(ids + [8] * 12, [True] * 23 + [False] * 12, 3, rule, **options)
+    options: Any = {"temperature": temperature, "block_length": block, "rule": rule}
+    options["method"] = draft.Options() if mode == "verify" else denoise.Options()
+    whole = Request(ids + [8] * 12, [True] * 23 + [False] * 12, 3, **options)
     plain, frames = decode(network, Layout("drafts"), [whole])
     for chunk in (1, 4, 22, 23, 100):
         asked = [replace(whole, seed=9, prefill_chunk=0), replace(whole, prefill_chunk=chunk)]
@@ -87,7 +89,8 @@ def test_logprobs_are_those_of_the_written_tokens(drafting: Drafting, tiny: Any)
     for model, layout, mode, mask in cases:
         asked = Request(
             [1, 2, 3] + [mask] * 9, [True] * 3 + [False] * 9, rule=RuleOptions("sequential"),
-            block_length=1 if mode == "ar" else 3, mode=mode, logprobs=2,  # type: ignore[arg-type]
+            block_length=1 if mode == "ar" else 3, logprobs=2,
+            method=draft.Options() if mode == "verify" else denoise.Options(),
         )  # fmt: skip
         decoder, frames = decode(model, layout, [asked])
         row = decoder.rows[0]

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from unmask.decoding.budget import Due
-from unmask.decoding.rules import RANKING, RULE_NAMES, RULES, RuleName, RuleOptions, best_first, remask
+from unmask.decoding.convention import Convention
+from unmask.decoding.rules import RULES, RuleName, RuleOptions, best_first, remask
 from unmask.decoding.sampling import Scores
 
 Array = NDArray[Any]
@@ -45,18 +46,18 @@ def situations(draw: st.DrawFn) -> tuple[Scores, Array, Due]:
     return laid, masked, due
 
 
+conventions = st.builds(Convention, strict=st.booleans(), due_is=st.sampled_from(["least", "most"]))
 parameter_sets = st.builds(
     RuleOptions,
+    convention=conventions,
     threshold=st.floats(0, 1.1),
-    strict=st.booleans(),
     factor=st.floats(0, 8),
     entropy_bound=st.floats(0, 8),
-    due_is=st.sampled_from(["least", "most"]),
     choice_temperature=st.sampled_from([0.0, 0.5]),
 )
 
 
-@pytest.mark.parametrize("name", RULE_NAMES)
+@pytest.mark.parametrize("name", RULES)
 @given(situations(), parameter_sets)
 def test_rules_write_masks_only_and_what_is_due(
     name: RuleName, situation: tuple[Scores, Array, Due], parameters: RuleOptions
@@ -66,13 +67,13 @@ def test_rules_write_masks_only_and_what_is_due(
     counts = chosen.sum(1)
     assert chosen.dtype == np.bool_
     assert not (chosen & ~masked).any()
-    if name in RANKING:
+    if RULES[name].ranks:
         assert (counts == due.count).all()
     elif name != "random":
         assert (chosen.any(1) == masked.any(1)).all()  # every step makes progress
-        least = parameters.due_is == "least"
+        least = parameters.convention.due_is == "least"
         assert (counts >= due.count if least else counts <= np.maximum(due.count, 1)).all()
-    if name == "random" or parameters.due_is == "least":
+    if name == "random" or parameters.convention.due_is == "least":
         everything = Due(masked.sum(1), np.ones(len(masked)))
         assert (RULES[name](scores, masked, everything, parameters) == masked).all()
     # a request's commits do not depend on the others
@@ -96,7 +97,7 @@ def test_rules_prefer_the_surest(situation: tuple[Scores, Array, Due]) -> None:
 def test_what_is_due_at_most_bounds_what_is_sure(situation: tuple[Scores, Array, Due], level: float) -> None:
     """Fast-dLLM's confidence_threshold: of the best that are due, those that reach the threshold, and the best."""
     scores, masked, due = situation
-    options = RuleOptions("threshold", threshold=level, due_is="most")
+    options = RuleOptions("threshold", Convention(due_is="most"), threshold=level)
     best = best_first(scores.confidence, masked, np.ones(len(masked), int))
     sure = best_first(scores.confidence, masked, due.count) & (scores.confidence >= level)
     assert (RULES["threshold"](scores, masked, due, options) == (best | sure)).all()
@@ -152,7 +153,7 @@ def test_what_is_no_number_is_kept_last_but_kept() -> None:
     assert best_first(score, masked, np.array([1]))[0].nonzero()[0].tolist() == [2]
     assert best_first(score, masked, np.array([3]))[0].nonzero()[0].tolist() == [1, 2, 3]
     nothing = grid([[np.nan] * 5])
-    for name in RULE_NAMES:
+    for name in RULES:
         everything = Due(np.array([3]), np.ones(1))
         assert (RULES[name](nothing, masked, everything, RuleOptions(name)) == masked).all() or name == "random"
 
@@ -160,7 +161,7 @@ def test_what_is_no_number_is_kept_last_but_kept() -> None:
 def test_threshold_keeps_what_equals_it() -> None:
     masked, scores = np.ones((1, 3), bool), grid([[0.9, 0.5, 0.95]])
     assert RULES["threshold"](scores, masked, LITTLE, RuleOptions(threshold=0.9)).tolist() == [[True, False, True]]
-    strict = RuleOptions(threshold=0.9, strict=True)
+    strict = RuleOptions(threshold=0.9, convention=Convention(strict=True))
     assert RULES["threshold"](scores, masked, LITTLE, strict).tolist() == [[False, False, True]]
 
 

@@ -9,9 +9,9 @@ import jsonschema
 from benchmarks.schema import TIGHT, _fault, bench_schema
 from benchmarks.schema_set import SCHEMAS
 
+from unmask.decoding.methods import DecodingDefaults
 from unmask.lm import DiffusionLM
 from unmask.models.transformer import Transformer
-from unmask.output import DecodingDefaults
 from unmask.training.tokenizer import train_tokenizer
 
 

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from unmask.decoding.methods import DecodingDefaults
 from unmask.lm import DiffusionLM
-from unmask.output import DecodingDefaults
 from unmask.training.tokenizer import train_tokenizer
 
 TEXT = "the cat sat on the mat. the dog sat on the log. a cat and a dog sat. été ☕ 猫 " * 4

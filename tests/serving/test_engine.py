@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from unmask.backends.torch import TorchBackend, TorchLogits
 from unmask.decoding.feed import Backend, Feed
 from unmask.decoding.loop import Decoder
+from unmask.decoding.methods import draft
 from unmask.decoding.request import Prepared, Request
 from unmask.decoding.rules import RuleOptions
 from unmask.layout import Layout
@@ -86,10 +87,12 @@ class Sink:
 
 
 def prepared(model: str, prompt: int, new: int, **options: Any) -> Prepared:
-    mask, mode = MASK[model], options.get("mode", "diffusion")
+    mask, mode = MASK[model], options.pop("mode", "diffusion")
     block = options.pop("block_length", 4)
     if mode == "ar":
         block, options["rule"] = 1, RuleOptions("sequential")
+    if mode == "verify":
+        options["method"] = draft.Options()
     asked = Request(
         [(3 * i + prompt) % mask for i in range(prompt)] + [mask] * new, [True] * prompt + [False] * new,
         **{"rule": RuleOptions("threshold", threshold=0.4), "block_length": block, **options},

@@ -16,8 +16,8 @@ import pytest
 from live_server import Live
 from pydantic import BaseModel
 
+from unmask.decoding.methods import DecodingDefaults
 from unmask.lm import DiffusionLM
-from unmask.output import DecodingDefaults
 from unmask.serving.api.app import Settings
 from unmask.serving.api.planner import Bounds
 from unmask.serving.api.structure import RuleBounds

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from unmask.checkpoints import catalogue, folder, recognition
+from unmask.decoding.methods import DecodingDefaults
 from unmask.errors import UnmaskError
-from unmask.models.config import ModelConfig, build
-from unmask.output import DecodingDefaults
+from unmask.models.config import ModelConfig
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +87,7 @@ def describe(name: str, device: str = "cpu", dtype: str = "float32") -> Loaded:
         values = {"eos_token_ids": list(found.ends), **family.defaults, **family.generation(raw, values)}
     else:
         values = {**_sampled(config), **values}
-    defaults = cast(DecodingDefaults, build(DecodingDefaults, values, str(file)))
+    defaults = DecodingDefaults.read(values, str(file))
     label = path.stem if path.is_file() else path.name
     about = (path, label, config, raw, family, folder.load_tokenizer(source), folder.load_template(source))
     return Loaded(*about, defaults, device, dtype, base_name, base_path)

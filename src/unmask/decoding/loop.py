@@ -13,20 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 
 from unmask.canvas import NO_MASK, Array, Canvas, Frame
 from unmask.decoding.feed import Backend, Columns, Feed, Logits, Sampling
-from unmask.decoding.methods.denoise import Denoising
 from unmask.decoding.methods.draft import Verifying, draft
-from unmask.decoding.methods.edit import Editing, InsertDelete
-from unmask.decoding.methods.insert_delete import Controls
-from unmask.decoding.methods.renoise import Renoising
-from unmask.decoding.methods.sample import Diffusing
-from unmask.decoding.methods.sub_blocks import SubBlocks
-from unmask.decoding.request import Read, Request, Row, Scheme
+from unmask.decoding.request import Read, Request, Row, Scheme, Setting
 from unmask.decoding.sampling import CHOICE_DRAW, COLD, TOKEN_DRAW, Scores, uniforms
 from unmask.layout import Layout
 
@@ -49,14 +42,19 @@ class Decoder:
         use_cache: bool = True,
         isolate: bool = False,
     ) -> None:
-        self.backend, self.layout, self.eos_ids, self.use_cache = backend, layout, eos_ids, use_cache
+        self.backend = backend
+        self.layout = layout
+        self.eos_ids = eos_ids
+        self.use_cache = use_cache
         mask = backend.config.mask_token_id
         self.mask_id = NO_MASK if mask is None else mask
         self.isolate = isolate
         self.rows: dict[int, Row] = {}
         self.waiting: list[Row] = []
         self.active: list[tuple[Row, Scheme]] = []
-        self._admitted, self._open, self._caching = 0, False, False
+        self._admitted = 0
+        self._open = False  # the backend has made room
+        self._caching = False  # and keeps keys and values
         for request in requests:
             self.admit(request)
 
@@ -96,9 +94,11 @@ class Decoder:
         """The canvases of all requests [B, L], padded on the right."""
         rows = list(self.rows.values())
         shape = (len(rows), max((row.length for row in rows), default=0))
-        ids, frozen = np.full(shape, self.backend.config.pad_token_id or 0, np.int64), np.ones(shape, bool)
+        ids = np.full(shape, self.backend.config.pad_token_id or 0, np.int64)
+        frozen = np.ones(shape, bool)
         for b, row in enumerate(rows):
-            ids[b, : row.length], frozen[b, : row.length] = row.canvas.ids[0], row.canvas.frozen[0]
+            ids[b, : row.length] = row.canvas.ids[0]
+            frozen[b, : row.length] = row.canvas.frozen[0]
         return Canvas(ids, frozen, self.mask_id)
 
     @property
@@ -129,12 +129,26 @@ class Decoder:
         sampling = self._sampling(columns, feed)
         proposed = len(feed.target) > 0 and any(scheme.proposes for _, scheme in self.active)
         scores = logits.propose(sampling) if proposed else Scores.none(len(feed.target))
-        frames, offset, slot = [], 0, 0
+        frames: list[Frame] = []
+        offset = 0
+        slot = 0
         for (row, scheme), own in zip(self.active, columns, strict=True):
             part = slice(offset, offset + len(own.target))
-            ours = (own.target, scores.rows(part), sampling.rows(part))
-            read = Read(*ours, logits, offset, slot, possible.get(row.number))
-            offset, slot = offset + len(own.target), slot + len(own.slot)
+            read = Read(
+                target=own.target,
+                scores=scores.rows(part),
+                sampling=sampling.rows(part),
+                logits=logits,
+                offset=offset,
+                first_slot=slot,
+                possible=possible.get(row.number),
+            )
+            offset += len(own.target)
+            slot += len(own.slot)
+            if row.prefill_end is not None:
+                row.cached = row.prefill_end
+                row.prefills += 1
+                continue
             with self._blame(row):
                 row.canvas, made = row.canvas.apply(scheme.take(read), [row.steps])
                 if row.request.logprobs is not None:
@@ -150,13 +164,22 @@ class Decoder:
         for row, scheme in self.active:
             with self._blame(row):
                 if row.error is None:
-                    columns.append(scheme.columns())
+                    columns.append(_guided(row, self._text(row, scheme) or scheme.columns()))
         self._keep([i for i, (row, _) in enumerate(self.active) if row.error is None])
         return columns
 
+    def _text(self, row: Row, scheme: Scheme) -> Columns | None:
+        """Text alone, where there is too much of it before the window for one forward."""
+        block = self.layout.block_length if self.layout.kind == "block_causal" else 1
+        row.prefill_end = row.chunk_end(scheme.text_end, block, scheme.offset)
+        if row.prefill_end is None:
+            return None
+        return Columns.text(row.canvas.ids[0], row.cached, row.prefill_end, scheme.offset)
+
     def _restrict(self, logits: Logits, columns: list[Columns]) -> dict[int, Array]:
         """Leaves the logits of requests with a grammar what it allows; for each, which scored columns have any."""
-        possible, offset = dict[int, Array](), 0
+        possible = dict[int, Array]()
+        offset = 0
         for (row, _), own in zip(self.active, columns, strict=True):
             if own.allowed is not None:
                 index = offset + np.arange(len(own.allowed))
@@ -203,7 +226,9 @@ class Decoder:
             return
         needed = any(self._cache(row.request) != "none" for row, _ in joining)
         if not self._open or (needed and not self._caching):  # those there read everything anyway
-            joined, self._open, self._caching = self.active + joining, True, needed
+            joined = self.active + joining
+            self._open = True
+            self._caching = needed
             self.backend.open(self.layout, _places(joined), max(row.length for row, _ in joined), needed)
         else:
             self.backend.admit(_places(joining), max(row.length for row, _ in joining))
@@ -213,22 +238,8 @@ class Decoder:
                 scheme.settle()
 
     def _scheme(self, row: Row) -> Scheme:
-        cache = self._cache(row.request)
-        if row.request.mode == "verify" or row.request.rule.name == "checked":
-            return Verifying(row, cache)
-        config, editable = self.backend.config, self.layout.kind in ("bidirectional", "block_causal")
-        if row.request.renoise is not None:
-            return Renoising(row, row.request.renoise, cache, config.vocab_size, self.eos_ids, config.pad_token_id)
-        if row.request.sampler is not None:
-            return Diffusing(row, self.layout, cache, config, row.request.sampler)
-        own = (row, self.layout, cache, int(config.shift))
-        if row.request.rule.name == "token_edit" and editable:
-            delete, insert = config.delete_token_id, config.insert_token_id
-            plain = delete is None or insert is None
-            return Editing(*own) if plain else InsertDelete(*own, Controls(cast(int, delete), cast(int, insert)))
-        if row.request.sub_block_length is not None and self.layout.kind == "block_causal":
-            return SubBlocks(*own)
-        return Denoising(*own)
+        setting = Setting(self.backend.config, self.layout, self._cache(row.request), self.eos_ids)
+        return row.request.method.scheme(row, setting)
 
     def _cache(self, request: Request) -> str:
         if not self.use_cache:
@@ -260,8 +271,9 @@ class Decoder:
 
     def _sampling(self, columns: list[Columns], feed: Feed) -> Sampling:
         """Each scored row's own options and draws, addressed by (seed, step, position); none where none is read."""
-        requests, counts = [row.request for row, _ in self.active], [len(c.target) for c in columns]
-        native = [r.rule.confidence_dtype == "native" for r in requests]
+        requests = [row.request for row, _ in self.active]
+        counts = [len(c.target) for c in columns]
+        native = [r.convention.confidence_dtype == "native" for r in requests]
         if (
             not any(native)
             and not any(s.temperature >= COLD for _, s in self.active)
@@ -275,11 +287,23 @@ class Decoder:
 
         temperature = spread([scheme.temperature for _, scheme in self.active]).astype(np.float64)
         address = (spread([r.seed for r in requests]), spread([row.steps for row, _ in self.active]), feed.target)
-        temperature[temperature < COLD], unread = 0.0, np.zeros(len(feed.row))
+        temperature[temperature < COLD] = 0.0
+        unread = np.zeros(len(feed.row))
         token = uniforms(*address, TOKEN_DRAW) if (temperature > 0).any() else unread
         choice = uniforms(*address, CHOICE_DRAW) if any(r.rule.draws for r in requests) else unread
-        top_k, top_p = spread([r.top_k for r in requests]), spread([r.top_p for r in requests]).astype(np.float64)
+        top_k = spread([r.top_k for r in requests])
+        top_p = spread([r.top_p for r in requests]).astype(np.float64)
         return Sampling(temperature, top_k, top_p, token, choice, spread(native) if any(native) else None)
+
+
+def _guided(row: Row, columns: Columns) -> Columns:
+    """With guidance, columns that also have a twin which reads the same without what was given."""
+    guidance = row.request.guidance
+    if guidance == 0:
+        return columns
+    canvas = row.canvas
+    twin = np.where(canvas.frozen[0, columns.position], canvas.mask_id, columns.ids)
+    return replace(columns, twin=twin, guidance=guidance)
 
 
 def _places(rows: list[tuple[Row, Scheme]]) -> int:

@@ -2,69 +2,168 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 
 from unmask.canvas import Array, Canvas, Commit
+from unmask.decoding.convention import Convention
 from unmask.decoding.feed import Columns, Logits, Sampling
-from unmask.decoding.methods.ancestral import Draws, SamplerOptions
-from unmask.decoding.methods.renoise_rule import RenoiseOptions
+from unmask.decoding.options import option
 from unmask.decoding.rules import RuleOptions
 from unmask.decoding.sampling import Scores
-from unmask.layout import Layout
+from unmask.layout import Layout, LayoutKind
+from unmask.models.config import ModelConfig
 from unmask.structured.grammar import Grammar
+
+if TYPE_CHECKING:
+    from unmask.decoding.methods import DecodingDefaults
+    from unmask.decoding.methods.ancestral import Draws
 
 Alternatives = tuple[tuple[int, float], ...]  # tokens and log-probabilities: the written one, then the likeliest
 Mode = Literal["ar", "diffusion", "verify"]
 CacheKind = Literal["auto", "none", "exact", "prefix", "dual"]
+MODES: dict[str, tuple[Mode, ...]] = {  # of models by their layout, the default first
+    "bidirectional": ("diffusion",),
+    "block_causal": ("diffusion",),
+    "causal": ("ar",),
+    "drafts": ("diffusion", "ar", "verify"),
+    "canvas": ("diffusion",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequestParameters:
-    """How a canvas is decoded, the rule aside."""
+    """What several methods read: sampling, windows and caches."""
 
-    temperature: float = 0.0
-    top_k: int = 0  # 0: off
-    top_p: float = 1.0  # 1: off
-    guidance: float = 0.0  # classifier-free: logits are u + (guidance + 1) (c - u), u those of given tokens masked
-    block_length: int | None = None  # None: the whole canvas at once
-    sub_block_length: int | None = None  # block-causal: parts of a block that are written one after another
-    blocks_from_prompt: bool = False  # block-causal: blocks count from the first mask, not from position 0
-    whole_blocks: bool = False  # block-causal: the last block is as long as the others, and cut afterwards
-    max_denoising_steps: int | None = None  # per block; None: as many as the block has masks
-    remask_budget: int = 0  # committed tokens that may be masked again, each once
-    cache: CacheKind = "auto"  # auto: exact where the layout allows it
-    cache_refresh: int = 0  # prefix and dual: all is read again every so many steps; 0: once a block
-    ending: Literal["text", "block"] = "text"  # at an end of text: stop once all before it is written, or the block is
-    # prefix and dual: what a block's first step writes; one: its first token alone (Fast-dLLM's Dream)
-    first_step: Literal["rule", "one"] = "rule"
+    temperature: float = option(0.0, ge=0, le=100)  # 0 takes the best token
+    top_k: int = option(0, ge=0, off=0)
+    top_p: float = option(1.0, gt=0, le=1, off=1.0)
+    guidance: float = option(0.0, ge=0, le=100, off=0.0)  # classifier-free: u + (guidance + 1) (c - u)
+    block_length: int | None = option(None, ge=1)  # None: the whole canvas at once
+    max_denoising_steps: int | None = option(None, ge=1)  # per block; None: as many as the block has masks
+    remask_budget: int = option(0, ge=0, off=0)  # committed tokens that may be masked again, each once
+    # auto: exact where the layout allows it
+    cache: CacheKind = option("auto", off="auto")  # noqa: RUF009
+    cache_refresh: int = option(0, ge=0, off=0)  # prefix and dual: steps until all is read again; 0: once a block
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What decides how a model decodes: its config, the layout and mode it decodes in, and all options together."""
+
+    name: str  # of the model
+    config: ModelConfig
+    layout: LayoutKind
+    mode: Mode
+    options: DecodingDefaults
+    given: Mapping[str, Any] = field(default_factory=dict)  # of the options, those that the caller says
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether there is anything that a canvas to write on could begin with: a mask, or random tokens."""
+        return self.config.mask_token_id is not None or self.config.corruption == "uniform"
+
+    @property
+    def denoises_masks(self) -> bool:
+        return self.config.mask_token_id is not None and self.config.output == "logits"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a scheme must know of the decoder that it runs in, besides its request."""
+
+    config: ModelConfig
+    layout: Layout
+    cache: str  # none, exact, prefix or dual
+    eos_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """A method of decoding and its own options; a subclass is one method. What it says of itself is all that the
+    library, the server, the command line and the page know of it."""
+
+    method: ClassVar[str]
+    whole_canvases: ClassVar[bool] = False  # it writes blocks of full length, of which what was asked for is given
+
+    @classmethod
+    def claims(cls, asked: Asked) -> bool:
+        """Whether these options are decoded by this method; the first of METHODS that says so is taken."""
+        raise NotImplementedError
+
+    @classmethod
+    def suits(cls, asked: Asked) -> str | None:
+        """Why a model cannot be decoded so, in one line; None where it can."""
+        raise NotImplementedError
+
+    @classmethod
+    def reads(cls, asked: Asked) -> set[str]:
+        """Names of the options that are read, without those of the rule."""
+        raise NotImplementedError
+
+    @classmethod
+    def reads_rule(cls, asked: Asked) -> bool:
+        """Whether a commit rule decides what is kept."""
+        return True
+
+    @classmethod
+    def caches(cls, asked: Asked) -> tuple[CacheKind, ...]:
+        """Caches that a request may ask for."""
+        return ("auto", "none") if asked.layout == "bidirectional" else ("auto", "none", "exact")
+
+    @classmethod
+    def no_grammar(cls, asked: Asked) -> str | None:
+        """Why what is written cannot be held to a grammar, in one line; None where it can."""
+        return None if asked.config.mask_token_id is not None else cannot_be_held(asked, "whole canvases of noise")
+
+    @classmethod
+    def of(cls, asked: Asked) -> Self:
+        """The method with the options that were asked for."""
+        own = {f.name: getattr(asked.options, f.name) for f in fields(cls) if hasattr(asked.options, f.name)}
+        return cls(**own)
+
+    def scheme(self, row: Row, setting: Setting) -> Scheme:
+        """What decodes one request."""
+        raise NotImplementedError
+
+
+def cannot_be_held(asked: Asked, how: str) -> str:
+    """The line that refuses a grammar; `how` the model writes."""
+    return (
+        f"model '{asked.name}' writes {how}, which cannot be held to a grammar; use a model and a rule that fill masks"
+    )
+
+
+def _plain_denoising() -> MethodOptions:
+    from unmask.decoding.methods.denoise import Options
+
+    return Options()
 
 
 @dataclass(frozen=True)
 class Request(RequestParameters):
     """One canvas to decode. `given` marks tokens to keep as they are (masks elsewhere are open; all tokens
-    elsewhere, where noise is no mask).
-
-    With `renoise` blocks are canvases of noise that are denoised one after another.
-    """
+    elsewhere, where noise is no mask)."""
 
     ids: list[int]
     given: list[bool]
     seed: int = 0
     rule: RuleOptions = field(default_factory=RuleOptions)
+    method: MethodOptions = field(default_factory=_plain_denoising)
     stop: Callable[[list[int]], bool] | None = None  # asked with the finished tokens from the left
-    mode: Mode = "diffusion"
-    renoise: RenoiseOptions | None = None
     wanted: int | None = None  # tokens asked for, where whole canvases or blocks hold more
     prefill_chunk: int = 0  # with an exact cache: most text tokens read before a window by one forward; 0: all
     ends: bool = True  # an end of text finishes it; not so where given text follows
-    sampler: SamplerOptions | None = None  # in place of a rule
-    draws: Draws | None = None  # of the sampler; None: the seed's
+    draws: Draws | None = None  # of a sampler; None: the seed's
     logprobs: int | None = None  # how many alternatives to remember of every written token; None: not even its own
     grammar: Grammar | None = None  # that all that is written has to match
+
+    @property
+    def convention(self) -> Convention:
+        return self.rule.convention
 
     @property
     def rows(self) -> int:
@@ -100,6 +199,7 @@ class Row:
     error: Exception | None = None  # why it cannot go on
     block_end: int = 0  # of the block being decoded
     revising: bool = False  # what is written in that block may still change
+    prefill_end: int | None = None  # of a forward that only reads text
 
     @property
     def masked(self) -> Array:
@@ -117,15 +217,15 @@ class Row:
         """Forwards that scored something: the same however the prompt was read."""
         return self.forwards - self.prefills
 
-    def prefill_end(self, low: int, needed: int, block: int = 1, offset: int = 0) -> int | None:
-        """Where to stop if the text from `low` to `needed` is too long for one forward; None if it is not.
+    def chunk_end(self, needed: int, block: int, offset: int) -> int | None:
+        """Where to stop if the text that is not cached, up to `needed`, is too long for one forward; None if it is not.
 
         Blocks begin `offset` positions early: keys of half a block would not be those of the whole.
         """
         most = self.request.prefill_chunk
-        if most < 1 or needed - low <= most:
+        if most < 1 or needed - self.cached <= most:
             return None
-        end = (low + offset) // block * block + max(most // block, 1) * block - offset
+        end = (self.cached + offset) // block * block + max(most // block, 1) * block - offset
         return end if end < needed else None
 
     @property
@@ -142,7 +242,7 @@ class Row:
 
     def ended(self, eos_ids: frozenset[int]) -> bool:
         """Whether all that is asked for is written, or all up to an end of text or a stop."""
-        if self.revising or (self.request.ending == "block" and self.masked[: self.block_end].any()):
+        if self.revising or (self.request.convention.ending == "block" and self.masked[: self.block_end].any()):
             return False
         if self.request.wanted is not None:
             end = self.request.given.index(False) + self.request.wanted
@@ -186,6 +286,16 @@ class Scheme(Protocol):
     @property
     def temperature(self) -> float:
         """That the next forward's proposals are sampled at."""
+        ...
+
+    @property
+    def text_end(self) -> int:
+        """Text before this position leaves exact keys and values, and may be read ahead of the window; 0: none."""
+        ...
+
+    @property
+    def offset(self) -> int:
+        """How many positions early the layout counts blocks."""
         ...
 
     def settle(self) -> bool:

@@ -1,20 +1,22 @@
 """Commit rules: which of the proposed tokens a step keeps. Pure functions of scores and masks.
 
-All grids are [B, L]. What is `due` comes from a schedule and is known before the rule runs. Rules that rank
-keep exactly what is due; rules that judge keep what they are sure of, the best one at any rate, and at least
-(or at most, as the options say) what is due; `random` keeps each mask with the schedule's share as its chance.
+All grids are [B, L]. What a step owes comes from a schedule and is known before the rule runs. Rules that rank
+keep exactly that; rules that judge keep what they are confident of, the best one at any rate, and at least (or at
+most, as the convention says) what is owed; `random` keeps each mask with the schedule's share as its chance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from unmask.canvas import Array
 from unmask.decoding.budget import Due, ScheduleName
+from unmask.decoding.convention import Convention
+from unmask.decoding.options import option
 from unmask.decoding.sampling import Scores
 
 RuleName = Literal[
@@ -27,38 +29,26 @@ RuleName = Literal[
     "sequential",
     "entropy",
     "token_edit",
-    "checked",
 ]
-RANKING: tuple[str, ...] = ("quota", "margin", "entropy", "sequential")  # keep exactly what is due
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuleParameters:
-    """Everything about rules but their name; each of the first four is read by the rules it names only."""
+    """Parameters of all rules; each rule names those that it reads."""
 
-    threshold: float = 0.9
-    strict: bool = False  # threshold: keep what is above it only; entropy_bound: keep while the sum with it is below
-    factor: float = 1.0
-    entropy_bound: float = 0.1
+    threshold: float = option(0.9, ge=0, le=1)
+    factor: float = option(1.0, ge=0, lt=1e6)
+    entropy_bound: float = option(0.1, ge=0, lt=1e6)  # nats
     schedule: ScheduleName = "even"
-    schedule_eps: float = 1e-3  # the last time of `timesteps`
-    due_is: Literal["least", "most"] = "least"  # most: what is held back stays due, in steps beyond the budget too
-    empty_steps: bool = False  # of rules that rank: steps that are due nothing are paid for, as LLaDA and Dream do
-    choice_temperature: float = 0.0  # quota, margin, entropy: above 0, drawn by scores over it (Dream's alg_temp)
-    confidence_dtype: Literal["float64", "native"] = "float64"  # native: scores in the network's own precision
-    num_to_transfer: int = 1  # of rules that judge: masks that a step fills at the least, whatever is due
-    editing_threshold: float = 0.9  # token_edit
-    zero_edits: bool = True  # an editing_threshold of 0 edits all that differs; false: nothing
-    max_post_steps: int = 16  # token_edit: steps that only edit, of each block
-    draft_threshold: float = 0.0  # checked, verify: drafts and slots less likely to be of use are not fed
-    draft_columns: int = 0  # checked, verify: most columns of new text, drafts and slots of a forward; 0: no limit
+    choice_temperature: float = option(0.0, ge=0, le=100, off=0.0)  # above 0: drawn by scores over it
 
 
 @dataclass(frozen=True)
 class RuleOptions(RuleParameters):
-    """A rule and its parameters."""
+    """A rule, its parameters and the convention it follows."""
 
     name: RuleName = "threshold"
+    convention: Convention = field(default_factory=Convention)
 
     @property
     def draws(self) -> bool:
@@ -67,8 +57,29 @@ class RuleOptions(RuleParameters):
 
     @property
     def ranks(self) -> bool:
-        """Whether it keeps exactly what is due."""
-        return self.name in RANKING
+        """Whether it keeps exactly what is owed."""
+        return RULES[self.name].ranks
+
+    @property
+    def final(self) -> bool:
+        """Whether no later step of it takes back what it wrote."""
+        return RULES[self.name].final
+
+
+Choose = Callable[[Scores, Array, Due, RuleOptions], Array]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A commit rule: called with scores, open masks, what is owed and its options, it gives the positions to keep."""
+
+    choose: Choose
+    reads: tuple[str, ...] = ()  # its own of RuleParameters
+    ranks: bool = False  # keeps exactly what is owed
+    final: bool = True  # no later step takes back what it wrote
+
+    def __call__(self, scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
+        return self.choose(scores, masked, due, options)
 
 
 def best_first(score: Array, masked: Array, count: Array) -> Array:
@@ -90,7 +101,11 @@ def _ranked(score: Array, scores: Scores, masked: Array, due: Due, options: Rule
 def _judged(score: Array, sure: Array, masked: Array, due: Due, options: RuleOptions) -> Array:
     """The best by score: as many as are `sure` [B], one at any rate, within what the schedule asks or allows."""
     sure = np.maximum(sure, 1)
-    bounded = np.maximum(sure, due.count) if options.due_is == "least" else np.minimum(sure, np.maximum(due.count, 1))
+    bounded = (
+        np.maximum(sure, due.count)
+        if options.convention.due_is == "least"
+        else np.minimum(sure, np.maximum(due.count, 1))
+    )
     return best_first(score, masked, bounded)
 
 
@@ -127,7 +142,9 @@ def threshold(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> 
     SDAR and LLaDA2 keep those only where they are not fewer than are due, and else the surest that are due;
     as the surest hold the others then, it is one rule.
     """
-    above = scores.confidence > options.threshold if options.strict else scores.confidence >= options.threshold
+    above = (
+        scores.confidence > options.threshold if options.convention.strict else scores.confidence >= options.threshold
+    )
     return _judged(scores.confidence, (masked & above).sum(1), masked, due, options)
 
 
@@ -151,7 +168,7 @@ def factor(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Arr
 def entropy_bound(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
     """DiffusionGemma's acceptance: entropies ascending, keep while the sum of the ones before is within
     the bound, so the surest is always kept. `strict`: while the sum with it is below (JetEngine, for SDAR)."""
-    count = within_bound(scores.entropy, masked, options.entropy_bound, options.strict)
+    count = within_bound(scores.entropy, masked, options.entropy_bound, options.convention.strict)
     return _judged(-scores.entropy, count, masked, due, options)
 
 
@@ -167,21 +184,21 @@ def within_bound(entropy: Array, masked: Array, bound: float, strict: bool = Fal
 
 def token_edit(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
     """LLaDA2.1: masks surer than the threshold; beside it, `edit` revises what is written."""
-    return threshold(scores, masked, due, replace(options, strict=True))
+    return threshold(scores, masked, due, replace(options, convention=replace(options.convention, strict=True)))
 
 
-RULES: dict[str, Callable[[Scores, Array, Due, RuleOptions], Array]] = {
-    "quota": quota,
-    "threshold": threshold,
-    "factor": factor,
-    "entropy_bound": entropy_bound,
-    "margin": margin,
-    "random": random,
-    "sequential": sequential,
-    "entropy": entropy,
-    "token_edit": token_edit,
+RANKED = ("schedule", "choice_temperature")
+RULES: dict[str, Rule] = {
+    "quota": Rule(quota, RANKED, ranks=True),
+    "threshold": Rule(threshold, ("threshold", "schedule")),
+    "factor": Rule(factor, ("factor", "schedule")),
+    "entropy_bound": Rule(entropy_bound, ("entropy_bound", "schedule")),
+    "margin": Rule(margin, RANKED, ranks=True),
+    "random": Rule(random, ("schedule",)),
+    "sequential": Rule(sequential, ("schedule",), ranks=True),
+    "entropy": Rule(entropy, RANKED, ranks=True),
+    "token_edit": Rule(token_edit, ("threshold", "schedule"), final=False),
 }
-RULE_NAMES: tuple[str, ...] = tuple(RULES)  # `checked` judges by the base's scores of the drafts: decoding.drafting
 
 
 def remask(confidence: Array, eligible: Array, count: Array) -> Array:

@@ -11,13 +11,13 @@ from conformance.checks.outcome import Trace
 from unmask.backends.torch import TorchBackend
 from unmask.canvas import Array
 from unmask.decoding.loop import Decoder
-from unmask.decoding.methods.ancestral import SamplerOptions, race
-from unmask.decoding.methods.sample import Diffusing, check_sampler
-from unmask.decoding.request import Request
+from unmask.decoding.methods import DecodingDefaults, sample
+from unmask.decoding.methods.ancestral import race
+from unmask.decoding.request import Asked, Request
 from unmask.errors import UnmaskError
 from unmask.layout import Layout
 from unmask.lm import DiffusionLM
-from unmask.models.config import build
+from unmask.models.config import ModelConfig, build
 from unmask.noise_levels import LevelSchedule
 
 RECORD = {"name", "sampler", "forward_passes", "canvas_before_each_forward", "final_ids"}
@@ -108,12 +108,12 @@ def _canvas(lm: DiffusionLM, case: dict[str, Any], noise: dict[str, Array]) -> t
     # the references compute times in float32, and go on where nothing is left to write; `use_float64` is about
     # rounding alone, and probabilities here are float64 throughout
     how = {"psi_kappa": kappa, "steps": case["steps"], "eps": case["eps"], "dtype": "float32", "whole": True}
-    options = cast(SamplerOptions, build(SamplerOptions, {"name": name, "noise_removal": removal, **how}, case["name"]))
+    options = cast(sample.Options, build(sample.Options, {"name": name, "noise_removal": removal, **how}, case["name"]))
     names = case.get("uniform_noise_tensors")
     drawn = list(noise[case["uniform_noise_tensor"]]) if names is None else [noise[n] for n in names]
     first = case["initial_ids"] if "initial_ids" in case else [[case["mask_id"]] * case["length"]] * case["batch"]
     requests = [
-        Request(row, [False] * len(row), temperature=1.0, sampler=options, draws=RecordedDraws([u[b] for u in drawn]))
+        Request(row, [False] * len(row), temperature=1.0, method=options, draws=RecordedDraws([u[b] for u in drawn]))
         for b, row in enumerate(first)
     ]
     recorded = Trace(case["canvas_before_each_forward"], case["final_ids"], case["forward_passes"])
@@ -127,14 +127,14 @@ def _blocks(lm: DiffusionLM, case: dict[str, Any], noise: dict[str, Array]) -> t
     if drawn.shape[1] != 1:
         raise UnmaskError(f"case '{case['name']}': only one text at a time is compared")
     hits, steps = case["first_hitting"], case["num_steps"]
-    options = SamplerOptions(
+    options = sample.Options(
         "first_hitting" if hits else "ddpm_cache", steps, nucleus_p=case["nucleus_p"], dtype="float32"
     )
     picks = [pick[0] for pick in case["randint_draws"]]
     draws = RecordedDraws(list(drawn[:, 0]), case["np_uniforms"], picks, 0 if hits else steps, mask_id)
     ids = [case["bos_id"]] + [mask_id] * (case["num_strides"] * block - 1)
     given = [True] + [False] * (len(ids) - 1)
-    request = Request(ids, given, temperature=1.0, block_length=block, sampler=options, draws=draws)
+    request = Request(ids, given, temperature=1.0, block_length=block, method=options, draws=draws)
     ours = _run(lm, case, [request], Layout("block_causal", block), lm.config.noise_schedule)
     recorded = Trace(case["canvas_before_each_forward"], case["final_ids"], case["forward_passes"])
     recorded = _whole(recorded, mask_id) if case["kv_cache"] else recorded
@@ -161,6 +161,22 @@ def _check(case: dict[str, Any], known: set[str]) -> None:
         raise UnmaskError(f"case '{case.get('name')}': field '{unknown[0]}' is not understood")
 
 
+def _check_suits(request: Request, layout: Layout, config: ModelConfig) -> None:
+    """Raises UnmaskError where the model cannot be decoded by the request's sampler."""
+    own = cast(sample.Options, request.method)
+    options = DecodingDefaults(
+        sampler=own.name,
+        noise_removal=own.noise_removal,
+        nucleus_p=own.nucleus_p,
+        temperature=request.temperature,
+        block_length=request.block_length,
+        max_denoising_steps=request.max_denoising_steps,
+    )
+    reason = sample.Options.suits(Asked("recorded", config, layout.kind, "diffusion", options))
+    if reason is not None:
+        raise UnmaskError(reason)
+
+
 def _run(
     lm: DiffusionLM, case: dict[str, Any], requests: list[Request], layout: Layout, schedule: LevelSchedule
 ) -> Trace:
@@ -172,13 +188,12 @@ def _run(
     told = case.get("time_conditioning", config.time_conditioned)
     backend.config = config = replace(config, time_conditioned=told, noise_schedule=schedule)
     for request in requests:
-        assert request.sampler is not None
-        check_sampler(request, request.sampler, config)
+        _check_suits(request, layout, config)
     decoder = Decoder(backend, layout, requests)
     seen: list[dict[int, list[int]]] = [{0: list(request.ids)} for request in requests]  # by updates before a forward
     while decoder.busy:
         for row, scheme in decoder.active:
-            assert isinstance(scheme, Diffusing)
+            assert isinstance(scheme, sample.Sampling)
             seen[row.number][scheme.updates] = row.canvas.ids[0].tolist()
         decoder.step()
     # they read all rows as soon as one has changed

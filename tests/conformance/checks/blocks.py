@@ -27,7 +27,9 @@ from conformance.checks.block_traces import (
 )
 from conformance.checks.outcome import Trace
 from unmask.canvas import Array
-from unmask.decoding.request import Request
+from unmask.decoding.convention import CONVENTIONS, Convention
+from unmask.decoding.methods import denoise, edit, sub_blocks
+from unmask.decoding.request import MethodOptions, Request
 from unmask.decoding.rules import RuleOptions
 from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
@@ -59,7 +61,7 @@ def _sdar(lm: DiffusionLM, case: dict[str, Any]) -> Result:
         if top_k or case.get("top_p", 1.0) < 1:
             raise UnmaskError(f"case '{case.get('name')}' draws from filtered distributions: not recorded")
     strategy, entropy = case["remasking_strategy"], False
-    rule = RuleOptions(strict=True, schedule="block", confidence_dtype="native")
+    rule = RuleOptions(schedule="block", convention=Convention(strict=True, confidence_dtype="native", ending="block"))
     if strategy == "low_confidence_static":
         rule = replace(rule, name="quota")
     elif strategy == "low_confidence_dynamic":
@@ -72,7 +74,7 @@ def _sdar(lm: DiffusionLM, case: dict[str, Any]) -> Result:
         raise UnmaskError(f"case '{case.get('name')}': remasking_strategy '{strategy}' is unknown")
     length = -(-(len(prompt) + case["gen_length"]) // block) * block
     request = request_of(
-        prompt, length, case["mask_id"], rule, block_length=block, ending="block",
+        prompt, length, case["mask_id"], rule, block_length=block,
         max_denoising_steps=None if entropy else steps, temperature=0.0 if greedy else 1.0, top_k=0 if greedy else 1,
     )  # fmt: skip
     eos = frozenset(case.get("stopping_criteria_idx") or [])
@@ -102,18 +104,21 @@ def _llada2(lm: DiffusionLM, case: dict[str, Any]) -> Result:
     greedy_only(case)
     prompt, block, new, eos_id = one_prompt(case), case["block_length"], case["gen_length"], case["eos_id"]
     early, edits = case.get("eos_early_stop", False), "editing_threshold" in case
-    rule, steps = RuleOptions("threshold", threshold=case["threshold"], strict=True, confidence_dtype="native"), None
+    least = {"num_to_transfer": case["num_to_transfer"]} if "num_to_transfer" in case else {}
+    ending: Any = "text" if early and not edits else "block"
+    convention = Convention(strict=True, confidence_dtype="native", ending=ending, **least)
+    rule, steps = RuleOptions("threshold", convention, threshold=case["threshold"]), None
+    method: MethodOptions = denoise.Options()
     if edits:  # 2.1
-        own = {name: case[name] for name in ("editing_threshold", "max_post_steps", "num_to_transfer") if name in case}
-        rule = replace(rule, name="token_edit", **own)
+        own = {name: case[name] for name in ("editing_threshold", "max_post_steps") if name in case}
+        rule, method = replace(rule, name="token_edit"), edit.Options(**own)
     else:
         steps, rule = min(case["steps"], new // case.get("minimal_topk", 1)), replace(rule, schedule="block")
     length = -(-(len(prompt) + new) // block) * block
     # 2.0 stops after a block with an end of text in any case, 2.1 only if asked to
     eos = frozenset() if eos_id is None or (edits and not early) else frozenset([eos_id])
     request = request_of(
-        prompt, length, case["mask_id"], rule, block_length=block, max_denoising_steps=steps,
-        ending="text" if early and not edits else "block",
+        prompt, length, case["mask_id"], rule, block_length=block, max_denoising_steps=steps, method=method
     )  # fmt: skip
 
     def cut(canvas: list[int], request: Request, end: int) -> list[int]:
@@ -139,9 +144,12 @@ def _stable_diffcoder(lm: DiffusionLM, case: dict[str, Any]) -> Result:
     if case.get("remasking", "low_confidence") != "low_confidence" or case.get("shift"):
         raise UnmaskError(f"case '{case.get('name')}' has a remasking or a shift that is not recorded")
     threshold, eos_id, mask_id = case.get("threshold"), case.get("eos_id"), case["mask_id"]
-    rule = RuleOptions("quota") if threshold is None else RuleOptions("threshold", threshold=threshold)
+    convention = Convention(ending="block")
+    rule = RuleOptions("quota", convention)
+    if threshold is not None:
+        rule = RuleOptions("threshold", convention, threshold=threshold)
     steps = case["steps"] // (new // block) if threshold is None else None  # a threshold goes on to the last mask
-    options = {"block_length": block, "ending": "block", "max_denoising_steps": steps}
+    options = {"block_length": block, "max_denoising_steps": steps}
     request = request_of(prompt, len(prompt) + new, mask_id, rule, **options)
 
     def cut(canvas: list[int], request: Request, end: int) -> list[int]:
@@ -166,7 +174,7 @@ def _stable_diffcoder(lm: DiffusionLM, case: dict[str, Any]) -> Result:
 def _fast_dllm_v2(lm: DiffusionLM, case: dict[str, Any]) -> Result:
     greedy_only(case)
     prompts, block, mask_id, stop = case["prompt_ids"], case["block_size"], case["mask_id"], case["stop_token"]
-    rule = RuleOptions("threshold", threshold=case["threshold"], strict=True, confidence_dtype="native")
+    rule = RuleOptions("threshold", CONVENTIONS["fast-dllm"], threshold=case["threshold"])
     cache = "dual" if case.get("use_block_cache") else "exact"
 
     def asking(prompts: list[list[int]], start: int) -> Asked:
@@ -174,7 +182,11 @@ def _fast_dllm_v2(lm: DiffusionLM, case: dict[str, Any]) -> Result:
         for prompt in prompts:
             # whole blocks, and the token that the last one gives
             length = len(prompt) // block * block + case["max_new_tokens"] // block * block + 1
-            options = {"block_length": block, "sub_block_length": case["small_block_size"], "cache": cache}
+            options = {
+                "block_length": block,
+                "method": sub_blocks.Options(sub_block_length=case["small_block_size"]),
+                "cache": cache,
+            }
             requests.append(request_of(prompt, length, mask_id, rule, **options))
         eos = frozenset() if stop is None else frozenset([stop])
         return Asked(lm, mask_id, block, requests, eos, lambda canvas, request, end: until(stop, start, canvas))
@@ -215,9 +227,9 @@ def _row(case: dict[str, Any], row: int, prompt: list[int], request: Request, st
 def _bd3lm(lm: DiffusionLM, case: dict[str, Any]) -> Result:
     greedy_only(case)
     block, new, mask_id, eos_id = case["block_size"], case["max_new_tokens"], case["mask_id"], case["eos_id"]
-    rule = RuleOptions("quota", schedule="linear", confidence_dtype="native")
+    rule = RuleOptions("quota", replace(CONVENTIONS["dllm"], ending="block"), schedule="linear")
     steps = -(-case["steps"] // -(-new // block))
-    options = {"block_length": block, "blocks_from_prompt": True, "ending": "block", "max_denoising_steps": steps}
+    options = {"block_length": block, "max_denoising_steps": steps}
     requests = [request_of(p, len(p) + new, mask_id, rule, **options) for p in case["prompts"]]
     eos = frozenset() if eos_id is None else frozenset([eos_id])
     asked = Asked(lm, mask_id, block, requests, eos, lambda canvas, request, end: canvas[:end])

@@ -12,6 +12,7 @@ from typing import Any
 from conformance.checks.outcome import Trace
 from unmask.backends.torch import TorchBackend
 from unmask.canvas import Array
+from unmask.decoding.convention import CONVENTIONS, Convention
 from unmask.decoding.loop import Decoder
 from unmask.decoding.request import Request
 from unmask.decoding.rules import RuleName, RuleOptions
@@ -86,14 +87,14 @@ def _llada(case: dict[str, Any]) -> Request:
         raise UnmaskError(f"case '{case['name']}' remasks by '{case['remasking']}'; its draws are not known")
     fast, sampler = "Fast-dLLM" in case.get("sampler", ""), case.get("sampler", "")
     cache = "prefix" if "prefix_cache" in sampler else "dual" if "dual_cache" in sampler else "none"
-    shared: dict[str, Any] = {"confidence_dtype": "float64" if fast else "native", "empty_steps": not fast}
+    convention = CONVENTIONS["unmask" if fast else "llada"]
     steps = None  # threshold and factor go on until the block is written
     if case.get("threshold") is not None:
-        rule = RuleOptions("threshold", threshold=case["threshold"], **shared)
+        rule = RuleOptions("threshold", convention, threshold=case["threshold"])
     elif case.get("factor") is not None:
-        rule = RuleOptions("factor", factor=case["factor"], **shared)
+        rule = RuleOptions("factor", convention, factor=case["factor"])
     else:
-        rule, steps = RuleOptions("quota", **shared), case["steps"] // (case["gen_length"] // case["block_length"])
+        rule, steps = RuleOptions("quota", convention), case["steps"] // (case["gen_length"] // case["block_length"])
     return _request(rule, steps, case["block_length"], cache, case.get("cfg_scale", 0.0))
 
 
@@ -113,25 +114,24 @@ def _dream(case: dict[str, Any]) -> Request:
         steps //= case["max_new_tokens"] // case["block_length"]
     if alg == "confidence_threshold":
         bound: Any = "least" if blocks else "most"
-        rule = RuleOptions("threshold", threshold=case["threshold"], confidence_dtype="native", due_is=bound)
+        convention = Convention(confidence_dtype="native", due_is=bound, first_step="one")
+        rule = RuleOptions("threshold", convention, threshold=case["threshold"])
         steps = None if blocks else steps
     else:
         rule = RuleOptions(
             "entropy" if blocks else DREAM_RULES[alg],  # with blocks theirs ranks by entropy whatever is asked
+            replace(CONVENTIONS["dream"], schedule_eps=case["eps"]),
             schedule="timesteps",
-            schedule_eps=case["eps"],
-            confidence_dtype="native",
-            empty_steps=True,
         )
     cache = "none" if not blocks else "dual" if case["dual_cache"] else "prefix"
-    return replace(_request(rule, steps, case.get("block_length"), cache, 0.0), first_step="one")
+    return _request(rule, steps, case.get("block_length"), cache, 0.0)
 
 
 def _dllm(case: dict[str, Any]) -> Request:
     """dllm's MDLMSampler."""
     _know(case, DLLM)
     blocks = -(-case["max_new_tokens"] // case["block_size"])
-    rule = RuleOptions("quota", schedule="linear", confidence_dtype="native")
+    rule = RuleOptions("quota", CONVENTIONS["dllm"], schedule="linear")
     return _request(rule, -(-case["steps"] // blocks), case["block_size"], "none", case.get("cfg_scale", 0.0))
 
 

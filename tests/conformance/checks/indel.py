@@ -7,6 +7,7 @@ import numpy as np
 from conformance.checks.checks import unequal
 from conformance.checks.rules import Case, Tensors
 from unmask.canvas import Array, moved
+from unmask.decoding.methods.edit_rule import Parameters
 from unmask.decoding.methods.insert_delete import Controls, Revision
 from unmask.decoding.rules import RuleOptions
 
@@ -16,8 +17,8 @@ def revision(case: Case, tensors: Tensors, mask_id: int) -> str:
     logits, ids = tensors[f"{case['tensor']}.logits"], list(case["block_ids"])
     controls = Controls(case["delete_id"], case["split_id"])
     given = np.arange(len(ids)) < case["prompt_length"]
-    budget = {"editing_threshold": case["edit_threshold"], "max_post_steps": case["max_post_edit_steps"]}
-    options = RuleOptions("token_edit", threshold=case["threshold"], **budget)
+    rule = RuleOptions("token_edit", threshold=case["threshold"])
+    budget = Parameters(editing_threshold=case["edit_threshold"], max_post_steps=case["max_post_edit_steps"])
     own = Revision([token == mask_id and not frozen for token, frozen in zip(ids, given, strict=True)])
     blocks = []
     for step in logits:
@@ -30,7 +31,7 @@ def revision(case: Case, tensors: Tensors, mask_id: int) -> str:
             return int(rest.argmax()), float(rest.max())
 
         masked = (np.array(ids) == mask_id) & ~given
-        change = own.step(np.array(ids), masked, given, p.argmax(1), p.max(1), second, controls, options)
+        change = own.step(np.array(ids), masked, given, p.argmax(1), p.max(1), second, controls, rule, budget)
         gone, pushed = (set(np.flatnonzero(x).tolist()) for x in (change.deleted, change.inserted))
         ids = moved(np.where(change.written, change.tokens, ids).tolist(), gone, pushed, len(ids), mask_id)
         blocks.append(ids)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 
 from conformance.checks.outcome import Trace
 from unmask.canvas import Array
 from unmask.decoding.loop import Decoder
+from unmask.decoding.methods import renoise
 from unmask.decoding.methods.renoise import Renoising
-from unmask.decoding.methods.renoise_rule import RenoiseOptions
-from unmask.decoding.request import Request, Row, Scheme
+from unmask.decoding.request import Request, Row, Scheme, Setting
 from unmask.errors import UnmaskError
 from unmask.layout import Layout
 from unmask.lm import DiffusionLM
@@ -58,9 +59,9 @@ class Replaying(Decoder):
         super().__init__(lm.backend, Layout("canvas"), requests, frozenset([case["eos_token_id"]]))
 
     def _scheme(self, row: Row) -> Scheme:
-        config, options = self.backend.config, row.request.renoise
-        assert options is not None
-        out = Replayed(row, options, "exact", config.vocab_size, self.eos_ids, self.case["pad_token_id"])
+        config = replace(self.backend.config, pad_token_id=self.case["pad_token_id"])
+        setting = Setting(config, self.layout, "exact", self.eos_ids)
+        out = Replayed(row, setting, cast(renoise.Options, row.request.method))
         out.draws, out.begins, out.seen = self.case["randint_draws_in_order"], self.begins, self.seen
         out.text = sum(row.request.given)
         return out
@@ -78,15 +79,16 @@ def decode(lm: DiffusionLM, case: dict[str, Any], noise: dict[str, Array]) -> tu
         raise UnmaskError(f"case '{case.get('name')}': '{missing[0]}' is missing")
     length, theirs = case["canvas_length"], case["decoder_canvas_before_each_forward"]
     canvases, begins = -(-case["max_new_tokens"] // length), _begins(case)
-    stop = (case["entropy_bound"], case["confidence_threshold"], case["stability_threshold"])
-    options = RenoiseOptions(case["max_denoising_steps"], case["t_min"], case["t_max"], *stop, greedy=True)
+    own = {name: case[name] for name in ("t_min", "t_max", "entropy_bound", "confidence_threshold")}
+    steps, stable = case["max_denoising_steps"], case["stability_threshold"]
+    options = renoise.Options(**own, max_steps=steps, stability_threshold=stable, greedy=True)
     requests = []
     for row, prompt in enumerate(case["prompt_ids"]):
         first = [case["randint_draws_in_order"][begin + n][row] for n, begin in enumerate(begins)]
         first = [case["start_canvas"][row], *first[1:], *[[0] * length] * (canvases - len(begins))]
         ids = [*prompt, *(token for canvas in first for token in canvas)]
         given = [i < len(prompt) for i in range(len(ids))]
-        requests.append(Request(ids, given, block_length=length, renoise=options))
+        requests.append(Request(ids, given, block_length=length, method=options))
     decoder = Replaying(lm, case, requests, begins)
     for _ in decoder.run():
         pass

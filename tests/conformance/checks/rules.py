@@ -10,6 +10,7 @@ from torch import Tensor
 from conformance.checks.checks import difference, unequal
 from unmask.canvas import Array
 from unmask.decoding.budget import Due, plan
+from unmask.decoding.convention import Convention
 from unmask.decoding.methods.edit_rule import edits, penalised, progress
 from unmask.decoding.methods.renoise_rule import RenoiseOptions, accept, settled, temperature
 from unmask.decoding.rules import RULES, RuleOptions
@@ -72,7 +73,9 @@ def accept_canvas(case: Case, tensors: Tensors, mask_id: int) -> str:
 def accepted_index(case: Case, tensors: Tensors, mask_id: int) -> str:
     """diffusers' acceptance: logits over a temperature that falls from t_max to t_min."""
     steps = case["num_inference_steps"]
-    warmth = temperature(steps - case["timestep"], RenoiseOptions(steps, case["t_min"], case["t_max"]))
+    warmth = temperature(
+        steps - case["timestep"], RenoiseOptions(max_steps=steps, t_min=case["t_min"], t_max=case["t_max"])
+    )
     chosen = accept(entropies(tensors[f"{case['tensor']}.logits"].numpy(), warmth), case["entropy_bound"])
     return unequal(chosen.astype(int).tolist(), case["accepted_index"])
 
@@ -99,7 +102,7 @@ def low_confidence(case: Case, tensors: Tensors, mask_id: int) -> str:
     """sglang's LowConfidence, which fills masks of the prompt as well: all above the threshold, or the best."""
     canvas, logits = (tensors[f"{case['tensor']}.{part}"].numpy() for part in ("block_ids", "logits"))
     masked = canvas == mask_id
-    options = RuleOptions("threshold", threshold=case["threshold"], strict=True)
+    options = RuleOptions("threshold", Convention(strict=True), threshold=case["threshold"])
     scores = greedy(logits, masked)
     chosen = RULES["threshold"](scores, masked, due(masked, 1), options)
     return unequal((~masked.any(1)).tolist(), case["done_before_step"]) or unequal(
@@ -118,10 +121,10 @@ def block_refinement(case: Case, tensors: Tensors, mask_id: int) -> str:
     ids, masked, given = written(case, tensors, mask_id)
     steps, least = case["num_inference_steps"], min(case["timestep"], case["num_inference_steps"] - 1)
     editing = case["editing_threshold"] or 0.0
-    options = RuleOptions("token_edit", threshold=case["threshold"], editing_threshold=editing, zero_edits=False)
+    options = RuleOptions("token_edit", threshold=case["threshold"])
     scores = greedy(tensors[f"{case['tensor']}.logits"].numpy(), np.ones_like(masked))
     filled = RULES["token_edit"](scores, masked, due(masked, plan("block", ids.shape[1], steps)[least]), options)
-    edited = edits(ids, scores.token, scores.confidence, ~masked & ~given, options)
+    edited = edits(ids, scores.token, scores.confidence, ~masked & ~given, editing, zero_edits=False)
     return (
         unequal([row.nonzero()[0].tolist() for row in filled], [sorted(row) for row in case["transfer"]])
         or unequal([row.nonzero()[0].tolist() for row in edited], [sorted(row) for row in case["edited"]])
@@ -132,19 +135,15 @@ def block_refinement(case: Case, tensors: Tensors, mask_id: int) -> str:
 def joint_threshold(case: Case, tensors: Tensors, mask_id: int) -> str:
     """sglang's JointThreshold: it counts a step after its forward, so one beyond the budget changes nothing."""
     ids, masks, given = written(case, tensors, mask_id)
-    options = RuleOptions(
-        "token_edit",
-        threshold=case["threshold"],
-        editing_threshold=case["edit_threshold"],
-        max_post_steps=case["max_post_edit_steps"],
-    )
+    options = RuleOptions("token_edit", threshold=case["threshold"])
+    most = case["max_post_edit_steps"]
     logits = penalised(tensors[f"{case['tensor']}.logits"].numpy(), ids, case["penalty_lambda"])
     scores, masked = greedy(logits, np.ones_like(masks)), masks & ~given
     filled = RULES["token_edit"](scores, masked, due(masked, 1), options)
-    changed = filled | edits(ids, scores.token, scores.confidence, ~masks & ~given, options)
+    changed = filled | edits(ids, scores.token, scores.confidence, ~masks & ~given, case["edit_threshold"])
     before = np.full(len(ids), case["post_edit_steps_before"])
-    finished, post_steps = progress(changed, np.asarray(masked.any(1)), before, options)
-    changed &= post_steps[:, None] <= options.max_post_steps
+    finished, post_steps = progress(changed, np.asarray(masked.any(1)), before, most)
+    changed &= post_steps[:, None] <= most
     return (
         unequal(np.where(changed, scores.token, ids).tolist(), case["new_ids"])
         or unequal(post_steps.tolist(), case["post_edit_steps_after"])

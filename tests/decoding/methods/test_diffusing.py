@@ -13,13 +13,12 @@ from unmask.backends.torch import TorchBackend
 from unmask.canvas import Array, Frame
 from unmask.decoding.feed import Feed, Sampling
 from unmask.decoding.loop import Decoder
-from unmask.decoding.methods.ancestral import SamplerName, SamplerOptions, plan
+from unmask.decoding.methods import DecodingDefaults, denoise, sample
+from unmask.decoding.methods.ancestral import SamplerName, plan
 from unmask.decoding.methods.renoise_rule import noise
-from unmask.decoding.methods.sample import check_sampler
-from unmask.decoding.request import Request
+from unmask.decoding.request import Asked, Request
 from unmask.decoding.rules import RuleOptions
 from unmask.decoding.sampling import Scores
-from unmask.errors import UnmaskError
 from unmask.layout import Layout
 from unmask.models.config import ModelConfig
 from unmask.models.transformer import Transformer
@@ -106,7 +105,7 @@ class Oracle:
             return self.p[index] / self.p[index].sum(-1, keepdims=True)
 
 
-def enumerated(oracle: Oracle, options: SamplerOptions) -> Array:
+def enumerated(oracle: Oracle, options: sample.Options) -> Array:
     """Chances [V, V] of what a sampler ends with, state by state and move by move."""
     absorbs, size = oracle.absorbs, oracle.config.vocab_size
     level = Noise(oracle.config.noise_schedule, *oracle.config.noise_range)
@@ -146,13 +145,13 @@ def enumerated(oracle: Oracle, options: SamplerOptions) -> Array:
     return state
 
 
-def sampled(oracle: Oracle, options: SamplerOptions, count: int) -> Array:
+def sampled(oracle: Oracle, options: sample.Options, count: int) -> Array:
     """Shares [V, V] of what requests of different seeds end with."""
     size, mask = oracle.config.vocab_size, oracle.config.mask_token_id
     requests = []
     for seed in range(count):
         ids = [mask] * PAIR if mask is not None else noise(seed, 0, np.arange(PAIR), size).tolist()
-        requests.append(Request(ids, [False] * PAIR, seed, temperature=1.0, sampler=options))
+        requests.append(Request(ids, [False] * PAIR, seed, temperature=1.0, method=options))
     decoder = Decoder(oracle, FULL, requests)
     for _ in decoder.run():
         pass
@@ -171,19 +170,19 @@ def agree(shares: Array, chances: Array, count: int) -> None:
 @pytest.mark.parametrize(
     ("corruption", "output", "options"),
     [
-        ("absorbing", "logits", SamplerOptions("ddpm", 3)),
-        ("absorbing", "logits", SamplerOptions("ddpm_cache", 4, "greedy")),
-        ("absorbing", "logits", SamplerOptions("ancestral", 2, "ancestral")),
-        ("absorbing", "logits", SamplerOptions("analytic", 3, "ancestral")),
-        ("uniform", "logits", SamplerOptions("ancestral", 3, "ancestral")),
-        ("uniform", "logits", SamplerOptions("ancestral", 3, "none")),
-        ("uniform", "logits", SamplerOptions("psi", 3, "greedy", psi_kappa=0.4)),
-        ("absorbing", "log_score", SamplerOptions("analytic", 3, "ancestral")),
-        ("uniform", "log_score", SamplerOptions("analytic", 3, "ancestral")),
+        ("absorbing", "logits", sample.Options("ddpm", 3)),
+        ("absorbing", "logits", sample.Options("ddpm_cache", 4, noise_removal="greedy")),
+        ("absorbing", "logits", sample.Options("ancestral", 2, noise_removal="ancestral")),
+        ("absorbing", "logits", sample.Options("analytic", 3, noise_removal="ancestral")),
+        ("uniform", "logits", sample.Options("ancestral", 3, noise_removal="ancestral")),
+        ("uniform", "logits", sample.Options("ancestral", 3, noise_removal="none")),
+        ("uniform", "logits", sample.Options("psi", 3, noise_removal="greedy", psi_kappa=0.4)),
+        ("absorbing", "log_score", sample.Options("analytic", 3, noise_removal="ancestral")),
+        ("uniform", "log_score", sample.Options("analytic", 3, noise_removal="ancestral")),
     ],
 )
 def test_what_is_written_follows_the_enumerated_distribution(
-    corruption: str, output: str, options: SamplerOptions
+    corruption: str, output: str, options: sample.Options
 ) -> None:
     oracle, count = Oracle(config_of(corruption, output)), 1200
     agree(sampled(oracle, options, count), enumerated(oracle, options), count)
@@ -192,7 +191,7 @@ def test_what_is_written_follows_the_enumerated_distribution(
 def test_one_token_a_step_is_exact() -> None:
     """First hitting writes the language itself, whatever the network's order."""
     oracle, count = Oracle(config_of("absorbing", "logits")), 2000
-    agree(sampled(oracle, SamplerOptions("first_hitting"), count), np.pad(DATA, (0, 1)), count)
+    agree(sampled(oracle, sample.Options("first_hitting"), count), np.pad(DATA, (0, 1)), count)
     assert oracle.forwards == PAIR
 
 
@@ -201,7 +200,7 @@ def test_many_steps_come_near_the_language(corruption: str) -> None:
     oracle = Oracle(config_of(corruption, "logits"))
     errors = []
     for steps in (2, 20, 200):
-        ends = enumerated(oracle, SamplerOptions("ancestral", steps, "ancestral"))
+        ends = enumerated(oracle, sample.Options("ancestral", steps, noise_removal="ancestral"))
         errors.append(np.abs(ends[:KINDS, :KINDS] - DATA).sum())
     assert errors[0] > 5 * errors[1] > 5 * errors[2]
     assert errors[2] < 0.01
@@ -240,8 +239,8 @@ def ask(model: Transformer, prompt: list[int], new: int, name: SamplerName, **op
     start = noise(seed, 0, place, config.vocab_size) if mask is None else np.full(len(place), mask)
     ids = [*prompt, *start[len(prompt) :].tolist()]
     given = [True] * len(prompt) + [False] * new
-    sampler = SamplerOptions(name, **how)  # type: ignore[arg-type]
-    return Request(ids, given, temperature=1.0, sampler=sampler, **options)  # type: ignore[arg-type]
+    sampler = sample.Options(name, **how)  # type: ignore[arg-type]
+    return Request(ids, given, temperature=1.0, method=sampler, **options)  # type: ignore[arg-type]
 
 
 def decode(
@@ -277,7 +276,9 @@ def test_company_changes_nothing(name: SamplerName, corruption: str, output: str
     mine = ask(model, [3, 1, 4], 10, name, seed=7, steps=6, **common)
     others = [ask(model, [5], 21, name, seed=1, steps=3, **common), ask(model, [3, 1, 4], 10, name, seed=8, **common)]
     if corruption == "absorbing" and output == "logits":
-        others.append(replace(mine, sampler=None, temperature=0.0, rule=RuleOptions("quota"), max_denoising_steps=3))
+        others.append(
+            replace(mine, method=denoise.Options(), temperature=0.0, rule=RuleOptions("quota"), max_denoising_steps=3)
+        )
     alone, alone_frames = decode(model, [mine], layout)
     together, frames = decode(model, [others[0], mine, *others[1:]], layout)
     assert written(together, 1) == written(alone)
@@ -375,7 +376,7 @@ def test_what_is_left_may_stay_noise() -> None:
     model = network()
     decoder, _ = decode(model, [ask(model, [3], 40, "ddpm", steps=3, noise_removal="none")])
     assert decoder.steps == [3]
-    eps = replace(ask(model, [3], 40, "ddpm"), sampler=SamplerOptions("ddpm", 3, "none", eps=0.5))
+    eps = replace(ask(model, [3], 40, "ddpm"), method=sample.Options("ddpm", 3, noise_removal="none", eps=0.5))
     decoder, _ = decode(model, [eps])
     assert 0 < written(decoder).count(16) < 40
 
@@ -419,11 +420,13 @@ def test_few_distributions_at_a_time_are_no_other(monkeypatch: pytest.MonkeyPatc
 def test_samplers_that_do_not_fit_are_refused(
     name: SamplerName, corruption: str, output: str, blocks: int, options: dict[str, object], says: str
 ) -> None:
-    model = network(corruption, output, blocks)
-    asked = ask(model, [3], 8, name, **options)
-    assert asked.sampler is not None
-    with pytest.raises(UnmaskError, match=says):
-        check_sampler(asked, asked.sampler, model.config)
+    config = network(corruption, output, blocks).config
+    chosen = DecodingDefaults(sampler=name, **{"temperature": 1.0, **options})  # type: ignore[arg-type]
+    asked = Asked("it", config, config.layout, "diffusion", chosen)
+    reason = sample.Options.suits(asked)
+    assert reason is not None
+    assert says in reason
     drafting = replace(network("absorbing").config, layout="drafts")
-    with pytest.raises(UnmaskError, match="diffusion models"):
-        check_sampler(asked, asked.sampler, drafting)
+    refused = sample.Options.suits(replace(asked, config=drafting))
+    assert refused is not None
+    assert "diffusion models" in refused

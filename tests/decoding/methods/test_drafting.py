@@ -19,9 +19,10 @@ from unmask.backends.torch import TorchBackend
 from unmask.canvas import Array, Frame
 from unmask.decoding.feed import Columns, Feed
 from unmask.decoding.loop import Decoder
+from unmask.decoding.methods import draft
 from unmask.decoding.methods.draft import SLOT_ODDS, Verifying
 from unmask.decoding.request import Request
-from unmask.decoding.rules import RULE_NAMES, RuleOptions
+from unmask.decoding.rules import RULES, RuleOptions
 from unmask.layout import Coordinates, Layout
 from unmask.models.transformer import Transformer
 
@@ -34,7 +35,10 @@ def request(prompt: list[int], new: int, mode: str, mask: int = MASK, **options:
     given_part = [True] * len(prompt) + [False] * new
     if mode == "ar":
         options = {**options, "block_length": 1, "rule": RuleOptions("sequential")}
-    return Request(prompt + [mask] * new, given_part, mode=mode, **options)  # type: ignore[arg-type]
+    if mode == "verify":
+        own = {name: options.pop(name) for name in ("draft_threshold", "draft_columns") if name in options}
+        options["method"] = draft.Options(**own)
+    return Request(prompt + [mask] * new, given_part, **options)
 
 
 def decode(
@@ -142,7 +146,7 @@ def test_an_end_of_text_inside_drafts_ends_the_text_where_ar_ends_it(drafting: D
 
 
 def checked(prompt: list[int], new: int, threshold: float, **options: Any) -> Request:
-    return request(prompt, new, "diffusion", rule=RuleOptions("checked", threshold=threshold), **options)
+    return request(prompt, new, "diffusion", method=draft.Options(tolerance=threshold), **options)
 
 
 @pytest.mark.parametrize("block_length", [2, 4])
@@ -198,7 +202,9 @@ options_of_requests = st.fixed_dictionaries(
         "top_k": st.sampled_from([0, 3]),
         "top_p": st.sampled_from([1.0, 0.8]),
         "seed": st.integers(0, 9),
-        "rule": st.builds(RuleOptions, st.sampled_from(RULE_NAMES), threshold=st.just(0.3), entropy_bound=st.just(1.0)),
+        "rule": st.builds(
+            RuleOptions, st.sampled_from(list(RULES)), threshold=st.just(0.3), entropy_bound=st.just(1.0)
+        ),
         "max_denoising_steps": st.sampled_from([None, 1, 2, 3]),
         "remask_budget": st.sampled_from([0, 0, 3]),
     }
@@ -232,7 +238,7 @@ def test_company_and_caches_change_nothing(drafting: Drafting, requests: list[Re
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
-@pytest.mark.parametrize("rule", RULE_NAMES)
+@pytest.mark.parametrize("rule", RULES)
 def test_diffusion_commits_the_first_open_position_at_every_step(
     drafting: Drafting, rule: str, use_cache: bool
 ) -> None:
@@ -481,8 +487,8 @@ def test_sampled_verify_writes_with_the_bases_distribution(drafting: Drafting, d
     size, samples, prompt, temperature = 5, 2500, [1, 3], 1.0
     base, network = drafting(3, vocab_size=size + 1, mask_token_id=size, chain=6)
     expected = samples * exact_joint(base, prompt, 3, temperature, size)
-    rule = RuleOptions(draft_threshold=draft_threshold)
-    asked = request(prompt, 3, "verify", size, block_length=4, temperature=temperature, rule=rule)
+    own = {"temperature": temperature, "draft_threshold": draft_threshold}
+    asked = request(prompt, 3, "verify", size, block_length=4, **own)
     decoder, _ = decode(network, [replace(asked, seed=seed) for seed in range(samples)])
     made = decoder.canvas.ids[:, 2:5]
     found = np.zeros((size,) * 3)
@@ -511,8 +517,7 @@ def test_unsure_drafts_are_not_fed_and_change_nothing(drafting: Drafting, monkey
     monkeypatch.setattr(Verifying, "columns", counted)
     rows: dict[float, int] = {}
     for threshold in (0.0, 0.2, 0.5, 1.0):
-        rule = RuleOptions(draft_threshold=threshold)
-        asked = [request(p, 20, "verify", block_length=3, rule=rule) for p in PROMPTS]
+        asked = [request(p, 20, "verify", block_length=3, draft_threshold=threshold) for p in PROMPTS]
         slow, _ = decode(network, [request(p, 20, "ar") for p in PROMPTS])
         fed.clear()
         fast, _ = decode(network, asked)
@@ -538,8 +543,8 @@ def test_columns_are_the_likeliest_and_no_more_than_asked_for(
     slow, _ = decode(network, [request(p, 20, "ar") for p in PROMPTS])
     for most in (1, 2, 4, 6, 30):
         made.clear()
-        rule = RuleOptions(draft_columns=most)
-        fast, _ = decode(network, [request(p, 20, "verify", block_length=4, rule=rule) for p in PROMPTS])
+        asked = [request(p, 20, "verify", block_length=4, draft_columns=most) for p in PROMPTS]
+        fast, _ = decode(network, asked)
         assert [written(fast, i) for i in range(len(PROMPTS))] == [written(slow, i) for i in range(len(PROMPTS))]
         assert all(len(chances) + sum(slots) <= most for chances, slots, _ in made)
         assert all(len(chances) - 1 <= most // 2 for chances, _, _ in made)

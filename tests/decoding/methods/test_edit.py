@@ -11,7 +11,6 @@ import pytest
 from conformance.checks.model_free import CHECKS
 from unmask.canvas import Array
 from unmask.decoding.methods.edit_rule import edits, progress
-from unmask.decoding.rules import RuleOptions
 
 
 @pytest.mark.parametrize("section", ["diffusers_block_refinement", "sglang_joint_threshold", "sglang_low_confidence"])
@@ -30,12 +29,10 @@ def test_what_is_edited() -> None:
     ids, token, sure = grid(1, 2, 3, 4), grid(1, 9, 9, 9), grid(0.9, 0.5, 0.6, 0.9)
     editable = np.array([[True, True, True, False]])
     for threshold, zero_edits, expected in ((0.5, True, [2]), (0.0, True, [1, 2]), (0.0, False, [])):
-        options = RuleOptions("token_edit", editing_threshold=threshold, zero_edits=zero_edits)
-        assert edits(ids, token, sure, editable, options)[0].nonzero()[0].tolist() == expected
+        assert edits(ids, token, sure, editable, threshold, zero_edits)[0].nonzero()[0].tolist() == expected
 
 
 def test_a_block_is_finished_when_nothing_changes_or_its_steps_are_spent() -> None:
-    options = RuleOptions("token_edit", max_post_steps=2)
     nothing, something = np.zeros((1, 3), bool), np.ones((1, 3), bool)
     for changed, had_masks, before, finished, after in (
         (nothing, False, 0, True, 1),
@@ -43,5 +40,5 @@ def test_a_block_is_finished_when_nothing_changes_or_its_steps_are_spent() -> No
         (something, False, 2, True, 3),
         (something, True, 2, False, 2),
     ):
-        made = progress(changed, np.array([had_masks]), np.array([before]), options)
+        made = progress(changed, np.array([had_masks]), np.array([before]), 2)
         assert (bool(made.finished[0]), int(made.post_steps[0])) == (finished, after)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 from unmask.backends.torch import TorchBackend
 from unmask.canvas import Array, moved
 from unmask.decoding.loop import Decoder
+from unmask.decoding.methods import edit
+from unmask.decoding.methods.edit_rule import Parameters
 from unmask.decoding.methods.insert_delete import Change, Controls, Revision
 from unmask.decoding.request import Request
 from unmask.decoding.rules import RuleOptions
@@ -28,6 +32,9 @@ def apply(ids: list[int], change: Change) -> list[int]:
     return moved(written, gone, pushed, len(ids), MASK)
 
 
+Way = tuple[RuleOptions, Parameters]
+
+
 def ranked(rows: list[list[int]]) -> Array:
     """Probabilities [W, V] that rank the given tokens of each place first to last."""
     p = np.full((len(rows), VOCAB), 1e-9)
@@ -37,7 +44,7 @@ def ranked(rows: list[list[int]]) -> Array:
     return p / p.sum(1, keepdims=True)
 
 
-def step(revision: Revision, ids: list[int], given: list[bool], p: Array, options: RuleOptions) -> list[int]:
+def step(revision: Revision, ids: list[int], given: list[bool], p: Array, how: Way) -> list[int]:
     """One step of greedy proposals from probabilities [W, V]; the mask is never proposed."""
 
     def second(place: int, forbidden: set[int]) -> tuple[int, float]:
@@ -47,10 +54,14 @@ def step(revision: Revision, ids: list[int], given: list[bool], p: Array, option
 
     masked, frozen = np.array([i == MASK for i in ids]), np.array(given)
     own = p.argmax(1), p.max(1)
-    return apply(ids, revision.step(np.array(ids), masked & ~frozen, frozen, *own, second, CONTROLS, options))
+    return apply(ids, revision.step(np.array(ids), masked & ~frozen, frozen, *own, second, CONTROLS, *how))
 
 
-FAST = RuleOptions("token_edit", threshold=0.5, editing_threshold=0.0)
+def way(threshold: float = 0.9, **own: Any) -> Way:
+    return RuleOptions("token_edit", threshold=threshold), Parameters(**own)
+
+
+FAST = way(threshold=0.5, editing_threshold=0.0)
 
 
 def test_insert_and_delete_move_original_masks() -> None:
@@ -77,7 +88,7 @@ def test_nothing_moves_that_was_given() -> None:
     """Before a given token no token comes or goes: the next best is written in its place."""
     revision = Revision([True, False, True, True])
     p = ranked([[DELETE, INSERT, 7], [5], [INSERT, 9], [8]])
-    all_at_once = RuleOptions("token_edit", threshold=0.0)
+    all_at_once = way(threshold=0.0)
     assert step(revision, [0, 5, 0, 0], [False, True, False, False], p, all_at_once) == [7, 5, MASK, MASK]
 
 
@@ -86,7 +97,7 @@ def test_one_more_is_filled_than_masks_came_in() -> None:
     p = np.zeros((5, VOCAB))
     for place, (token, sure) in enumerate([(3, 0.9), (5, 0.3), (6, 0.2), (7, 0.45), (8, 0.4)]):
         p[place, token], p[place, 11] = sure, sure / 2
-    slow = RuleOptions("token_edit", threshold=0.99, editing_threshold=0.9)
+    slow = way(threshold=0.99, editing_threshold=0.9)
     # two masks came in: they and the surer of the two original ones are filled
     assert step(revision, [3, 0, 0, 0, 0], [True] + [False] * 4, p, slow) == [3, 5, MASK, 7, 8]
 
@@ -94,14 +105,14 @@ def test_one_more_is_filled_than_masks_came_in() -> None:
 def test_the_last_step_writes_no_control_token() -> None:
     revision = Revision([False] * 4)
     p = ranked([[DELETE, 8], [DELETE, 5], [INSERT, 6], [INSERT, DELETE, 7]])
-    options = RuleOptions("token_edit", editing_threshold=0.0, max_post_steps=0)
+    options = way(editing_threshold=0.0, max_post_steps=0)
     assert step(revision, [3, 0, 0, 4], [True] + [False] * 3, p, options) == [3, 5, 6, 7]
     assert revision.finished
 
 
 def test_a_block_that_comes_back_takes_another_way() -> None:
     revision = Revision([False] * 3)
-    options = RuleOptions("token_edit", editing_threshold=0.0)
+    options = way(editing_threshold=0.0)
     there, back = ranked([[3], [4], [6, 8]]), ranked([[3], [4], [5, 9]])
     ids, given = [3, 4, 5], [True, False, False]
     ids = step(revision, ids, given, there, options)
@@ -119,7 +130,7 @@ def test_every_block_ends(seed: int, width: int, posts: int, threshold: float, e
     given = rng.random(width) < 0.3
     ids = np.where(given, rng.integers(3, VOCAB, width), MASK).tolist()
     kept = {i: ids[i] for i in np.flatnonzero(given).tolist()}
-    options = RuleOptions("token_edit", threshold=threshold, editing_threshold=editing, max_post_steps=posts)
+    options = way(threshold=threshold, editing_threshold=editing, max_post_steps=posts)
     revision = Revision([i == MASK for i in ids])
     while not revision.finished:
         p = rng.dirichlet(np.full(VOCAB, 0.3), width)
@@ -144,10 +155,13 @@ def test_frames_replay_and_the_cache_changes_nothing(
     seed: int, prompt: int, new: int, editing: float, temperature: float
 ) -> None:
     """Law 10, and exact keys and values of blocks whose tokens came and went."""
-    rule = RuleOptions("token_edit", threshold=0.3, editing_threshold=editing, max_post_steps=4)
+    rule, method = (
+        RuleOptions("token_edit", threshold=0.3),
+        edit.Options(editing_threshold=editing, max_post_steps=4),
+    )
     ids = [3 + i for i in range(prompt)] + [MASK] * new
     given_part = [True] * prompt + [False] * new
-    asked = Request(ids, given_part, seed=seed, rule=rule, block_length=5, temperature=temperature)
+    asked = Request(ids, given_part, seed=seed, rule=rule, method=method, block_length=5, temperature=temperature)
     decoders = [
         Decoder(TorchBackend(network(seed)), Layout("block_causal", 5), [asked], use_cache=use) for use in (True, False)
     ]
@@ -166,7 +180,8 @@ def test_frames_replay_and_the_cache_changes_nothing(
 def test_tokens_come_and_go() -> None:
     kinds = set()
     for seed in range(8):
-        asked = Request([MASK] * 10, [False] * 10, rule=FAST, block_length=5)
+        method = edit.Options(editing_threshold=0.0)
+        asked = Request([MASK] * 10, [False] * 10, rule=FAST[0], method=method, block_length=5)
         decoder = Decoder(TorchBackend(network(seed)), Layout("block_causal", 5), [asked])
         kinds |= {kind for made in decoder.run() for frame in made for kind in frame.kinds}
     assert kinds == {"unmask", "edit", "insert", "delete"}

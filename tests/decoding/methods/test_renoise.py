@@ -16,6 +16,7 @@ from tokenizers.models import WordLevel
 
 from unmask import DiffusionLM, UnmaskError
 from unmask.decoding.loop import Decoder
+from unmask.decoding.methods import renoise
 from unmask.decoding.methods.renoise_rule import RenoiseOptions, noise, settled, temperature
 from unmask.decoding.request import Request
 from unmask.layout import Layout
@@ -35,7 +36,7 @@ def test_a_canvas_that_changed_is_not_settled() -> None:
 
 @given(st.integers(1, 100), st.floats(0, 5), st.floats(0, 5))
 def test_temperature_falls_from_one_end_to_near_the_other(steps: int, low: float, more: float) -> None:
-    options = RenoiseOptions(steps, low, low + more)
+    options = RenoiseOptions(max_steps=steps, t_min=low, t_max=low + more)
     warmth = [temperature(left, options) for left in range(steps, 0, -1)]
     assert warmth[0] == pytest.approx(low + more)
     assert warmth[-1] == pytest.approx(low + more / steps)
@@ -92,12 +93,12 @@ def test_a_requests_text_is_its_own(lm: DiffusionLM, options: dict[str, Any]) ->
 
 
 def test_requests_join_and_leave_between_steps(lm: DiffusionLM) -> None:
-    options = RenoiseOptions(max_steps=3, entropy_bound=3.0)
+    options = renoise.Options(max_steps=3, entropy_bound=3.0)
 
     def request(seed: int, text: int) -> Request:
         start = noise(seed, 0, np.arange(text, text + 16), lm.config.vocab_size).tolist()
         ids, given = [*range(10, 10 + text), *start], [i < text for i in range(text + 16)]
-        return Request(ids, given, seed, block_length=8, renoise=options)
+        return Request(ids, given, seed, block_length=8, method=options)
 
     decoder = Decoder(lm.backend, Layout("canvas"), [request(1, 4)])
     decoder.step()

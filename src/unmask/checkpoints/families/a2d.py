@@ -22,6 +22,6 @@ FAMILY = Family(
     architectures=("A2DQwen3LMHeadModel", "A2DQwen2LMHeadModel", "A2DLlamaLMHeadModel"),
     read=read,
     names=llama.names,
-    defaults={"rule": "quota", "schedule": "linear", "confidence_dtype": "native", "block_length": 32},
+    defaults={"rule": "quota", "schedule": "linear", "convention": "dllm", "block_length": 32},
     mask=151669,  # the Qwen tokenizers' added <|mask|>
 )

@@ -21,9 +21,7 @@ FAMILY = Family(
     defaults={
         "rule": "entropy",
         "schedule": "timesteps",
-        "confidence_dtype": "native",
-        "empty_steps": True,
-        "first_step": "one",
+        "convention": "dream",
         "temperature": 0.2,
         "top_p": 0.95,
     },

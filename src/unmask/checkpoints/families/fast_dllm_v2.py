@@ -22,10 +22,8 @@ FAMILY = Family(
     defaults={
         "rule": "threshold",
         "threshold": 0.9,
-        "strict": True,
         "sub_block_length": 8,
-        "confidence_dtype": "native",
-        "whole_blocks": True,
+        "convention": "fast-dllm",
     },
     mask=151665,
     eos=151645,

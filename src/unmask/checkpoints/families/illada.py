@@ -21,7 +21,7 @@ FAMILY = Family(
     architectures=("ILLaDAForCausalLM",),
     read=read,
     names=llama.names,
-    defaults={"rule": "quota", "confidence_dtype": "native", "empty_steps": True, "block_length": 32},
+    defaults={"rule": "quota", "convention": "llada", "block_length": 32},
     mask=5,  # <[MASK]>
     eos=2,
 )

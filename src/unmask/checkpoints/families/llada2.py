@@ -93,10 +93,8 @@ FAMILY = Family(
     defaults={
         "rule": "threshold",
         "threshold": 0.95,
-        "strict": True,
         "schedule": "block",
-        "confidence_dtype": "native",
-        "whole_blocks": True,
+        "convention": "llada2",
     },
     mask=156895,
     eos=156892,

@@ -31,7 +31,7 @@ FAMILY = Family(
     architectures=("LLaDAMoEModelLM",),
     read=read,
     names=llama.expert_names,
-    defaults={"rule": "quota", "confidence_dtype": "native", "empty_steps": True, "block_length": 32},
+    defaults={"rule": "quota", "convention": "llada", "block_length": 32},
     mask=156895,
     eos=156892,
 )

@@ -73,10 +73,8 @@ FAMILY = Family(
     defaults={
         "rule": "threshold",
         "threshold": 0.9,
-        "strict": True,
         "schedule": "block",
-        "confidence_dtype": "native",
-        "whole_blocks": True,
+        "convention": "sdar",
     },
     mask=151669,
     eos=151643,

@@ -7,24 +7,38 @@ Shapes: N positions, V vocabulary. `mask_id` None means uniform noise: random to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
 from unmask.canvas import Array
+from unmask.decoding.options import option
 from unmask.decoding.sampling import uniforms
 
 SamplerName = Literal["ancestral", "ddpm", "ddpm_cache", "psi", "analytic", "euler", "first_hitting"]
 SAMPLER_NAMES: tuple[str, ...] = get_args(SamplerName)
 Removal = Literal["greedy", "ancestral", "none"]
 
-TOKEN_DRAW, HIT_DRAW, PICK_DRAW, LEAVE_DRAW = 4, 5, 6, 7  # purposes of random draws
+# purposes of random draws
+TOKEN_DRAW = 4
+HIT_DRAW = 5
+PICK_DRAW = 6
+LEAVE_DRAW = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """What samplers read beside what all methods do."""
+
+    noise_removal: Removal = "greedy"  # what the last step makes of the noise that is left
+    psi_kappa: float = option(1.0, ge=0, le=1)  # psi: share of the ancestral step
+    nucleus_p: float = option(1.0, gt=0, le=1)  # of x0; unlike with top_p the token that crosses it goes
 
 
 @dataclass(frozen=True)
-class SamplerOptions:
+class SamplerOptions(Parameters):
     """How a canvas is sampled; names are those of the field.
 
     ancestral: draws from q(x_s | x_t), averaged over x0. ddpm: MDLM's name for it (arXiv 2406.07524). ddpm_cache:
@@ -36,12 +50,10 @@ class SamplerOptions:
 
     name: SamplerName = "ancestral"
     steps: int = 128  # of a block; first_hitting has as many as there are masks
-    noise_removal: Removal = "greedy"  # what the last step makes of the noise that is left
-    psi_kappa: float = 1.0  # psi: share of the ancestral step
-    nucleus_p: float = 1.0  # of x0; the token that crosses it is dropped (BD3-LM), unlike with top_p
-    eps: float = 1e-5  # where the times of a full canvas end
-    dtype: Literal["float64", "float32"] = "float64"  # of the times
-    whole: bool = False  # goes on to the end of the schedule where no mask is left, as the references do
+    eps: float = field(default=1e-5, kw_only=True)  # where the times of a full canvas end
+    dtype: Literal["float64", "float32"] = field(default="float64", kw_only=True)  # of the times
+    # goes on to the end of the schedule where no mask is left, as the references do
+    whole: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,8 @@ def plan(options: SamplerOptions, blocks: bool) -> list[Move]:
     A full canvas goes evenly from 1 to eps, and what is left is removed there. Block diffusion goes to 0; its
     reference spreads n times over [0, 1] and makes steps of 1 / n from them, so that the last removes what is left.
     """
-    n, dtype = options.steps, np.dtype(options.dtype)
+    n = options.steps
+    dtype = np.dtype(options.dtype)
     if blocks:
         times = np.linspace(1, 0, n, dtype=dtype)
         earlier = np.maximum(times - 1 / n, 0).astype(dtype)
@@ -77,7 +90,8 @@ def posterior(x0_NV: Array, x_N: Array, alpha_s: Any, alpha_t: Any, mask_id: int
     under absorbing noise is clean and stays.
     """
     if mask_id is None:
-        index, size = np.arange(len(x_N)), x0_NV.shape[1]
+        index = np.arange(len(x_N))
+        size = x0_NV.shape[1]
         kept = alpha_t / alpha_s
         before = corrupted(x0_NV, alpha_s)
         q = before * ((1 - kept) / size)

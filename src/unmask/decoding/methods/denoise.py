@@ -5,21 +5,65 @@ Shapes: L canvas positions, n scored columns.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from unmask.canvas import Array, Commit
 from unmask.decoding.budget import Due, due, plan, share
 from unmask.decoding.feed import TEXT, Columns
-from unmask.decoding.request import Read, Row
+from unmask.decoding.request import Asked, CacheKind, MethodOptions, Read, Row, Scheme, Setting
 from unmask.decoding.rules import RULES, remask
 from unmask.decoding.sampling import Scores
-from unmask.layout import Layout
+from unmask.layout import GROUPED
 from unmask.structured.constraint import Constraint
 
-# rules whose commits no later step of the same rule takes back
-WRITE_ONCE = frozenset({"quota", "threshold", "factor", "entropy_bound", "margin", "random", "sequential", "entropy"})
+SAMPLING = {"temperature", "top_k", "top_p", "cache"}
+
+
+@dataclass(frozen=True)
+class Options(MethodOptions):
+    """Masks are filled by a commit rule; in mode ar one after another."""
+
+    method: ClassVar[str] = "denoise"
+
+    @classmethod
+    def claims(cls, asked: Asked) -> bool:
+        return True
+
+    @classmethod
+    def suits(cls, asked: Asked) -> str | None:
+        if asked.mode == "ar" or (asked.config.corruption != "uniform" and asked.config.output != "log_score"):
+            return None
+        return f"model '{asked.name}' is decoded by a sampler, not by a rule; leave out rule"
+
+    @classmethod
+    def reads_rule(cls, asked: Asked) -> bool:
+        return asked.mode != "ar"
+
+    @classmethod
+    def reads(cls, asked: Asked) -> set[str]:
+        if asked.mode == "ar":
+            return set(SAMPLING)
+        return windowed(asked) | {"remask_budget"}
+
+    @classmethod
+    def caches(cls, asked: Asked) -> tuple[CacheKind, ...]:
+        return ("auto", "none", "prefix", "dual") if asked.layout == "bidirectional" else super().caches(asked)
+
+    def scheme(self, row: Row, setting: Setting) -> Scheme:
+        return Denoising(row, setting)
+
+
+def windowed(asked: Asked) -> set[str]:
+    """Options that all ways read which denoise windows of masks."""
+    out = {*SAMPLING, "block_length", "max_denoising_steps", "convention"}
+    if asked.layout == "bidirectional":
+        out.add("cache_refresh")
+    if asked.denoises_masks and asked.layout not in GROUPED:
+        out.add("guidance")
+    return out
 
 
 class Denoising:
@@ -32,23 +76,30 @@ class Denoising:
 
     proposes = True
 
-    def __init__(self, row: Row, layout: Layout, cache: str, shift: int) -> None:
-        self.row, self.layout, self.cache, self.shift = row, layout, cache, shift
-        self.rule, self.constraint = row.request.rule, Constraint.of(row)
+    def __init__(self, row: Row, setting: Setting) -> None:
+        layout = setting.layout
+        self.row = row
+        self.layout = layout
+        self.cache = setting.cache
+        self.shift = int(setting.config.shift)
+        self.rule = row.request.rule
+        self.convention = self.rule.convention
+        self.constraint = Constraint.of(row)
         self.slides = layout.kind == "drafts"
         self.block = row.request.block_length or row.length
         first = int(row.masked.argmax())
         # blocks of a bidirectional model count from the first mask (LLaDA), others from position 0 or an offset
-        self.offset = -first % self.block if row.request.blocks_from_prompt else 0
+        self.offset = -first % self.block if self.convention.blocks_from_prompt else 0
         aligned = layout.kind not in ("bidirectional", "drafts")
         self.start = (first + self.offset) // self.block * self.block - self.offset if aligned else first
         self.end = min(self.start + self.block, row.length)
-        self.pays_empty = self.rule.empty_steps and self.rule.ranks
-        # of the block: steps planned, steps past, forwards made, masks at its start
-        self.budget = self.step = self.forwards = self.masks = 0
+        self.pays_empty = self.convention.empty_steps and self.rule.ranks
+        self.budget = 0  # steps planned for the block
+        self.step = 0  # steps of it that are past
+        self.forwards = 0  # made for it
+        self.masks = 0  # at its start
         self.ends: Array = np.zeros(0, np.int64)  # tokens written by the end of each step, where that is the most
         self.shares: list[int] = []  # tokens due at each step, where a schedule counts a whole block
-        self.prefill_end: int | None = None  # of a forward that only reads text
         self.remask_left = row.request.remask_budget
         self.confidence = np.full(row.length, np.inf)  # of committed tokens when they were written
         self.revised = np.zeros(row.length, bool)  # masked again once already
@@ -56,6 +107,10 @@ class Denoising:
     @property
     def temperature(self) -> float:
         return self.row.request.temperature
+
+    @property
+    def text_end(self) -> int:
+        return self.start if self.cache == "exact" and self.layout.kind != "bidirectional" else 0
 
     def settle(self) -> bool:
         masked = self.row.masked
@@ -89,23 +144,26 @@ class Denoising:
 
     def _writes_once(self) -> bool:
         """Whether what is committed stays."""
-        return self.remask_left == 0 and self.rule.name in WRITE_ONCE
+        return self.remask_left == 0 and self.rule.final
 
     def _begin(self, end: int) -> None:
         self.end = end
-        self.budget = self.step = self.forwards = 0
+        self.budget = 0
+        self.step = 0
+        self.forwards = 0
 
     def _plan(self) -> None:
         """Settles how many steps the block gets and, where they may be held back, what each is to end with."""
-        self.masks, most = int(self.row.masked[self.start : self.end].sum()), self.row.request.max_denoising_steps
+        self.masks = int(self.row.masked[self.start : self.end].sum())
+        most = self.row.request.max_denoising_steps
         counted = self.block if self.rule.schedule == "block" else self.masks
         self.budget = counted if most is None else most
         if self.rule.schedule == "even" and not self.pays_empty:  # never more steps than masks
             self.budget = min(self.budget, self.masks)
         if self.rule.schedule == "block":
             self.shares = plan("block", self.block, self.budget)
-        if self.rule.due_is == "most":
-            self.ends = np.cumsum(plan(self.rule.schedule, self.masks, self.budget, self.rule.schedule_eps))
+        if self.convention.due_is == "most":
+            self.ends = np.cumsum(plan(self.rule.schedule, self.masks, self.budget, self.convention.schedule_eps))
 
     def _owes(self) -> bool:
         """Whether steps without work are still to be paid for."""
@@ -114,19 +172,22 @@ class Denoising:
     def _due(self) -> int:
         """Tokens that the schedule asks of this step."""
         masks = int(self.row.masked[self.start : self.end].sum())
-        if self.rule.due_is == "most":
+        if self.convention.due_is == "most":
             count = int(self.ends[min(self.step, self.budget - 1)]) - (self.masks - masks)
         elif self.rule.schedule == "block":
             count = self.shares[self.step] if self.step < self.budget - 1 else masks
         else:
-            count = due(self.rule.schedule, masks, self.step, self.budget, self.rule.schedule_eps)
-        return max(count, 1 if self.slides else 0, 0 if self.rule.ranks else self.rule.num_to_transfer)
+            count = due(self.rule.schedule, masks, self.step, self.budget, self.convention.schedule_eps)
+        return max(count, 1 if self.slides else 0, 0 if self.rule.ranks else self.convention.num_to_transfer)
 
     def columns(self) -> Columns:
-        start, end, length = self.start, self.end, self.row.length
+        start = self.start
+        end = self.end
+        length = self.row.length
         beyond = (0, 0)
         if self.layout.kind == "bidirectional":
-            low, high = 0, length
+            low = 0
+            high = length
             if self._reads_part():
                 # a shifted head scores the first position one column earlier
                 low = max(0, start - self.shift) if self.row.masked[start] else start
@@ -134,43 +195,25 @@ class Denoising:
                 beyond = (high, length)
         else:  # nothing after the window is seen, and a last token that scores nothing is not fed
             low = min(self.row.cached, max(0, start - self.shift)) if self.cache == "exact" else 0
-            text = self._text(low, start) if self.cache == "exact" else None
-            if text is not None:
-                return text
             ends_early = self.shift and self.layout.kind in ("causal", "drafts")
             high = max(end - int(ends_early), low + 1)
         return self._read(low, high, beyond)
 
-    def _read(self, low: int, high: int, beyond: tuple[int, int]) -> Columns:
+    def _read(self, low: int, high: int, beyond: tuple[int, int] = (0, 0)) -> Columns:
         """The positions from low to high - 1 as columns, and what the window asks of them."""
-        start, end = self.start, self.end
+        start = self.start
+        end = self.end
         position = np.arange(low, high)
         anchor = np.where(position >= start, start - 1, TEXT) if self.slides else np.full(high - low, TEXT)
         target = np.arange(start, end)[self._scored()[start:end]]
         column = np.maximum(target - self.shift, low) - low
         ids = self.row.canvas.ids[0, low:high]
         allowed = None if self.constraint is None else self.constraint.allowed(start, end, target)
-        columns = Columns(ids, position, anchor, column, target, beyond, offset=self.offset, allowed=allowed)
-        return self._guided(columns)
+        return Columns(ids, position, anchor, column, target, beyond, offset=self.offset, allowed=allowed)
 
     def _scored(self) -> Array:
         """Positions whose scores are asked for, bool [L]; those in the window count."""
         return self.row.masked
-
-    def _text(self, low: int, needed: int) -> Columns | None:
-        """Text alone, where there is too much of it before the window for one forward."""
-        self.prefill_end = self.row.prefill_end(low, needed, self.layout.block_length, self.offset)
-        if self.prefill_end is None:
-            return None
-        return self._guided(Columns.text(self.row.canvas.ids[0], low, self.prefill_end, self.offset))
-
-    def _guided(self, columns: Columns) -> Columns:
-        """With guidance, a twin that reads the same without what was given."""
-        guidance, canvas = self.row.request.guidance, self.row.canvas
-        if guidance == 0:
-            return columns
-        twin = np.where(canvas.frozen[0, columns.position], canvas.mask_id, columns.ids)
-        return replace(columns, twin=twin, guidance=guidance)
 
     def _reads_part(self) -> bool:
         """Whether an approximate cache answers for the rest at this step."""
@@ -181,9 +224,6 @@ class Denoising:
 
     def take(self, read: Read) -> list[Commit]:
         row = self.row
-        if self.prefill_end is not None:
-            row.cached, row.prefills = self.prefill_end, row.prefills + 1
-            return []
         if self._one:
             return self._take_one(read)
         open_1L = (row.masked & self._window())[None]
@@ -211,7 +251,8 @@ class Denoising:
     def _held(self, constraint: Constraint, chosen: Array, scores: Scores, read: Read) -> Array:
         """What of the choice [1, L] goes together. The last planned step writes all of it, with other tokens where it
         must; before it, what does not go waits for a step that sees the rest."""
-        ids, sureness = self.row.canvas.ids[0].copy(), scores.confidence[0].copy()
+        ids = self.row.canvas.ids[0].copy()
+        sureness = scores.confidence[0].copy()
         if self.slides:
             sureness[self.start] = np.inf
         kept = constraint.agreed(self.start, self.end, chosen[0], scores.token[0], sureness, ids)
@@ -219,15 +260,21 @@ class Denoising:
             ids[kept] = scores.token[0, kept]
             left_out = (chosen[0] & ~kept).nonzero()[0]
             for place, (token, p) in constraint.complete(self.start, self.end, left_out, ids, read).items():
-                scores.token[0, place], scores.confidence[0, place], kept[place] = token, p, True
+                scores.token[0, place] = token
+                scores.confidence[0, place] = p
+                kept[place] = True
         return kept[None]
 
     def _take_one(self, read: Read) -> list[Commit]:
         """What the rule comes to in a window of one, without its grids: mode ar spends its time here."""
         shape = self.row.canvas.ids.shape
-        chosen, token, confidence = np.zeros(shape, bool), np.zeros(shape, np.int64), np.full(shape, -np.inf)
         at = (0, self.start)
-        chosen[at], token[at], confidence[at] = True, read.scores.token[0], read.scores.confidence[0]
+        chosen = np.zeros(shape, bool)
+        token = np.zeros(shape, np.int64)
+        confidence = np.full(shape, -np.inf)
+        chosen[at] = True
+        token[at] = read.scores.token[0]
+        confidence[at] = read.scores.confidence[0]
         if self.cache == "exact":
             self.row.cached = self.start
         self.step += 1
@@ -237,9 +284,9 @@ class Denoising:
     def _choose(self, scores: Scores, open_1L: Array) -> Array:
         """Positions to write, [1, L]."""
         opens = self.cache in ("prefix", "dual") and self.forwards == 0
-        if opens and self.row.request.first_step == "one" and open_1L[0, self.start]:
+        if opens and self.convention.first_step == "one" and open_1L[0, self.start]:
             return np.arange(self.row.length)[None] == self.start
-        part = share(self.rule.schedule, self.step, self.budget, self.rule.schedule_eps)
+        part = share(self.rule.schedule, self.step, self.budget, self.convention.schedule_eps)
         asked = Due(np.array([self._due()]), np.array([part]))
         return RULES[self.rule.name](self._sure_first(scores) if self.slides else scores, open_1L, asked, self.rule)
 
@@ -256,7 +303,8 @@ class Denoising:
 
     def _revise(self, chosen: Array, open_1L: Array, steps_left: int) -> Array:
         """Committed tokens of the window to mask again, within the request's budget; never in its last step."""
-        canvas, count = self.row.canvas, np.array([0])
+        canvas = self.row.canvas
+        count = np.array([0])
         # a block that this step completes is done: what was written last is not taken back
         if steps_left > 1 and (open_1L & ~chosen).any():
             count[0] = min(-(-self.remask_left // (steps_left - 1)), self.remask_left)

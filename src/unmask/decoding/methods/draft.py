@@ -8,18 +8,72 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import numpy as np
 
 from unmask.canvas import Array, Commit
 from unmask.decoding.feed import TEXT, Columns, Logits, Sampling
 from unmask.decoding.methods.acceptance import accept_greedy, accept_sampled, accept_tolerant
-from unmask.decoding.request import Read, Row
+from unmask.decoding.options import option
+from unmask.decoding.request import Asked, MethodOptions, Read, Row, Scheme, Setting
 from unmask.decoding.sampling import ACCEPT_DRAW, COLD, TOKEN_DRAW, draw, uniforms
 from unmask.structured.constraint import Constraint
 
 SLOT_ODDS = 0.5  # what a slot's draft is taken to be worth before it is known, given all before it hold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """What is read by this method alone."""
+
+    draft_threshold: float = option(0.0, ge=0, le=1)  # drafts and slots less likely to be of use are not fed
+    draft_columns: int = option(0, ge=0)  # most columns of new text, drafts and slots of a forward; 0: no limit
+
+
+@dataclass(frozen=True)
+class Options(Parameters, MethodOptions):
+    """Drafts are checked by the weights that write: exactly in mode verify, by likelihood under rule `checked`."""
+
+    method: ClassVar[str] = "draft"
+    tolerance: float | None = None  # a draft holds at this share of the best token's chance; None: exactly
+
+    @classmethod
+    def claims(cls, asked: Asked) -> bool:
+        return asked.mode == "verify" or (asked.mode == "diffusion" and asked.options.rule == "checked")
+
+    @classmethod
+    def suits(cls, asked: Asked) -> str | None:
+        options = asked.options
+        block = options.block_length or asked.config.block_length
+        if asked.mode == "verify":
+            if block == 1:
+                return "mode 'verify' needs a block_length of at least 2: one sure token and a draft"
+            return None
+        if asked.layout == "drafts" and block >= 2 and not options.remask_budget:
+            return None
+        return (
+            f"rule 'checked' is for models with an adapter that drafts, a block_length of at least 2 and no remasking; "
+            f"model '{asked.name}' has block_length {block}, remask_budget {options.remask_budget}; use threshold"
+        )
+
+    @classmethod
+    def reads(cls, asked: Asked) -> set[str]:
+        own = {"temperature", "top_k", "top_p", "cache", "block_length", "draft_threshold", "draft_columns"}
+        return own if asked.mode == "verify" else own | {"threshold"}
+
+    @classmethod
+    def reads_rule(cls, asked: Asked) -> bool:
+        return asked.mode == "diffusion"
+
+    @classmethod
+    def of(cls, asked: Asked) -> Self:
+        made = super().of(asked)
+        return made if asked.mode == "verify" else replace(made, tolerance=asked.options.threshold)
+
+    def scheme(self, row: Row, setting: Setting) -> Scheme:
+        return Verifying(row, setting, self)
 
 
 @dataclass
@@ -43,13 +97,15 @@ class Verifying:
     """
 
     proposes = True
+    offset = 0
 
-    def __init__(self, row: Row, cache: str) -> None:
-        self.row, self.exact = row, cache == "exact"
+    def __init__(self, row: Row, setting: Setting, options: Options) -> None:
+        self.row = row
+        self.options = options
+        self.exact = setting.cache == "exact"
         self.window = row.request.block_length or row.length  # one sure token and its drafts
         self.constraint = Constraint.of(row)
         self.start = 0
-        self.prefill_end: int | None = None  # of a forward that only reads text
         self.drafts = list[int]()  # guesses for the positions after the text
         self.distributions = list[Array]()  # [V] each, that they were drawn from, above temperature 0
         self.chances = [1.0]  # that the text holds, and all drafts up to each
@@ -60,61 +116,71 @@ class Verifying:
     def temperature(self) -> float:
         return self.row.request.temperature
 
+    @property
+    def text_end(self) -> int:
+        return self.start if self.exact else 0
+
     def settle(self) -> bool:
         masked = self.row.masked
-        self.start = self.row.final = int(masked.argmax())
+        self.start = int(masked.argmax())
+        self.row.final = self.start
         return bool(masked.any())
 
     def columns(self) -> Columns:
-        row, start = self.row, self.start
-        low, texts = row.cached if self.exact else 0, start + len(self.drafts)
-        self.prefill_end = row.prefill_end(low, start) if self.exact else None
-        if self.prefill_end is not None:
-            return Columns.text(row.canvas.ids[0], low, self.prefill_end)
+        row = self.row
+        start = self.start
+        low = row.cached if self.exact else 0
+        texts = start + len(self.drafts)
         drafts = np.array(self.drafts, np.int64)
-        places, anchor = np.arange(low, texts), np.full(texts - low, TEXT)
-        column, slots = np.arange(start - 1 - low, texts - low), np.zeros(0, np.int64)
-        self.sizes = sizes = self._sizes()
+        places = np.arange(low, texts)
+        anchor = np.full(texts - low, TEXT)
+        column = np.arange(start - 1 - low, texts - low)
+        slots = np.zeros(0, np.int64)
+        sizes = self._sizes()
+        self.sizes = sizes
         if any(sizes):
             own = np.repeat(np.arange(start - 1, texts), sizes)
             slots = texts - low + np.arange(len(own))
             place = own + 1 + np.arange(len(own)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-            places, anchor = np.concatenate([places, place]), np.concatenate([anchor, own])
+            places = np.concatenate([places, place])
+            anchor = np.concatenate([anchor, own])
         ids = np.full(len(places), row.canvas.mask_id)
-        ids[: start - low], ids[start - low : texts - low] = row.canvas.ids[0, low:start], drafts
+        ids[: start - low] = row.canvas.ids[0, low:start]
+        ids[start - low : texts - low] = drafts
         allowed = None if self.constraint is None else self.constraint.after(drafts, start)
         return Columns(ids, places, anchor, column, places[column] + 1, allowed=allowed, slot=slots)
 
     def _sizes(self) -> list[int]:
         """Slots of each outcome's group: one fewer than the window at most, whose first token needs none, inside the
         canvas, only likely ones, and the likeliest where there are columns for some only."""
-        rule, sizes, likely = self.row.request.rule, [0] * len(self.chances), list[tuple[float, int]]()
+        options = self.options
+        sizes = [0] * len(self.chances)
+        likely = list[tuple[float, int]]()
         for kept, (holds, next_holds) in enumerate(zip(self.chances, [*self.chances[1:], 0.0], strict=True)):
             room = min(self.window - 1, self.row.length - self.start - kept - 1)
             likely += [((holds - next_holds) * SLOT_ODDS ** (j + 1), kept) for j in range(room)]
-        likely = [slot for slot in likely if slot[0] >= rule.draft_threshold]
-        if rule.draft_columns:
-            likely = sorted(likely, key=lambda slot: -slot[0])[: rule.draft_columns - 1 - len(self.drafts)]
+        likely = [slot for slot in likely if slot[0] >= options.draft_threshold]
+        if options.draft_columns:
+            likely = sorted(likely, key=lambda slot: -slot[0])[: options.draft_columns - 1 - len(self.drafts)]
         for _, kept in likely:
             sizes[kept] += 1
         return sizes
 
     def take(self, read: Read) -> list[Commit]:
-        row, start, count = self.row, self.start, len(self.drafts)
-        if self.prefill_end is not None:
-            row.cached, row.prefills = self.prefill_end, row.prefills + 1
-            return []
-        scores, drafts, checks = read.scores, np.array(self.drafts, np.int64), np.arange(count + 1)
-        tolerant = row.request.mode == "diffusion"
-        if not self.distributions and tolerant:
+        row = self.row
+        start = self.start
+        scores = read.scores
+        drafts = np.array(self.drafts, np.int64)
+        checks = np.arange(len(drafts) + 1)
+        tolerance = self.options.tolerance
+        if not self.distributions and tolerance is not None:
             odds = read.odds(checks[:-1], drafts)
-            kept, sure = accept_tolerant(drafts, scores.token, odds, row.request.rule.threshold)
+            kept, sure = accept_tolerant(drafts, scores.token, odds, tolerance)
         elif not self.distributions:
             kept, sure = accept_greedy(drafts, scores.token)
         else:
             p = read.probabilities(checks)
-            seed, step = np.array(row.request.seed), np.array(row.steps)
-            accept = uniforms(seed, step, read.target, ACCEPT_DRAW)
+            accept = uniforms(np.array(row.request.seed), np.array(row.steps), read.target, ACCEPT_DRAW)
             q = np.array(self.distributions)
             kept, sure = accept_sampled(drafts, q, p, accept, read.sampling.token_draw)
         made = [*self.drafts[:kept], sure][: row.length - start]
@@ -123,14 +189,21 @@ class Verifying:
         if self.exact:
             row.cached = start + kept
         shape = row.canvas.ids.shape
-        chosen, tokens, confidence = np.zeros(shape, bool), np.zeros(shape, np.int64), np.zeros(shape)
         where = (0, slice(start, start + len(made)))
-        chosen[where], tokens[where], confidence[where] = True, made, scores.confidence[: len(made)]
+        chosen = np.zeros(shape, bool)
+        tokens = np.zeros(shape, np.int64)
+        confidence = np.zeros(shape)
+        chosen[where] = True
+        tokens[where] = made
+        confidence[where] = scores.confidence[: len(made)]
         return [Commit(chosen, tokens, confidence, "unmask")]
 
     def _begin(self, kept: int, made: list[int], read: Read) -> None:
         """Forgets the drafts and makes the group of the text that holds the next to be drafted."""
-        self.drafts, self.distributions, self.chances, self.group = [], [], [1.0], None
+        self.drafts = []
+        self.distributions = []
+        self.chances = [1.0]
+        self.group = None
         if self.sizes[kept]:
             slots = read.first_slot + sum(self.sizes[:kept]) + np.arange(self.sizes[kept])
             self.group = Group(slots, read.offset + kept, made[-1], self.start + len(made))
@@ -142,9 +215,12 @@ class Verifying:
 
         token and sureness: the row's best at temperature 0 without a grammar; else they are read anew.
         """
-        group, constraint, warm = self.group, self.constraint, sampling.temperature[n] > 0
-        assert group is not None
-        rule = self.row.request.rule
+        group = self.group
+        if group is None:
+            return
+        options = self.options
+        constraint = self.constraint
+        warm = sampling.temperature[n] > 0
         q: Array | None = None
         if warm or constraint is not None:
             q = now.probabilities(np.array([n]), sampling.rows(np.array([n])))[0]
@@ -156,17 +232,19 @@ class Verifying:
             token = draw(q, sampling.token_draw[n]) if warm else int(q.argmax())
             # of its best token, whichever was drawn: a draw that chose whether it is checked would bias the text
             sureness = float(q.max())
-        if self.chances[-1] * sureness < rule.draft_threshold:
+        if self.chances[-1] * sureness < options.draft_threshold:
             self.group = None
             return
         self.drafts.append(token)
         self.chances.append(self.chances[-1] * sureness)
         if warm and q is not None:
             self.distributions.append(q)
-        group.slots, group.row, group.token = group.slots[1:], n, token
+        group.slots = group.slots[1:]
+        group.row = n
+        group.token = token
         if constraint is not None:
             group.state = constraint.grammar.step(group.state, token)
-        if not len(group.slots) or (rule.draft_columns and len(self.drafts) >= rule.draft_columns // 2):
+        if not len(group.slots) or (options.draft_columns and len(self.drafts) >= options.draft_columns // 2):
             self.group = None
 
 
@@ -177,8 +255,10 @@ def draft(schemes: list[Verifying], logits: Logits, blame: Callable[[Row], Abstr
         going = [(scheme, scheme.group) for scheme in schemes if scheme.group is not None and scheme.row.error is None]
         if not going:
             return
-        slot, row = np.array([g.slots[0] for _, g in going]), np.array([g.row for _, g in going])
-        token, place = np.array([g.token for _, g in going]), [g.start + len(s.drafts) for s, g in going]
+        slot = np.array([g.slots[0] for _, g in going])
+        row = np.array([g.row for _, g in going])
+        token = np.array([g.token for _, g in going])
+        place = [g.start + len(s.drafts) for s, g in going]
         now = logits.after_token(slot, before, row, token)
         sampling = _sampling([scheme.row for scheme, _ in going], np.array(place))
         plain = (sampling.temperature == 0) & [scheme.constraint is None for scheme, _ in going]
@@ -195,8 +275,10 @@ def _sampling(rows: list[Row], place: Array) -> Sampling:
     requests = [row.request for row in rows]
     temperature = np.array([r.temperature for r in requests], np.float64)
     temperature[temperature < COLD] = 0.0
-    seed, step = np.array([r.seed for r in requests]), np.array([row.steps for row in rows])
+    seed = np.array([r.seed for r in requests])
+    step = np.array([row.steps for row in rows])
     unread = np.zeros(len(rows))
     token = uniforms(seed, step, place, TOKEN_DRAW) if temperature.any() else unread
-    top_k, top_p = np.array([r.top_k for r in requests]), np.array([r.top_p for r in requests], np.float64)
+    top_k = np.array([r.top_k for r in requests])
+    top_p = np.array([r.top_p for r in requests], np.float64)
     return Sampling(temperature, top_k, top_p, token, unread)

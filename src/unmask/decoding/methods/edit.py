@@ -2,22 +2,71 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 
 from unmask.canvas import Array, Commit, Kind
+from unmask.decoding.methods import denoise
 from unmask.decoding.methods.denoise import Denoising
-from unmask.decoding.methods.edit_rule import edits, progress
+from unmask.decoding.methods.edit_rule import Parameters, edits, progress
 from unmask.decoding.methods.insert_delete import Controls, Revision
-from unmask.decoding.request import Read, Row
-from unmask.layout import Layout
+from unmask.decoding.request import Asked, CacheKind, MethodOptions, Read, Row, Scheme, Setting
+from unmask.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Options(Parameters, MethodOptions):
+    """Masks are filled and written tokens replaced, until nothing changes any more."""
+
+    method: ClassVar[str] = "edit"
+
+    @classmethod
+    def claims(cls, asked: Asked) -> bool:
+        return asked.options.rule == "token_edit"
+
+    @classmethod
+    def suits(cls, asked: Asked) -> str | None:
+        if asked.layout not in ("bidirectional", "block_causal"):
+            return f"model '{asked.name}' never revises what it wrote; rule 'token_edit' needs another one"
+        return denoise.Options.suits(asked)
+
+    @classmethod
+    def reads(cls, asked: Asked) -> set[str]:
+        own = denoise.windowed(asked) | {"editing_threshold", "max_post_steps"}
+        # insertions and deletions end a block by what it holds, and not by a number of steps
+        return own if controls_of(asked.config) is None else own - {"max_denoising_steps", "schedule"}
+
+    @classmethod
+    def caches(cls, asked: Asked) -> tuple[CacheKind, ...]:
+        return denoise.Options.caches(asked)
+
+    @classmethod
+    def no_grammar(cls, asked: Asked) -> str | None:
+        if asked.config.insert_token_id is None:
+            return super().no_grammar(asked)
+        return "rule token_edit inserts and deletes tokens here; with a grammar, use another rule"
+
+    def scheme(self, row: Row, setting: Setting) -> Scheme:
+        controls = controls_of(setting.config)
+        return Editing(row, setting, self) if controls is None else InsertDelete(row, setting, self, controls)
+
+
+def controls_of(config: ModelConfig) -> Controls | None:
+    """The tokens that stand for an insertion and a deletion, where a model has both."""
+    if config.delete_token_id is None or config.insert_token_id is None:
+        return None
+    return Controls(config.delete_token_id, config.insert_token_id)
 
 
 class Editing(Denoising):
     """Every step fills masks and edits written tokens of the window, which moves on when nothing changes any
     more or its steps without a mask are spent."""
 
-    def __init__(self, row: Row, layout: Layout, cache: str, shift: int) -> None:
-        super().__init__(row, layout, cache, shift)
+    def __init__(self, row: Row, setting: Setting, options: Parameters) -> None:
+        super().__init__(row, setting)
+        self.options = options
         self.remask_left = 0  # editing is this rule's own way to revise
         self.post_steps = np.array([0])
 
@@ -30,29 +79,30 @@ class Editing(Denoising):
         return True
 
     def _begin_block(self) -> None:
-        self.row.revising, self.post_steps = True, np.array([0])
+        self.row.revising = True
+        self.post_steps = np.array([0])
 
     def _scored(self) -> Array:
         open_L: Array = ~self.row.canvas.frozen[0]
         return open_L
 
     def take(self, read: Read) -> list[Commit]:
-        commits = super().take(read)
-        if self.prefill_end is not None:
-            return commits
-        fill = commits[0]
+        fill = super().take(read)[0]
         masked = self.row.masked & self._window()
         editable = self._window() & ~masked & ~self.row.canvas.frozen[0]
-        edited = edits(self.row.canvas.ids, fill.tokens, fill.confidence, editable[None], self.rule)
+        threshold = self.options.editing_threshold
+        zero_edits = self.convention.zero_edits
+        edited = edits(self.row.canvas.ids, fill.tokens, fill.confidence, editable[None], threshold, zero_edits)
         if self.constraint is not None:
             filled = np.where(fill.chosen, fill.tokens, self.row.canvas.ids)[0]
             proposed = (edited[0], fill.tokens[0], fill.confidence[0])
             edited = self.constraint.agreed(self.start, self.end, *proposed, filled)[None]
-        changed, had_masks = fill.chosen | edited, np.array([masked.any()])
-        finished, self.post_steps = progress(changed, had_masks, self.post_steps, self.rule)
+        changed = fill.chosen | edited
+        had_masks = np.array([masked.any()])
+        finished, self.post_steps = progress(changed, had_masks, self.post_steps, self.options.max_post_steps)
         left = bool((masked & ~fill.chosen[0]).any())
         # a forward that would exceed the budget is not made
-        spent = not left and self.post_steps[0] >= self.rule.max_post_steps
+        spent = not left and self.post_steps[0] >= self.options.max_post_steps
         self._finish(bool(finished[0]) or bool(spent), bool(changed.any()))
         return [fill, Commit(edited, fill.tokens, fill.confidence, "edit")]
 
@@ -63,10 +113,10 @@ class Editing(Denoising):
 
 
 class InsertDelete(Editing):
-    """As `decoding.indel` decides: tokens are also inserted and deleted inside the window."""
+    """As `methods.insert_delete` decides: tokens are also inserted and deleted inside the window."""
 
-    def __init__(self, row: Row, layout: Layout, cache: str, shift: int, controls: Controls) -> None:
-        super().__init__(row, layout, cache, shift)
+    def __init__(self, row: Row, setting: Setting, options: Parameters, controls: Controls) -> None:
+        super().__init__(row, setting, options)
         self.controls = controls
         self.revision = Revision([])
 
@@ -75,9 +125,8 @@ class InsertDelete(Editing):
         self.revision = Revision(self.row.masked[self.start : self.end].tolist())
 
     def take(self, read: Read) -> list[Commit]:
-        if self.prefill_end is not None:
-            return super().take(read)
-        row, window = self.row, slice(self.start, self.end)
+        row = self.row
+        window = slice(self.start, self.end)
         scores = read.scores.grid(np.zeros(len(read.target), np.int64), read.target, row.canvas.ids.shape)
 
         def second(place: int, forbidden: set[int]) -> tuple[int, float]:
@@ -87,7 +136,7 @@ class InsertDelete(Editing):
 
         ids, masked, frozen = row.canvas.ids[0, window], row.masked[window], row.canvas.frozen[0, window]
         proposed = scores.token[0, window], scores.confidence[0, window]
-        change = self.revision.step(ids, masked, frozen, *proposed, second, self.controls, self.rule)
+        change = self.revision.step(ids, masked, frozen, *proposed, second, self.controls, self.rule, self.options)
         if self.cache == "exact":
             row.cached = self.start
         kinds: list[tuple[Kind, Array, Array | int]] = [
@@ -102,7 +151,12 @@ class InsertDelete(Editing):
 
     def _commit(self, kind: Kind, chosen: Array, tokens: Array | int, confidence: Array) -> Commit:
         """A commit [1, L] of what happens in the window."""
-        shape, window = self.row.canvas.ids.shape, (0, slice(self.start, self.end))
-        where, what, sure = np.zeros(shape, bool), np.zeros(shape, np.int64), np.zeros(shape)
-        where[window], what[window], sure[window] = chosen, tokens, confidence
-        return Commit(where, what, sure, kind, self.end)
+        shape = self.row.canvas.ids.shape
+        window = (0, slice(self.start, self.end))
+        where = np.zeros(shape, bool)
+        what = np.zeros(shape, np.int64)
+        how_likely = np.zeros(shape)
+        where[window] = chosen
+        what[window] = tokens
+        how_likely[window] = confidence
+        return Commit(where, what, how_likely, kind, self.end)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unmask.canvas import Array, moved
-from unmask.decoding.methods.edit_rule import edits
+from unmask.decoding.methods.edit_rule import Parameters, edits
 from unmask.decoding.rules import RuleOptions, best_first
 
 Second = Callable[[int, set[int]], tuple[int, float]]  # (place, forbidden tokens) -> best other token, confidence
@@ -57,7 +57,8 @@ class Revision:
         confidence: Array,
         second: Second,
         controls: Controls,
-        options: RuleOptions,
+        rule: RuleOptions,
+        options: Parameters,
     ) -> Change:
         """Decides one step and counts it. ids, token int [W]; masked, frozen bool [W]; confidence [W].
 
@@ -67,7 +68,8 @@ class Revision:
         max_post_steps is 0, that is the step that fills the last original masks.
         A block that was seen before has its least sure change replaced by a token not yet tried there.
         """
-        token, confidence = token.copy(), confidence.copy()
+        token = token.copy()
+        confidence = confidence.copy()
         fixed = np.flatnonzero(frozen)
         movable = np.arange(len(ids)) > (fixed[-1] if len(fixed) else -1)  # nothing given stands after it
         forbidden = set(controls)
@@ -79,13 +81,16 @@ class Revision:
         last |= bool(not first_masks.any() and self.post_steps >= options.max_post_steps)
         fill = masked
         if first_masks.any() and not last:
-            needed = max(1 + int(masked.sum() - first_masks.sum()), options.num_to_transfer)
-            fill = (masked & (confidence > options.threshold)) | best_first(
+            needed = max(1 + int(masked.sum() - first_masks.sum()), rule.convention.num_to_transfer)
+            fill = (masked & (confidence > rule.threshold)) | best_first(
                 confidence[None], masked[None], np.array([needed])
             )[0]
             if options.max_post_steps == 0 and not (first_masks & ~fill).any():
-                last, fill = True, masked
-        chosen = fill | edits(ids, token, confidence, ~masked & ~frozen, options)
+                last = True
+                fill = masked
+        editable = ~masked & ~frozen
+        edited = edits(ids, token, confidence, editable, options.editing_threshold, rule.convention.zero_edits)
+        chosen = fill | edited
         self.finished = last or not chosen.any()
         if last:
             self._replace(chosen & np.isin(token, controls), token, confidence, second, forbidden)

@@ -5,36 +5,87 @@ Shapes: L positions of the row, C of a canvas.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
 from unmask.canvas import Array, Commit
 from unmask.decoding.feed import TEXT, Columns, ConditioningLogits
-from unmask.decoding.methods.renoise_rule import RenoiseOptions, accept, noise, settled, temperature
-from unmask.decoding.request import Read, Row
+from unmask.decoding.methods.renoise_rule import Parameters, RenoiseOptions, accept, noise, settled, temperature
+from unmask.decoding.request import Asked, MethodOptions, Read, Row, Scheme, Setting, cannot_be_held
+
+
+@dataclass(frozen=True)
+class Options(RenoiseOptions, MethodOptions):
+    """Canvas after canvas of random tokens is denoised; what is not accepted becomes noise again."""
+
+    method: ClassVar[str] = "renoise"
+    whole_canvases: ClassVar[bool] = True
+
+    @classmethod
+    def claims(cls, asked: Asked) -> bool:
+        return asked.config.layout == "canvas"
+
+    @classmethod
+    def suits(cls, asked: Asked) -> str | None:
+        options = asked.options
+        if options.rule != "entropy_bound" or options.remask_budget:
+            return f"model '{asked.name}' denoises random tokens: its rule is entropy_bound, without remasking"
+        if options.t_min > options.t_max:
+            return f"option t_min is out of range: {options.t_min}; it must be at most t_max, {options.t_max}"
+        return None
+
+    @classmethod
+    def reads(cls, asked: Asked) -> set[str]:
+        own = {field.name for field in fields(Parameters)} | {"entropy_bound", "rule"}
+        return own | {"temperature", "top_k", "top_p", "cache", "block_length", "max_denoising_steps"}
+
+    @classmethod
+    def reads_rule(cls, asked: Asked) -> bool:
+        return False
+
+    @classmethod
+    def no_grammar(cls, asked: Asked) -> str | None:
+        return cannot_be_held(asked, "whole canvases of noise")
+
+    @classmethod
+    def of(cls, asked: Asked) -> Self:
+        """A temperature above 0 that the caller asks for stands for both ends of the schedule; 0 is greedy."""
+        options = asked.options
+        temperature = asked.given.get("temperature")
+        warm = temperature is not None and temperature > 0
+        return cls(
+            t_min=options.temperature if warm else options.t_min,
+            t_max=options.temperature if warm else options.t_max,
+            confidence_threshold=options.confidence_threshold,
+            stability_threshold=options.stability_threshold,
+            max_steps=options.max_denoising_steps or cls.max_steps,
+            entropy_bound=options.entropy_bound,
+            greedy=temperature == 0,
+        )
+
+    def scheme(self, row: Row, setting: Setting) -> Scheme:
+        return Renoising(row, setting, self)
 
 
 class Renoising:
     """Text not yet read and the canvas share a forward; a finished canvas is text to the forward of the next.
 
-    The columns of a canvas hang on the last position of the text. `eos_ids`: what comes after one of them is
-    padding (`pad_id`, where the model has one).
+    The columns of a canvas hang on the last position of the text. What comes after an end of text is padding, where
+    the model has a token for it.
     """
 
     proposes = True
+    offset = 0
 
-    def __init__(
-        self,
-        row: Row,
-        options: RenoiseOptions,
-        cache: str,
-        vocab_size: int,
-        eos_ids: frozenset[int],
-        pad_id: int | None,
-    ) -> None:
-        self.row, self.options, self.exact = row, options, cache == "exact"
-        self.vocab_size, self.eos_ids, self.pad_id = vocab_size, eos_ids, pad_id
+    def __init__(self, row: Row, setting: Setting, options: RenoiseOptions) -> None:
+        self.row = row
+        self.options = options
+        self.exact = setting.cache == "exact"
+        self.vocab_size = setting.config.vocab_size
+        self.eos_ids = setting.eos_ids
+        self.pad_id = setting.config.pad_token_id
         self.length = row.request.block_length or row.length
         self._begin()
 
@@ -44,11 +95,14 @@ class Renoising:
         self.steps_left = self.options.max_steps
         self.earlier: list[Array] = []  # best tokens of the steps before
         self.signal: Any = None  # what the step before thought, as the network reads it
-        self.prefill_end: int | None = None  # of a forward that only reads text
 
     @property
     def temperature(self) -> float:
         return temperature(self.steps_left, self.options)
+
+    @property
+    def text_end(self) -> int:
+        return self.start if self.exact else 0
 
     def settle(self) -> bool:
         if self.row.written != self.start:
@@ -58,20 +112,16 @@ class Renoising:
 
     def columns(self) -> Columns:
         low = self.row.cached if self.exact else 0
-        self.prefill_end = self.row.prefill_end(low, self.start) if self.exact else None
-        if self.prefill_end is not None:
-            return Columns.text(self.row.canvas.ids[0], low, self.prefill_end)
-        position, target = np.arange(low, self.end), np.arange(self.start, self.end)
+        position = np.arange(low, self.end)
+        target = np.arange(self.start, self.end)
         anchor = np.where(position >= self.start, self.start - 1, TEXT)
         return Columns(
             self.row.canvas.ids[0, low : self.end], position, anchor, target - low, target, signal=self.signal
         )
 
     def take(self, read: Read) -> list[Commit]:
-        if self.prefill_end is not None:
-            self.row.cached, self.row.prefills = self.prefill_end, self.row.prefills + 1
-            return []
-        logits, index = cast(ConditioningLogits, read.logits), read.offset + np.arange(len(read.target))
+        logits = cast(ConditioningLogits, read.logits)
+        index = read.offset + np.arange(len(read.target))
         best, sureness = logits.best(index, read.sampling)
         if self.exact:  # the text was read
             self.row.cached = self.start

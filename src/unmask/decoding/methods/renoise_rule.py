@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unmask.canvas import Array
+from unmask.decoding.options import option
 from unmask.decoding.rules import best_first, within_bound
 from unmask.decoding.sampling import uniforms
 
@@ -19,15 +20,21 @@ NOISE_DRAW = 3  # purpose of the draws that random tokens come from
 
 
 @dataclass(frozen=True)
-class RenoiseOptions:
+class Parameters:
     """How a canvas of noise is denoised; the defaults are those of the reference."""
 
+    t_min: float = option(0.4, ge=0, le=100)  # temperature that the schedule ends near
+    t_max: float = option(0.8, gt=0, le=100)  # and that it begins with
+    confidence_threshold: float = option(0.005, ge=0, lt=1e6)  # nats
+    stability_threshold: int = option(1, ge=0)  # steps
+
+
+@dataclass(frozen=True)
+class RenoiseOptions(Parameters):
+    """All that a canvas of noise is denoised by."""
+
     max_steps: int = 48
-    t_min: float = 0.4  # temperature that the schedule ends near
-    t_max: float = 0.8  # and that it begins with
     entropy_bound: float = 0.1  # nats
-    confidence_threshold: float = 0.005  # nats
-    stability_threshold: int = 1  # steps
     greedy: bool = False  # proposes the best token instead of a sampled one
 
 

@@ -5,14 +5,17 @@ Shapes: L canvas positions, n scored columns, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self, cast
 
 import numpy as np
 
 from unmask.canvas import Array, Commit, Kind
 from unmask.decoding.feed import Columns
+from unmask.decoding.methods import denoise
 from unmask.decoding.methods.ancestral import (
     Move,
+    SamplerName,
     SamplerOptions,
     SeededDraws,
     first_hitting,
@@ -23,46 +26,103 @@ from unmask.decoding.methods.ancestral import (
 )
 from unmask.decoding.methods.denoise import Denoising
 from unmask.decoding.methods.score_sampling import analytic, denoised, euler, score_of
-from unmask.decoding.request import Read, Request, Row
-from unmask.errors import UnmaskError
-from unmask.layout import Layout
-from unmask.models.config import ModelConfig
+from unmask.decoding.request import Asked, CacheKind, MethodOptions, Read, Row, Scheme, Setting, cannot_be_held
 from unmask.noise_levels import Noise
 
 MOST_VALUES = 2**22  # of distributions that are held at once
+ANCESTRAL = ("ancestral", "ddpm", "ddpm_cache")
 
 
-def check_sampler(request: Request, options: SamplerOptions, config: ModelConfig) -> None:
-    """Raises UnmaskError where a model cannot be decoded by a sampler, or a request asks it for what it cannot do."""
-    uniform, scores, blocks = config.corruption == "uniform", config.output == "log_score", config.block_length > 0
-    fits = {
-        "ancestral": not scores,
-        "ddpm": not scores and not uniform,
-        "ddpm_cache": not scores and not uniform,
-        "psi": not scores and uniform,
-        "analytic": scores or not (uniform or blocks),
-        "euler": scores,
-        "first_hitting": not scores and not uniform,
-    }
-    if config.layout not in ("bidirectional", "block_causal"):
-        raise UnmaskError(f"sampler '{options.name}' is for diffusion models; leave it out and name a rule")
-    if not fits[options.name]:
-        known = ", ".join(name for name, fine in fits.items() if fine)
-        kind = f"{config.corruption} noise{' and scores' if scores else ''}{' in blocks' if blocks else ''}"
-        raise UnmaskError(f"sampler '{options.name}' is not for a model of {kind}; use {known}")
-    if options.name == "first_hitting" and request.max_denoising_steps is not None:
-        raise UnmaskError("first_hitting takes a step for every mask; leave out max_denoising_steps, or use ddpm_cache")
-    if uniform and request.block_length is not None:
-        raise UnmaskError("a canvas of random tokens is denoised at once; leave out block_length")
-    if options.noise_removal == "none" and request.block_length is not None and not blocks:
-        raise UnmaskError("noise_removal 'none' would leave masks inside a text; use greedy or ancestral")
-    if scores and (request.temperature, request.top_k, request.top_p, options.nucleus_p) != (1, 0, 1, 1):
-        raise UnmaskError("scores are not a distribution; leave out temperature, top_k, top_p and nucleus_p")
-    if request.remask_budget:
-        raise UnmaskError(f"remask_budget goes with a rule, not with sampler '{options.name}'; name a rule")
+@dataclass(frozen=True)
+class Options(SamplerOptions, MethodOptions):
+    """What a step writes is drawn by a sampler, in place of a rule."""
+
+    method: ClassVar[str] = "sample"
+
+    @classmethod
+    def claims(cls, asked: Asked) -> bool:
+        return asked.mode == "diffusion" and asked.options.sampler != "none"
+
+    @classmethod
+    def suits(cls, asked: Asked) -> str | None:
+        options = asked.options
+        config = asked.config
+        uniform = config.corruption == "uniform"
+        scores = config.output == "log_score"
+        blocks = config.block_length > 0
+        windows = options.block_length is not None or asked.layout == "block_causal"
+        fits = {
+            "ancestral": not scores,
+            "ddpm": not scores and not uniform,
+            "ddpm_cache": not scores and not uniform,
+            "psi": not scores and uniform,
+            "analytic": scores or not (uniform or blocks),
+            "euler": scores,
+            "first_hitting": not scores and not uniform,
+        }
+        if config.layout not in ("bidirectional", "block_causal"):
+            return f"sampler '{options.sampler}' is for diffusion models; leave it out and name a rule"
+        if not fits[options.sampler]:
+            known = ", ".join(name for name, fine in fits.items() if fine)
+            kind = f"{config.corruption} noise{' and scores' if scores else ''}{' in blocks' if blocks else ''}"
+            return f"sampler '{options.sampler}' is not for a model of {kind}; use {known}"
+        if options.sampler == "first_hitting" and options.max_denoising_steps is not None:
+            return "first_hitting takes a step for every mask; leave out max_denoising_steps, or use ddpm_cache"
+        if uniform and windows:
+            return "a canvas of random tokens is denoised at once; leave out block_length"
+        if options.noise_removal == "none" and windows and not blocks:
+            return "noise_removal 'none' would leave masks inside a text; use greedy or ancestral"
+        if scores and (options.temperature, options.top_k, options.top_p, options.nucleus_p) != (1, 0, 1, 1):
+            return "scores are not a distribution; leave out temperature, top_k, top_p and nucleus_p"
+        if options.remask_budget:
+            return f"remask_budget goes with a rule, not with sampler '{options.sampler}'; name a rule"
+        return None
+
+    @classmethod
+    def reads(cls, asked: Asked) -> set[str]:
+        sampler = asked.options.sampler
+        uniform = asked.config.corruption == "uniform"
+        out = denoise.windowed(asked) | {"sampler", "noise_removal", "nucleus_p"}
+        if sampler == "psi":
+            out.add("psi_kappa")
+        if sampler == "first_hitting":
+            out.discard("noise_removal")
+            if asked.given.get("sampler") is not None:  # else who names steps gets a sampler that has them
+                out.discard("max_denoising_steps")
+        if asked.config.block_length > 0:
+            out.discard("noise_removal")  # the last step of a block removes all
+        if asked.config.output == "log_score":
+            out -= {"temperature", "top_k", "top_p", "nucleus_p"}
+        return out - {"block_length"} if uniform else out
+
+    @classmethod
+    def reads_rule(cls, asked: Asked) -> bool:
+        return False
+
+    @classmethod
+    def caches(cls, asked: Asked) -> tuple[CacheKind, ...]:
+        return denoise.Options.caches(asked)
+
+    @classmethod
+    def no_grammar(cls, asked: Asked) -> str | None:
+        return cannot_be_held(asked, f"by sampler '{asked.options.sampler}'")
+
+    @classmethod
+    def of(cls, asked: Asked) -> Self:
+        options = asked.options
+        return cls(
+            name=cast(SamplerName, options.sampler),
+            steps=options.max_denoising_steps or cls.steps,
+            noise_removal=options.noise_removal,
+            psi_kappa=options.psi_kappa,
+            nucleus_p=options.nucleus_p,
+        )
+
+    def scheme(self, row: Row, setting: Setting) -> Scheme:
+        return Sampling(row, setting, self)
 
 
-class Diffusing(Denoising):
+class Sampling(Denoising):
     """The whole canvas, or a block of it, goes through its schedule.
 
     Under absorbing noise a written token stays; under uniform noise every open token may change at every move.
@@ -72,23 +132,29 @@ class Diffusing(Denoising):
 
     proposes = False
 
-    def __init__(self, row: Row, layout: Layout, cache: str, config: ModelConfig, options: SamplerOptions) -> None:
-        super().__init__(row, layout, cache, int(config.shift))
+    def __init__(self, row: Row, setting: Setting, options: SamplerOptions) -> None:
+        super().__init__(row, setting)
+        config = setting.config
         self.pays_empty = False  # the rule is not asked
-        self.config, self.options = config, options
+        self.config = config
+        self.options = options
         self.draws = row.request.draws or SeededDraws(row.request.seed)
         self.mask_id = config.mask_token_id if config.corruption == "absorbing" else None
         self.noise = Noise(config.noise_schedule, *config.noise_range)  # what the network is told
         self.chances = Noise("linear") if options.name == "ddpm_cache" else self.noise
-        self.hits, self.blocks = options.name == "first_hitting", layout.kind == "block_causal"
+        self.hits = options.name == "first_hitting"
+        self.blocks = setting.layout.kind == "block_causal"
         self.reads_always = config.time_conditioned or not (self.blocks or options.name == "ddpm_cache")
-        self.updates, self.finished = 0, False
+        self.updates = 0
+        self.finished = False
         self._restart()
 
     def _restart(self) -> None:
         """At the start of a block: time 1."""
         self.moves = [] if self.hits else plan(self.options, self.blocks)
-        self.taken, self.hit_at, self.masks_then = 0, 1.0, 0
+        self.taken = 0
+        self.hit_at = 1.0
+        self.masks_then = 0
 
     def settle(self) -> bool:
         start = self.start
@@ -112,16 +178,17 @@ class Diffusing(Denoising):
         return self.mask_id is not None
 
     def take(self, read: Read) -> list[Commit]:
-        if self.prefill_end is not None:
-            return super().take(read)
         old = self.row.canvas.ids[0, read.target]
         token, confidence, over = self._hit(read, old) if self.hits else self._move(read, old)
         if self.cache == "exact":  # everything before the window is final and was fed
             self.row.cached = self.start
-        self.step, self.forwards = self.step + 1, self.forwards + 1
-        chosen, uniform = token != old, self.mask_id is None
+        self.step += 1
+        self.forwards += 1
+        chosen = token != old
+        uniform = self.mask_id is None
         if uniform and over:
-            self.row.written, chosen = self.row.length, np.ones(len(old), bool)
+            self.row.written = self.row.length
+            chosen = np.ones(len(old), bool)
         self.finished = over and (uniform or self.options.noise_removal == "none") and not self.blocks
         kind: Kind = "renoise" if uniform and not over else "unmask"
         return [Commit(self._grid(read, chosen), self._grid(read, token), self._grid(read, confidence), kind)]
@@ -147,41 +214,46 @@ class Diffusing(Denoising):
     def _hit(self, read: Read, old: Array) -> tuple[Array, Array, bool]:
         """One mask becomes a token."""
         index = np.array([self.draws.pick(self.updates, len(old))])
-        token, confidence = old.copy(), np.zeros(len(old))
+        token = old.copy()
+        confidence = np.zeros(len(old))
         token[index], confidence[index] = self._draw(read, index, Move(self.hit_at, 0.0, "ancestral"))
         self.updates += 1
         return token, confidence, False
 
     def _draw(self, read: Read, index: Array, move: Move) -> tuple[Array, Array]:
         """Tokens of scored columns after a move, and their chances under the network; few distributions at a time."""
-        token, confidence = self.row.canvas.ids[0, read.target[index]], np.zeros(len(index))
+        token = self.row.canvas.ids[0, read.target[index]]
+        confidence = np.zeros(len(index))
         places, move = self._leaving(read.target[index], move)
         count = max(1, MOST_VALUES // self.config.vocab_size)
         for first in range(0, len(places), count):
             here = places[first : first + count]
-            some, x, rows = index[here], token[here], np.arange(len(here))
+            some = index[here]
+            x = token[here]
+            rows = np.arange(len(here))
             estimate = self._estimate(read, some, x)
             weights = self._transition(estimate, x, move)
             greedy = move.removal == "greedy"
             drawn = weights.argmax(-1) if greedy else self.draws.tokens(weights, self.updates, read.target[some])
             p = weights / weights.sum(-1, keepdims=True) if self.config.output == "log_score" else estimate
-            token[here], confidence[here] = drawn, p[rows, drawn]
+            token[here] = drawn
+            confidence[here] = p[rows, drawn]
         return token, confidence
 
     def _leaving(self, position_n: Array, move: Move) -> tuple[Array, Move]:
         """Which of the positions to draw, and by which move: masks that stay need no distribution."""
         everywhere = np.arange(len(position_n))
-        if move.removal != "none" or self.options.name not in ("ancestral", "ddpm", "ddpm_cache"):
+        if move.removal != "none" or self.options.name not in ANCESTRAL or self.mask_id is None:
             return everywhere, move
-        if self.mask_id is None:
-            return everywhere, move
-        alpha_s, alpha_t = self.chances.alpha(move.s), self.chances.alpha(move.t)
+        alpha_s = self.chances.alpha(move.s)
+        alpha_t = self.chances.alpha(move.t)
         leaving = self.draws.leaving((alpha_s - alpha_t) / (1 - alpha_t), self.updates, position_n)
         return (everywhere, move) if leaving is None else (leaving.nonzero()[0], Move(move.t, 0.0, "ancestral"))
 
     def _estimate(self, read: Read, index: Array, x_n: Array) -> Array:
         """What the network says of columns, [n, V]: distributions of clean tokens, or the score."""
-        p, rows = read.probabilities(index), np.arange(len(index))
+        p = read.probabilities(index)
+        rows = np.arange(len(index))
         if self.config.output == "log_score":  # the token that is there has the score 1
             return p / p[rows, x_n][:, None]
         if self.row.request.temperature == 0:
@@ -192,7 +264,8 @@ class Diffusing(Denoising):
 
     def _transition(self, estimate: Array, x_n: Array, move: Move) -> Array:
         """Chances [n, V] of the tokens after a move, up to a factor."""
-        name, mask_id = self.options.name, self.mask_id
+        name = self.options.name
+        mask_id = self.mask_id
         if name in ("analytic", "euler"):
             sigma = self.noise.sigma(move.t)
             implied = self.config.output == "logits" and mask_id is not None

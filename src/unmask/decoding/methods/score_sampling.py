@@ -36,7 +36,8 @@ def staggered(score_NV: Array, dsigma: Any, mask_id: int | None) -> Array:
 
 def reached(x_N: Array, dsigma: Any, size: int, mask_id: int | None) -> Array:
     """The chance [N, V] of every token to have become x after noise dsigma."""
-    kept, index = np.exp(-dsigma), np.arange(len(x_N))
+    kept = np.exp(-dsigma)
+    index = np.arange(len(x_N))
     if mask_id is None:
         out = np.full((len(x_N), size), (1 - kept) / size)
     else:

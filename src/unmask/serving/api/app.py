@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from unmask.lm import MODES
+from unmask.decoding.request import MODES
 from unmask.serving.api import assets, errors, running
 from unmask.serving.api.access import Guard, Rules, note
 from unmask.serving.api.edits import plan_apply, plan_edit

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+from unmask.decoding.request import MODES
 from unmask.decoding.rules import RuleName
 from unmask.errors import UnmaskError
-from unmask.lm import MODES, DiffusionLM
+from unmask.lm import DiffusionLM
 from unmask.serving.api.errors import APIError
 from unmask.serving.api.planner import Planner, can_fill
 from unmask.serving.api.schema import CompletionRequest, Gap, InfillRequest

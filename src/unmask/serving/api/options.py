@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from unmask.lm import MODES, DiffusionLM
-from unmask.output import DecodingDefaults
+from unmask.decoding.methods import DecodingDefaults
+from unmask.decoding.request import MODES
+from unmask.lm import DiffusionLM
 from unmask.serving.api.errors import APIError
 from unmask.serving.api.schema import ChatRequest, CompletionRequest, Steering, Writing
 
