@@ -37,7 +37,8 @@ from unmask.structured.regex import read_regex
 from unmask.structured.token_automaton import DEAD, START, over_tokens
 from unmask.structured.vocabulary import Vocabulary
 
-_REMEMBERED = 1024  # answers kept of each kind of question
+_REMEMBERED = 1024  # answers that are kept at the least
+_REMEMBERED_BYTES = 2**25  # and as many more as fit
 
 
 class Grammar:
@@ -52,7 +53,11 @@ class Grammar:
             raise UnmaskError(f"no text fits {what}: its constraints exclude each other or have no end")
         automaton = over_tokens(dfa, vocabulary, effort)
         self.what, self.after, self.kind, self.final = what, automaton.after, automaton.kind, automaton.final
-        self._edges, self._distance, self._ended = automaton.edges, automaton.distance, automaton.ended
+        self._edges = automaton.edges
+        self._automaton = automaton
+        self._distance = automaton.distance
+        self._ended = automaton.ended
+        self._most = max(_REMEMBERED, _REMEMBERED_BYTES // (2 * len(automaton.after)))
         self._has_end = bool(vocabulary.ends)
         if self.shortest > len(self.after):
             raise UnmaskError(f"no text that fits {what} can be spelled with the tokens of this model")
@@ -229,14 +234,22 @@ class Grammar:
 
     def _kinds_between(self, reached: Array, wanted: Array) -> Array:
         """Kinds of tokens that lead from a reached state to a wanted one, bool [C]."""
-        key = ("kinds", reached.tobytes(), wanted.tobytes())
-        return self._remember(key, lambda: np.asarray(wanted[self.after[reached]].any(0)))
+
+        def find() -> Array:
+            edge_kinds = self._automaton.edge_kinds
+            if edge_kinds is None:
+                return np.asarray(wanted[self.after[reached]].any(0))
+            source, target = self._edges
+            bits = np.bitwise_or.reduce(edge_kinds[reached[source] & wanted[target]], axis=0)
+            return np.unpackbits(bits, count=self.after.shape[1]).astype(bool)
+
+        return self._remember(("kinds", reached.tobytes(), wanted.tobytes()), find)
 
     def _remember(self, key: tuple[Any, ...], find: Callable[[], Array]) -> Array:
         """The answer to a question asked before: steps of one canvas ask mostly the same ones."""
         answer = self._memory.get(key)
         if answer is None:
-            if len(self._memory) >= _REMEMBERED:
+            if len(self._memory) >= self._most:
                 self._memory.clear()
             answer = self._memory[key] = find()
         return answer

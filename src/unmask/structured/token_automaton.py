@@ -20,6 +20,7 @@ from unmask.structured.language import Dfa
 from unmask.structured.vocabulary import Vocabulary
 
 DEAD, START = 0, 1
+MOST_EDGE_BYTES = 2**26
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,19 @@ class TokenAutomaton:
             sources.append(source + first)
             targets.append(target)
         return np.concatenate(sources), np.concatenate(targets)
+
+    @cached_property
+    def edge_kinds(self) -> Array | None:
+        """Bits [M, C / 8] of the kinds of tokens that join each edge; None where they would not fit in memory."""
+        source, target = self.edges
+        kinds = self.after.shape[1]
+        if len(source) * -(-kinds // 8) > MOST_EDGE_BYTES:
+            return None
+        bits = np.zeros((len(source), -(-kinds // 8)), np.uint8)
+        for first in range(0, len(source), 4096):
+            part = slice(first, first + 4096)
+            bits[part] = np.packbits(self.after[source[part]] == target[part, None], axis=1)
+        return bits
 
     @cached_property
     def distance(self) -> Array:
