@@ -14,7 +14,6 @@ from unmask.cli.options import Backend, Dtype, Json, Tokens, load
 from unmask.errors import UnmaskError
 from unmask.evaluation.speed import chat
 from unmask.lm import DiffusionLM
-from unmask.prompts import encode
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def bench_verify(
     for start in range(0, len(prompts), batch):
         progress(f"{start} of {len(prompts)} prompts")
         rows = [
-            encode(chat(lm, p), lm.tokenizer, lm.chat_template, lm.config, lm.name)[0]
+            lm.encode(chat(lm, p))[0]
             for p in prompts[start : start + batch]
         ]
         plain = lm.generate(rows, length, mode="ar", temperature=0.0)

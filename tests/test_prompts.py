@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
-from unmask.prompts import encode, is_single, render_chat
+from unmask.prompts import encode, frame, is_single, render_chat, start_of
 from unmask.training.tokenizer import train_tokenizer
 
 CHATML = """\
@@ -140,7 +142,8 @@ def test_what_a_model_lacks_is_named(tokenizer: Tokenizer) -> None:
 
 
 BAD_PROMPTS: list[Any] = [
-    7, None, {"role": "user"}, ("a",), ["a", 1], [1, "a"], [1.5], [True], [[1, 2], 3], [[1], None], [[1], "a"], [HELLO],
+    7, None, {"role": "user"}, ("a",), ["a", 1], [1, "a"], [1.5], [True], [[1, 2], 3], [[1], None], [[1], "a"], [HELLO, "a"],  # noqa: E501
+    [HELLO, [1]],
     [5, 10**6], [-1], [[1], [10**6]], torch.tensor(3), torch.tensor([0.5]), torch.tensor([[[1]]]),
 ]  # fmt: skip
 
@@ -148,3 +151,77 @@ BAD_PROMPTS: list[Any] = [
 @pytest.mark.parametrize("prompt", BAD_PROMPTS, ids=repr)
 def test_what_is_no_prompt_is_refused(tokenizer: Tokenizer, prompt: Any) -> None:
     assert "prompt" in refused(prompt, tokenizer)
+
+
+def test_a_list_of_conversations_is_a_batch(tokenizer: Tokenizer) -> None:
+    other = [{"role": "user", "content": "help"}]
+    assert ids([HELLO, other], tokenizer) == [*ids(HELLO, tokenizer), *ids(other, tokenizer)]
+    assert not is_single([HELLO])
+    assert is_single(HELLO)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor, lambda row: list(np.array(row)), np.uint16])
+def test_ids_of_any_array_are_ids(kind: Any) -> None:
+    for rows in ([[5, 6, 7]], [[1, 2], [3, 4]]):
+        whole = kind(rows[0]) if len(rows) == 1 else kind(rows)
+        assert ids(whole, None) == rows
+        assert all(type(token) is int for row in ids(whole, None) for token in row)
+    assert ids([kind([5, 6]), kind([7])], None) == [[5, 6], [7]]
+
+
+def test_templates_are_given_the_special_tokens() -> None:
+    """As in LLaDA-8B-Instruct's: the template writes the start itself."""
+    template = (
+        "{% for m in messages %}{% set c = m['content'] %}{% if loop.first %}{% set c = bos_token + c %}{% endif %}"
+        "{{ c }}{% endfor %}{{ eos_token }}"
+    )
+    named = {"bos_token": "<s>", "eos_token": "</s>"}
+    assert render_chat(HELLO, template, "toy", special_tokens=named) == "<s>hello</s>"
+    with pytest.raises(UnmaskError, match="'bos_token' is undefined"):
+        render_chat(HELLO, template, "toy")
+
+
+def test_templates_get_what_transformers_gives_them() -> None:
+    """Recorded from transformers' apply_chat_template."""
+    for template, written in (
+        ("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.content }}{% endfor %}", ""),
+        ("{% generation %}{{ messages[0].content }}{% endgeneration %}!", "hello!"),
+        ("{{ {'a': 'é', 'b': [1]} | tojson }}", '{"a": "é", "b": [1]}'),
+        ("{{ {'a': 1} | tojson(indent=2) }}", '{\n  "a": 1\n}'),
+        ("{{ strftime_now('%Y') | length }}", "4"),
+        ("{{ documents is none }} {{ enable_thinking }}", "True False"),
+    ):
+        assert render_chat(HELLO, template, "toy", enable_thinking=False) == written
+    with pytest.raises(UnmaskError, match=r"refuses these messages \(no system role\)"):
+        render_chat(HELLO, "{{ raise_exception('no system role') }}", "toy")
+
+
+def test_a_template_of_several_is_taken_by_its_name() -> None:
+    named = {"default": "plain", "tool_use": "tools: {{ tools | length }}"}
+    assert render_chat(HELLO, named, "toy") == "plain"
+    assert render_chat(HELLO, named, "toy", [{"type": "function"}]) == "tools: 1"
+    assert render_chat(HELLO, {"default": "plain"}, "toy", [{"type": "function"}]) == "plain"
+    with pytest.raises(UnmaskError, match="no chat template"):
+        render_chat(HELLO, {"rag": "x"}, "toy")
+
+
+def test_a_text_gets_the_start_that_its_tokenizer_adds_and_a_chat_no_second_one() -> None:
+    made = train_tokenizer("bpe", ["hello there " * 5], 300)
+    made.add_special_tokens([AddedToken("<s>", special=True), AddedToken("</s>", special=True)])
+    start, end = (made.token_to_id(token) for token in ("<s>", "</s>"))
+    plain = made.encode("hello", add_special_tokens=False).ids
+    assert ids("hello", made) == [plain]
+    made.post_processor = TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A $B </s>", special_tokens=[("<s>", start), ("</s>", end)]
+    )
+    assert start_of(made) == [start]
+    assert ids(["hello", "hello"], made) == [frame([start], plain)] * 2
+    assert ids(HELLO, made, "<s>{{ messages[0].content }}") == [[start, *plain]]
+    assert frame([start], plain, [7], end) == [start, *plain, 7, end]
+
+
+def test_a_token_that_the_network_lacks_is_one_line() -> None:
+    made = train_tokenizer("bpe", ["hello there " * 5], 300)
+    made.add_special_tokens([AddedToken("<|im_start|>", special=True)])
+    with pytest.raises(UnmaskError, match=r"holds the token '<\|im_start\|>', which the vocabulary of model 'toy'"):
+        encode(HELLO, made, CHATML, ModelConfig(made.get_vocab_size() - 1, 8, 1, 1, 8), "toy")

@@ -26,7 +26,7 @@ from unmask.files import write_text
 from unmask.layout import GROUPED, PADDING, Coordinates, Layout, LayoutKind
 from unmask.models.config import ModelConfig
 from unmask.output import Filled, Run
-from unmask.prompts import Prompt, encode, is_single
+from unmask.prompts import Prompt, encode, encode_text, is_single, render_chat
 from unmask.structured.grammar import Grammar
 from unmask.structured.grammars import Grammars, RegexRule, SchemaRule
 from unmask.structured.vocabulary import Vocabulary
@@ -108,6 +108,11 @@ class DiffusionLM:
     @property
     def chat_template(self) -> str | None:
         return None if self.loaded is None else self.loaded.chat_template
+
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """What chat templates may name: `bos_token` and the like, as text."""
+        return dict(getattr(self.loaded, "special_tokens", {}))
 
     def save_pretrained(self, path: str | Path, layout: Literal["own", "sdar"] = "own") -> None:
         """Writes a checkpoint folder that from_pretrained reads back, in the layout of the family's own files, or in
@@ -274,7 +279,7 @@ class DiffusionLM:
         **options: Any,
     ) -> Prepared:
         """The requests of a generation, checked, for a decoder of any company. Arguments as for `generate`."""
-        rows = encode(prompt, self.tokenizer, self.chat_template, self.config, self.name)
+        rows = self.encode(prompt)
         if max_new_tokens < 1:
             raise UnmaskError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         if self.config.layout in GROUPED and not all(rows):
@@ -329,6 +334,22 @@ class DiffusionLM:
         block = way.request(0).block_length or 1
         return room // block * block if way.method.whole_canvases else room
 
+    def encode(self, prompt: Prompt) -> list[list[int]]:
+        """The token ids that a prompt stands for, a row for each of a batch; chats as the template writes them."""
+        return encode(prompt, self.tokenizer, self.chat_template, self.config, self.name, self.special_tokens)
+
+    def render_chat(
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, **variables: Any
+    ) -> str:
+        """Chat messages as the model's template writes them; `variables` are whatever else the template reads."""
+        return render_chat(messages, self.chat_template, self.name, tools, self.special_tokens, **variables)
+
+    def encode_chat(
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, **variables: Any
+    ) -> list[int]:
+        """The token ids of a conversation with tools; arguments as for `render_chat`."""
+        return encode_text(self.render_chat(messages, tools, **variables), self.tokenizer, self.config, self.name)
+
     def grammar(self, json_schema: Any = None, regex: str | None = None) -> Grammar:
         """The compiled grammar of a JSON schema or a regular expression, for this model's tokens; kept, so that it is
         compiled once. Raises UnmaskError for one that is refused, too large, or that no text fits."""
@@ -364,6 +385,8 @@ class DiffusionLM:
                 f"model '{self.name}' writes after its prompt and cannot fill gaps; use a model that denoises masks"
             )
         tokenizer = self._need_tokenizer()
+        if options.get("block_length") is not None:
+            raise UnmaskError("option 'block_length' changes nothing here; a template is filled as a whole")
         parsed = parse_template(template, tokenizer)
         prepare = self.prepare_fill(parsed, **options)
 

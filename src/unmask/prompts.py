@@ -1,61 +1,106 @@
-"""Prompts of every kind, to token ids: text, chat messages, ids."""
+"""Prompts of every kind, to token ids: text, chat messages, ids, and batches of them."""
 
 from __future__ import annotations
 
 import json
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from operator import index
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from tokenizers import Tokenizer
     from torch import Tensor
 
-    Prompt = str | list[str] | list[int] | list[list[int]] | list[dict[str, str]] | Tensor
+    Conversation = list[dict[str, Any]]
+    Ids = list[int] | NDArray[np.integer[Any]] | Tensor
+    Prompt = str | list[str] | Conversation | list[Conversation] | Ids | list[list[int]] | list[Tensor]
 else:
     Prompt = Any
 
 
 def is_single(prompt: Prompt) -> bool:
     """Whether a prompt asks for one text."""
-    if not isinstance(prompt, str | list):
-        return prompt.dim() == 1
-    return isinstance(prompt, str) or not prompt or isinstance(prompt[0], int | dict)
+    if hasattr(prompt, "ndim"):
+        return bool(prompt.ndim == 1)
+    return not isinstance(prompt, list) or not prompt or isinstance(prompt[0], dict) or _is_id(prompt[0])
 
 
 def encode(
-    prompt: Prompt, tokenizer: Tokenizer | None, template: str | None, config: ModelConfig, name: str
+    prompt: Prompt,
+    tokenizer: Tokenizer | None,
+    template: str | Mapping[str, str] | None,
+    config: ModelConfig,
+    name: str,
+    special_tokens: Mapping[str, str] | None = None,
 ) -> list[list[int]]:
-    """Token rows of a prompt; an empty one is the start of a text. Raises UnmaskError naming what is wrong."""
-    start = [] if config.bos_token_id is None else [config.bos_token_id]
+    """Token rows of a prompt; an empty one is the start of a text.
+
+    Args:
+        template: The model's chat template, or its templates by name; see `render_chat`.
+        name: Of the model, for messages.
+        special_tokens: What templates may name: `bos_token` and the like, as text.
+
+    Raises:
+        UnmaskError: naming what is wrong.
+    """
+    prompt = _plain(prompt)
     if not isinstance(prompt, str | list):
-        prompt = cast(Any, prompt.tolist() if hasattr(prompt, "tolist") else prompt)
-    if isinstance(prompt, str):
-        return [_text(prompt, tokenizer, name) or start]
-    if not isinstance(prompt, list):
         raise UnmaskError(f"a prompt is text, a list of texts, messages or token ids, not {type(prompt).__name__}")
-    if prompt and isinstance(prompt[0], dict):
-        return [_text(render_chat(cast(Any, prompt), template, name), tokenizer, name)]
-    if prompt and all(isinstance(p, str) for p in prompt):
-        return [_text(str(p), tokenizer, name) or start for p in prompt]
-    rows = cast(list[list[int]], prompt if prompt and isinstance(prompt[0], list) else [prompt])
-    for row in rows:
-        if not isinstance(row, list) or not all(
-            isinstance(token, int) and not isinstance(token, bool) for token in row
-        ):
-            raise UnmaskError("a prompt of token ids must hold integers only")
-        if row and not 0 <= min(row) <= max(row) < config.vocab_size:
-            raise UnmaskError(f"the prompt holds an id outside the vocabulary of {config.vocab_size}")
-    return [row or start for row in rows]
+    prompts = [prompt] if is_single(prompt) else prompt
+    kinds = {_kind(one) for one in prompts}
+    if len(kinds) > 1:
+        raise UnmaskError(f"the prompts of a batch are of one kind, not {' and '.join(sorted(kinds))}")
+    start = [] if config.bos_token_id is None else [config.bos_token_id]
+    return [_row(one, tokenizer, template, config, name, special_tokens or {}) or start for one in prompts]
+
+
+def frame(start: Sequence[int], text: Sequence[int], answer: Sequence[int] = (), end: int | None = None) -> list[int]:
+    """How a text stands before a model, in training and in generation: start, text, what answers it, end.
+
+    Args:
+        start: What `start_of` gives for the model's tokenizer.
+        text: Ids of the text, or of the prompt that `answer` follows.
+        end: The token that ends a text; None where it goes on.
+    """
+    return [*start, *text, *answer, *([] if end is None else [end])]
+
+
+def start_of(tokenizer: Tokenizer) -> list[int]:
+    """The ids that tokenizer.json's own post-processor puts before a text; empty where it puts none."""
+    encoded = tokenizer.encode("a", add_special_tokens=True)
+    first = next((i for i, special in enumerate(encoded.special_tokens_mask) if not special), 0)
+    return list(encoded.ids[:first])
 
 
 def render_chat(
-    messages: list[dict[str, Any]], template: str | None, name: str, tools: list[dict[str, Any]] | None = None
+    messages: list[dict[str, Any]],
+    template: str | Mapping[str, str] | None,
+    name: str,
+    tools: list[dict[str, Any]] | None = None,
+    special_tokens: Mapping[str, str] | None = None,
+    **variables: Any,
 ) -> str:
-    """Chat messages as the model's own template writes them, up to where the answer begins. tools: of OpenAI's shape,
-    for a template that renders them."""
+    """Chat messages as the model's own template writes them, up to where the answer begins.
+
+    Args:
+        template: One template, or several by name: `tool_use` is taken where tools are given, else `default`.
+        tools: Of OpenAI's shape, for a template that renders them.
+        special_tokens: `bos_token`, `eos_token`, ... as text.
+        variables: Whatever else the template reads (`enable_thinking`, ...).
+
+    Raises:
+        UnmaskError: for a model without a template, for messages that are none, and where the template refuses them.
+    """
+    if isinstance(template, Mapping):
+        template = (tools and template.get("tool_use")) or template.get("default")
     if template is None:
         raise UnmaskError(f"model '{name}' has no chat template; give it plain text")
     for message in messages:
@@ -63,8 +108,10 @@ def render_chat(
             raise UnmaskError("a chat message needs 'role' and 'content'")
         if not isinstance(message["role"], str) or not isinstance(message["content"], str):
             raise UnmaskError("a chat message's 'role' and 'content' must be text")
+    known = {**(special_tokens or {}), "documents": None, **variables}
     try:
-        return str(_compiled(template).render(messages=messages, tools=tools, add_generation_prompt=True))
+        made = _compiled(template)
+        return str(made.render(**{**known, "messages": messages, "tools": tools, "add_generation_prompt": True}))
     except Exception as error:  # a template is foreign code: it can raise whatever Python can
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnmaskError(f"model '{name}': its chat template refuses these messages ({reason})") from None
@@ -72,16 +119,85 @@ def render_chat(
 
 @lru_cache(maxsize=8)
 def _compiled(template: str) -> Any:
+    """A template with all that transformers gives those of the hub."""
+    from jinja2 import TemplateError, nodes
+    from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    # as templates of the hub expect it: Jinja's own filter escapes for HTML
-    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
+    class Generation(Extension):
+        """`{% generation %}` marks what an assistant wrote; its text stays as it is."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Any) -> nodes.Node | list[nodes.Node]:
+            next(parser.stream)
+            body: list[nodes.Node] = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return body
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    def to_json(value: Any, indent: int | None = None, **options: Any) -> str:
+        return json.dumps(value, **{"ensure_ascii": False, "indent": indent, **options})
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
+    )
+    environment.filters["tojson"] = to_json  # Jinja's own escapes for HTML
+    environment.globals |= {"raise_exception": raise_exception, "strftime_now": lambda form: f"{datetime.now():{form}}"}
     return environment.from_string(template)
 
 
-def _text(text: str, tokenizer: Tokenizer | None, name: str) -> list[int]:
+def _plain(prompt: Any) -> Any:
+    """Arrays and tensors as lists."""
+    if isinstance(prompt, list):
+        return [_plain(part) for part in prompt] if prompt and hasattr(prompt[0], "tolist") else prompt
+    return prompt.tolist() if hasattr(prompt, "tolist") else prompt
+
+
+def _kind(prompt: Any) -> str:
+    if isinstance(prompt, str):
+        return "text"
+    return "messages" if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict) else "token ids"
+
+
+def _row(
+    prompt: Any,
+    tokenizer: Tokenizer | None,
+    template: str | Mapping[str, str] | None,
+    config: ModelConfig,
+    name: str,
+    special_tokens: Mapping[str, str],
+) -> list[int]:
+    kind = _kind(prompt)
+    if kind == "token ids":
+        return _ids(prompt, config)
+    chat = kind == "messages"
+    text = render_chat(prompt, template, name, special_tokens=special_tokens) if chat else prompt
+    ids = encode_text(text, tokenizer, config, name)
+    return ids if chat or tokenizer is None or not text else frame(start_of(tokenizer), ids)
+
+
+def encode_text(text: str, tokenizer: Tokenizer | None, config: ModelConfig, name: str) -> list[int]:
+    """The ids of a text alone, with nothing put before it; raises UnmaskError for a token that the model lacks."""
     if tokenizer is None:
         raise UnmaskError(f"model '{name}' has no tokenizer.json; give it token ids instead of text")
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    if ids and max(ids) >= config.vocab_size:
+        token = tokenizer.id_to_token(max(ids))
+        raise UnmaskError(
+            f"the prompt holds the token '{token}', which the vocabulary of model '{name}' ({config.vocab_size}) lacks"
+        )
     return ids
+
+
+def _ids(prompt: Any, config: ModelConfig) -> list[int]:
+    if not isinstance(prompt, list) or not all(_is_id(token) for token in prompt):
+        raise UnmaskError("a prompt of token ids must hold integers only")
+    if prompt and not 0 <= min(prompt) <= max(prompt) < config.vocab_size:
+        raise UnmaskError(f"the prompt holds an id outside the vocabulary of {config.vocab_size}")
+    return [index(token) for token in prompt]
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -10,7 +10,7 @@ from unmask.evaluation import tasks
 from unmask.evaluation.judge import unigram_entropy
 from unmask.evaluation.speed import chat
 from unmask.lm import DiffusionLM
-from unmask.prompts import encode
+from unmask.prompts import encode_text
 
 
 def quality(
@@ -27,7 +27,7 @@ def quality(
 
     def answer(batch: list[tasks.Item]) -> list[str]:
         nonlocal steps
-        rows = [encode(chat(lm, item.prompt), lm.tokenizer, lm.chat_template, lm.config, lm.name)[0] for item in batch]
+        rows = [lm.encode(chat(lm, item.prompt))[0] for item in batch]
         outs = lm.generate(rows, batch[0].max_new_tokens, **options)
         written.extend((row, out.token_ids) for row, out in zip(rows, outs, strict=True))
         steps += sum(out.steps for out in outs)
@@ -46,8 +46,8 @@ def choices(lm: DiffusionLM, items: list[tasks.Choice], progress: Callable[[str]
     """Scores of the items that are answered by likelihood; the same in every mode of one model."""
 
     def nll(context: str, continuation: str) -> float:
-        given = encode(context, lm.tokenizer, None, lm.config, lm.name)[0]
-        return answer_nats(lm, given, encode(continuation, lm.tokenizer, None, lm.config, lm.name)[0])
+        given = lm.encode(context)[0]
+        return answer_nats(lm, given, encode_text(continuation, lm.tokenizer, lm.config, lm.name))
 
     return tasks.evaluate_choices(nll, items, progress)
 

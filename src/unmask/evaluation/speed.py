@@ -16,7 +16,6 @@ from unmask.decoding.feed import TEXT, Columns, Feed
 from unmask.errors import UnmaskError
 from unmask.layout import Layout
 from unmask.lm import DiffusionLM
-from unmask.prompts import encode, render_chat
 
 PROMPTS = (
     "Why is the sky blue?",
@@ -99,7 +98,7 @@ def bench_speed(
             tokens = taken = 0
             began = time.perf_counter()
             for group in groups:
-                rows = [encode(chat(lm, p), lm.tokenizer, lm.chat_template, lm.config, lm.name)[0] for p in group]
+                rows = [lm.encode(chat(lm, p))[0] for p in group]
                 outs = lm.generate(rows, length, temperature=0.0, **way.options)
                 tokens += sum(len(o.token_ids) for o in outs)
                 taken += max(o.steps for o in outs) if batch > 1 else sum(o.steps for o in outs)
@@ -187,7 +186,7 @@ class LlamaCpp:
         from concurrent.futures import ThreadPoolExecutor
 
         def one(prompt: str) -> int:
-            text = render_chat([{"role": "user", "content": prompt}], self.lm.chat_template, self.lm.name)
+            text = self.lm.render_chat([{"role": "user", "content": prompt}])
             asked = {"prompt": text, "n_predict": length, "temperature": 0, "cache_prompt": False}
             answer: dict[str, Any] = self.server.handle_completions(asked)
             return int(answer["usage"]["completion_tokens"])

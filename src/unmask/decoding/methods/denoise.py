@@ -12,12 +12,12 @@ import numpy as np
 
 from unmask.canvas import Array, Commit
 from unmask.decoding.budget import Due, due, plan, share
+from unmask.decoding.constraint import Constraint
 from unmask.decoding.feed import TEXT, Columns
 from unmask.decoding.request import Asked, CacheKind, MethodOptions, Read, Row, Scheme, Setting
 from unmask.decoding.rules import RULES, remask
 from unmask.decoding.sampling import Scores
 from unmask.layout import GROUPED
-from unmask.structured.constraint import Constraint
 
 SAMPLING = {"temperature", "top_k", "top_p", "cache"}
 

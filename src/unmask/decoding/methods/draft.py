@@ -14,12 +14,12 @@ from typing import ClassVar, Self
 import numpy as np
 
 from unmask.canvas import Array, Commit
+from unmask.decoding.constraint import Constraint
 from unmask.decoding.feed import TEXT, Columns, Logits, Sampling
 from unmask.decoding.methods.acceptance import accept_greedy, accept_sampled, accept_tolerant
 from unmask.decoding.options import option
 from unmask.decoding.request import Asked, MethodOptions, Read, Row, Scheme, Setting
 from unmask.decoding.sampling import ACCEPT_DRAW, COLD, TOKEN_DRAW, draw, uniforms
-from unmask.structured.constraint import Constraint
 
 SLOT_ODDS = 0.5  # what a slot's draft is taken to be worth before it is known, given all before it hold
 

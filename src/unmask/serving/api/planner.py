@@ -13,7 +13,7 @@ from unmask.decoding.infill import Template, make_template, parse_template
 from unmask.decoding.request import Prepared
 from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
-from unmask.prompts import encode, render_chat
+from unmask.prompts import encode, encode_text
 from unmask.serving.api.errors import MISSING, APIError
 from unmask.serving.api.options import alternatives, check_stream, decoding_options, refuse, stop_list
 from unmask.serving.api.schema import (
@@ -130,7 +130,7 @@ class Planner:
             if body.tools and body.tool_choice != "none":
                 tools = [tool.model_dump(exclude_none=True) for tool in body.tools]
         messages = [_plain(message, lm) for message in body.messages]
-        ids = _ids(render_chat(messages, lm.chat_template, name, tools), lm)
+        ids = lm.encode_chat(messages, tools)
         most = self._max_tokens(body)
         return self._written(name, lm, [ids], most, CHAT_TOKENS, body, logprobs, structure)
 
@@ -295,7 +295,7 @@ def _rows(prompt: Any, lm: DiffusionLM) -> list[list[int]]:
 
 
 def _ids(text: str, lm: DiffusionLM) -> list[int]:
-    return encode(text, lm.tokenizer, None, lm.config, lm.name)[0]
+    return encode_text(text, lm.tokenizer, lm.config, lm.name)
 
 
 def _tokenizer(lm: DiffusionLM) -> Tokenizer:
