@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
+from benchmarks.own_server import Answer, own_server
+from benchmarks.serve import crowd
 
 from unmask.cli.options import Dtype, Json, Length, Served
 from unmask.decoding.request import MODES
 from unmask.errors import UnmaskError
-from unmask.evaluation.load import crowd
-from unmask.evaluation.own_server import Answer, own_server
 from unmask.evaluation.speed import PROMPTS
 from unmask.lm import DiffusionLM
 

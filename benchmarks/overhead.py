@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
+from benchmarks.own_server import own_server
+from benchmarks.serve import requests_of
 
 from unmask.cli.options import Dtype, Json, Length, Mode, Served
 from unmask.errors import UnmaskError
-from unmask.evaluation.load import requests_of
-from unmask.evaluation.own_server import own_server
 from unmask.evaluation.speed import chat
 from unmask.lm import DiffusionLM
 

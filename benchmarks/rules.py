@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
+from benchmarks.length import DEFAULT_PROMPTS
 
-from unmask.cli.bench import DEFAULT_PROMPTS
 from unmask.cli.options import Json, Tokens, load
 from unmask.decoding.rules import RULES
 from unmask.errors import UnmaskError

@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
+from benchmarks.own_server import OwnServer, own_server
 
 from unmask.cli.options import Json, Length, Served
 from unmask.errors import UnmaskError
-from unmask.evaluation.own_server import OwnServer, own_server
 from unmask.evaluation.speed import PROMPTS
 
 GRACE = 30  # seconds that requests have to finish after SIGTERM

@@ -39,10 +39,7 @@ def bench_verify(
     gaps: list[float] = []
     for start in range(0, len(prompts), batch):
         progress(f"{start} of {len(prompts)} prompts")
-        rows = [
-            lm.encode(chat(lm, p))[0]
-            for p in prompts[start : start + batch]
-        ]
+        rows = [lm.encode(chat(lm, p))[0] for p in prompts[start : start + batch]]
         plain = lm.generate(rows, length, mode="ar", temperature=0.0)
         checked = lm.generate(rows, length, mode="verify", temperature=0.0, block_length=window)
         for row, a, b in zip(rows, plain, checked, strict=True):

@@ -33,7 +33,10 @@ SCHEMA = {"type": "object", "properties": {"name": {"type": "string", "maxLength
 CHATS = ["Why is the sky blue?", "Describe a cat.", "List three colours."]
 CANVAS: dict[str, dict[str, Any]] = {  # options of `austen`, by name
     "default": {},
-    **{rule: {"rule": rule, "max_denoising_steps": 8} for rule in ("quota", "margin", "entropy", "sequential", "random")},
+    **{
+        rule: {"rule": rule, "max_denoising_steps": 8}
+        for rule in ("quota", "margin", "entropy", "sequential", "random")
+    },
     "threshold": {"rule": "threshold", "threshold": 0.5},
     "factor": {"rule": "factor", "factor": 0.9},
     "entropy_bound": {"rule": "entropy_bound", "entropy_bound": 1.0},
@@ -73,7 +76,13 @@ def digest(value: Any) -> str:
 
 def shown(output: Any) -> dict[str, Any]:
     frames = [frame.to_dict() for frame in output.frames]
-    return {"text": output.text, "ids": output.token_ids, "steps": output.steps, "frames": len(frames), "hash": digest(frames)}
+    return {
+        "text": output.text,
+        "ids": output.token_ids,
+        "steps": output.steps,
+        "frames": len(frames),
+        "hash": digest(frames),
+    }
 
 
 def default() -> Iterator[tuple[str, Any]]:
@@ -84,7 +93,10 @@ def default() -> Iterator[tuple[str, Any]]:
                 for number, question in enumerate(CHATS):
                     asked = [{"role": "user", "content": question}]
                     out = lm.generate(asked, 40, mode=mode, temperature=temperature, json_schema=schema, seed=number)
-                    yield f"{mode} {temperature} {'schema ' if schema else ''}{number}", {**shown(out), "accepted": list(out.accepted)}
+                    yield (
+                        f"{mode} {temperature} {'schema ' if schema else ''}{number}",
+                        {**shown(out), "accepted": list(out.accepted)},
+                    )
     exact = DiffusionLM.from_pretrained("default", dtype="float32")
     for mode in ("ar", "diffusion", "verify"):
         yield f"float32 {mode}", shown(exact.generate([{"role": "user", "content": CHATS[0]}], 16, mode=mode))
@@ -97,7 +109,13 @@ def austen() -> Iterator[tuple[str, Any]]:
         yield name, shown(lm.generate("It is a truth", 32, seed=3, **options))
     for temperature in (0.0, 0.8):
         yield f"ar {temperature}", shown(twin.generate("It is a truth", 32, temperature=temperature, seed=3))
-    yield "batch", [shown(out) for out in lm.generate(["Emma was", "She had been three weeks"], 24, seed=5, max_denoising_steps=6)]
+    yield (
+        "batch",
+        [
+            shown(out)
+            for out in lm.generate(["Emma was", "She had been three weeks"], 24, seed=5, max_denoising_steps=6)
+        ],
+    )
     filled = lm.fill("Mr. Darcy was [[mask:2-4]], and Elizabeth [[mask:3]].", seed=1)
     yield "fill", [filled.text, list(filled.gaps)]
     texts = ["It is a truth universally acknowledged.", "She was very fond of walking."]
@@ -135,7 +153,13 @@ training: {{steps: 20, batch_size: 4, learning_rate: 1.0e-3, warmup_steps: 5, th
                 continue
             curve = [json.loads(line) for line in (run / "model" / "curve.jsonl").read_text().splitlines()]
             kept = [[record["loss"], record["grad_norm"], record.get("validation")] for record in curve]
-            yield name, {"curve": kept, "weights": hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest()}
+            yield (
+                name,
+                {
+                    "curve": kept,
+                    "weights": hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest(),
+                },
+            )
 
 
 def ask(port: int, path: str, body: Any) -> Any:
@@ -159,14 +183,27 @@ def settled(value: Any) -> Any:
 
 def served() -> Iterator[tuple[str, Any]]:
     port = 18437
-    chat = {"model": "default", "messages": [{"role": "user", "content": "Name a colour."}], "max_tokens": 12, "temperature": 0, "seed": 1}
+    chat = {
+        "model": "default",
+        "messages": [{"role": "user", "content": "Name a colour."}],
+        "max_tokens": 12,
+        "temperature": 0,
+        "seed": 1,
+    }
     text = {"model": "austen", "prompt": "It is a truth", "max_tokens": 12, "temperature": 0, "seed": 1}
     asked: list[tuple[str, Any]] = [
         ("/v1/chat/completions", chat),
         ("/v1/chat/completions", {**chat, "mode": "ar"}),
         ("/v1/chat/completions", {**chat, "mode": "verify", "logprobs": True, "top_logprobs": 2}),
         ("/v1/chat/completions", {**chat, "stream": True}),
-        ("/v1/chat/completions", {**chat, "max_tokens": 40, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}}),
+        (
+            "/v1/chat/completions",
+            {
+                **chat,
+                "max_tokens": 40,
+                "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}},
+            },
+        ),
         ("/v1/completions", text),
         ("/v1/completions", {**text, "suffix": " of a wife."}),
         ("/v1/completions", {**text, "stream": True, "diffusing": True}),
@@ -179,7 +216,11 @@ def served() -> Iterator[tuple[str, Any]]:
         ("/v1/chat/completions", b"{"),
         ("/v1/nothing", {}),
     ]
-    server = subprocess.Popen([sys.executable, "-m", "unmask", "serve", "default", "austen", "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "unmask", "serve", "default", "austen", "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         for _ in range(240):
             try:
@@ -190,19 +231,28 @@ def served() -> Iterator[tuple[str, Any]]:
         for number, (path, body) in enumerate(asked):
             status, answer = ask(port, path, body)
             events = [line.removeprefix("data: ") for line in answer.splitlines() if line.strip()]
-            parsed = [settled(json.loads(e)) if e[:1] == "{" else e for e in ([answer] if answer[:1] == "{" else events)]
+            parsed = [
+                settled(json.loads(e)) if e[:1] == "{" else e for e in ([answer] if answer[:1] == "{" else events)
+            ]
             yield f"{number} {path}", [status, parsed]
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(60)
 
 
-SECTIONS: dict[str, Callable[[], Iterator[tuple[str, Any]]]] = {"default": default, "austen": austen, "training": training, "served": served}
+SECTIONS: dict[str, Callable[[], Iterator[tuple[str, Any]]]] = {
+    "default": default,
+    "austen": austen,
+    "training": training,
+    "served": served,
+}
 
 
 def differences(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict) and "close" in one:
-        return len(one["close"]) != len(other["close"]) or any(abs(a - b) > 1e-5 for a, b in zip(one["close"], other["close"], strict=True))
+        return len(one["close"]) != len(other["close"]) or any(
+            abs(a - b) > 1e-5 for a, b in zip(one["close"], other["close"], strict=True)
+        )
     return bool(one != other)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from benchmarks.company import bench_company, compared
 from benchmarks.overhead import WAYS, _lap, bench_overhead
+from benchmarks.own_server import Answer, own_server
+from benchmarks.serve import Load, Report, _load, bench, draw, requests_of
 
 from unmask.errors import UnmaskError
-from unmask.evaluation.load import Load, Report, _load, bench, draw, requests_of
-from unmask.evaluation.own_server import Answer, own_server
 
 
 def test_figures_are_those_of_the_answers() -> None:

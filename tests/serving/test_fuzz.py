@@ -17,6 +17,7 @@ from typing import Any
 import hostile
 import pytest
 import schemathesis
+from benchmarks.own_server import OwnServer, own_server
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from live_server import Live
@@ -27,8 +28,6 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-
-from unmask.evaluation.own_server import OwnServer, own_server
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "phases": [Phase.generate], "database": None}

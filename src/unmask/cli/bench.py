@@ -15,15 +15,11 @@ from unmask.cli.options import (
     Backend,
     Dtype,
     Json,
-    Length,
-    Mode,
-    Served,
     Tokens,
     load,
     numbers,
     shares,
 )
-from unmask.errors import UnmaskError
 
 if TYPE_CHECKING:
     from unmask.evaluation.speed import Speed
@@ -50,62 +46,6 @@ class BenchGroup(TyperGroup):
 
 
 PASSES = [1, 4, 9, 16, 32]  # widths of the forwards that are timed alone
-
-
-DEFAULT_PROMPTS = [
-    "It is a truth universally acknowledged",
-    "She had been three weeks in the country when",
-    '"My dear sister," said he,',
-    "The carriage was at the door, and",
-    "Of all the young women in the neighbourhood,",
-]
-
-
-def length(
-    prompt: Annotated[list[str] | None, typer.Option(help="Prompts to rotate through.")] = None,
-    diffusion: Annotated[str, typer.Option(help="The diffusion model.")] = "austen",
-    ar: Annotated[str, typer.Option(help="Its autoregressive twin, which also judges.")] = "austen-ar",
-    lengths: Annotated[str, typer.Option(help="New tokens, separated by commas.")] = "50,100,200,500",
-    steps: Annotated[str, typer.Option(help="Denoising steps, separated by commas.")] = "32",
-    rounds: Annotated[int, typer.Option(help="Timed rounds; medians are printed.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of the first round.")] = 0,
-    dtype: Dtype = "float32",
-    picture: Annotated[Path | None, typer.Option(help="Write the picture (PNG) here.")] = None,
-    samples: Annotated[bool, typer.Option("--samples", help="Print one text of every row as well.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Steps, seconds and quality for several lengths, diffusion and AR in one run.
-
-    Example: `unmask bench length --steps 32 --picture length.png`
-    """
-    from rich.console import Console
-
-    from unmask.cli.terminal import table
-    from unmask.evaluation.length import bench_length, draw, settings
-
-    first, second = load(diffusion, "cpu", dtype), load(ar, "cpu", dtype)
-    wanted, step_list = numbers("--lengths", lengths), numbers("--steps", steps)
-    if rounds < 1:
-        raise UnmaskError("--rounds must be at least 1")
-    with Console(stderr=True).status("warming up") as status:
-        results = bench_length(
-            first, second, prompt or DEFAULT_PROMPTS, wanted, step_list, rounds, seed, lambda text: status.update(text)
-        )
-    note = settings(first, steps, rounds)
-    if picture is not None:
-        draw(results, picture, note)
-    if as_json:
-        print(json.dumps({"settings": note, "results": [r.to_dict() for r in results]}))
-        return
-    rows = []
-    for r in results:
-        speed = [f"{r.seconds:.2f}", f"{r.floor_seconds:.2f}", f"{r.tokens_per_second:.0f}"]
-        rows.append([r.name, str(r.tokens), str(r.steps), *speed, f"{r.perplexity:.1f}", f"{r.entropy:.2f}"])
-    columns = ["model", "tokens", "steps", "seconds", "floor s", "tokens/s", "perplexity", "entropy"]
-    Console().print(table(note, columns, rows))
-    if samples:
-        for r in results:
-            print(f"\n--- {r.name}, {r.tokens} tokens, {r.steps} steps\n{r.sample}")
 
 
 def speed(
@@ -203,47 +143,3 @@ def _llama(lm: Any, llama: str, batch: int, console: Any) -> Any:
         console.print("llama.cpp is left out: `pip install xllamacpp` puts it beside us")
         return None
     return LlamaCpp(path, lm, os.cpu_count() or 1, batch)
-
-
-def load_command(
-    model: Served = "default",
-    concurrency: Annotated[str, typer.Option(help="Clients at once, separated by commas.")] = "1,8,32",
-    requests: Annotated[int, typer.Option(help="Requests for each number of clients.")] = 200,
-    max_new_tokens: Length = 128,
-    mode: Mode = None,
-    dtype: Dtype = None,
-    picture: Annotated[Path | None, typer.Option(help="Write the picture (PNG) here.")] = None,
-    as_json: Json = False,
-) -> None:
-    """A server under load: tokens/s, seconds to the first text and to the whole, and whether company changes answers.
-
-    Example: `unmask bench serve default --concurrency 1,8,32 --picture serving.png`
-    """
-    from rich.console import Console
-
-    from unmask.cli.terminal import table
-    from unmask.evaluation.load import bench, draw
-
-    if requests < 1 or max_new_tokens < 1:
-        raise UnmaskError("--requests and --max-new-tokens must be at least 1")
-    with Console(stderr=True).status("starting") as status:
-        report = bench(
-            model, numbers("--concurrency", concurrency), requests, max_new_tokens, mode, dtype, status.update
-        )
-    if picture is not None:
-        draw(report, picture)
-    if as_json:
-        print(json.dumps(report.to_dict()))
-        return
-    rows = [
-        [
-            str(r.clients),
-            f"{r.tokens_per_second:.1f}",
-            f"{r.tokens_per_second / report.loads[0].tokens_per_second:.2f}",
-            *(f"{x:.2f}" for x in (r.first_p50, r.first_p95, r.whole_p50, r.whole_p95)),
-            f"{r.identical}/{r.requests}",
-        ]
-        for r in report.loads
-    ]
-    columns = ["clients", "tokens/s", "times", "first p50 s", "p95", "whole p50 s", "p95", "as alone"]
-    Console().print(table(report.title, columns, rows))

@@ -8,7 +8,7 @@ import typer
 
 from unmask.cli.adapt import adapt
 from unmask.cli.batch import batch
-from unmask.cli.bench import BenchGroup, length, load_command, speed
+from unmask.cli.bench import BenchGroup, speed
 from unmask.cli.chat import chat
 from unmask.cli.eval import evaluate
 from unmask.cli.fill import fill
@@ -34,9 +34,7 @@ for command in (generate, chat, fill, race, train, adapt, pull, serve, batch, ex
 app.command("eval")(evaluate)
 app.add_typer(models, name="models")
 bench = typer.Typer(cls=BenchGroup, no_args_is_help=True, help="Measure speed and quality on this machine.")
-bench.command("length")(length)
 bench.command("speed")(speed)
-bench.command("serve")(load_command)
 app.add_typer(bench, name="bench")
 
 

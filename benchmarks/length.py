@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 
+from unmask.cli.options import Dtype, Json, load, numbers
+from unmask.errors import UnmaskError
 from unmask.evaluation.judge import judge_perplexity, unigram_entropy
 from unmask.evaluation.race import Lap, timed, warm_up
 from unmask.evaluation.roofline import forward_operations, gemm_rate
@@ -130,3 +135,58 @@ def settings(lm: DiffusionLM, steps: str, rounds: int) -> str:
         f"{str(lm.model.embedding.weight.dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads, "
         f"medians of {rounds} rounds"
     )
+
+
+DEFAULT_PROMPTS = [
+    "It is a truth universally acknowledged",
+    "She had been three weeks in the country when",
+    '"My dear sister," said he,',
+    "The carriage was at the door, and",
+    "Of all the young women in the neighbourhood,",
+]
+
+
+def command(
+    prompt: Annotated[list[str] | None, typer.Option(help="Prompts to rotate through.")] = None,
+    diffusion: Annotated[str, typer.Option(help="The diffusion model.")] = "austen",
+    ar: Annotated[str, typer.Option(help="Its autoregressive twin, which also judges.")] = "austen-ar",
+    lengths: Annotated[str, typer.Option(help="New tokens, separated by commas.")] = "50,100,200,500",
+    steps: Annotated[str, typer.Option(help="Denoising steps, separated by commas.")] = "32",
+    rounds: Annotated[int, typer.Option(help="Timed rounds; medians are printed.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the first round.")] = 0,
+    dtype: Dtype = "float32",
+    picture: Annotated[Path | None, typer.Option(help="Write the picture (PNG) here.")] = None,
+    samples: Annotated[bool, typer.Option("--samples", help="Print one text of every row as well.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Steps, seconds and quality for several lengths, diffusion and AR in one run.
+
+    Example: `unmask bench length --steps 32 --picture length.png`
+    """
+    from rich.console import Console
+
+    from unmask.cli.terminal import table
+
+    first, second = load(diffusion, "cpu", dtype), load(ar, "cpu", dtype)
+    wanted, step_list = numbers("--lengths", lengths), numbers("--steps", steps)
+    if rounds < 1:
+        raise UnmaskError("--rounds must be at least 1")
+    with Console(stderr=True).status("warming up") as status:
+        results = bench_length(
+            first, second, prompt or DEFAULT_PROMPTS, wanted, step_list, rounds, seed, lambda text: status.update(text)
+        )
+    note = settings(first, steps, rounds)
+    if picture is not None:
+        draw(results, picture, note)
+    if as_json:
+        print(json.dumps({"settings": note, "results": [r.to_dict() for r in results]}))
+        return
+    rows = []
+    for r in results:
+        speed = [f"{r.seconds:.2f}", f"{r.floor_seconds:.2f}", f"{r.tokens_per_second:.0f}"]
+        rows.append([r.name, str(r.tokens), str(r.steps), *speed, f"{r.perplexity:.1f}", f"{r.entropy:.2f}"])
+    columns = ["model", "tokens", "steps", "seconds", "floor s", "tokens/s", "perplexity", "entropy"]
+    Console().print(table(note, columns, rows))
+    if samples:
+        for r in results:
+            print(f"\n--- {r.name}, {r.tokens} tokens, {r.steps} steps\n{r.sample}")

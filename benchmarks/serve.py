@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import textwrap
@@ -10,9 +11,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from unmask.evaluation.own_server import Answer, OwnServer, own_server
+import typer
+from benchmarks.own_server import Answer, OwnServer, own_server
+
+from unmask.cli.options import Dtype, Json, Length, Mode, Served, numbers
+from unmask.errors import UnmaskError
 from unmask.evaluation.speed import PROMPTS
 
 
@@ -137,3 +142,46 @@ def draw(report: Report, path: Path) -> None:
     figure.suptitle(textwrap.fill(report.title, 100), fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
+
+
+def command(
+    model: Served = "default",
+    concurrency: Annotated[str, typer.Option(help="Clients at once, separated by commas.")] = "1,8,32",
+    requests: Annotated[int, typer.Option(help="Requests for each number of clients.")] = 200,
+    max_new_tokens: Length = 128,
+    mode: Mode = None,
+    dtype: Dtype = None,
+    picture: Annotated[Path | None, typer.Option(help="Write the picture (PNG) here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """A server under load: tokens/s, seconds to the first text and to the whole, and whether company changes answers.
+
+    Example: `unmask bench serve default --concurrency 1,8,32 --picture serving.png`
+    """
+    from rich.console import Console
+
+    from unmask.cli.terminal import table
+
+    if requests < 1 or max_new_tokens < 1:
+        raise UnmaskError("--requests and --max-new-tokens must be at least 1")
+    with Console(stderr=True).status("starting") as status:
+        report = bench(
+            model, numbers("--concurrency", concurrency), requests, max_new_tokens, mode, dtype, status.update
+        )
+    if picture is not None:
+        draw(report, picture)
+    if as_json:
+        print(json.dumps(report.to_dict()))
+        return
+    rows = [
+        [
+            str(r.clients),
+            f"{r.tokens_per_second:.1f}",
+            f"{r.tokens_per_second / report.loads[0].tokens_per_second:.2f}",
+            *(f"{x:.2f}" for x in (r.first_p50, r.first_p95, r.whole_p50, r.whole_p95)),
+            f"{r.identical}/{r.requests}",
+        ]
+        for r in report.loads
+    ]
+    columns = ["clients", "tokens/s", "times", "first p50 s", "p95", "whole p50 s", "p95", "as alone"]
+    Console().print(table(report.title, columns, rows))
