@@ -27,8 +27,8 @@ def values(name: str, said: dict[str, Any]) -> Iterator[Any]:
         yield from said["choices"]
     elif "choices" in said:
         yield from (choice for choice in said["choices"] if choice != said.get("off"))
-    elif said["type"] == "array":
-        yield [1]
+    elif said["type"] in ("array", "object", "boolean"):
+        yield {"array": [1], "object": {"5": 1.5}, "boolean": True}[said["type"]]
     else:
         kind = int if said["type"] == "integer" else float
         low = said.get("minimum", said.get("exclusiveMinimum", 0))

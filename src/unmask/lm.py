@@ -365,7 +365,9 @@ class DiffusionLM:
     def _ends(self, options: DecodingDefaults) -> frozenset[int]:
         """Tokens that end a text."""
         own = () if self.config.eos_token_id is None else (self.config.eos_token_id,)
-        return frozenset((*own, *options.eos_token_ids))
+        return frozenset(
+            options.stop_token_ids if options.ignore_eos else (*own, *options.eos_token_ids, *options.stop_token_ids)
+        )
 
     def _grammar(self, schema: Any, regex: str | None, grammar: Grammar | None) -> Grammar | None:
         """What all of the text has to match, None where nothing is asked for."""
@@ -508,8 +510,9 @@ class DiffusionLM:
 
 def _check_ending(stops: list[str], options: dict[str, Any]) -> None:
     """Raises UnmaskError for what would end a text that a grammar has to complete."""
-    if options.get("eos_token_ids") is not None:
-        raise UnmaskError("a grammar ends with the model's own ends of text; leave out eos_token_ids")
+    for name in ("eos_token_ids", "stop_token_ids", "ignore_eos", "min_tokens"):
+        if options.get(name):
+            raise UnmaskError(f"a grammar ends with the model's own ends of text; leave out {name}")
     if stops:
         raise UnmaskError("a stop would cut what a grammar completes; leave out one of them")
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from unmask.canvas import Array
 from unmask.decoding.feed import Sampling
+from unmask.decoding.processors import Adjustment
 from unmask.decoding.sampling import Scores, propose, warmed
 from unmask.models.config import ModelConfig
 
@@ -101,6 +102,12 @@ class CompiledLogits:
         rows = self.text[index - self.of_draft.cumsum()[index]]
         gap: Array = rows[np.arange(len(index)), tokens].astype(np.float64) - rows.max(-1)
         return np.exp(gap)
+
+    def adjust(self, index: Array, adjustment: Adjustment) -> None:
+        """See `decoding.feed.Logits`; of drafts only their own vocabulary counts."""
+        for n, row in enumerate(index.tolist()):
+            logits, tokens = self._row(row)
+            adjustment.apply(logits, n, tokens)
 
     def restrict(self, index: Array, allowed: Array) -> Array:
         """See `decoding.feed.Logits`; of drafts only their own vocabulary counts."""

@@ -20,6 +20,7 @@ from unmask.attention import AttentionMask, WindowMasks, render
 from unmask.backends import Source, anything
 from unmask.canvas import Array
 from unmask.decoding.feed import TEXT, Backend, Feed, Sampling
+from unmask.decoding.processors import Adjustment
 from unmask.decoding.sampling import Scores
 from unmask.layout import EMPTY, GROUPED, PADDING, Coordinates, Layout
 from unmask.models.config import ModelConfig
@@ -170,6 +171,16 @@ class TorchLogits:
         known = before.drafts.scored[self._column(row)]
         logits, drafts = self.drafts.after(self._column(slot), known, self._column(token))
         return TorchLogits(logits, dtype=self.dtype, drafts=drafts)
+
+    @torch.inference_mode()
+    def adjust(self, index: Array, adjustment: Adjustment) -> None:
+        """See `decoding.feed.Logits`. A mask that shares the softmax of such rows keeps its share of it."""
+        rows = self._column(index)
+        logits = self.logits[rows]
+        scaled = torch.where(logits > 0, logits / adjustment.penalty, logits * adjustment.penalty)
+        logits = torch.where(self._column(adjustment.repeated), scaled, logits) + self._column(adjustment.bias)
+        low = logits < logits.amax(-1, keepdim=True) + adjustment.floor
+        self.logits[rows] = logits.masked_fill(low, -torch.inf).to(self.logits.dtype)
 
     @torch.inference_mode()
     def restrict(self, index: Array, allowed: Array) -> Array:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from unmask.canvas import Array
+from unmask.decoding.processors import Adjustment
 from unmask.decoding.sampling import Scores
 from unmask.layout import PADDING, Layout
 from unmask.models.config import ModelConfig
@@ -160,6 +161,10 @@ class Logits(Protocol):
         token [n] was chosen by row `row` [n] of `before`: these logits, or those of the slots before. A network without
         such a head scores a slot by its own state alone.
         """
+        ...
+
+    def adjust(self, index: Array, adjustment: Adjustment) -> None:
+        """Changes the logits of rows as an adjustment says, for all that is asked afterwards."""
         ...
 
     def restrict(self, index: Array, allowed: Array) -> Array:

@@ -19,6 +19,7 @@ import numpy as np
 from unmask.canvas import NO_MASK, Array, Canvas, Frame
 from unmask.decoding.feed import Backend, Columns, Feed, Logits, Sampling
 from unmask.decoding.methods.draft import Verifying, draft
+from unmask.decoding.processors import adjustment
 from unmask.decoding.request import Read, Request, Row, Scheme, Setting
 from unmask.decoding.sampling import CHOICE_DRAW, COLD, TOKEN_DRAW, Scores, uniforms
 from unmask.layout import Layout
@@ -126,6 +127,7 @@ class Decoder:
         for row, _ in self.active:
             row.forwards += 1
         possible = self._restrict(logits, columns)
+        self._process(logits, columns)
         sampling = self._sampling(columns, feed)
         proposed = len(feed.target) > 0 and any(scheme.proposes for _, scheme in self.active)
         scores = logits.propose(sampling) if proposed else Scores.none(len(feed.target))
@@ -187,6 +189,17 @@ class Decoder:
                 possible[row.number][: len(index)] = logits.restrict(index, own.allowed)
             offset += len(own.target)
         return possible
+
+    def _process(self, logits: Logits, columns: list[Columns]) -> None:
+        """Penalties, biases and floors of the requests that ask for them."""
+        offset = 0
+        size = self.backend.config.vocab_size
+        for (row, scheme), own in zip(self.active, columns, strict=True):
+            if row.request.processed and len(own.target):
+                index = offset + np.arange(len(own.target))
+                made = adjustment(row, own.target, scheme.drafts, scheme.temperature, size, self.eos_ids)
+                logits.adjust(index, made)
+            offset += len(own.target)
 
     @contextmanager
     def _blame(self, row: Row) -> Iterator[None]:

@@ -58,7 +58,7 @@ def _within(value: float, bound: str, limit: float) -> bool:
 def is_off(declared: Field[Any], value: Any) -> bool:
     """Whether a value of an option is the one that changes nothing."""
     off = declared.metadata.get("off", MISSING)
-    return off is not MISSING and bool(value == off)
+    return off is not MISSING and bool((tuple(value) if isinstance(value, list) else value) == off)
 
 
 def describe(chosen: Any) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from unmask.canvas import Array, Canvas, Commit
 from unmask.decoding.convention import Convention
 from unmask.decoding.feed import Columns, Logits, Sampling
 from unmask.decoding.options import option
+from unmask.decoding.processors import ProcessorParameters
 from unmask.decoding.rules import RuleOptions
 from unmask.decoding.sampling import Scores
 from unmask.layout import Layout, LayoutKind
@@ -35,7 +36,7 @@ MODES: dict[str, tuple[Mode, ...]] = {  # of models by their layout, the default
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestParameters:
+class RequestParameters(ProcessorParameters):
     """What several methods read: sampling, windows and caches."""
 
     temperature: float = option(0.0, ge=0, le=100)  # 0 takes the best token
@@ -296,6 +297,11 @@ class Scheme(Protocol):
     @property
     def offset(self) -> int:
         """How many positions early the layout counts blocks."""
+        ...
+
+    @property
+    def drafts(self) -> list[int]:
+        """Guesses that the next forward reads as if they were text: scored column i stands behind the first i."""
         ...
 
     def settle(self) -> bool:

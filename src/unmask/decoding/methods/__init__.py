@@ -13,6 +13,7 @@ from unmask.decoding.methods.ancestral import Parameters as SamplerParameters
 from unmask.decoding.methods.edit_rule import Parameters as EditParameters
 from unmask.decoding.methods.renoise_rule import Parameters as RenoiseParameters
 from unmask.decoding.options import check_ranges, describe, is_off, option
+from unmask.decoding.processors import read_bias
 from unmask.decoding.request import MODES, Asked, CacheKind, MethodOptions, Request, RequestParameters
 from unmask.decoding.rules import RULES, RuleName, RuleOptions, RuleParameters
 from unmask.errors import UnmaskError
@@ -47,6 +48,8 @@ class DecodingDefaults(
     sampler: Literal["none", SamplerName] = option("none", off="none")  # in place of a rule; none: a rule decides
     convention: str | Convention = "unmask"  # a preset's name, or a convention of one's own
     eos_token_ids: tuple[int, ...] = ()  # ends of text besides the config's
+    stop_token_ids: tuple[int, ...] = option((), off=())  # tokens that end this text besides its ends
+    ignore_eos: bool = option(False, off=False)  # an end of text does not end it
     layout: Literal["auto", "bidirectional", "block_causal"] = option("auto", off="auto")  # auto: the config's
 
     @staticmethod
@@ -67,6 +70,7 @@ class DecodingDefaults(
         elif values["sampler"] == "first_hitting" and given.get("max_denoising_steps") and not given.get("sampler"):
             values["sampler"] = "ddpm_cache"  # and who asks for fewer steps than tokens, a sampler that has them
         convention = convention_of(values.pop("convention"))
+        values["logit_bias"] = read_bias(values["logit_bias"])
         chosen: DecodingDefaults = build(DecodingDefaults, values, "option")
         check_ranges(chosen)
         return replace(chosen, convention=convention)
@@ -94,7 +98,7 @@ class Way:
     @property
     def reads(self) -> set[str]:
         """Names of all options that change anything."""
-        own = self.method.reads(self.asked) | {"eos_token_ids"}
+        own = self.method.reads(self.asked) | {"eos_token_ids", "stop_token_ids", "ignore_eos"}
         if self.asked.mode == "diffusion" and self.asked.config.layout in ("bidirectional", "block_causal"):
             own.add("layout")
         rule = self.rule
@@ -116,6 +120,11 @@ class Way:
             raise UnmaskError(reason)
         if cache not in self.method.caches(asked):
             raise UnmaskError(self._no_cache(cache))
+        outside = [token for token in asked.options.logit_bias if not 0 <= token < config.vocab_size]
+        if outside:
+            raise UnmaskError(
+                f"option logit_bias names token {outside[0]}, outside the vocabulary of {config.vocab_size}"
+            )
         if asked.options.guidance > 0 and "guidance" not in self.reads:
             raise UnmaskError(
                 f"guidance needs a model that denoises masks, which '{asked.name}' does not; leave it out"
@@ -211,7 +220,9 @@ def capabilities(name: str, config: ModelConfig, defaults: DecodingDefaults) -> 
     shown = convention if isinstance(convention, str) else asdict(convention)
     parameters = describe(defaults)
     parameters["convention"] |= {"type": "string", "choices": list(CONVENTIONS), "default": shown}
-    parameters["eos_token_ids"]["default"] = list(defaults.eos_token_ids)
+    parameters["logit_bias"]["default"] = {str(token): value for token, value in defaults.logit_bias.items()}
+    for name in ("eos_token_ids", "stop_token_ids"):
+        parameters[name] |= {"default": list(getattr(defaults, name)), "off": []}
     found: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES[config.layout]}
     for selection, way in ways(name, config, defaults):
         kinds: tuple[CacheKind, ...] = way.method.caches(way.asked)

@@ -5,7 +5,7 @@ Shapes: L canvas positions, n scored columns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import numpy as np
@@ -14,12 +14,14 @@ from unmask.canvas import Array, Commit
 from unmask.decoding.budget import Due, due, plan, share
 from unmask.decoding.constraint import Constraint
 from unmask.decoding.feed import TEXT, Columns
+from unmask.decoding.processors import ProcessorParameters
 from unmask.decoding.request import Asked, CacheKind, MethodOptions, Read, Row, Scheme, Setting
 from unmask.decoding.rules import RULES, remask
 from unmask.decoding.sampling import Scores
 from unmask.layout import GROUPED
 
 SAMPLING = {"temperature", "top_k", "top_p", "cache"}
+PROCESSORS = {declared.name for declared in fields(ProcessorParameters)}
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class Options(MethodOptions):
     @classmethod
     def reads(cls, asked: Asked) -> set[str]:
         if asked.mode == "ar":
-            return set(SAMPLING)
-        return windowed(asked) | {"remask_budget"}
+            return SAMPLING | PROCESSORS
+        return windowed(asked) | PROCESSORS | {"remask_budget"}
 
     @classmethod
     def caches(cls, asked: Asked) -> tuple[CacheKind, ...]:
@@ -75,6 +77,7 @@ class Denoising:
     """
 
     proposes = True
+    drafts: ClassVar[list[int]] = []
 
     def __init__(self, row: Row, setting: Setting) -> None:
         layout = setting.layout

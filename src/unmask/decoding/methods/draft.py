@@ -17,6 +17,7 @@ from unmask.canvas import Array, Commit
 from unmask.decoding.constraint import Constraint
 from unmask.decoding.feed import TEXT, Columns, Logits, Sampling
 from unmask.decoding.methods.acceptance import accept_greedy, accept_sampled, accept_tolerant
+from unmask.decoding.methods.denoise import PROCESSORS, SAMPLING
 from unmask.decoding.options import option
 from unmask.decoding.request import Asked, MethodOptions, Read, Row, Scheme, Setting
 from unmask.decoding.sampling import ACCEPT_DRAW, COLD, TOKEN_DRAW, draw, uniforms
@@ -60,7 +61,7 @@ class Options(Parameters, MethodOptions):
 
     @classmethod
     def reads(cls, asked: Asked) -> set[str]:
-        own = {"temperature", "top_k", "top_p", "cache", "block_length", "draft_threshold", "draft_columns"}
+        own = SAMPLING | PROCESSORS | {"block_length", "draft_threshold", "draft_columns"}
         return own if asked.mode == "verify" else own | {"threshold"}
 
     @classmethod

@@ -78,6 +78,7 @@ class Renoising:
 
     proposes = True
     offset = 0
+    drafts: ClassVar[list[int]] = []
 
     def __init__(self, row: Row, setting: Setting, options: RenoiseOptions) -> None:
         self.row = row

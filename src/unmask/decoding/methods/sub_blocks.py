@@ -40,7 +40,7 @@ class Options(Parameters, MethodOptions):
 
     @classmethod
     def reads(cls, asked: Asked) -> set[str]:
-        return denoise.windowed(asked) | {"remask_budget", "sub_block_length"}
+        return denoise.Options.reads(asked) | {"sub_block_length"}
 
     @classmethod
     def caches(cls, asked: Asked) -> tuple[CacheKind, ...]:
