@@ -150,7 +150,7 @@ def test_verify_is_ar(lms: dict[str, DiffusionLM], model: str) -> None:
             ar = lms[model].generate("the", count, mode="ar", json_schema=PERSON)
             verify = lms[model].generate("the", count, mode="verify", json_schema=PERSON, block_length=block)
             assert verify.token_ids == ar.token_ids
-            assert verify.steps < ar.steps  # what only one token may be is drafted
+            assert verify.steps < len(ar.token_ids)  # what only one token may be is drafted
 
 
 def test_verify_has_the_distribution_of_ar(lms: dict[str, DiffusionLM]) -> None:
@@ -206,3 +206,53 @@ def test_what_cannot_be_done_is_said(lms: dict[str, DiffusionLM], count: int, op
         lms["canvas"].generate("a", count, **options)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def letters(tiny: Any) -> DiffusionLM:
+    """A model of single bytes, in whose grammars most tokens are forced."""
+    tokenizer = train_tokenizer("byte", [], 0)
+    size = tokenizer.get_vocab_size()
+    network = tiny(4, vocab_size=size, layout="causal", shift=True, max_length=256, **SPECIAL)
+    return DiffusionLM(network, tokenizer, DecodingDefaults(), "letters")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_what_is_forced_takes_no_step_and_changes_nothing(letters: DiffusionLM, temperature: float) -> None:
+    asked: dict[str, Any] = {"json_schema": PERSON, "temperature": temperature, "seed": 3}
+    fast = letters.generate("the", 90, **asked)
+    grammar = letters.grammar(PERSON)
+    forced = grammar.forced
+    try:
+        grammar.forced = lambda state, left: []  # type: ignore[method-assign]
+        slow = letters.generate("the", 90, **asked)
+    finally:
+        grammar.forced = forced  # type: ignore[method-assign]
+    assert fast.token_ids == slow.token_ids
+    assert fast.steps < slow.steps / 1.5
+    assert [p for frame in fast.frames for p in frame.positions] == [
+        p for frame in slow.frames for p in frame.positions
+    ]
+
+
+def test_forced_tokens_are_those_that_alone_may_come(letters: DiffusionLM) -> None:
+    grammar = letters.grammar(None, "(ab|ac)def?")
+    assert grammar.forced(grammar.start, 9) == [letters.tokenizer.encode("a").ids[0]]  # type: ignore[union-attr]
+    state = grammar.read(letters.tokenizer.encode("ab").ids)  # type: ignore[union-attr]
+    assert letters.tokenizer.decode(grammar.forced(state, 9)) == "de"  # type: ignore[union-attr]
+    for left in (2, 3, 9):
+        state = grammar.start
+        for token in letters.tokenizer.encode("abde").ids[:left]:  # type: ignore[union-attr]
+            only = grammar.allowed(state, 4).nonzero()[0].tolist() if state else []
+            run = grammar.forced(state, 4)
+            assert run[:1] == (only if len(only) == 1 and not grammar.may_end(state) else [])
+            state = grammar.step(state, token)
+
+
+def test_a_canvas_writes_what_is_forced_at_once(tiny: Any) -> None:
+    tokenizer = train_tokenizer("byte", [], 0)
+    network = tiny(5, vocab_size=tokenizer.get_vocab_size(), max_length=256, pad_token_id=0, mask_token_id=1)
+    lm = DiffusionLM(network, tokenizer, DecodingDefaults(), "canvas")
+    out = lm.generate("the", 12, regex="[a-c]hello w[a-c]rld", rule="sequential")
+    assert re.fullmatch("[a-c]hello w[a-c]r", out.text[:10])
+    assert out.steps <= 3  # two letters are free

@@ -54,6 +54,11 @@ class Constraint:
         """Where a window's own text begins, a prompt's tail in it left out, and the state there."""
         return max(start, self.first), self.state(start)
 
+    def forced(self, token: int, place: int) -> list[int]:
+        """The tokens that must stand behind `token` at `place`, everything before it being written."""
+        state = self.grammar.step(self.state(place), token)
+        return self.grammar.forced(state, self.row.length - place - 1)
+
     def after(self, drafts: Array, start: int) -> Array:
         """Tokens that may follow the text before `start` and each of its drafts in turn, bool [drafts + 1, V]."""
         state, rows = self.state(start), []

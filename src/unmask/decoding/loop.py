@@ -216,7 +216,10 @@ class Decoder:
         """Log-probabilities of the tokens just written and of the likeliest in their places."""
         first = {int(p): i for i, p in reversed(list(enumerate(read.target)))}  # of verify's rows the base's come first
         for frame in made:
-            written = [(p, t) for p, t in zip(frame.positions, frame.tokens, strict=True) if p in first]
+            pairs = list(zip(frame.positions, frame.tokens, strict=True))
+            if row.request.grammar is not None:  # what nothing else could stand in place of
+                row.logprobs |= {p: ((t, 0.0), (t, 0.0)) for p, t in pairs if p not in first}
+            written = [(p, t) for p, t in pairs if p in first]
             if not written:
                 continue
             tables = read.probabilities(np.array([first[p] for p, _ in written]))
@@ -299,7 +302,7 @@ class Decoder:
             return np.repeat(np.array(values), counts)
 
         temperature = spread([scheme.temperature for _, scheme in self.active]).astype(np.float64)
-        address = (spread([r.seed for r in requests]), spread([row.steps for row, _ in self.active]), feed.target)
+        address = (spread([r.seed for r in requests]), spread([row.draw for row, _ in self.active]), feed.target)
         temperature[temperature < COLD] = 0.0
         unread = np.zeros(len(feed.row))
         token = uniforms(*address, TOKEN_DRAW) if (temperature > 0).any() else unread

@@ -192,6 +192,7 @@ class Row:
     canvas: Canvas
     forwards: int = 0
     prefills: int = 0  # forwards among these that only read text
+    forced: int = 0  # tokens that were written beside a step's own, as nothing else could stand there
     cached: int = 0  # positions before this one have exact keys and values
     final: int = 0  # written tokens before this position change no more; what no scheme says is final may change
     accepted: list[int] = field(default_factory=list)  # in mode verify: drafts kept at each step
@@ -217,6 +218,11 @@ class Row:
     def steps(self) -> int:
         """Forwards that scored something: the same however the prompt was read."""
         return self.forwards - self.prefills
+
+    @property
+    def draw(self) -> int:
+        """What draws are addressed by: the steps, and those that forced tokens would have taken."""
+        return self.steps + self.forced
 
     def chunk_end(self, needed: int, block: int, offset: int) -> int | None:
         """Where to stop if the text that is not cached, up to `needed`, is too long for one forward; None if it is not.

@@ -59,6 +59,10 @@ class Grammar:
         self._ended = automaton.ended
         self._most = max(_REMEMBERED, _REMEMBERED_BYTES // (2 * len(automaton.after)))
         self._has_end = bool(vocabulary.ends)
+        # of each kind of tokens: how many there are, and the first
+        self._members = np.bincount(self.kind, minlength=self.after.shape[1])
+        self._first = np.full(self.after.shape[1], -1)
+        self._first[self.kind[::-1]] = np.arange(len(self.kind))[::-1]
         if self.shortest > len(self.after):
             raise UnmaskError(f"no text that fits {what} can be spelled with the tokens of this model")
         self._memory: dict[tuple[Any, ...], Array] = {}
@@ -132,6 +136,21 @@ class Grammar:
     def allowed(self, state: int, left: int) -> Array:
         """Tokens that may come next with `left` positions left, this one included, bool [V]."""
         return self._completable(left - 1)[self.after[state]][self.kind]
+
+    def forced(self, state: int, left: int) -> list[int]:
+        """The tokens that must come next, as long as there is just one that may, up to an end of text.
+
+        Args:
+            left: Positions that are left, the next one included.
+        """
+        out = list[int]()
+        while left > len(out) and not self.final[state]:
+            kinds = self._completable(left - len(out) - 1)[self.after[state]].nonzero()[0]
+            if len(kinds) != 1 or self._members[kinds[0]] != 1:
+                break
+            out.append(int(self._first[kinds[0]]))
+            state = int(self.after[state, kinds[0]])
+        return out
 
     def allowed_at(
         self, ids: Array, is_open: Array, state: int = START, left: int = 0, places: Array | None = None

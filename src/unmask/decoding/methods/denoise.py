@@ -88,6 +88,7 @@ class Denoising:
         self.rule = row.request.rule
         self.convention = self.rule.convention
         self.constraint = Constraint.of(row)
+        self.forced: dict[int, int] = {}  # positions of the window where only one token may stand, and that token
         self.slides = layout.kind == "drafts"
         self.block = row.request.block_length or row.length
         first = int(row.masked.argmax())
@@ -211,7 +212,11 @@ class Denoising:
         target = np.arange(start, end)[self._scored()[start:end]]
         column = np.maximum(target - self.shift, low) - low
         ids = self.row.canvas.ids[0, low:high]
-        allowed = None if self.constraint is None else self.constraint.allowed(start, end, target)
+        allowed = None
+        if self.constraint is not None and len(target):
+            allowed = self.constraint.allowed(start, end, target)
+            only = allowed.sum(1) == 1
+            self.forced = dict(zip(target[only].tolist(), allowed[only].argmax(1).tolist(), strict=True))
         return Columns(ids, position, anchor, column, target, beyond, offset=self.offset, allowed=allowed)
 
     def _scored(self) -> Array:
@@ -237,6 +242,10 @@ class Denoising:
         scores = read.scores.grid(np.zeros(len(read.target), np.int64), read.target, open_1L.shape)
         steps_left = max(self.budget - self.step, 1)
         chosen = self._choose(scores, open_1L)
+        for place, token in self.forced.items():
+            chosen[0, place] = True
+            scores.token[0, place] = token
+            scores.confidence[0, place] = 1.0
         if self.constraint is not None:
             chosen = self._held(self.constraint, chosen, scores, read)
         commits = [Commit(chosen, scores.token, scores.confidence, "unmask")]
@@ -278,6 +287,13 @@ class Denoising:
         chosen[at] = True
         token[at] = read.scores.token[0]
         confidence[at] = read.scores.confidence[0]
+        if self.constraint is not None:
+            forced = self.constraint.forced(int(token[at]), self.start)
+            run = (0, slice(self.start + 1, self.start + 1 + len(forced)))
+            chosen[run] = True
+            token[run] = forced
+            confidence[run] = 1.0
+            self.row.forced += len(forced)
         if self.cache == "exact":
             self.row.cached = self.start
         self.step += 1
