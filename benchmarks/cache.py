@@ -102,7 +102,8 @@ def bench_cache(
     for kind, caches in CACHES.items():
         progress(f"{kind}: making the network")
         model = network(kind, size, work).to(where, getattr(torch, dtype))
-        backend, seconds = TorchBackend(model), {cache: list[float]() for cache in caches}
+        backend = TorchBackend(model)
+        seconds = {cache: list[float]() for cache in caches}
         last: dict[str, Decoder] = {}
         for number in range(work.rounds + 1):
             for cache in caches:
@@ -116,7 +117,8 @@ def bench_cache(
         for cache in caches:
             ratio = statistics.median(a / b for a, b in zip(seconds["none"], seconds[cache], strict=True))
             same = float((texts[cache] == texts["none"]).mean())
-            median, steps = statistics.median(seconds[cache]), last[cache].steps[0]
+            median = statistics.median(seconds[cache])
+            steps = last[cache].steps[0]
             yield CacheSpeed(kind, cache, parameters, median, ratio, steps, same)
 
 
@@ -174,7 +176,8 @@ def command(
         raise UnmaskError("sizes must be at least 1 (2 tokens), and --hidden an even multiple of --heads")
     if dtype not in ("float32", "bfloat16", "float16"):
         raise UnmaskError(f"--dtype '{dtype}' is not one of float32, bfloat16, float16")
-    size, work = Size(*numbers[5:9]), Work(prompt, max_new_tokens, block_length, causal_block, per_step, rounds)
+    size = Size(*numbers[5:9])
+    work = Work(prompt, max_new_tokens, block_length, causal_block, per_step, rounds)
     with Console(stderr=True).status("starting") as status:
         results = list(bench_cache(size, work, device, dtype, lambda text: status.update(text)))
     if as_json:

@@ -68,7 +68,8 @@ def compared(title: str, bodies: list[dict[str, Any]], alone: list[Answer], besi
         counts = by_mode.setdefault(body["mode"], [0, 0])
         counts[0] += bool(parted)
         counts[1] += 1
-        different, texts = different + bool(parted), texts + (one.text != other.text)
+        different = different + bool(parted)
+        texts = texts + (one.text != other.text)
         tokens += len(one.ids)
         before += sum(p < parted[0] for p in one.ids) if parted else len(one.ids)
     return Company(title, len(bodies), different, texts, tokens, before, by_mode)

@@ -167,8 +167,10 @@ def command(
 
     from unmask.cli.terminal import table
 
-    first, second = load(diffusion, "cpu", dtype), load(ar, "cpu", dtype)
-    wanted, step_list = numbers("--lengths", lengths), numbers("--steps", steps)
+    first = load(diffusion, "cpu", dtype)
+    second = load(ar, "cpu", dtype)
+    wanted = numbers("--lengths", lengths)
+    step_list = numbers("--steps", steps)
     if rounds < 1:
         raise UnmaskError("--rounds must be at least 1")
     with Console(stderr=True).status("warming up") as status:

@@ -91,7 +91,8 @@ def write(folder: Path, raw: dict[str, Any], shape: str, shard: int = SHARD) -> 
     family = registry.recognise(raw, shape)
     assert family is not None
     config = family.config(raw, shape)
-    needed, free = 2 * parameters(config).total, shutil.disk_usage(folder).free
+    needed = 2 * parameters(config).total
+    free = shutil.disk_usage(folder).free
     if needed * 1.05 > free:
         raise UnmaskError(f"shape '{shape}' takes {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free")
     with torch.device("meta"):
@@ -102,7 +103,8 @@ def write(folder: Path, raw: dict[str, Any], shape: str, shard: int = SHARD) -> 
     parts = list(_shards(shapes, shard))
     names = [f"model-{i:05}-of-{len(parts):05}.safetensors" for i in range(1, len(parts) + 1)]
     for name, part in zip(names, parts, strict=True):
-        header, end = {}, 0
+        header = {}
+        end = 0
         for tensor, size in part.items():
             header[tensor] = {"dtype": "BF16", "shape": list(shapes[tensor]), "data_offsets": [end, end + size]}
             end += size
@@ -150,7 +152,8 @@ def measure(folder: str, dtype: str, canvas: int) -> dict[str, Any]:
     from unmask.checkpoints import loading
     from unmask.layout import Layout
 
-    imports, began = resident("VmHWM"), time.perf_counter()
+    imports = resident("VmHWM")
+    began = time.perf_counter()
     loaded = loading.describe(folder, "cpu", dtype)
     network = loaded.network()
     ready = time.perf_counter()

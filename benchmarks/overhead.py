@@ -75,7 +75,8 @@ def bench_overhead(
 
 
 def _lap(way: str, seconds: dict[str, list[float]], tokens: int) -> Lap:
-    own, base = seconds[way], seconds[WAYS[0]]
+    own = seconds[way]
+    base = seconds[WAYS[0]]
     ratio = statistics.median(a / b for a, b in zip(own, base, strict=True))
     return Lap(way, statistics.median(own), tokens / sum(own), ratio)
 

@@ -45,7 +45,8 @@ class OwnServer:
 
     def ask(self, asked: dict[str, Any], stream: bool = True, frames: bool = False) -> Answer:
         """Answers a prompt, as a dialogue where the model chats; anything but a whole answer raises UnmaskError."""
-        body, began = {**asked, "stream": stream}, time.perf_counter()
+        body = {**asked, "stream": stream}
+        began = time.perf_counter()
         if stream:
             body["stream_options"] = {"include_usage": True, **({"frames": True} if frames else {})}
         if self.chats:
@@ -63,12 +64,17 @@ class OwnServer:
 
     def _whole(self, reply: http.client.HTTPResponse, began: float) -> Answer:
         answer = json.loads(reply.read())
-        whole, choice = time.perf_counter() - began, answer["choices"][0]
+        whole = time.perf_counter() - began
+        choice = answer["choices"][0]
         text = choice["message"]["content"] if self.chats else choice["text"]
         return Answer(text, answer["usage"]["completion_tokens"], whole, whole)
 
     def _streamed(self, reply: http.client.HTTPResponse, began: float) -> Answer:
-        first, text, tokens, done, ids = None, "", 0, False, dict[int, int]()
+        first = None
+        text = ""
+        tokens = 0
+        done = False
+        ids = dict[int, int]()
         for line in reply:
             done = done or line.startswith(b"data: [DONE]")
             if not line.startswith(b"data: {"):

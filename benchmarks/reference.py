@@ -58,8 +58,10 @@ class Beside:
 
 def config(kind: Kind, size: Size, work: Work) -> dict[str, Any]:
     """config.json of a random network of LLaDA's or of SDAR's, in that family's own keys."""
-    length, inner = work.prompt + work.new + work.causal_block, size.hidden * 8 // 3 // 8 * 8
-    mask, end = size.vocabulary - 1, size.vocabulary - 2
+    length = work.prompt + work.new + work.causal_block
+    inner = size.hidden * 8 // 3 // 8 * 8
+    mask = size.vocabulary - 1
+    end = size.vocabulary - 2
     if kind == "blocks":
         return {
             "architectures": ["SDARForCausalLM"], "model_type": "sdar", "vocab_size": size.vocabulary,
@@ -108,7 +110,8 @@ def bench_reference(
             folder = Path(temporary)
             progress(f"{name}: making the network")
             make(folder, reference.kind, size, work)
-            theirs, (ours, _) = reference.load(folder), checkpoint.load(folder)
+            theirs = reference.load(folder)
+            (ours, _) = checkpoint.load(folder)
         for way in reference.ways:
             yield _beside(name, reference, way, theirs, ours, work, progress)
 
@@ -118,10 +121,13 @@ def _beside(
 ) -> Beside:
     blocks = reference.kind == "blocks"
     work = replace(work, per_step=PER_STEP) if blocks else work
-    block, mask = work.causal_block if blocks else work.block, model.config.mask_token_id
+    block = work.causal_block if blocks else work.block
+    mask = model.config.mask_token_id
     assert mask is not None
     asked = Asked(work.new, block, -(-block // work.per_step), mask)
-    prompt, backend, forwards = torch.tensor([prompt_of(work, mask)]), TorchBackend(model), [0]
+    prompt = torch.tensor([prompt_of(work, mask)])
+    backend = TorchBackend(model)
+    forwards = [0]
     seconds: list[tuple[float, float]] = []  # theirs, ours
     cpu: list[tuple[float, float]] = []
     count = theirs.register_forward_pre_hook(lambda *_: forwards.__setitem__(0, forwards[0] + 1))
@@ -134,16 +140,19 @@ def _beside(
         return *took, ids[0, work.prompt : work.prompt + work.new].numpy()
 
     def run_ours() -> tuple[float, float, Decoder]:
-        began, cpu_began = time.perf_counter(), time.process_time()
+        began = time.perf_counter()
+        cpu_began = time.process_time()
         decoder = decode(backend, reference.kind, way.cache, work, way.rule)
         return time.perf_counter() - began, time.process_time() - cpu_began, decoder
 
     for number in range(work.rounds + 1):
         progress(f"{name}, {way.name}: round {number} of {work.rounds}")
         if number % 2:  # neither side is always the one that finds the machine as the other left it
-            (theirs_took, theirs_cpu, their_ids), (took, own_cpu, decoder) = run_theirs(), run_ours()
+            (theirs_took, theirs_cpu, their_ids) = run_theirs()
+            (took, own_cpu, decoder) = run_ours()
         else:
-            (took, own_cpu, decoder), (theirs_took, theirs_cpu, their_ids) = run_ours(), run_theirs()
+            (took, own_cpu, decoder) = run_ours()
+            (theirs_took, theirs_cpu, their_ids) = run_theirs()
         if number:
             seconds.append((theirs_took, took))
             cpu.append((theirs_cpu, own_cpu))
@@ -207,10 +216,8 @@ def command(
         if name not in NAMES or not path:
             raise UnmaskError(f"--checkout '{given}' must be NAME=PATH with a NAME of {', '.join(NAMES)}")
         folders[name] = Path(path)
-    size, work = (
-        Size(hidden, layers, heads, vocabulary),
-        Work(prompt, max_new_tokens, block_length, 4, per_step, rounds),
-    )
+    size = Size(hidden, layers, heads, vocabulary)
+    work = Work(prompt, max_new_tokens, block_length, 4, per_step, rounds)
     with Console(stderr=True).status("running the code of the checkouts") as status:
         results = list(bench_reference(folders, size, work, lambda text: status.update(text)))
     if as_json:

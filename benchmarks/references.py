@@ -93,7 +93,8 @@ def llada(root: Path, networks: Path | None) -> Reference:
     if networks is None:
         raise UnmaskError("LLaDA's repository holds no network: name --checkout fast-dllm=PATH as well")
     source = _file(root, "generate.py")
-    code, other = _module("unmask_reference_llada", source), fast_dllm(networks)
+    code = _module("unmask_reference_llada", source)
+    other = fast_dllm(networks)
 
     def generate(model: Any, prompt: Tensor, asked: Asked) -> Tensor:
         steps = asked.steps * (asked.new // asked.block)

@@ -77,9 +77,11 @@ def command(
 
     if texts < 1 or steps < 1:
         raise UnmaskError("--texts and --steps must be at least 1")
-    first, judge = load(diffusion, "cpu", "float32"), load(ar, "cpu", "float32")
+    first = load(diffusion, "cpu", "float32")
+    judge = load(ar, "cpu", "float32")
     prompts = [DEFAULT_PROMPTS[i % len(DEFAULT_PROMPTS)] for i in range(texts)]
-    sizes, grid = (max_new_tokens, steps), ([0.6, 0.8, 1.0], [30, 100])
+    sizes = (max_new_tokens, steps)
+    grid = ([0.6, 0.8, 1.0], [30, 100])
     with Console(stderr=True).status("starting") as status:
         results = list(bench_rules(first, judge, prompts, *sizes, *grid, seed, lambda text: status.update(text)))
     if as_json:

@@ -83,8 +83,10 @@ def bench_schema(lm: DiffusionLM, requests: int, room: int, progress: Callable[[
         from jsonschema import Draft202012Validator as Validator
     except ImportError:
         raise UnmaskError("checking texts against schemas needs 'jsonschema'; run: pip install jsonschema") from None
-    ways, names = list(itertools.product(MODES[lm.config.layout], TEMPERATURES)), list(SCHEMAS)[:requests]
-    compiled, began = dict[str, float](), time.perf_counter()
+    ways = list(itertools.product(MODES[lm.config.layout], TEMPERATURES))
+    names = list(SCHEMAS)[:requests]
+    compiled = dict[str, float]()
+    began = time.perf_counter()
     lm.grammar(regex="a?")
     first = time.perf_counter() - began
     for name in names:
@@ -98,14 +100,16 @@ def bench_schema(lm: DiffusionLM, requests: int, room: int, progress: Callable[[
         name = names[number % len(names)]
         # each round meets every schema in another way
         mode, temperature = ways[(number + number // len(names)) % len(ways)]
-        schema, prompt = SCHEMAS[name], _prompt(lm, name)
+        schema = SCHEMAS[name]
+        prompt = _prompt(lm, name)
         shortest = lm.grammar(schema).shortest
         most = shortest if number % TIGHT == TIGHT - 1 else max(room, shortest)
         progress(f"{number + 1} of {requests}: {name}, {mode}, temperature {temperature}")
         options: dict[str, Any] = {"mode": mode, "temperature": temperature, "seed": number}
         began = time.perf_counter()
         out = lm.generate(prompt, most, json_schema=schema, **options)
-        seconds, began = time.perf_counter() - began, time.perf_counter()
+        seconds = time.perf_counter() - began
+        began = time.perf_counter()
         free = lm.generate(prompt, max(1, len(out.token_ids)), **options)
         free_seconds = time.perf_counter() - began
         fault = _fault(out.text, Validator(schema, format_checker=Validator.FORMAT_CHECKER))

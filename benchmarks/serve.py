@@ -91,7 +91,8 @@ def crowd(
         progress(f"{clients} clients, warming up")
         short = [{**body, "max_tokens": min(body["max_tokens"], 16)} for body in bodies]
         list(pool.map(server.ask, (short * clients)[:clients]))
-        began, answers = time.perf_counter(), list[Answer]()
+        began = time.perf_counter()
+        answers = list[Answer]()
         for answer in pool.map(lambda body: server.ask(body, frames=frames), bodies):
             answers.append(answer)
             progress(f"{clients} clients, {len(answers)} of {len(bodies)} requests")
@@ -99,7 +100,8 @@ def crowd(
 
 
 def _load(clients: int, answers: list[Answer], alone: list[Answer], seconds: float) -> Load:
-    first, whole = sorted(a.first for a in answers), sorted(a.whole for a in answers)
+    first = sorted(a.first for a in answers)
+    whole = sorted(a.whole for a in answers)
     return Load(
         clients,
         len(answers),
@@ -122,7 +124,8 @@ def draw(report: Report, path: Path) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     FigureCanvasAgg(figure)
     rates, waits = figure.subplots(1, 2)
-    clients, first = [load.clients for load in report.loads], report.loads[0].tokens_per_second
+    clients = [load.clients for load in report.loads]
+    first = report.loads[0].tokens_per_second
     rates.plot(clients, [load.tokens_per_second for load in report.loads], "o-", color="#2a8c6a")
     for load in report.loads[1:]:
         times = f"{load.tokens_per_second / first:.1f} times  "

@@ -135,7 +135,8 @@ class _Load:
     def run(self, seconds: float, told: Callable[[int], None]) -> Counter[str]:
         """Each asks one request after another until the time is up; what became of all."""
         outcomes: Counter[str] = Counter()
-        until, lock = time.monotonic() + seconds, threading.Lock()
+        until = time.monotonic() + seconds
+        lock = threading.Lock()
 
         def client(number: int) -> None:
             rng = random.Random(number)
@@ -181,7 +182,8 @@ def _ask(port: int, rng: random.Random, vanish: float, length: int) -> str:
             return f"status {reply.status}"
         if not body["stream"]:
             return "answered" if json.loads(reply.read())["choices"] else "empty"
-        lines, done = 0, False
+        lines = 0
+        done = False
         for line in reply:
             lines += line.startswith(b"data: ")
             if b'"error"' in line:

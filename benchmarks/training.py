@@ -42,13 +42,15 @@ def bench_training(recipe: Recipe, steps: int) -> TrainingResult:
     dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(replace(recipe, training=short), Path(folder), Console(stderr=True))
-        config, tokens = trainer.network.config, recipe.training.batch_size * recipe.data.length
+        config = trainer.network.config
+        tokens = recipe.training.batch_size * recipe.data.length
         sizes = (min(4096, tokens), config.hidden_size, config.intermediate_size)
         before = gemm_rate(dtype, *sizes)
         trainer.run()
         rate = (before + gemm_rate(dtype, *sizes)) / 2
     seconds = statistics.median(record["seconds"] for record in trainer.history[2:])
-    rows, length = recipe.training.batch_size, recipe.data.length
+    rows = recipe.training.batch_size
+    length = recipe.data.length
     fed = 2 * length if isinstance(recipe.objective, BD3LM) else length
     scored = length if config.shift and fed == length else length // 2  # masked half on average
     operations = 3 * rows * forward_operations(config, fed, fed, scored)

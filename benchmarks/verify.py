@@ -43,10 +43,12 @@ def bench_verify(
         plain = lm.generate(rows, length, mode="ar", temperature=0.0)
         checked = lm.generate(rows, length, mode="verify", temperature=0.0, block_length=window)
         for row, a, b in zip(rows, plain, checked, strict=True):
-            first, second = a.token_ids, b.token_ids
+            first = a.token_ids
+            second = b.token_ids
             tokens += len(first)
             if first == second:
-                identical, before = identical + 1, before + len(first)
+                identical = identical + 1
+                before = before + len(first)
                 continue
             parting = next((i for i, (x, y) in enumerate(zip(first, second, strict=False)) if x != y), None)
             before += min(len(first), len(second)) if parting is None else parting

@@ -68,8 +68,10 @@ def batch(
     asked = batches.survey(requests)
     if answers.exists() and answers.samefile(requests):
         raise UnmaskError(f"{answers} holds the requests; choose another output file")
-    written, began = batches.Answers(answers, asked), time.perf_counter()
-    before, tokens = len(written.done), written.tokens
+    written = batches.Answers(answers, asked)
+    began = time.perf_counter()
+    before = len(written.done)
+    tokens = written.tokens
     console = Console(stderr=True)
     # no line of a batch is turned away because others wait
     limits = Limits(max_concurrent, 1 << 30, int(cache_gb * 2**30))
@@ -90,7 +92,8 @@ def batch(
         raise typer.Exit(130) from None
     finally:
         written.close()
-    seconds, made = time.perf_counter() - began, written.tokens - tokens
+    seconds = time.perf_counter() - began
+    made = written.tokens - tokens
     figures = {"lines": len(asked), "answered_before": before, "failed": written.failed, "seconds": round(seconds, 3)}
     figures |= {"completion_tokens": made, "tokens_per_second": round(made / seconds, 1)}
     if as_json:

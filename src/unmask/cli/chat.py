@@ -50,7 +50,9 @@ def chat(
     messages = [{"role": "system", "content": system}] if system else []
     while question := _ask():
         messages.append({"role": "user", "content": question})
-        shown, ids, began = "", [], time.perf_counter()
+        shown = ""
+        ids = []
+        began = time.perf_counter()
         run = lm.start(messages, max_new_tokens, top_p=top_p, seed=seed, **options)
         for _ in run.frames():  # only what is written from the left without a gap, and whole characters
             text = run.text_so_far()
@@ -60,7 +62,8 @@ def chat(
         output = run.outputs()[0]
         print(output.text[len(shown) :] if output.text.startswith(shown) else "\n" + output.text)
         messages.append({"role": "assistant", "content": output.text})
-        seconds, ids = time.perf_counter() - began, output.token_ids
+        seconds = time.perf_counter() - began
+        ids = output.token_ids
         figures = f"{len(ids)} tokens in {output.steps} steps, {len(ids) / seconds:.0f} tokens/s"
         print(f"({figures})", file=sys.stderr)
 

@@ -54,7 +54,8 @@ def evaluate(
 
     from unmask.cli.terminal import table
 
-    lm, texts = load(model, device, dtype), []
+    lm = load(model, device, dtype)
+    texts = []
     for path in files:
         try:
             texts.append(path.read_text(encoding="utf-8")[: characters or None])

@@ -38,7 +38,8 @@ def fill(
 
     Example: `unmask fill "Mr. Darcy was [[mask:2-6]], and Elizabeth [[mask:4]]."`
     """
-    lm, began = load(model, device, dtype), time.perf_counter()
+    lm = load(model, device, dtype)
+    began = time.perf_counter()
     options = {"max_denoising_steps": steps, "rule": rule, "threshold": threshold, "temperature": temperature}
     output = lm.fill(template, seed=seed, **options)
     seconds = time.perf_counter() - began

@@ -85,7 +85,8 @@ def generate(
     Example: `unmask generate "Why is the sky blue?"`, `unmask generate "Emma was" -m austen -n 100 --seed 7`,
     `unmask generate "When was Jane Austen born?" --regex "in 1[0-9]{3}"`
     """
-    lm, began = load(model, device, dtype, backend), time.perf_counter()
+    lm = load(model, device, dtype, backend)
+    began = time.perf_counter()
     options: dict[str, Any] = {
         "mode": mode,
         "block_length": block_length,

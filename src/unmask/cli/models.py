@@ -29,7 +29,8 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
 
     records: list[dict[str, Any]] = []
     for entry in entries.ENTRIES.values():
-        present, folder = catalogue.is_present(entry), catalogue.place(entry)
+        present = catalogue.is_present(entry)
+        folder = catalogue.place(entry)
         weights = folder / "model.safetensors"
         size = sum(f.size for f in entry.files) or (weights.stat().st_size if weights.is_file() else 0)
         records.append(
@@ -49,7 +50,8 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
         return
     rows = []
     for r in records:
-        kind, here = "AR" if r["kind"] == "autoregressive" else r["kind"], "yes" if r["present"] else "no"
+        kind = "AR" if r["kind"] == "autoregressive" else r["kind"]
+        here = "yes" if r["present"] else "no"
         rows.append([r["name"], kind, f"{r['bytes'] / 1e6:.1f}", r["source"], r["licence"], here])
     shown = table("models", ["name", "kind", "MB", "source", "licence", "here"], rows)
     shown.columns[0].no_wrap = True  # a name must be readable to be typed
@@ -97,7 +99,8 @@ def export(
 
     lm = load(model, "cpu", dtype, "torch")
     lm.save_pretrained(folder, layout)
-    mask, block = lm.config.mask_token_id, lm.config.block_length
+    mask = lm.config.mask_token_id
+    block = lm.config.block_length
     served = mask == SGLANG_MASK
     if as_json:
         print(json.dumps({"folder": str(folder), "mask_token_id": mask, "block_length": block, "sglang_mask": served}))

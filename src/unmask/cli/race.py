@@ -45,7 +45,8 @@ def race(
     from unmask.cli.terminal import CanvasView, replay_side_by_side, table
     from unmask.evaluation.race import timed, warm_up
 
-    laps, views = [], []
+    laps = []
+    views = []
     first = load(diffusion, "cpu", dtype)
     other = load(ar, "cpu", dtype) if ar else first
     own = {"max_denoising_steps": steps, "threshold": threshold, "block_length": block_length}
@@ -67,6 +68,7 @@ def race(
             print(f"--- {lap.name}\n{prompt}{chr(10) if first.chat_template else ''}{lap.output.text}\n")
     rows = []
     for lap in laps:
-        count, out = len(lap.output.token_ids), lap.output
+        count = len(lap.output.token_ids)
+        out = lap.output
         rows.append([lap.name, str(count), str(out.steps), f"{lap.seconds:.2f}", f"{lap.tokens_per_second:.0f}"])
     console.print(table("race, batch 1", ["model", "tokens", "steps", "seconds", "tokens/s"], rows))

@@ -116,7 +116,8 @@ def names(models: list[str]) -> dict[str, str]:
         name, given, source = model.partition("=")
         if not given:
             path = Path(model)
-            name, source = (path.resolve().name if path.is_dir() and "/" in model else model), model
+            name = path.resolve().name if path.is_dir() and "/" in model else model
+            source = model
         if not name or not source:
             raise UnmaskError(f"'{model}' names no model; write MODEL or NAME=MODEL")
         if name in out:

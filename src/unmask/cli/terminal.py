@@ -19,7 +19,11 @@ from tokenizers import Tokenizer
 from unmask.canvas import NO_MASK, Frame
 from unmask.files import write_text
 
-GIVEN, WRITTEN, FRESH, AGAIN, MASKED = "dim", "default", "bold black on green", "bold black on yellow", "grey42"
+GIVEN = "dim"
+WRITTEN = "default"
+FRESH = "bold black on green"
+AGAIN = "bold black on yellow"
+MASKED = "grey42"
 HOLE = " ░░░"  # a masked token, about as wide as a word
 
 
@@ -36,7 +40,8 @@ class CanvasView:
     def advance(self, frame: Frame) -> None:
         """Applies a frame and remembers what it changed."""
         self.step = frame.step
-        before, self.ids = self.ids, frame.written(self.ids, NO_MASK if self.mask_id is None else self.mask_id)
+        before = self.ids
+        self.ids = frame.written(self.ids, NO_MASK if self.mask_id is None else self.mask_id)
         self.fresh = {}
         for position, kind in zip(frame.positions, frame.kinds, strict=True):
             self.open[position] = True

@@ -111,7 +111,8 @@ def _without(characters: str, reply: str) -> bool:
 
 def _count(argument: list[Any], reply: str) -> bool:
     """[word, least, most]: how often a word or phrase stands in the reply."""
-    target, hay = words(argument[0]), words(reply)
+    target = words(argument[0])
+    hay = words(reply)
     found = sum(hay[i : i + len(target)] == target for i in range(len(hay) - len(target) + 1))
     return _within(argument[1:], found)
 

@@ -20,12 +20,14 @@ def judge_perplexity(judge: DiffusionLM, prompts: list[list[int]], texts: list[l
     """
     if judge.config.layout != "causal":
         raise UnmaskError(f"model '{judge.name}' cannot judge: exact likelihood needs an autoregressive model")
-    nats, count = 0.0, 0
+    nats = 0.0
+    count = 0
     for prompt, text in zip(prompts, texts, strict=True):
         whole = prompt + text
         both = exact_causal(judge.model, torch.tensor([whole]))
         given = exact_causal(judge.model, torch.tensor([prompt])) if len(prompt) > 1 else torch.zeros(1)
-        nats, count = nats + float(both - given), count + len(text) - (0 if prompt else 1)
+        nats = nats + float(both - given)
+        count = count + len(text) - (0 if prompt else 1)
     return math.exp(nats / max(1, count))
 
 

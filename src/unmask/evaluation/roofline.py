@@ -12,7 +12,8 @@ from unmask.models.config import ModelConfig
 
 def gemm_rate(dtype: torch.dtype, rows: int, inner: int, columns: int, seconds: float = 0.5) -> float:
     """Floating-point operations per second of [rows, inner] x [inner, columns], median of short runs."""
-    a, b = torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype)
+    a = torch.randn(rows, inner).to(dtype)
+    b = torch.randn(columns, inner).to(dtype)
     torch.nn.functional.linear(a, b)
     rates: list[float] = []
     until = time.perf_counter() + seconds
@@ -39,7 +40,8 @@ def forward_operations(config: ModelConfig, fed: int, seen: int, scored: int) ->
 
     Two per multiply-add; norms, rotations and softmax are left out.
     """
-    heads, groups = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    heads = config.num_heads * config.head_dim
+    groups = config.num_kv_heads * config.head_dim
     matrices = config.hidden_size * (2 * heads + 2 * groups)
     matrices += config.hidden_size * config.intermediate_size * (3 if config.activation == "swiglu" else 2)
     layer = 2 * fed * matrices + 4 * fed * seen * heads

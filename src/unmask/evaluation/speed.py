@@ -115,7 +115,8 @@ def bench_speed(
         over_own = statistics.median(a / b for a, b in zip(others, rates["ar"], strict=True))
         yield Speed("llama.cpp", batch, median, over_own, 1.0, 1.0, 1e3 * batch / median)
     for way in tried:
-        mine, own = rates[way.name], rates["ar"]
+        mine = rates[way.name]
+        own = rates["ar"]
         over_llama = statistics.median(a / b for a, b in zip(mine, others, strict=True)) if others else None
         tokens, taken, seconds = (sum(column) for column in zip(*steps[way.name], strict=True))
         yield Speed(

@@ -172,7 +172,8 @@ def paired(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, dict[str, fl
     a, had right). The error is 0 where no item differs; the difference is then below 300 / n points at 95 %.
     Raises UnmaskError when the two are of different items.
     """
-    first, second = a["passed"], b["passed"]
+    first = a["passed"]
+    second = b["passed"]
     if first.keys() != second.keys() or not first:
         odd = next(iter(first.keys() ^ second.keys()), "no items at all")
         raise UnmaskError(f"cannot pair two results of different items ({odd}); run both on the same set")
@@ -185,7 +186,8 @@ def paired(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, dict[str, fl
 
 
 def _difference(steps: list[int]) -> dict[str, float]:
-    n, mean = len(steps), sum(steps) / len(steps)
+    n = len(steps)
+    mean = sum(steps) / len(steps)
     variance = sum(step * step for step in steps) / n - mean * mean
     return {
         "n": n,
