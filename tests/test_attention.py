@@ -12,7 +12,7 @@ from torch import Tensor
 from unmask.attention import attend, doubled, flex_mask, plain_mask
 from unmask.layout import GROUPED, LAYOUT_KINDS, NOISED, PADDING, Coordinates, Layout, LayoutKind
 from unmask.models.transformer import Transformer
-from unmask.objectives.masked import Rows, training_mask
+from unmask.objectives.objective import Rows, training_mask
 
 Tiny = Callable[..., Transformer]
 PLAIN: tuple[LayoutKind, ...] = ("bidirectional", "causal", "block_causal")

@@ -7,14 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unmask.noise import Draws, Schedule, absorb, alpha, clip_times, nelbo_weight, uniform
+from unmask.noise import NoiseSchedule, ScheduleName, clip_times
+from unmask.objectives.draws import Draws
 
-SCHEDULES: tuple[Schedule, ...] = ("linear", "cosine")
+SCHEDULES: tuple[ScheduleName, ...] = ("linear", "cosine")
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_schedule_falls_from_one_to_zero(schedule: Schedule) -> None:
-    kept = alpha(schedule, torch.linspace(0, 1, 101, dtype=torch.float64))
+def test_schedule_falls_from_one_to_zero(schedule: ScheduleName) -> None:
+    kept = NoiseSchedule(schedule).alpha(torch.linspace(0, 1, 101, dtype=torch.float64))
     assert kept[0].item() == pytest.approx(1, abs=1e-12)
     assert kept[-1].item() == pytest.approx(0, abs=1e-12)
     assert (kept.diff() < 0).all()
@@ -23,16 +24,16 @@ def test_schedule_falls_from_one_to_zero(schedule: Schedule) -> None:
 @given(st.floats(1e-3, 1.0))
 def test_schedules_have_their_closed_forms(t: float) -> None:
     time = torch.tensor(t, dtype=torch.float64)
-    assert alpha("linear", time).item() == pytest.approx(1 - t, abs=1e-12)
-    assert alpha("cosine", time).item() == pytest.approx(1 - math.cos(math.pi / 2 * (1 - t)), abs=1e-12)
+    assert NoiseSchedule("linear").alpha(time).item() == pytest.approx(1 - t, abs=1e-12)
+    assert NoiseSchedule("cosine").alpha(time).item() == pytest.approx(1 - math.cos(math.pi / 2 * (1 - t)), abs=1e-12)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_nelbo_weight_is_the_hazard_of_the_schedule(schedule: Schedule) -> None:
+def test_nelbo_weight_is_the_hazard_of_the_schedule(schedule: ScheduleName) -> None:
     t = torch.linspace(0.001, 1, 200, dtype=torch.float64, requires_grad=True)
-    kept = alpha(schedule, t)
+    kept = NoiseSchedule(schedule).alpha(t)
     (slope,) = torch.autograd.grad(kept.sum(), t)
-    torch.testing.assert_close(nelbo_weight(schedule, t), -slope / (1 - kept), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(NoiseSchedule(schedule).weight(t), -slope / (1 - kept), rtol=1e-9, atol=1e-9)
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
@@ -41,23 +42,6 @@ def test_clipped_times_are_affine_and_inside(t: float, a: float, b: float) -> No
     clipped = clip_times(torch.tensor([0.0, t, 1.0], dtype=torch.float64), low, high)
     expected = torch.tensor([low, low + t * (high - low), high], dtype=torch.float64)
     torch.testing.assert_close(clipped, expected)
-
-
-@given(st.lists(st.tuples(st.integers(0, 11), st.floats(0, 1), st.floats(0, 0.999), st.integers(0, 11)), min_size=1))
-def test_corruption_keeps_a_token_exactly_where_its_draw_is_below_keep(
-    cases: list[tuple[int, float, float, int]],
-) -> None:
-    ids, keep, draw, other = (torch.tensor(column) for column in zip(*cases, strict=True))
-    kept = [u < k for k, u in zip(keep.tolist(), draw.tolist(), strict=True)]
-    rows = list(zip(ids.tolist(), other.tolist(), kept, strict=True))
-    assert absorb(ids, keep, draw, 12).tolist() == [token if stays else 12 for token, _, stays in rows]
-    assert uniform(ids, keep, draw, other).tolist() == [token if stays else new for token, new, stays in rows]
-
-
-def test_corruption_keeps_the_share_that_the_schedule_says() -> None:
-    ids = torch.zeros(400, 50, dtype=torch.long)
-    noised = absorb(ids, torch.tensor(0.3), Draws(0, 0, 400, 0, 400).uniforms(50), 12)
-    assert (noised == 0).float().mean().item() == pytest.approx(0.3, abs=0.015)
 
 
 @given(st.integers(0, 2**31), st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 6))

@@ -86,6 +86,7 @@ def render_chat(
     name: str,
     tools: list[dict[str, Any]] | None = None,
     special_tokens: Mapping[str, str] | None = None,
+    add_generation_prompt: bool = True,
     **variables: Any,
 ) -> str:
     """Chat messages as the model's own template writes them, up to where the answer begins.
@@ -94,6 +95,7 @@ def render_chat(
         template: One template, or several by name: `tool_use` is taken where tools are given, else `default`.
         tools: Of OpenAI's shape, for a template that renders them.
         special_tokens: `bos_token`, `eos_token`, ... as text.
+        add_generation_prompt: False leaves out what opens an answer.
         variables: Whatever else the template reads (`enable_thinking`, ...).
 
     Raises:
@@ -106,12 +108,13 @@ def render_chat(
     for message in messages:
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
             raise UnmaskError("a chat message needs 'role' and 'content'")
-        if not isinstance(message["role"], str) or not isinstance(message["content"], str):
+        called = message["content"] is None and message.get("tool_calls")
+        if not isinstance(message["role"], str) or not (isinstance(message["content"], str) or called):
             raise UnmaskError("a chat message's 'role' and 'content' must be text")
     known = {**(special_tokens or {}), "documents": None, **variables}
     try:
-        made = _compiled(template)
-        return str(made.render(**{**known, "messages": messages, "tools": tools, "add_generation_prompt": True}))
+        own = {"messages": messages, "tools": tools, "add_generation_prompt": add_generation_prompt}
+        return str(_compiled(template).render(**{**known, **own}))
     except Exception as error:  # a template is foreign code: it can raise whatever Python can
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnmaskError(f"model '{name}': its chat template refuses these messages ({reason})") from None

@@ -15,9 +15,9 @@ from unmask.attention import CausalMask
 from unmask.layout import PADDING, Coordinates, Layout
 from unmask.models import adapter
 from unmask.models.transformer import Transformer
-from unmask.noise import Draws
 from unmask.objectives.drafts import Distillation, Drafted, Drafts, chained, draft_head
-from unmask.objectives.masked import Rows, training_mask
+from unmask.objectives.draws import Draws
+from unmask.objectives.objective import Rows, training_mask
 
 Drafting = Callable[..., tuple[Transformer, Transformer]]
 MASK = 8

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unmask.decoding.methods.ancestral import posterior
-from unmask.noise import Schedule, alpha, chain_weight, nelbo_weight, on_grid
-from unmask.noise_levels import Noise
-from unmask.objectives.losses import cart_weights, score_entropy, uniform_prior, uniform_score
+from unmask.noise import NoiseSchedule, ScheduleName, on_grid
+from unmask.objectives.masked import cart_weights
+from unmask.objectives.score import score_entropy, uniform_prior, uniform_score
 
 VOCAB, MASK = 5, 4
 levels, seeds = st.floats(0.02, 4.0), st.integers(0, 2**31)
@@ -63,7 +63,7 @@ def test_absorbing_score_entropy_is_masked_cross_entropy(seed: int, sigma: float
 def test_the_uniform_bound_is_that_of_a_chain_of_many_steps(schedule: str) -> None:
     """One token, a network that is a table: the sum of KL divergences of a chain's posteriors, by plain Bayes over
     all tokens, comes to the integral."""
-    noise, log_p, x0, steps = Noise(schedule), table(1), 2, 400  # type: ignore[arg-type]
+    noise, log_p, x0, steps = NoiseSchedule.of_network(schedule), table(1), 2, 400  # type: ignore[arg-type]
     p, known, everything = log_p.exp().numpy(), np.eye(VOCAB)[np.full(VOCAB, x0)], np.arange(VOCAB)
     times = np.linspace(1e-3, 1, steps + 1)
     chain = 0.0
@@ -90,19 +90,24 @@ def test_the_prior_of_uniform_noise() -> None:
     torch.testing.assert_close(uniform_prior(kept, VOCAB), expected)
 
 
-SCHEDULES: list[Schedule] = [
+SCHEDULES: list[ScheduleName] = [
     "linear", "cosine", "cosine_mdlm", "square", "square_root", "logarithmic", "log_uniform", "geometric",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_weights_follow_from_the_schedule(schedule: Schedule) -> None:
+def test_weights_follow_from_the_schedule(schedule: ScheduleName) -> None:
     t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
-    slope = (alpha(schedule, t + 1e-6) - alpha(schedule, t - 1e-6)) / 2e-6
-    torch.testing.assert_close(nelbo_weight(schedule, t), -slope / (1 - alpha(schedule, t)), rtol=1e-5, atol=1e-5)
+    slope = (NoiseSchedule(schedule).alpha(t + 1e-6) - NoiseSchedule(schedule).alpha(t - 1e-6)) / 2e-6
+    torch.testing.assert_close(
+        NoiseSchedule(schedule).weight(t), -slope / (1 - NoiseSchedule(schedule).alpha(t)), rtol=1e-5, atol=1e-5
+    )
     fine = on_grid(t, 10**6).double()
     torch.testing.assert_close(
-        chain_weight(schedule, fine, 10**6).double(), nelbo_weight(schedule, fine), rtol=1e-3, atol=1e-3
+        NoiseSchedule(schedule).chain_weight(fine, 10**6).double(),
+        NoiseSchedule(schedule).weight(fine),
+        rtol=1e-3,
+        atol=1e-3,
     )
 
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from unmask.layout import PADDING, Layout
 from unmask.models.transformer import Transformer
-from unmask.noise import Draws
-from unmask.objectives.masked import AR, BD3LM, MDLM, MaskedCrossEntropy, Noised, Objective, Rows, training_mask
+from unmask.objectives.draws import Draws
+from unmask.objectives.masked import AR, BD3LM, MDLM
+from unmask.objectives.objective import MaskedCrossEntropy, Noised, Objective, Rows, training_mask
 
 Tiny = Callable[..., Transformer]
 MASK = 12

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from unmask.layout import PADDING
 from unmask.models.transformer import Transformer
-from unmask.noise import Draws
-from unmask.noise_levels import Noise
+from unmask.noise import NoiseSchedule
+from unmask.objectives.draws import Draws
 from unmask.objectives.likelihood import uniform_nelbo
-from unmask.objectives.losses import score_entropy, uniform_prior, uniform_score
-from unmask.objectives.masked import Rows
-from unmask.objectives.score import DUO, SEDD, Told
+from unmask.objectives.objective import Rows
+from unmask.objectives.score import DUO, SEDD, NoiseConditioned, score_entropy, uniform_prior, uniform_score
 
 Tiny = Callable[..., Transformer]
 TOLD: dict[str, Any] = {"time_condition_size": 8, "time_conditioned": True}
@@ -41,7 +40,7 @@ def rows_with_a_prompt(count: int = 4, length: int = 9, vocab: int = 5) -> Rows:
 
 
 @pytest.mark.parametrize("objective", [DUO(), SEDD(), SEDD(corruption="uniform")], ids=["duo", "absorb", "uniform"])
-def test_prompts_and_padding_are_left_alone_and_ranks_share_the_noise(objective: Told, tiny: Tiny) -> None:
+def test_prompts_and_padding_are_left_alone_and_ranks_share_the_noise(objective: NoiseConditioned, tiny: Tiny) -> None:
     options = UNIFORM if objective.corruption == "uniform" else TOLD
     model = awake(tiny(**options, **(SCORES if isinstance(objective, SEDD) else {})))
     rows, mask = rows_with_a_prompt(), model.config.mask_token_id
@@ -65,7 +64,7 @@ def test_prompts_and_padding_are_left_alone_and_ranks_share_the_noise(objective:
 
 def bound_by_quadrature(model: Transformer, x0: Tensor, points: int = 120) -> float:
     """DUO's bound of x_1, x_2 given x_0: over all canvases, by the midpoint rule in time."""
-    noise, size = Noise(), model.config.vocab_size
+    noise, size = NoiseSchedule.of_network(), model.config.vocab_size
     pairs = torch.cartesian_prod(torch.arange(size), torch.arange(size))
     canvas = torch.cat([x0[:1].expand(len(pairs), 1), pairs], 1)
     total = 0.0

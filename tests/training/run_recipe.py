@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unmask.training import trainer as trainer_module
+from unmask.training import checkpointer as checkpointer_module
 from unmask.training.recipe import read_recipe
 from unmask.training.trainer import Trainer
 
@@ -20,14 +20,14 @@ def main() -> None:
     recipe, folder = read_recipe(Path(sys.argv[1]), []), Path(sys.argv[2])
     trainer = Trainer(recipe, folder)
     if len(sys.argv) > 3:
-        fatal, write_text = int(sys.argv[3]), trainer_module.write_text
+        fatal, write_text = int(sys.argv[3]), checkpointer_module.write_text
 
         def write_or_die(*args: Any) -> None:
             if trainer.step == fatal:  # the tensors are written, the checkpoint is not yet in its place
                 os.kill(os.getpid(), signal.SIGKILL)
             write_text(*args)
 
-        trainer_module.write_text = write_or_die
+        checkpointer_module.write_text = write_or_die
     trainer.run()
 
 

@@ -17,9 +17,8 @@ from unmask import DiffusionLM
 from unmask.cli.main import main
 from unmask.models import adapter
 from unmask.objectives.drafts import Drafts
-from unmask.training import adapt as adaptation
 from unmask.training.adapt import AdapterTrainer, adapt
-from unmask.training.recipe import Recipe, parse_recipe, read_recipe
+from unmask.training.recipe import AdaptRecipe, Recipe, parse_recipe, read_recipe
 
 Refused = Callable[..., Any]
 Tree = dict[str, Any]
@@ -197,7 +196,7 @@ def test_an_adapters_data_is_the_runs_own_text(tree: MakeTree) -> None:
     assert data.format == "dialogues"
     assert parse_recipe(tree(), "recipe", Path("a[b]")).data.files == ("a[[]b]/text/train-*.safetensors",)
     assert parse_recipe(tree(text__held_tokens=0), "recipe").data.validation == ()
-    given = {"files": ["x"], "length": 9}
+    given = {"files": ["x"], "format": "dialogues", "length": 9}
     assert (parse_recipe(tree(data=given), "recipe").data.files) == ("x",)
 
 
@@ -228,7 +227,7 @@ def test_a_flaw_of_the_text_section_is_named(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model": {"hidden_size": 8}, "data": {"files": ["x"]}}, ["toy", "model.base", "unmask train"]),
+        ({"model": {"hidden_size": 8}, "data": {"files": ["x"]}, "text": {}}, ["text"]),
         ({"objective": {"kind": "mdlm"}}, ["drafts"]),
         ({"data": {"format": "text"}}, ["dialogues"]),
         ({"model__hidden_size": 8}, ["model", "hidden_size"]),
@@ -261,7 +260,8 @@ def test_the_default_recipes_parse_and_agree() -> None:
     for name in ("default", "default-gpu"):
         recipe = read_recipe(RECIPES / f"{name}.yaml", [])
         assert isinstance(recipe.objective, Drafts)
-        assert adaptation.AdapterOptions.of(recipe).base == "smollm2-135m-instruct"
+        assert isinstance(recipe, AdaptRecipe)
+        assert recipe.model.base == "smollm2-135m-instruct"
         assert recipe.data.files == (f"runs/{name}/text/train-*.safetensors",)
         assert recipe.objective.temperature == recipe.text.answer_temperature  # of the teacher and of its text
         assert recipe.training.validation_rows * recipe.data.length <= recipe.text.held_tokens

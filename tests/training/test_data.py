@@ -14,8 +14,11 @@ import torch
 from tokenizers import Tokenizer
 
 from unmask.layout import PADDING
-from unmask.training.data import Corpus, DataConfig, Document, read_documents
-from unmask.training.tokenizer import EOS, MASK, TokenizerKind, train_tokenizer
+from unmask.training.data import Corpus, DataConfig
+from unmask.training.documents import Document, Documents
+from unmask.training.framing import Framing
+from unmask.training.token_file import Tokens
+from unmask.training.tokenizer import EOS, MASK, TokenizerKind, begin_with_eos, special_tokens, train_tokenizer
 
 Refused = Callable[..., Any]
 KINDS: tuple[TokenizerKind, ...] = ("byte", "char", "bpe")
@@ -24,18 +27,22 @@ UNICODE = "Das Mädchen,\r\n\tnaïve & 東京 — 😀🏽 e\u0301\n\n  two  spa
 
 @pytest.fixture(scope="module")
 def byte() -> Tokenizer:
-    return train_tokenizer("byte", [], 0)
+    tokenizer = train_tokenizer("byte", [], 0)
+    begin_with_eos(tokenizer)
+    return tokenizer
 
 
 def read(path: Path | str, **options: Any) -> list[Document]:
-    return read_documents((str(path),), DataConfig(files=(str(path),), **options))
+    return list(Documents((str(path),), DataConfig(files=(str(path),), **options)))
 
 
 def corpus(
     documents: list[Document], tokenizer: Tokenizer, length: int = 8, seed: int = 0, eos: Any = "ignore", **options: Any
 ) -> Corpus:
     config = DataConfig(files=("x",), tokenizer="byte", length=length, **options)
-    return Corpus(documents, tokenizer, config, seed, eos)
+    special = special_tokens(tokenizer, config, {})
+    framing = Framing(tokenizer, special["eos_token_id"], special["mask_token_id"])
+    return Corpus(Tokens.of(framing.pieces(documents)), config, seed, eos, framing.eos)
 
 
 def three(*lengths: int) -> list[Document]:
@@ -83,7 +90,6 @@ def test_parquet_is_read(tmp_path: Path) -> None:
 
 
 def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
-    # `datasets` caches what it read; a cache that outlives the file's content would train on old text
     path = tmp_path / "a.txt"
     path.write_text("before")
     assert read(path)[0].text == "before"
@@ -100,8 +106,8 @@ def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
         ("empty.txt", b"", "text", "no text"),
         ("blank.txt", b" \n\t\n", "text", "no text"),
         ("binary.txt", bytes(range(256)) * 40, "text", "UTF-8"),
-        ("latin1.txt", "café".encode("latin-1"), "text", "utf-8"),
-        ("late.txt", b"a" * 70_000 + b"\xff" + b"b" * 100, "text", "utf-8"),  # beyond what is looked at first
+        ("latin1.txt", "café".encode("latin-1"), "text", "UTF-8"),
+        ("late.txt", b"a" * 70_000 + b"\xff" + b"b" * 100, "text", "byte 70000"),
         ("zeros.txt", b"ab\0cd" * 9, "text", "zero bytes"),
         ("bad.jsonl", b'{"text": "fine"}\n{"text": \n', "jsonl", "not readable as jsonl"),
         ("words.jsonl", b"just words\n", "jsonl", "not readable as jsonl"),
@@ -128,7 +134,7 @@ def test_a_missing_corpus_is_named(tmp_path: Path, refused: Refused) -> None:
 
 
 @pytest.mark.parametrize("format", ["text", "jsonl", "parquet"])
-def test_a_folder_is_not_a_corpus(tmp_path: Path, refused: Refused, format: Any) -> None:
+def test_a_folder_without_text_is_not_a_corpus(tmp_path: Path, refused: Refused, format: Any) -> None:
     with refused(tmp_path):
         read(tmp_path, format=format)
 
@@ -224,9 +230,10 @@ def test_an_epoch_covers_every_token(byte: Tokenizer, lengths: tuple[int, ...]) 
 
 def test_a_document_stands_between_ends_of_text(byte: Tokenizer) -> None:
     source = corpus(three(3, 4), byte)
-    texts = [byte.decode([i], skip_special_tokens=False) for i in source.tokens.tolist()]
+    texts = [byte.decode([i], skip_special_tokens=False) for i in source.tokens.ids.tolist()]
     assert texts == [EOS, *"aaa", EOS, EOS, *"bbbb", EOS]
-    assert source.document.tolist() == [0] * 5 + [1] * 6
+    assert source.tokens.starts.tolist() == [0, 5, 11]
+    assert source.tokens.document_at(np.arange(11)).tolist() == [0] * 5 + [1] * 6
 
 
 @pytest.mark.parametrize("lengths", [(5, 9, 1), (7,), (2, 4)])
@@ -289,8 +296,7 @@ def test_rows_are_cut_elsewhere_in_the_next_epoch(byte: Tokenizer) -> None:
 def test_prompts_are_given_and_not_learned(byte: Tokenizer) -> None:
     source = corpus([Document("yes", "ask?"), Document("plain")], byte)
     # end of text and prompt, then the response and its end; a text without prompt is learned whole
-    assert source.supervised.tolist() == [False] * 5 + [True] * 4 + [True] * 7
-    assert source.characters == len("yes") + len("plain")
+    assert source.tokens.learned.tolist() == [False] * 5 + [True] * 4 + [True] * 7
 
 
 # padded rows

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from unmask.errors import UnmaskError
+
 
 def adapt(
     recipe: Annotated[Path, typer.Argument(help="A YAML file with a model.base; recipes/default.yaml is one.")],
@@ -20,9 +22,11 @@ def adapt(
 
     Example: `unmask adapt recipes/default.yaml text.tokens=100000 training.steps=200 --output runs/try`
     """
-    from unmask.training.recipe import read_recipe
+    from unmask.training.recipe import AdaptRecipe, read_recipe
 
     read = read_recipe(recipe, overrides or [], output)
+    if not isinstance(read, AdaptRecipe):
+        raise UnmaskError(f"recipe {recipe} names no model.base to adapt; run `unmask {read.command} {recipe}`")
     from unmask.training import adapt as adaptation  # after the recipe is known to be good: it imports for seconds
 
     folder = adaptation.adapt(read, output or Path("runs") / read.name, stage)

@@ -20,7 +20,7 @@ from unmask.cli.serve import serve
 from unmask.cli.train import train
 from unmask.errors import UnmaskError
 
-TRAINING_PACKAGES = ("accelerate", "datasets", "matplotlib", "yaml", "tensorboard")
+TRAINING_PACKAGES = ("accelerate", "pyarrow", "matplotlib", "yaml", "tensorboard")
 
 app = typer.Typer(
     no_args_is_help=True,

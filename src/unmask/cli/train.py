@@ -19,11 +19,11 @@ def train(
 
     Example: `unmask train recipes/austen.yaml training.steps=200 --output runs/try`
     """
-    from unmask.training.recipe import read_recipe
+    from unmask.training.recipe import TrainRecipe, read_recipe
 
     read = read_recipe(recipe, overrides or [])
-    if "base" in read.model:
-        raise UnmaskError(f"recipe {recipe} adapts model.base '{read.model['base']}'; run `unmask adapt {recipe}`")
+    if not isinstance(read, TrainRecipe):
+        raise UnmaskError(f"recipe {recipe} starts from a base; run `unmask {read.command} {recipe}`")
     from unmask.training.trainer import Trainer  # after the recipe is known to be good: it imports for seconds
 
     folder = Trainer(read, output or Path("runs") / read.name).run()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from unmask.errors import UnmaskError
 from unmask.layout import LAYOUT_KINDS, LayoutKind
-from unmask.noise_levels import LevelSchedule
+from unmask.noise import NetworkSchedule
 
 Norm = Literal["rms", "layer"]
 Activation = Literal["swiglu", "geglu_tanh", "gelu", "gelu_tanh"]
@@ -76,7 +76,7 @@ class ModelConfig:
     logit_softcap: float = 0.0  # logits are bent into -cap .. cap by tanh; 0: not
     shift: bool = False  # the head scores the next position; un-shifted inside the network, once
     corruption: Corruption = "absorbing"  # uniform: it writes over random tokens and has no mask
-    noise_schedule: LevelSchedule = "log_linear"  # of the total noise that the network is told
+    noise_schedule: NetworkSchedule = "log_linear"  # of the total noise that the network is told
     noise_range: tuple[float, ...] = (1e-3, 1.0)  # total noise at times 0 and 1 of a geometric schedule
     output: Scores = "logits"  # log_score: log p_t(y) / p_t(x), 0 at the token that is there (SEDD)
     score_scaled: bool = False  # the head's log scores lack the share of the noise level, taken off afterwards
@@ -235,10 +235,11 @@ def build(cls: type, values: dict[str, Any], source: str) -> Any:
         if name not in known:
             raise UnmaskError(f"{source}: unknown field {name!r}; known fields: {', '.join(sorted(known))}")
         typed[name] = _typed(hints[name], value, f"{source}: {name}")
-    try:
-        return cls(**typed)
-    except TypeError as error:  # a required field is missing; Python's message names it
-        raise UnmaskError(f"{source}: {str(error).split(') ')[-1].removeprefix('__init__() ')}") from None
+    required = [f.name for f in fields(cls) if f.init and f.default is MISSING and f.default_factory is MISSING]
+    missing = [name for name in required if name not in typed]
+    if missing:
+        raise UnmaskError(f"{source}: lacks {', '.join(missing)}")
+    return cls(**typed)
 
 
 @cache

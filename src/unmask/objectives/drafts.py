@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unmask import noise
 from unmask.attention import GroupMask
 from unmask.layout import Coordinates, Layout
-from unmask.objectives.masked import Noised, Objective, Rows, training_mask
+from unmask.objectives.draws import Draws
+from unmask.objectives.objective import Noised, Objective, Rows, training_mask
 
 
 class Prefix:
@@ -38,29 +38,13 @@ class Prefix:
         return torch.cat([k, k_BGTK], 2), torch.cat([v, v_BGTK], 2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Drafted(Noised):
     """Groups of drafts over clean rows: inputs, targets, weights, position and anchor are [B, M]."""
 
-    position: Tensor | None = None  # of each slot, index in the row
-    anchor: Tensor | None = None  # of its group, index in the row
+    position: Tensor  # of each slot, index in the row
+    anchor: Tensor  # of its group, index in the row
     length: int = 1  # slots of a group
-
-    def slice(self, start: int, stop: int) -> Drafted:
-        assert self.position is not None
-        assert self.anchor is not None
-        part = slice(start, stop)
-        return Drafted(
-            self.inputs[part],
-            self.targets[part],
-            self.weights[part],
-            self.rows.slice(start, stop),
-            self.normaliser,
-            None,
-            self.position[part],
-            self.anchor[part],
-            self.length,
-        )
 
 
 class Distillation(torch.autograd.Function):
@@ -83,7 +67,8 @@ class Distillation(torch.autograd.Function):
         chunk: int,
     ) -> Tensor:
         with torch.autocast(hidden_ND.device.type, enabled=False):
-            grad, total = torch.empty_like(hidden_ND), hidden_ND.new_zeros((), dtype=torch.float32)
+            grad = torch.empty_like(hidden_ND)
+            total = hidden_ND.new_zeros((), dtype=torch.float32)
             teacher = torch.empty(len(teacher_UD), len(head_VD), dtype=head_VD.dtype, device=head_VD.device)
             for start in range(0, len(teacher_UD), chunk):
                 part = (teacher_UD[start : start + chunk].to(head_VD.dtype) @ head_VD.T).float()
@@ -113,18 +98,16 @@ def draft_head(model: Any) -> Tensor:
 
 
 def chained(model: Any, drafted: Drafted, clean: Tensor, own: Tensor) -> Tensor:
-    """States [B, M, D] of slots that are told the text's own token before what they score, one after another; own
+    """States [B, M, D] of slots that know the text's own token before what they score, one after another; own
     [B, M, D] are theirs, clean [B, T, D] the text's."""
-    assert drafted.position is not None
-    assert drafted.anchor is not None
     batch, _, size = own.shape
     tokens = model.embedding(drafted.rows.ids.gather(1, drafted.position)).view(batch, -1, drafted.length, size)
     own = own.view(tokens.shape)
     anchor = drafted.anchor[:, :: drafted.length, None].expand(-1, -1, size)
-    told = [clean.gather(1, anchor)]
+    states = [clean.gather(1, anchor)]
     for slot in range(drafted.length):
-        told.append(model.chain(own[:, :, slot], told[-1], tokens[:, :, slot].to(own.dtype)))
-    return torch.stack(told[1:], 2).flatten(1, 2)
+        states.append(model.chain(own[:, :, slot], states[-1], tokens[:, :, slot].to(own.dtype)))
+    return torch.stack(states[1:], 2).flatten(1, 2)
 
 
 @dataclass(frozen=True)
@@ -157,13 +140,15 @@ class Drafts(Objective):
         if not 0 < self.marginal <= 1:
             raise ValueError("marginal must be in (0, 1]")
 
-    def corrupt(self, rows: Rows, draws: noise.Draws, mask_id: int | None, vocab_size: int = 0) -> Drafted:
+    def corrupt(self, rows: Rows, draws: Draws, mask_id: int | None, vocab_size: int = 0) -> Drafted:
         if mask_id is None:
             raise ValueError("drafts need a model with a mask_token_id")
         upper = torch.tensor(self.shares, dtype=torch.float64).cumsum(0)[:-1]
         length = self.lengths[int((draws.shared() >= upper).sum())]
-        groups, (count, width) = self.slots // length, rows.ids.shape
-        device, u = rows.ids.device, draws.uniforms(width + groups * (length + 2)).to(rows.ids.device)
+        groups = self.slots // length
+        count, width = rows.ids.shape
+        device = rows.ids.device
+        u = draws.uniforms(width + groups * (length + 2)).to(device)
 
         follows = torch.zeros_like(rows.supervised)  # anchors whose first scored position is to be learned
         follows[:, :-2] = rows.supervised[:, 2:] & (rows.document[:, 2:] == rows.document[:, :-2])
@@ -174,7 +159,9 @@ class Drafts(Objective):
         used = follows.gather(1, anchor) & (torch.arange(groups, device=device) < width)
         rest = u[:, width:].view(count, groups, length + 2)
         most = max(1, int(used.sum(1).max()))  # the best scores come first: groups beyond are of no row
-        anchor, used, rest = anchor[:, :most], used[:, :most], rest[:, :most]
+        anchor = anchor[:, :most]
+        used = used[:, :most]
+        rest = rest[:, :most]
 
         step = torch.arange(1, length + 1, device=device)
         place = anchor[..., None] + step  # [B, groups, K], index in the row
@@ -184,8 +171,9 @@ class Drafts(Objective):
         own = rows.document.gather(1, scored.flatten(1)).view_as(scored)
         learn = rows.supervised.gather(1, scored.flatten(1)).view_as(scored)
         inside &= learn & (own == document)
-        beyond, place = place >= width, place.clamp(max=width - 1)
-        there = (rows.document.gather(1, place.flatten(1)).view_as(place) == document) & ~beyond
+        in_row = place < width
+        place = place.clamp(max=width - 1)
+        there = (rows.document.gather(1, place.flatten(1)).view_as(place) == document) & in_row
 
         # a slot beyond its document or the row has no token of its own to show
         shown = there & (rest[..., 0:1] < self.revealed) & (rest[..., 2:] < rest[..., 1:2])
@@ -194,23 +182,20 @@ class Drafts(Objective):
         known_next = torch.cat([shown[..., 1:], torch.zeros_like(shown[..., :1])], -1)
         weights = torch.where(inside & ~known_next, self.decay ** (step - 1).double(), 0.0).float()
         return Drafted(
-            inputs.flatten(1),
-            scored.flatten(1),
-            weights.flatten(1),
-            rows,
-            float(weights.sum()),
-            None,
-            place.flatten(1),
-            anchor[..., None].expand_as(place).flatten(1),
-            length,
+            inputs=inputs.flatten(1),
+            targets=scored.flatten(1),
+            weights=weights.flatten(1),
+            rows=rows,
+            normaliser=float(weights.sum()),
+            position=place.flatten(1),
+            anchor=anchor[..., None].expand_as(place).flatten(1),
+            length=length,
         )
 
-    def hidden(self, model: Any, drafted: Noised) -> tuple[Tensor, Tensor]:
+    def hidden(self, model: Any, drafted: Drafted) -> tuple[Tensor, Tensor]:
         """Hidden states of the text [B, T, D], without gradient, and of the drafts [B, M, D]."""
-        assert isinstance(drafted, Drafted)
-        assert drafted.position is not None
-        assert drafted.anchor is not None
-        rows, prefix = drafted.rows, Prefix()
+        rows = drafted.rows
+        prefix = Prefix()
         with torch.no_grad():
             clean = model.hidden(rows.ids, rows.position, training_mask(Layout("causal"), rows), prefix)
         prefix.recording = False
@@ -223,19 +208,17 @@ class Drafts(Objective):
         gate = torch.ones_like(drafted.inputs, dtype=torch.bool)
         return clean, model.hidden(drafted.inputs, position, mask, prefix, gate_BT=gate)
 
-    def loss(self, model: Any, noised: Noised) -> Tensor:
-        assert isinstance(noised, Drafted)
+    def loss(self, model: Any, noised: Drafted) -> Tensor:
         clean, own = self.hidden(model, noised)
         if model.chain is None:
             return self._distilled(model, noised, clean, own, noised.weights)
         group = torch.arange(own.shape[1], device=own.device) // noised.length
         some = torch.where(group % round(1 / self.marginal) == 0, noised.weights, 0.0)
-        told = self._distilled(model, noised, clean, chained(model, noised, clean, own), noised.weights)
-        return told + self._distilled(model, noised, clean, own, some)
+        sequential = self._distilled(model, noised, clean, chained(model, noised, clean, own), noised.weights)
+        return sequential + self._distilled(model, noised, clean, own, some)
 
     def _distilled(self, model: Any, noised: Drafted, clean: Tensor, states: Tensor, weights: Tensor) -> Tensor:
         """Loss of the slots that have a weight [B, M], from their states [B, M, D]."""
-        assert noised.position is not None
         row, slot = weights.nonzero(as_tuple=True)
         place = noised.position[row, slot] + row * clean.shape[1]
         unique, which = torch.unique(place, return_inverse=True)
@@ -255,12 +238,9 @@ class Drafts(Objective):
         return replace(self, lengths=(min(8, self.slots),), shares=(1.0,), revealed=0.0)
 
     @torch.no_grad()
-    def report(self, model: Any, noised: Noised) -> dict[str, float]:
+    def report(self, model: Any, noised: Drafted) -> dict[str, float]:
         """Of fully masked groups: how often slot j agrees with the base's own best token (`agree_j`, the
         first four) and how many tokens are right in a row (`accepted`), as sums over `count` groups."""
-        assert isinstance(noised, Drafted)
-        assert noised.position is not None
-        assert noised.anchor is not None
         clean, own = self.hidden(model, noised)
         own = own if model.chain is None else chained(model, noised, clean, own)
         index = noised.position[..., None].expand(-1, -1, clean.shape[-1])
@@ -269,7 +249,8 @@ class Drafts(Objective):
         mine = model.draft_vocabulary[(own.to(head.dtype) @ draft_head(model).T).argmax(-1)]
         right = (mine == best) & (noised.weights > 0)
         length = noised.length
-        right, weights = right.view(len(right), -1, length), noised.weights.view(len(right), -1, length)
+        weights = noised.weights.view(len(right), -1, length)
+        right = right.view(len(right), -1, length)
         whole = (weights > 0).all(-1)
         in_a_row = right.long().cumprod(-1)[whole]
         out = {f"agree_{j + 1}": float(right[whole][:, j].sum()) for j in range(min(4, length))}

@@ -18,8 +18,8 @@ from unmask.attention import plain_mask
 from unmask.errors import UnmaskError
 from unmask.layout import GROUPED, Layout
 from unmask.models.transformer import Transformer
-from unmask.noise_levels import Noise
-from unmask.objectives.losses import score_entropy, uniform_prior, uniform_score
+from unmask.noise import NoiseSchedule
+from unmask.objectives.score import score_entropy, uniform_prior, uniform_score
 
 Method = Literal["exact", "blockwise", "nelbo"]
 Progress = Callable[[float], None]  # called with the share that is done
@@ -109,11 +109,13 @@ def nelbo(
     The error is that of independent samples, so it errs on the large side: k is stratified.
     """
     generator = torch.Generator().manual_seed(seed)
-    count, estimates = window_RT.shape[1] - 1, list[Tensor]()
+    count = window_RT.shape[1] - 1
+    estimates: list[Tensor] = []
     masks = torch.stack([exact_k_masks(count, samples, generator) for _ in window_RT]).flatten(0, 1)
     rows = window_RT.repeat_interleave(samples, 0)
     for first in range(0, len(rows), batch):
-        x0, masked = rows[first : first + batch], torch.zeros_like(rows[first : first + batch], dtype=torch.bool)
+        x0 = rows[first : first + batch]
+        masked = torch.zeros_like(x0, dtype=torch.bool)
         masked[:, 1:] = masks[first : first + batch].to(rows.device)
         given = torch.zeros_like(masked)
         given[:, 0] = True
@@ -132,16 +134,22 @@ def uniform_nelbo(
     integral whatever the schedule, comes from Beta(k, n - k + 1), or Beta(1, n + 1) where k is 0. So a loss that is
     seen with chance p, and grows as 1 / p, has a bounded spread.
     """
-    generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
-    config, level = model.config, Noise(model.config.noise_schedule, *model.config.noise_range)
-    (rows, length), estimates = window_RT.shape, list[Tensor]()
-    count, end = length - 1, float(level.alpha(np.float64(1.0)))
+    generator = torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    config = model.config
+    level = NoiseSchedule.of_network(config.noise_schedule, *config.noise_range)
+    rows, length = window_RT.shape
+    estimates: list[Tensor] = []
+    count = length - 1
+    end = float(level.alpha(np.float64(1.0)))
     draws = [_moves(count, samples, generator, rng) for _ in range(rows)]
     moved, p, weight = (torch.cat(parts) for parts in zip(*draws, strict=True))
     clean = window_RT.repeat_interleave(samples, 0).cpu()
-    drawn, canvas = torch.randint(config.vocab_size, moved.shape, generator=generator), clean.clone()
+    drawn = torch.randint(config.vocab_size, moved.shape, generator=generator)
+    canvas = clean.clone()
     canvas[:, 1:] = torch.where(moved, drawn, clean[:, 1:])
-    weight, sigma = torch.where(1 - p >= end, weight, 0.0), -torch.log1p(-p.clamp(max=1 - end))
+    weight = torch.where(1 - p >= end, weight, 0.0)
+    sigma = -torch.log1p(-p.clamp(max=1 - end))
     for first in range(0, len(clean), batch):
         x, x0, noise = (part[first : first + batch].to(window_RT.device) for part in (canvas, clean, sigma))
         logits = model(x, time_B=noise.float() if config.time_conditioned else None)
@@ -176,13 +184,12 @@ def blockwise(
     layout = Layout("block_diffusion", block_length)
     mask = plain_mask(layout, 2 * length, window_RT.device)
     positions = torch.arange(length, device=window_RT.device).repeat(2)[None]
-    rows, estimates = window_RT.repeat_interleave(samples, 0), []
+    rows = window_RT.repeat_interleave(samples, 0)
+    estimates: list[Tensor] = []
     blocks = [slice(max(1, s), min(s + block_length, length)) for s in range(0, length, block_length)]
     blocks = [b for b in blocks if b.stop > b.start]
-    masks, weights = (
-        torch.zeros(len(rows), length, dtype=torch.bool),
-        torch.zeros(len(rows), length, dtype=torch.float64),
-    )
+    masks = torch.zeros(len(rows), length, dtype=torch.bool)
+    weights = torch.zeros(len(rows), length, dtype=torch.float64)
     for row in range(0, len(rows), samples):
         for block in blocks:
             count = block.stop - block.start
@@ -191,12 +198,13 @@ def blockwise(
             masks[row : row + samples, block] = drawn
             weights[row : row + samples, block] = count / drawn.sum(1, keepdim=True)
     for first in range(0, len(rows), batch):
-        x0, masked = rows[first : first + batch], masks[first : first + batch].to(rows.device)
+        x0 = rows[first : first + batch]
+        masked = masks[first : first + batch].to(rows.device)
         hidden = model.hidden(torch.cat([torch.where(masked, _mask_id(model), x0), x0], 1), positions, mask)
-        own, clean = hidden[:, :length], hidden[:, length:]
+        own = hidden[:, :length]
         if model.config.shift:
             starts = (positions[:, :length] % block_length == 0)[..., None]
-            own = torch.where(starts, model.unshift(clean), model.unshift(own))
+            own = torch.where(starts, model.unshift(hidden[:, length:]), model.unshift(own))
         losses = torch.zeros(masked.shape, dtype=torch.float64, device=rows.device)
         losses[masked] = -_log_p(model, model.head(own[masked]), x0[masked])
         estimates.append((losses * weights[first : first + batch].to(rows.device)).sum(1))
@@ -207,7 +215,9 @@ def blockwise(
 def windows(ids: list[int], first: int, length: int) -> list[list[int]]:
     """Cuts ids into windows of at most `length` tokens, each beginning with one given token: `first` (the
     start of text), then the last token of the window before. Every id is scored exactly once."""
-    step, previous, out = length - 1, first, []
+    step = length - 1
+    previous = first
+    out = []
     for start in range(0, len(ids), step):
         piece = ids[start : start + step]
         out.append([previous, *piece])
@@ -224,7 +234,8 @@ def _log_p(model: Transformer, logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _mask_id(model: Transformer) -> int:
-    assert model.config.mask_token_id is not None
+    if model.config.mask_token_id is None:
+        raise UnmaskError("the model has no mask token, so no text can be hidden from it")
     return model.config.mask_token_id
 
 
@@ -247,14 +258,14 @@ def score_texts(
 ) -> list[Likelihood]:
     """Negative log-likelihood of each text in nats; see `DiffusionLM.likelihood`. tokens: each text's ids.
 
-    An adapted model's text is its base's, so it is scored as one; text before a canvas is read causally, and so
-    is scored here. Raises UnmaskError for a method that does
-    not fit the model, samples below 1, a model without a start of text, or one that gives log scores.
+    An adapted model's text is its base's, so it is scored as one; text before a canvas is read causally, and so is
+    scored here. Raises UnmaskError for a method that does not fit the model, samples below 1, a model without a start
+    of text, or one that gives log scores.
     """
     if model.config.output != "logits":
         raise UnmaskError("the model gives log scores at a noise level, from which no likelihood is computed here")
-    layout, first = model.config.layout, model.config.bos_token_id
-    layout = "causal" if layout in GROUPED else layout
+    first = model.config.bos_token_id
+    layout = "causal" if model.config.layout in GROUPED else model.config.layout
     uniform = model.config.corruption == "uniform" and layout == "bidirectional"
     fits = {"causal": ("exact",), "block_causal": ("blockwise",), "bidirectional": ("nelbo", "exact")}[layout]
     fits = ("nelbo",) if uniform else fits
@@ -287,6 +298,15 @@ def score_texts(
                 progress((number + share * part) / len(texts))
 
             nats, spread = score(group, number, done)
-            mean, error = mean + float(nats.sum()), error + float((spread**2).sum())
-        results.append(Likelihood(mean, len(ids), error**0.5, len(text.encode()), cast(Method, method)))
+            mean += float(nats.sum())
+            error += float((spread**2).sum())
+        results.append(
+            Likelihood(
+                nats=mean,
+                tokens=len(ids),
+                std_error=error**0.5,
+                num_bytes=len(text.encode()),
+                method=cast(Method, method),
+            )
+        )
     return results

@@ -17,7 +17,7 @@ from torch import Tensor
 from unmask.checkpoints.weights import read_tensors, write_tensors
 from unmask.errors import UnmaskError
 from unmask.layout import PADDING
-from unmask.objectives.masked import Rows
+from unmask.objectives.objective import Rows
 
 
 def write_shard(path: Path, dialogues: Iterable[tuple[list[int], int]]) -> None:

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 
 from unmask.errors import UnmaskError
-from unmask.models.config import build
+from unmask.models.config import ModelConfig, build
 from unmask.objectives.drafts import Drafts
-from unmask.objectives.masked import OBJECTIVES, Objective
-from unmask.objectives.score import TOLD
+from unmask.objectives.masked import AR, BD3LM, MDLM
+from unmask.objectives.objective import Objective
+from unmask.objectives.score import DUO, SEDD
 from unmask.training.data import DataConfig
+from unmask.training.precision import Precision
 from unmask.training.self_text import KINDS, TextConfig
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "ar": AR,
+    "mdlm": MDLM,
+    "bd3lm": BD3LM,
+    "sedd": SEDD,
+    "duo": DUO,
+    "drafts": Drafts,
+}
+LARGEST_VOCABULARY = 2**22  # stands in for a tokenizer's until there is one
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,7 @@ class TrainingConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: float = 1.0
     ema: float = 0.99
-    precision: Literal["no", "bf16"] = "no"
+    precision: Precision = "no"  # of the products: f32, bf16, or auto, bf16 where the machine computes in it
     threads: int = 0  # CPU threads per process; 0: torch's default
     save_every: int = 200
     validate_every: int = 200
@@ -41,57 +54,144 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """One training run. `model` holds ModelConfig fields except the vocabulary and special tokens, or the
-    fields of an adapter, of which `base` is one; `text` is read for an adapter only."""
+class AdapterShape:
+    """The adapter that a base is given: sizes, a count of tokens, and what it starts from."""
 
+    base: str  # a model's name or path
+    adapter_rank: int = 0
+    adapter_width: int = 0
+    chain_width: int = 0
+    block_length: int = 4
+    draft_vocabulary: int = 16384  # tokens that drafts may propose
+    start: str = ""  # name or path of an adapted model of the same base to go on from; what that lacks starts fresh
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What every training run is made of."""
+
+    command: ClassVar[str]  # of `unmask` that runs it
     name: str
-    seed: int
     objective: Objective
-    model: dict[str, Any]
     data: DataConfig
     training: TrainingConfig
-    text: TextConfig = field(default_factory=TextConfig)
+    seed: int = 0
 
     def check(self) -> None:
         """Raises UnmaskError naming the first impossible value."""
-        t, d, text = self.training, self.data, self.text
-        limits = {
-            "training.steps": t.steps >= 1,
-            "training.batch_size": t.batch_size >= 1,
-            "training.micro_batch_size": t.micro_batch_size >= 0,
-            "training.learning_rate": 0 < t.learning_rate < 10,
-            "training.warmup_steps": t.warmup_steps >= 0,
-            "training.final_learning_rate": 0 <= t.final_learning_rate <= 1,
-            "training.weight_decay": 0 <= t.weight_decay < 10,
-            "training.betas": len(t.betas) == 2 and all(0 <= beta < 1 for beta in t.betas),
-            "training.clip_norm": t.clip_norm > 0,
-            "training.ema": 0 <= t.ema < 1,
-            "training.save_every": t.save_every >= 1,
-            "training.validate_every": t.validate_every >= 1,
-            "training.validation_rows": t.validation_rows >= 1,
-            "training.threads": t.threads >= 0,
-            "data.length": d.length >= 2,
-            "data.cut": 0 <= d.cut <= 1,
-            "data.vocab_size": d.vocab_size >= 258 or d.tokenizer != "bpe",
-            "data.files": len(d.files) > 0,
-            "text.tokens": text.tokens >= 1,
-            "text.held_tokens": text.held_tokens >= 0,
-            "text.batch": text.batch >= 1,
-            "text.length": text.length >= 0,
-            "text.turn": text.turn >= 1,
-            "text.turn_temperature": 0 < text.turn_temperature <= 100,  # without any, all turns were one
-            "text.turn_top_k": text.turn_top_k >= 0,
-            "text.answer_temperature": 0 <= text.answer_temperature <= 100,
-            "text.answer_top_k": text.answer_top_k >= 0,
-            "text.openings": len(text.openings) > 0,
-        }
+        training = self.training
+        data = self.data
         if self.seed < 0:
             raise UnmaskError(f"recipe: seed must be at least 0, got {self.seed}")
+        self.within(
+            {
+                "training.steps": training.steps >= 1,
+                "training.batch_size": training.batch_size >= 1,
+                "training.micro_batch_size": training.micro_batch_size >= 0,
+                "training.learning_rate": 0 < training.learning_rate < 10,
+                "training.warmup_steps": training.warmup_steps >= 0,
+                "training.final_learning_rate": 0 <= training.final_learning_rate <= 1,
+                "training.weight_decay": 0 <= training.weight_decay < 10,
+                "training.betas": len(training.betas) == 2 and all(0 <= beta < 1 for beta in training.betas),
+                "training.clip_norm": training.clip_norm > 0,
+                "training.ema": 0 <= training.ema < 1,
+                "training.save_every": training.save_every >= 1,
+                "training.validate_every": training.validate_every >= 1,
+                "training.validation_rows": training.validation_rows >= 1,
+                "training.threads": training.threads >= 0,
+                "data.length": data.length >= 2,
+                "data.cut": 0 <= data.cut <= 1,
+                "data.vocab_size": data.vocab_size >= 258 or data.tokenizer != "bpe",
+                "data.files": len(data.files) > 0,
+                "data.answer_block": data.answer_block >= 0,
+            }
+        )
+
+    def within(self, limits: Mapping[str, bool]) -> None:
+        """Refuses the first `section.field` that is not within its limits."""
         for name, fine in limits.items():
             if not fine:
-                section, field = name.split(".")
-                raise UnmaskError(f"recipe: {name} has the impossible value {getattr(getattr(self, section), field)!r}")
+                section, key = name.split(".")
+                raise UnmaskError(f"recipe: {name} has the impossible value {getattr(getattr(self, section), key)!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecipe(Recipe):
+    """A network trained from nothing. `model` holds fields of ModelConfig but for what the objective and the tokenizer
+    settle: layout, head shift, vocabulary, special tokens (whose ids may be given)."""
+
+    command: ClassVar[str] = "train"
+    model: dict[str, Any]
+
+    def check(self) -> None:
+        super().check()
+        if isinstance(self.objective, Drafts):
+            raise UnmaskError("recipe: objective drafts adapts a base: name it as model.base and run `unmask adapt`")
+        for name in ("adapter_rank", "adapter_width", "chain_width", "attention"):
+            if self.model.get(name):
+                raise UnmaskError(f"recipe: model.{name} is of adapters and loaded checkpoints; leave it out")
+        config = self.network_config({"vocab_size": LARGEST_VOCABULARY})
+        if config.max_length < self.data.length:
+            raise UnmaskError(
+                f"recipe: model.max_length {config.max_length} is less than data.length {self.data.length}"
+            )
+
+    def network_config(self, of_tokenizer: Mapping[str, Any]) -> ModelConfig:
+        """The network's config, of_tokenizer being its vocabulary and special ids; a contradiction between the
+        objective and `model` raises UnmaskError."""
+        settled = settle(self.objective, self.model)
+        given = {"max_length": self.data.length, **of_tokenizer, **self.model, **settled}
+        return ModelConfig.from_dict(given, "recipe: model")
+
+
+def settle(objective: Objective, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of ModelConfig that follow from the objective; a field of `shape` that says otherwise is refused."""
+    try:
+        settled = objective.network(shape)
+    except ValueError as error:
+        raise UnmaskError(f"recipe: objective {error}") from None
+    for name, value in settled.items():
+        given = shape.get(name, value)
+        if (tuple(given) if isinstance(given, list) else given) != value:
+            raise UnmaskError(
+                f"recipe: model.{name} {given!r} contradicts the objective, which makes it {value!r}; leave it out"
+            )
+    return settled
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptRecipe(Recipe):
+    """An autoregressive base taught to draft by an adapter, on text that it writes itself."""
+
+    command: ClassVar[str] = "adapt"
+    model: AdapterShape
+    text: TextConfig = field(default_factory=TextConfig)
+
+    def check(self) -> None:
+        super().check()
+        if not isinstance(self.objective, Drafts):
+            raise UnmaskError("recipe: an adapter is trained with objective.kind 'drafts'")
+        if self.data.format != "dialogues":
+            raise UnmaskError("recipe: an adapter is trained on data.format 'dialogues'")
+        least = {"adapter_rank": 0, "adapter_width": 0, "chain_width": 0, "block_length": 2, "draft_vocabulary": 1}
+        for name, low in least.items():
+            if getattr(self.model, name) < low:
+                raise UnmaskError(f"recipe: model.{name} must be at least {low}, got {getattr(self.model, name)}")
+        text = self.text
+        self.within(
+            {
+                "text.tokens": text.tokens >= 1,
+                "text.held_tokens": text.held_tokens >= 0,
+                "text.batch": text.batch >= 1,
+                "text.length": text.length >= 0,
+                "text.turn": text.turn >= 1,
+                "text.turn_temperature": 0 < text.turn_temperature <= 100,  # without any, all turns were one
+                "text.turn_top_k": text.turn_top_k >= 0,
+                "text.answer_temperature": 0 <= text.answer_temperature <= 100,
+                "text.answer_top_k": text.answer_top_k >= 0,
+                "text.openings": len(text.openings) > 0,
+            }
+        )
 
 
 def read_recipe(path: Path, overrides: list[str], output: Path | None = None) -> Recipe:
@@ -111,49 +211,58 @@ def read_recipe(path: Path, overrides: list[str], output: Path | None = None) ->
 
 
 def parse_recipe(tree: Any, source: str, output: Path | None = None) -> Recipe:
-    """Builds the recipe from plain mappings."""
+    """Builds the recipe from plain mappings: of an adapter where `model` names a base, else of a new network."""
     if not isinstance(tree, dict):
-        raise UnmaskError(f"{source}: a recipe is a mapping of {', '.join(f.name for f in fields(Recipe))}")
-    sections = {"data": DataConfig, "training": TrainingConfig, "text": TextConfig}
-    tree = {**tree, "data": _own_text(tree, output)}
-    made = dict(tree)
-    training = tree.get("training")
-    if isinstance(training, dict) and training.get("precision") is False:  # YAML reads a bare `no` so
-        tree["training"] = {**training, "precision": "no"}
-    for name, cls in sections.items():
-        made[name] = build(cls, tree.get(name, {}), f"{source}: {name}")
-    if not isinstance(made.get("model"), dict):
+        raise UnmaskError(f"{source}: a recipe is a mapping of {', '.join(f.name for f in fields(TrainRecipe))}")
+    model = tree.get("model")
+    if not isinstance(model, dict):
         raise UnmaskError(f"{source}: section 'model' is missing or not a mapping")
-    made["objective"] = _objective(tree.get("objective"), source)
-    recipe: Recipe = build(Recipe, made, source)
+    adapts = "base" in model
+    made = dict(tree)
+    made["training"] = build(TrainingConfig, _plain_no(tree.get("training", {})), f"{source}: training")
+    made["objective"] = read_objective(tree.get("objective"), source)
+    if adapts:
+        made["data"] = _own_text(tree, output)
+        made["model"] = build(AdapterShape, model, f"{source}: model")
+        made["text"] = build(TextConfig, tree.get("text", {}), f"{source}: text")
+    made["data"] = build(DataConfig, made.get("data", {}), f"{source}: data")
+    recipe: Recipe = build(AdaptRecipe if adapts else TrainRecipe, made, source)
     recipe.check()
     return recipe
 
 
+def _plain_no(training: Any) -> Any:
+    """YAML reads a bare `no` as false."""
+    if isinstance(training, dict) and training.get("precision") is False:
+        return {**training, "precision": "no"}
+    return training
+
+
 def own_text(output: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Patterns of the shards, to train on and held out, that `unmask adapt` writes into a run's folder."""
-    held, train = ((f"{glob.escape(str(output))}/text/{kind}-*.safetensors",) for kind in KINDS)
-    return train, held
+    held, train = (f"{glob.escape(str(output))}/text/{kind}-*.safetensors" for kind in KINDS)
+    return (train,), (held,)
 
 
 def _own_text(tree: dict[str, Any], output: Path | None) -> Any:
-    """The data section; of an adapter, one that names no files reads what the base wrote into the run's folder."""
-    model, data, text = (tree.get(name, {}) for name in ("model", "data", "text"))
-    if not isinstance(model, dict) or "base" not in model or not isinstance(data, dict) or "files" in data:
+    """The data section; one that names no files reads what the base wrote into the run's folder."""
+    data = tree.get("data", {})
+    text = tree.get("text", {})
+    if not isinstance(data, dict) or "files" in data:
         return data
     train, held = own_text(output or Path("runs") / str(tree.get("name")))
     nothing_held = isinstance(text, dict) and text.get("held_tokens") == 0
     return {"files": train, "validation": () if nothing_held else held, "format": "dialogues", **data}
 
 
-def _objective(section: Any, source: str) -> Objective:
+def read_objective(section: Any, source: str) -> Objective:
+    """The objective of a recipe's section; raises UnmaskError naming the flaw."""
     kind = section.get("kind") if isinstance(section, dict) else None
-    known: dict[str, type[Objective]] = {**OBJECTIVES, **TOLD, "drafts": Drafts}
-    if not isinstance(kind, str) or kind not in known:
-        raise UnmaskError(f"{source}: objective.kind is {kind!r}; use one of {', '.join(known)}")
+    if not isinstance(kind, str) or kind not in OBJECTIVES:
+        raise UnmaskError(f"{source}: objective.kind is {kind!r}; use one of {', '.join(OBJECTIVES)}")
     options = {k: v for k, v in section.items() if k != "kind"}
     try:
-        objective: Objective = build(known[kind], options, f"{source}: objective")
+        objective: Objective = build(OBJECTIVES[kind], options, f"{source}: objective")
     except ValueError as error:
         raise UnmaskError(f"{source}: objective: {error}") from None
     return objective

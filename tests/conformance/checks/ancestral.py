@@ -18,7 +18,7 @@ from unmask.errors import UnmaskError
 from unmask.layout import Layout
 from unmask.lm import DiffusionLM
 from unmask.models.config import ModelConfig, build
-from unmask.noise_levels import LevelSchedule
+from unmask.noise import NetworkSchedule
 
 RECORD = {"name", "sampler", "forward_passes", "canvas_before_each_forward", "final_ids"}
 MDLM = RECORD | {
@@ -38,7 +38,7 @@ DIVIDED = (
     "infinite or no number; we draw from the network's distribution, and take theirs here only to go on alike"
 )
 
-DUO_NOISE: dict[str, LevelSchedule] = {"LogLinear": "log_linear", "Cosine": "cosine"}
+DUO_NOISE: dict[str, NetworkSchedule] = {"LogLinear": "log_linear", "Cosine": "cosine"}
 
 
 @dataclass
@@ -178,7 +178,7 @@ def _check_suits(request: Request, layout: Layout, config: ModelConfig) -> None:
 
 
 def _run(
-    lm: DiffusionLM, case: dict[str, Any], requests: list[Request], layout: Layout, schedule: LevelSchedule
+    lm: DiffusionLM, case: dict[str, Any], requests: list[Request], layout: Layout, schedule: NetworkSchedule
 ) -> Trace:
     """Decodes the rows of a case together, noting the canvas that every forward reads."""
     config = lm.config

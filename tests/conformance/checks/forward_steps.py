@@ -14,7 +14,7 @@ from unmask.canvas import Array
 from unmask.decoding.methods.ancestral import posterior
 from unmask.decoding.methods.score_sampling import analytic, denoised, euler, score_of
 from unmask.lm import DiffusionLM
-from unmask.noise_levels import Noise
+from unmask.noise import NoiseSchedule
 
 STEPS = "ddpm|ddpm_cache|analytic|euler|denoiser"
 
@@ -31,7 +31,7 @@ def steps(lm: DiffusionLM, recorded: Recorded) -> Iterator[Check]:
 def _step(lm: DiffusionLM, name: str, ids_BL: Tensor, t_B1: Tensor, dt: Tensor, theirs_BLV: Tensor) -> float:
     """Greatest difference of the chances, of masked positions alone where they are the only ones to change."""
     config = lm.config
-    noise = Noise(config.noise_schedule, *config.noise_range)
+    noise = NoiseSchedule.of_network(config.noise_schedule, *config.noise_range)
     mask_id = config.mask_token_id if config.corruption == "absorbing" else None
     told = torch.from_numpy(noise.sigma(t_B1[:, 0].numpy())) if config.time_conditioned else None
     estimate_BLV = _estimate(lm, ids_BL, told)
@@ -39,7 +39,7 @@ def _step(lm: DiffusionLM, name: str, ids_BL: Tensor, t_B1: Tensor, dt: Tensor, 
     for ids, t, estimate, theirs in zip(ids_BL.numpy(), t_B1[:, 0].numpy(), estimate_BLV, theirs_BLV, strict=True):
         s, sigma = t - dt.numpy(), noise.sigma(t)
         if name in ("ddpm", "ddpm_cache"):
-            chances = Noise("linear") if name == "ddpm_cache" else noise
+            chances = NoiseSchedule.of_network("linear") if name == "ddpm_cache" else noise
             rows = ids == mask_id
             ours = posterior(estimate, ids, chances.alpha(s), chances.alpha(t), mask_id)[rows]
             theirs = theirs[torch.from_numpy(rows)]

@@ -15,10 +15,11 @@ from torch import Tensor
 from conformance.checks.checks import Check, not_checked, perform
 from conformance.checks.outcome import Outcome
 from unmask.models.transformer import log_scores
-from unmask.noise import Draws, Schedule, alpha, on_grid
-from unmask.objectives.losses import cart_weights
-from unmask.objectives.masked import BD3LM, MDLM, Noised, Normaliser, Objective, Rows
-from unmask.objectives.score import DUO, SEDD, Told
+from unmask.noise import NoiseSchedule, ScheduleName, on_grid
+from unmask.objectives.draws import Draws
+from unmask.objectives.masked import BD3LM, MDLM, cart_weights
+from unmask.objectives.objective import Noised, Normaliser, Objective, Rows
+from unmask.objectives.score import DUO, SEDD, NoiseConditioned
 
 LOW = 1e-6  # a low end of the clip that leaves the references' times as they are
 PLAIN_LOW = 1e-3  # the low end that the references' own draws of times are clipped to
@@ -114,7 +115,7 @@ class Reference:
 Compute = Callable[[Reference], Tensor]
 
 
-def mdlm(r: Reference, kept: bool = False, schedule: Schedule = "linear") -> Tensor:
+def mdlm(r: Reference, kept: bool = False, schedule: ScheduleName = "linear") -> Tensor:
     """MDLM's SUBS loss; `kept` reduces it over the tokens of an attention mask."""
     profile = MDLM(clip=(LOW, 1.0), schedule=schedule)
     noised = r.forced(profile, r.rows(), r["x_t"], before_clip(r["t"], LOW)[:, None])
@@ -138,7 +139,9 @@ def chain(r: Reference, steps: int, reconstruction: bool = False) -> Tensor:
     return losses + r.per_token(profile, replace(noised, weights=torch.ones_like(noised.weights)))
 
 
-def told(r: Reference, profile: Told, name: str, x_t: str = "x_t", reduced: bool = False, rate: bool = True) -> Tensor:
+def told(
+    r: Reference, profile: NoiseConditioned, name: str, x_t: str = "x_t", reduced: bool = False, rate: bool = True
+) -> Tensor:
     """The loss of SEDD or DUO of each token, times d sigma / dt or not; `reduced` adds a row's up.
 
     name: of the recorded network outputs; logits become SEDD's log scores.
@@ -160,7 +163,7 @@ def cosine(r: Reference) -> Tensor:
     return told(r, DUO(schedule="cosine", clip=(LOW, 1.0)), "logits", "duo.x_t") / (1 - 1e-3)
 
 
-def bd3lm(r: Reference, weight: str = "nelbo", first: str = "scored", schedule: Schedule = "linear") -> Tensor:
+def bd3lm(r: Reference, weight: str = "nelbo", first: str = "scored", schedule: ScheduleName = "linear") -> Tensor:
     """BD3-LM's loss, a time per block. The first token is scored, left out, or left out but counted."""
     how: Any = {"weight": weight, "schedule": schedule}
     profile = BD3LM(clip=(LOW, 1.0), block_length=r.block_length, **how)
@@ -175,9 +178,9 @@ def bd3lm(r: Reference, weight: str = "nelbo", first: str = "scored", schedule: 
     return r.mean(profile, replace(noised, weights=noised.weights * attended, normaliser=count))
 
 
-def _guards(schedule: Schedule, t: Tensor) -> Tensor:
+def _guards(schedule: ScheduleName, t: Tensor) -> Tensor:
     """What BD3-LM's guards against small shares of masks make of a weight."""
-    share = 1 - alpha(schedule, t)
+    share = 1 - NoiseSchedule(schedule).alpha(t)
     if schedule == "cosine_mdlm":
         return (1 - 1e-3) * share / (1 - (1 - 1e-3) * (1 - share) + 1e-3)
     return share / share.clamp(min=1e-3) if schedule in ("square", "square_root") else torch.ones_like(t)
@@ -229,7 +232,7 @@ def dllm(r: Reference, profile: MDLM, how: str = "mean") -> Tensor:
     if not torch.equal(noised.inputs[:, : x_t.shape[1]], x_t):
         raise ValueError("the corruption is not the recorded one")
     if profile.weight == "nelbo":  # its weights have 1e-6 more in the denominator
-        masked = 1 - alpha(profile.schedule, profile.times(noised.rows, draws))
+        masked = 1 - profile.noise.alpha(profile.times(noised.rows, draws))
         noised = replace(noised, weights=noised.weights * masked / (masked + 1e-6))
     if how == "per token":
         return r.per_token(profile, noised) / len(t)  # recorded with the batch's normaliser in it

@@ -26,7 +26,7 @@ from unmask.decoding.methods.ancestral import (
     race,
 )
 from unmask.decoding.methods.score_sampling import analytic, denoised, euler, reached, score_of, staggered
-from unmask.noise_levels import Noise
+from unmask.noise import NoiseSchedule
 
 VOCAB, MASK = 6, 5
 LEVELS = st.tuples(st.floats(0.01, 0.95), st.floats(0.01, 0.95)).map(sorted).filter(lambda a: a[1] - a[0] > 1e-3)
@@ -147,15 +147,16 @@ def test_corruption_composes() -> None:
 
 @pytest.mark.parametrize("schedule", ["log_linear", "linear", "geometric", "cosine"])
 def test_schedules(schedule: str) -> None:
-    noise, t = Noise(schedule), np.linspace(0.05, 0.95, 19)  # type: ignore[arg-type]
+    noise, t = NoiseSchedule.of_network(schedule), np.linspace(0.05, 0.95, 19)  # type: ignore[arg-type]
     close(noise.alpha(t), np.exp(-noise.sigma(t)), 1e-12)
     close(noise.rate(t), (noise.sigma(t + 1e-6) - noise.sigma(t - 1e-6)) / 2e-6, 1e-4)
     assert (np.diff(noise.sigma(t)) > 0).all()
 
 
 def test_the_linear_schedule_is_told_to_the_network_up_to_where_the_other_ends() -> None:
-    assert Noise("linear").sigma(1.0) == pytest.approx(Noise("log_linear").sigma(1.0))
-    assert Noise("linear").alpha(1.0) == 0
+    linear = NoiseSchedule.of_network("linear")
+    assert linear.sigma(1.0) == pytest.approx(NoiseSchedule.of_network("log_linear").sigma(1.0))
+    assert linear.alpha(1.0) == 0
 
 
 # plans
@@ -183,7 +184,7 @@ def test_the_dtype_of_times_is_that_of_chances() -> None:
         for blocks in (False, True):
             move = plan(SamplerOptions(steps=3, dtype=dtype), blocks)[0]  # type: ignore[arg-type]
             for schedule in ("log_linear", "linear", "geometric", "cosine"):
-                noise = Noise(schedule)  # type: ignore[arg-type]
+                noise = NoiseSchedule.of_network(schedule)  # type: ignore[arg-type]
                 assert noise.alpha(move.s).dtype == noise.sigma(move.s).dtype == dtype
 
 

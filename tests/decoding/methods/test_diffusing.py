@@ -22,7 +22,7 @@ from unmask.decoding.sampling import Scores
 from unmask.layout import Layout
 from unmask.models.config import ModelConfig
 from unmask.models.transformer import Transformer
-from unmask.noise_levels import Noise
+from unmask.noise import NoiseSchedule
 
 FULL = Layout("bidirectional")
 
@@ -108,8 +108,8 @@ class Oracle:
 def enumerated(oracle: Oracle, options: sample.Options) -> Array:
     """Chances [V, V] of what a sampler ends with, state by state and move by move."""
     absorbs, size = oracle.absorbs, oracle.config.vocab_size
-    level = Noise(oracle.config.noise_schedule, *oracle.config.noise_range)
-    chances = Noise("linear") if options.name == "ddpm_cache" else level
+    level = NoiseSchedule.of_network(oracle.config.noise_schedule, *oracle.config.noise_range)
+    chances = NoiseSchedule.of_network("linear") if options.name == "ddpm_cache" else level
     state = np.zeros((size, size))
     state[size - 1 if absorbs else slice(None), size - 1 if absorbs else slice(None)] = 1 if absorbs else 1 / size**2
     for move in plan(options, blocks=False):
@@ -355,7 +355,7 @@ def test_the_network_is_told_the_time() -> None:
     decoder = Decoder(Listening(model), FULL, [ask(model, [3], 5, "ancestral", steps=4)])  # type: ignore[arg-type]
     for _ in decoder.run():
         pass
-    expected = [Noise().sigma(t) for t in np.linspace(1, 1e-5, 5)]
+    expected = [NoiseSchedule.of_network().sigma(t) for t in np.linspace(1, 1e-5, 5)]
     assert told == pytest.approx(expected)
     model = network(blocks=4, time_conditioned=True, noise_schedule="linear")
     told.clear()

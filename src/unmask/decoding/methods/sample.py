@@ -27,7 +27,7 @@ from unmask.decoding.methods.ancestral import (
 from unmask.decoding.methods.denoise import Denoising
 from unmask.decoding.methods.score_sampling import analytic, denoised, euler, score_of
 from unmask.decoding.request import Asked, CacheKind, MethodOptions, Read, Row, Scheme, Setting, cannot_be_held
-from unmask.noise_levels import Noise
+from unmask.noise import NoiseSchedule
 
 MOST_VALUES = 2**22  # of distributions that are held at once
 ANCESTRAL = ("ancestral", "ddpm", "ddpm_cache")
@@ -140,8 +140,8 @@ class Sampling(Denoising):
         self.options = options
         self.draws = row.request.draws or SeededDraws(row.request.seed)
         self.mask_id = config.mask_token_id if config.corruption == "absorbing" else None
-        self.noise = Noise(config.noise_schedule, *config.noise_range)  # what the network is told
-        self.chances = Noise("linear") if options.name == "ddpm_cache" else self.noise
+        self.noise = NoiseSchedule.of_network(config.noise_schedule, *config.noise_range)  # what the network is told
+        self.chances = NoiseSchedule.of_network("linear") if options.name == "ddpm_cache" else self.noise
         self.hits = options.name == "first_hitting"
         self.blocks = setting.layout.kind == "block_causal"
         self.reads_always = config.time_conditioned or not (self.blocks or options.name == "ddpm_cache")

@@ -1,0 +1,153 @@
+"""The checkpoints of a run: written whole, the newest two kept, read back to go on bit for bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unmask.checkpoints import weights as checkpoint
+from unmask.checkpoints.folder import read_json
+from unmask.errors import UnmaskError
+from unmask.files import replacing, write_text
+from unmask.training.ema import Ema, put
+
+KEPT = 2
+
+
+@dataclass
+class Progress:
+    """What a run carries from step to step besides tensors."""
+
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)  # averaged weights of the best check so far
+
+
+class Checkpointer:
+    """Saves and restores one run's parameters, their average, the optimizers' moments and its progress.
+
+    identity: what may not change when a run goes on, by name (how long and how fast it trains may).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        parameters: Mapping[str, nn.Parameter],
+        ema: Ema,
+        optimizers: Sequence[torch.optim.Optimizer],
+        identity: Mapping[str, str],
+    ) -> None:
+        self.folder = folder
+        self.parameters = parameters
+        self.ema = ema
+        self.optimizers = optimizers
+        self.identity = dict(identity)
+        self.lock: Any = None
+
+    def claim(self) -> None:
+        """Makes the folder this run's own and takes away what a killed run left half-written in it."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = (self.folder / "run.lock").open("a")
+        except OSError as error:
+            raise UnmaskError(f"cannot write to {self.folder}: {error.strerror}; choose another --output") from None
+        try:
+            import fcntl
+        except ImportError:  # Windows: nothing keeps a second run away
+            fcntl = None  # type: ignore[assignment]
+        if fcntl is not None:
+            try:
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UnmaskError(
+                    f"{self.folder} is in use by another run; wait for it, or choose another --output"
+                ) from None
+        for stale in self.folder.glob(".checkpoint-*.tmp"):
+            shutil.rmtree(stale, ignore_errors=True)
+
+    def release(self) -> None:
+        """Gives the folder free; the end of the process does so too."""
+        if self.lock is not None:
+            self.lock.close()
+            self.lock = None
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"checkpoint-{step:07d}"
+
+    def found(self) -> list[Path]:
+        """The checkpoints that there are, oldest first."""
+        return sorted(self.folder.glob("checkpoint-*"))
+
+    def save(self, progress: Progress) -> Path:
+        """Writes a checkpoint, whole or not at all, and removes all but the newest."""
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
+        moments: dict[str, Tensor] = {}
+        for optimizer in self.optimizers:
+            for parameter, state in optimizer.state.items():
+                for key, value in state.items():
+                    moments[f"{names[id(parameter)]}:{key}"] = torch.as_tensor(value)
+        path = self.path(progress.step)
+        with replacing(path) as temporary:
+            checkpoint.write_tensors(temporary / "weights.safetensors", dict(self.parameters))
+            checkpoint.write_tensors(temporary / "average.safetensors", self.ema.values)
+            checkpoint.write_tensors(temporary / "optimizer.safetensors", moments)
+            if progress.best:
+                checkpoint.write_tensors(temporary / "best.safetensors", progress.best)
+            state = {"step": progress.step, "history": progress.history, "identity": self.identity}
+            write_text(temporary / "state.json", json.dumps(state))
+        for old in self.found()[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+        return path
+
+    @torch.no_grad()
+    def restore(self, device: torch.device, say: Callable[[str], None]) -> Progress:
+        """The newest checkpoint put back, or a fresh start where there is none."""
+        found = self.found()
+        if not found:
+            return Progress()
+        folder = found[-1]
+        weights = checkpoint.read_tensors(folder / "weights.safetensors")
+        average = checkpoint.read_tensors(folder / "average.safetensors")
+        moments = checkpoint.read_tensors(folder / "optimizer.safetensors")
+        if {n: p.shape for n, p in self.parameters.items()} != {n: t.shape for n, t in weights.items()}:
+            raise UnmaskError(f"{folder} is of another network than this recipe; choose another --output or remove it")
+        put(self.parameters, weights)
+        self.ema.values = {n: t.to(device) for n, t in average.items()}
+        for optimizer in self.optimizers:
+            self._restore_moments(folder, optimizer, moments, device)
+        saved = read_json(folder / "state.json")
+        step = saved.get("step")
+        history = saved.get("history")
+        if not isinstance(step, int) or not isinstance(history, list):
+            raise UnmaskError(f"{folder / 'state.json'} lacks step and history; remove {folder} to go on without it")
+        identity = saved.get("identity")
+        was = identity if isinstance(identity, dict) else {}
+        changed = [name for name, value in self.identity.items() if was.get(name, value) != value]
+        if changed:
+            raise UnmaskError(f"{folder} was made with another {' and '.join(changed)}; choose another --output")
+        progress = Progress(step, history)
+        if (folder / "best.safetensors").is_file():
+            best = checkpoint.read_tensors(folder / "best.safetensors")
+            progress.best = {n: t.to(device) for n, t in best.items()}
+        say(f"continuing from step {step} in {folder}")
+        return progress
+
+    def _restore_moments(
+        self, folder: Path, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor], device: torch.device
+    ) -> None:
+        owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        muon = type(optimizer).__name__ == "Muon"
+        for name, parameter in self.parameters.items():
+            if id(parameter) in owned:
+                prefix = f"{name}:"
+                state = {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)}
+                if state and ("momentum_buffer" in state) != muon:
+                    raise UnmaskError(f"{folder} is of another optimizer than this recipe; choose another --output")
+                optimizer.state[parameter] = {k: v.to(device) for k, v in state.items()}

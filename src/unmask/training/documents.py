@@ -1,0 +1,228 @@
+"""The documents of a corpus, streamed from text, JSONL and Parquet files, gzipped or not, and from folders of them."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from unmask.errors import UnmaskError
+
+if TYPE_CHECKING:
+    from unmask.training.data import DataConfig
+
+ENDINGS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+BATCH = 256  # Parquet rows read at once
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and, before it, a prompt that is given and not learned; or a conversation, whose answers are learned."""
+
+    text: str = ""
+    prompt: str = ""
+    messages: tuple[dict[str, Any], ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
+    source: str = field(default="", compare=False)  # file and row, for messages
+
+
+class Documents:
+    """All documents of some files, read anew at every iteration and never held as a whole.
+
+    patterns: files, folders or globs. A file's format is that of the config, else that of its name's ending; rows hold
+    `text`, or `prompt` and `response`, or `messages` (with `tools`), under the names that the config gives. Raises
+    UnmaskError with file and row for what cannot be read or holds no text.
+    """
+
+    def __init__(self, patterns: tuple[str, ...], config: DataConfig) -> None:
+        self.config = config
+        self.paths = [path for pattern in patterns for path in self._paths(pattern)]
+        try:
+            self.split = re.compile(config.split, re.MULTILINE)
+        except re.error as error:
+            raise UnmaskError(f"data.split '{config.split}' is not a regular expression ({error})") from None
+
+    def _paths(self, pattern: str) -> list[Path]:
+        found = [Path(pattern)]
+        if not found[0].exists():
+            found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
+        if not found:
+            raise UnmaskError(f"corpus '{pattern}': no such file; check `data.files` in the recipe")
+        out: list[Path] = []
+        for path in found:
+            inside = [path]
+            if path.is_dir():
+                inside = sorted(p for p in path.rglob("*") if p.is_file() and _ending(p) in ENDINGS)
+            if not inside:
+                raise UnmaskError(f"corpus {path}: a folder without a file that ends in {', '.join(ENDINGS)} (or .gz)")
+            out += inside
+        return out
+
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(path.stat().st_size for path in self.paths)
+
+    def fingerprint(self) -> str:
+        """A hash of all files' contents and of how they are read."""
+        c = self.config
+        digest = hashlib.sha256(repr((c.format, c.split, c.columns)).encode())
+        for path in self.paths:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+    def __iter__(self) -> Iterator[Document]:
+        anything = False
+        for path in self.paths:
+            for document in self._read(path):
+                anything = anything or bool(document.text.strip() or document.messages)
+                yield document
+        if not anything:
+            names = ", ".join(map(str, self.paths))
+            raise UnmaskError(f"corpus {names}: no text in it; an empty corpus cannot be trained on")
+
+    def _read(self, path: Path) -> Iterator[Document]:
+        kind = self.config.format
+        if kind == "auto":
+            kind = ENDINGS.get(_ending(path), "text")  # type: ignore[assignment]
+        try:
+            if kind == "text":
+                yield from self._pieces(_text(path), str(path))
+                return
+            rows = _parquet(path, self.config.columns) if kind == "parquet" else _jsonl(path)
+            none = True
+            for number, record in rows:
+                none = False
+                yield from self._documents(record, f"corpus {path}: row {number}")
+        except (OSError, EOFError) as error:
+            raise UnmaskError(f"corpus {path}: not readable as {kind} ({error})") from None
+        if none:
+            raise UnmaskError(f"corpus {path}: not readable as {kind} (no rows in it)")
+
+    def _pieces(self, text: str, source: str) -> Iterator[Document]:
+        """The text cut before every match of the config's pattern."""
+        starts = [m.start() for m in self.split.finditer(text)] if self.config.split else []
+        for a, b in zip([0, *starts], [*starts, len(text)], strict=True):
+            piece = text[a:b].strip()
+            if piece:
+                yield Document(piece, source=source)
+
+    def _documents(self, record: Any, source: str) -> Iterator[Document]:
+        if not isinstance(record, dict):
+            raise UnmaskError(f"{source}: is {type(record).__name__}, not an object with named columns")
+        names = self.config.columns
+        text, prompt, response, messages = (
+            record.get(names.get(role, role)) for role in ("text", "prompt", "response", "messages")
+        )
+        for value in (text, prompt, response):
+            if isinstance(value, str) and "\0" in value:
+                raise UnmaskError(f"{source}: holds the character U+0000, so it is not text")
+        if isinstance(text, str):
+            yield from self._pieces(text, source)
+        elif isinstance(prompt, str) and isinstance(response, str):
+            yield Document(response, prompt, source=source)
+        elif messages is not None:
+            yield _conversation(messages, record.get(names.get("tools", "tools")), source)
+        else:
+            shown = {key: "null" if value is None else type(value).__name__ for key, value in record.items()}
+            raise UnmaskError(
+                f"{source}: needs text in 'text', or in 'prompt' and 'response', or 'messages'; found {shown!r:.200}"
+            )
+
+
+def _ending(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.name.lower().endswith(".gz") else path.open("rb")
+
+
+def _text(path: Path) -> str:
+    """A text file's content, without a byte-order mark, its line ends as newlines."""
+    with _open(path) as file:
+        content = file.read()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UnmaskError(f"corpus {path}: not UTF-8 text (byte {error.start}); convert it first") from None
+    if "\0" in text:
+        raise UnmaskError(f"corpus {path}: holds zero bytes, so it is not text")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+    """Row numbers, from 1, and values."""
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise UnmaskError(
+                    f"corpus {path}: row {number}: not UTF-8 text (byte {error.start} of the row); convert it first"
+                ) from None
+            except (ValueError, RecursionError) as error:
+                raise UnmaskError(f"corpus {path}: row {number}: not readable as jsonl ({error})") from None
+
+
+def _parquet(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        wanted = {columns.get(role, role) for role in ("text", "prompt", "response", "messages", "tools")}
+        present = [name for name in file.schema_arrow.names if name in wanted]
+        number = 0
+        for batch in file.iter_batches(BATCH, columns=present or None):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except pa.ArrowException as error:
+        raise UnmaskError(f"corpus {path}: not readable as parquet ({str(error).splitlines()[0]})") from None
+
+
+def _conversation(messages: Any, tools: Any, source: str) -> Document:
+    """A conversation whose answers can be learned; Parquet pads messages with nulls, which are dropped."""
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise UnmaskError(f"{source}: 'messages' must be a list of objects with 'role' and 'content'")
+    cleaned = tuple({k: v for k, v in m.items() if v is not None or k == "content"} for m in messages)
+    roles = [m.get("role") for m in cleaned]
+    if "assistant" not in roles:
+        raise UnmaskError(f"{source}: no assistant turn, so nothing to learn")
+    for turn, message in enumerate(cleaned, 1):
+        content = message.get("content")
+        if not isinstance(message.get("role"), str) or not (content is None or isinstance(content, str)):
+            raise UnmaskError(f"{source}: turn {turn} needs a 'role' and a 'content' that is text")
+        if content and "\0" in content:
+            raise UnmaskError(f"{source}: holds the character U+0000, so it is not text")
+        for call in message.get("tool_calls", ()):
+            _check_call(call, f"{source}: turn {turn}")
+    if isinstance(tools, str):
+        tools = _loads(tools, f"{source}: 'tools'")
+    return Document(messages=cleaned, tools=tuple(tools or ()), source=source)
+
+
+def _check_call(call: Any, source: str) -> None:
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise UnmaskError(f"{source}: a tool call needs a function with a name")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str) and arguments.strip():
+        _loads(arguments, f"{source}: the arguments of tool call '{function['name']}'")
+
+
+def _loads(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UnmaskError(f"{what} are not JSON ({error})") from None
