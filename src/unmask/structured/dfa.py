@@ -28,7 +28,8 @@ def compile_language(node: Language, effort: Effort) -> Dfa:
     def closure(state: int) -> frozenset[int]:
         """What is reached without a byte, of the states that matter: those with moves, and the end."""
         if state not in closures:
-            seen, todo = {state}, [state]
+            seen = {state}
+            todo = [state]
             while todo:
                 for target in nfa.skips[todo.pop()]:
                     if target not in seen:
@@ -123,8 +124,10 @@ def renumber(dfa: Dfa, new: Array) -> Dfa:
     count = int(new.max()) + 1
     one = np.zeros(count, np.int64)
     one[new[::-1]] = np.arange(len(new))[::-1]
-    table, final = new[dfa.table[one]].astype(np.int32), dfa.final[one]
-    table[0], final[0] = 0, False
+    table = new[dfa.table[one]].astype(np.int32)
+    final = dfa.final[one]
+    table[0] = 0
+    final[0] = False
     return Dfa(table, dfa.group, final)
 
 
@@ -142,7 +145,9 @@ def _product(one: Dfa, other: Dfa, effort: Effort) -> Dfa:
     both = one.group.astype(np.int64) * 256 + other.group
     pairs, group = np.unique(both, return_inverse=True)
     tables = one.table[:, pairs // 256].tolist(), other.table[:, pairs % 256].tolist()
-    number, states, rows = {(0, 0): 0}, [(0, 0)], []
+    number = {(0, 0): 0}
+    states = [(0, 0)]
+    rows = []
     if not one.is_empty and not other.is_empty:
         number[1, 1] = 1
         states.append((1, 1))

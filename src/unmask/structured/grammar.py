@@ -52,7 +52,10 @@ class Grammar:
         if dfa.is_empty:
             raise UnmaskError(f"no text fits {what}: its constraints exclude each other or have no end")
         automaton = over_tokens(dfa, vocabulary, effort)
-        self.what, self.after, self.kind, self.final = what, automaton.after, automaton.kind, automaton.final
+        self.what = what
+        self.after = automaton.after
+        self.kind = automaton.kind
+        self.final = automaton.final
         self._edges = automaton.edges
         self._automaton = automaton
         self._distance = automaton.distance
@@ -186,17 +189,23 @@ class Grammar:
         places: int [p], the surest first. tokens: int [p], proposed there. Other arguments as for `allowed_at`. A
         first proposal that `allowed_at` allows is always accepted. Where a place is not open, its token is replaced.
         """
-        ids, is_open = ids.copy(), is_open.copy()
+        ids = ids.copy()
+        is_open = is_open.copy()
         accepted = np.zeros(len(places), bool)
         todo = [(0, len(places))]
         while todo:  # halves of what does not go together, in order
             first, last = todo.pop()
             if first == last:
                 continue
-            here, tried, still = places[first:last], ids.copy(), is_open.copy()
-            tried[here], still[here] = tokens[first:last], False
+            here = places[first:last]
+            tried = ids.copy()
+            still = is_open.copy()
+            tried[here] = tokens[first:last]
+            still[here] = False
             if self.feasible(tried, still, state, left):
-                ids, is_open, accepted[first:last] = tried, still, True
+                ids = tried
+                is_open = still
+                accepted[first:last] = True
             elif last - first > 1:
                 middle = (first + last) // 2
                 todo += [(middle, last), (first, middle)]

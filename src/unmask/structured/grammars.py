@@ -14,7 +14,8 @@ from unmask.structured.effort import Effort
 from unmask.structured.grammar import Grammar
 from unmask.structured.vocabulary import Vocabulary
 
-KEPT, KEPT_BYTES = 256, 256 << 20  # grammars that are kept, and their tables
+KEPT = 256  # grammars that are kept, and their tables
+KEPT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,10 @@ class Grammars:
     """
 
     def __init__(self, vocabulary: Callable[[], Vocabulary]) -> None:
-        self._vocabulary, self._known = vocabulary, OrderedDict[Rule, Grammar]()
-        self._compiling, self._touching = threading.Lock(), threading.Lock()
+        self._vocabulary = vocabulary
+        self._known = OrderedDict[Rule, Grammar]()
+        self._compiling = threading.Lock()
+        self._touching = threading.Lock()
         self._read: Vocabulary | None = None
 
     def find(self, rule: Rule) -> Grammar | None:

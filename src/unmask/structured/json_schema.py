@@ -35,7 +35,8 @@ from unmask.structured.regex import read_regex
 from unmask.structured.schema_alternatives import ANYTHING, Alternatives, Path, kinds
 from unmask.structured.schema_merge import Part, bounds, empty_range
 
-DEEPEST, LONGEST_TEXT = 30, 500_000
+DEEPEST = 30
+LONGEST_TEXT = 500_000
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,12 @@ def read_schema(schema: Any, effort: Effort, sizes: Sizes = SIZES[0]) -> Languag
 
 def _check_size(schema: Any) -> None:
     """Bounds on depth and size, before anything walks the schema by recursion."""
-    level, depth, count = [schema], 0, 0
+    level = [schema]
+    depth = 0
+    count = 0
     while level:
-        depth, count = depth + 1, count + len(level)
+        depth = depth + 1
+        count = count + len(level)
         if depth > 4 * DEEPEST:
             raise too_large(f"the JSON schema is nested deeper than {4 * DEEPEST} levels")
         if count > 50_000:
@@ -82,7 +86,8 @@ class _Reader:
     """Builds the language of every schema within one document."""
 
     def __init__(self, root: Any, effort: Effort, sizes: Sizes) -> None:
-        self.effort, self.sizes = effort, sizes
+        self.effort = effort
+        self.sizes = sizes
         self.alternatives = Alternatives(root, effort, sizes.unrolled)
 
     def value(self, schema: Any, path: Path, depth: int) -> Language:
@@ -120,10 +125,12 @@ class _Reader:
         return self._number(part, kind == "integer")
 
     def _object(self, part: Part, path: Path, depth: int) -> Language:
-        listed, rest = part.get("properties", {}), part.get("additionalProperties", True)
+        listed = part.get("properties", {})
+        rest = part.get("additionalProperties", True)
         required = part.get("required", [])
         names = dict.fromkeys((*listed, *required))
-        least, most = part.get("minProperties", 0), part.get("maxProperties")
+        least = part.get("minProperties", 0)
+        most = part.get("maxProperties")
         named = part.get("propertyNames", True)
         if names and named not in (True, {"type": "string"}):
             raise UnmaskError("JSON schema: 'propertyNames' beside listed members is not supported; drop it")
@@ -146,7 +153,8 @@ class _Reader:
         return any_names(name, self.value(rest, path, depth + 1), least, most)
 
     def _array(self, part: Part, path: Path, depth: int) -> Language:
-        low, high = part.get("minItems", 0), part.get("maxItems")
+        low = part.get("minItems", 0)
+        high = part.get("maxItems")
         if low > SIZES[0].most_items:
             raise too_large(f"the JSON schema asks for more than {SIZES[0].most_items} items")
         first = [self.value(schema, path, depth + 1) for schema in part.get("prefixItems", [])[:high]]
@@ -164,7 +172,8 @@ class _Reader:
         return Alt((*options, Seq((*head.parts[:-1], more, head.parts[-1]))))
 
     def _string(self, part: Part) -> Language:
-        low, high = part.get("minLength", 0), part.get("maxLength")
+        low = part.get("minLength", 0)
+        high = part.get("maxLength")
         if low > SIZES[0].longest:
             raise too_large(f"the JSON schema asks for strings of more than {SIZES[0].longest} characters")
         wanted: list[Language] = [

@@ -32,8 +32,10 @@ from unmask.structured.regex import read_regex
 
 _ESCAPES = {0x22: '\\"', 0x5C: "\\\\", 0x8: "\\b", 0x9: "\\t", 0xA: "\\n", 0xC: "\\f", 0xD: "\\r"}
 _PLAIN: Ranges = ((0x20, 0x21), (0x23, 0x5B), (0x5D, LAST))
-COMMA, COLON = Seq((Text(b","), optional(Text(b" ")))), Seq((Text(b":"), optional(Text(b" "))))
-DIGITS, DECIMALS = 15, 6  # most that are written: a number of 15 digits survives binary floating point
+COMMA = Seq((Text(b","), optional(Text(b" "))))
+COLON = Seq((Text(b":"), optional(Text(b" "))))
+DIGITS = 15  # most that are written: a number of 15 digits survives binary floating point
+DECIMALS = 6
 INTEGER = read_regex(rf"-?(0|[1-9]\d{{0,{DIGITS - 1}}})")
 NUMBER = Seq((INTEGER, read_regex(rf"(\.\d{{1,{DIGITS}}})?([eE][+-]?\d{{1,2}})?")))
 MOST_MULTIPLE = 1000
@@ -105,7 +107,8 @@ def decimals(low: int | None, high: int | None, places: int) -> Language:
     # without the other bound: some digits more than the one that is there
     length = max(len(str(abs(bound))) for bound in (low, high) if bound is not None)
     most = 10 ** max(length + 1, DIGITS if places == 0 else places + 9) - 1
-    low, high = -most if low is None else low, most if high is None else high
+    low = -most if low is None else low
+    high = most if high is None else high
     parts: list[Language] = []
     if low < 0:
         parts.append(Seq((Text(b"-"), _positive(max(1, -high), -low, places))))
@@ -117,14 +120,16 @@ def _positive(low: int, high: int, places: int) -> Language:
     if low > high:
         return NOTHING
     unit = 10**places
-    (first, rest), (last, most) = divmod(low, unit), divmod(high, unit)
+    (first, rest) = divmod(low, unit)
+    (last, most) = divmod(high, unit)
     if first == last:
         return Seq((text(str(first)), _fraction(rest, most, places)))
     parts = [Seq((text(str(first)), _fraction(rest, unit - 1, places)))]
     parts.append(Seq((text(str(last)), _fraction(0, most, places))))
     inside = []
     for length in range(len(str(first + 1)), len(str(last - 1)) + 1):
-        begin, end = max(first + 1, 10 ** (length - 1) if length > 1 else 0), min(last - 1, 10**length - 1)
+        begin = max(first + 1, 10 ** (length - 1) if length > 1 else 0)
+        end = min(last - 1, 10**length - 1)
         if begin <= end:
             inside.append(_between(str(begin), str(end)))
     return Alt((*parts, Seq((Alt(tuple(inside)), _fraction(0, unit - 1, places)))))
@@ -137,8 +142,10 @@ def _between(low: str, high: str) -> Language:
     if low[0] == high[0]:
         return Seq((text(low[0]), _between(low[1:], high[1:])))
     length = len(low) - 1
-    least, most = "0" * length, "9" * length
-    first, last = int(low[0]) + (low[1:] != least), int(high[0]) - (high[1:] != most)
+    least = "0" * length
+    most = "9" * length
+    first = int(low[0]) + (low[1:] != least)
+    last = int(high[0]) - (high[1:] != most)
     parts: list[Language] = [Seq((_digit(first, last), Repeat(_digit(0, 9), length, length)))]
     if low[1:] != least:
         parts.append(Seq((text(low[0]), _between(low[1:], most))))
@@ -163,7 +170,8 @@ def _decimals(low: str, high: str, may_stop: bool = True) -> Language:
     """Digits of a fraction from low to high, of which zeros at the end may be left out."""
     if not low:
         return EMPTY
-    least, most = "0" * (len(low) - 1), "9" * (len(low) - 1)
+    least = "0" * (len(low) - 1)
+    most = "9" * (len(low) - 1)
     if low == least + "0" and high == most + "9":
         return Repeat(_digit(0, 9), int(not may_stop), len(low))
     if low[0] == high[0]:
@@ -186,7 +194,8 @@ def multiples(factor: int) -> Dfa:
     group[ord("-")] = 1
     group[ord("0") : ord("9") + 1] = 2 + np.arange(10)
     table = np.zeros((4 + factor, 12), np.int32)
-    table[1, 1], table[1, 2] = 2, 3
+    table[1, 1] = 2
+    table[1, 2] = 3
     table[1:3, 3:] = 4 + np.arange(1, 10) % factor
     table[4:, 2:] = 4 + (10 * np.arange(factor)[:, None] + np.arange(10)) % factor
     final = np.zeros(4 + factor, bool)

@@ -86,7 +86,8 @@ class Dfa:
 
 Language = Chars | Text | Seq | Alt | Repeat | Members | Dfa
 
-EMPTY, NOTHING = Seq(()), Alt(())
+EMPTY = Seq(())
+NOTHING = Alt(())
 
 
 def text(value: str) -> Text:
@@ -110,7 +111,8 @@ def union(ranges: Ranges) -> Ranges:
 
 def complement(ranges: Ranges) -> Ranges:
     """The code points outside."""
-    out, place = [], 0
+    out = []
+    place = 0
     for low, high in union(ranges):
         if place < low:
             out.append((place, low - 1))

@@ -110,16 +110,20 @@ class Nfa:
         return end
 
     def _members(self, parts: tuple[tuple[Language, bool], ...], separator: Language, start: int) -> int:
-        none, some = start, self.state()  # nothing written yet, and something
+        none = start  # nothing written yet, and something
+        some = self.state()
         for part, required in parts:
-            entry, after, before = self.state(), self.state(), self.state()
+            entry = self.state()
+            after = self.state()
+            before = self.state()
             self.skips[none].append(entry)
             self.skips[self.add(separator, some)].append(entry)
             self.skips[self.add(part, entry)].append(after)
             if not required:
                 self.skips[none].append(before)
                 self.skips[some].append(after)
-            none, some = before, after
+            none = before
+            some = after
         end = self.state()
         self.skips[none].append(end)
         self.skips[some].append(end)

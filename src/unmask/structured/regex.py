@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from unmask.errors import UnmaskError
 from unmask.structured.language import EMPTY, LAST, Alt, Chars, Language, Ranges, Repeat, Seq, complement, union
 
-MOST_CHARACTERS, MOST_GROUPS = 20_000, 50  # of an expression, and groups within groups
+MOST_CHARACTERS = 20_000  # of an expression, and groups within groups
+MOST_GROUPS = 50
 ALL: Ranges = ((0, LAST),)
 _NOT_ASCII: Ranges = ((0x80, LAST),)
 _SPACES = ((0x9, 0xD), (0x20, 0x20))
@@ -73,7 +74,9 @@ class _Reader:
     """Reads an expression by recursive descent."""
 
     def __init__(self, pattern: str, write: Callable[[Ranges], Language]) -> None:
-        self.pattern, self.write, self.at = pattern, write, 0
+        self.pattern = pattern
+        self.write = write
+        self.at = 0
 
     def error(self, what: str, at: int) -> UnmaskError:
         shown = self.pattern if len(self.pattern) <= 60 else self.pattern[:57] + "..."
@@ -144,14 +147,19 @@ class _Reader:
         return inner
 
     def _quantifier(self, part: Language) -> Language:
-        place, low, high = self.at, 1, 1
+        place = self.at
+        low = 1
+        high = 1
         braces = _QUANTIFIER.match(self.pattern, self.at)
         if self._take("*"):
-            low, high = 0, -1
+            low = 0
+            high = -1
         elif self._take("+"):
-            low, high = 1, -1
+            low = 1
+            high = -1
         elif self._take("?"):
-            low, high = 0, 1
+            low = 0
+            high = 1
         elif braces:
             self.at = braces.end()
             low = int(braces[1])
@@ -166,7 +174,8 @@ class _Reader:
         return Repeat(part, low, None if high < 0 else high)
 
     def _character(self) -> Language:
-        place, char = self.at, self.pattern[self.at]
+        place = self.at
+        char = self.pattern[self.at]
         self.at += 1
         if char == ".":
             return self.write(_NO_BREAK)

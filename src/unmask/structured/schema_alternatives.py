@@ -26,7 +26,9 @@ class Alternatives:
     """Takes the schemas of one document apart. A schema that contains itself is followed `unrolled` times."""
 
     def __init__(self, root: Any, effort: Effort, unrolled: int) -> None:
-        self.root, self.effort, self.unrolled = root, effort, unrolled
+        self.root = root
+        self.effort = effort
+        self.unrolled = unrolled
         self.checked: set[int] = set()  # schemas whose oneOf is known to be exclusive
         self.checking = False  # whether all that is valid is asked for, and not what is written
         said = str(root.get("$schema", DRAFTS[-1])) if isinstance(root, dict) else DRAFTS[-1]
@@ -90,7 +92,8 @@ class Alternatives:
 
     def _check_exclusive(self, out: list[tuple[Part, Path]], schemas: list[Any], path: Path) -> None:
         """Refuses oneOf where a value that is written for one schema may be valid under another."""
-        before, self.checking = self.checking, True
+        before = self.checking
+        self.checking = True
         choices = [self._cross(out, self.of(sub, path), len(path)) for sub in schemas]
         for i, one in enumerate(choices):
             written: list[tuple[Part, Path]] = [({"type": kinds(part), **part}, inner) for part, inner in one]
@@ -106,7 +109,8 @@ class Alternatives:
         """False where a required member of an object, and of nothing else, has no valid value."""
         if part.get("type") != ["object"]:
             return True
-        listed, rest = part.get("properties", {}), part.get("additionalProperties", True)
+        listed = part.get("properties", {})
+        rest = part.get("additionalProperties", True)
         return all(
             any(self._may_hold(inner, way) for inner, way in self.of(listed.get(name, rest), path))
             for name in part.get("required", [])

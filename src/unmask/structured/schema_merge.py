@@ -28,7 +28,8 @@ def merge(one: Part, other: Part) -> Part | None:
     """What holds when both parts hold; None where nothing can."""
     out = {**one, **other}
     for key in one.keys() & other.keys():
-        a, b = one[key], other[key]
+        a = one[key]
+        b = other[key]
         if key in _LARGER:
             out[key] = max(a, b)
         elif key in _SMALLER:
@@ -113,7 +114,8 @@ def narrowed(part: Part) -> Part | None:
     if kinds is not None and all(empty_range(part, kind) for kind in kinds):
         return None
     if kinds == ["object"]:
-        listed, rest = part.get("properties", {}), part.get("additionalProperties", True)
+        listed = part.get("properties", {})
+        rest = part.get("additionalProperties", True)
         if any(listed.get(name, rest) is False for name in part.get("required", [])):
             return None
     return part
@@ -150,7 +152,8 @@ def _allows(part: Part, value: Any) -> bool:
     family = "number" if kind == "integer" else kind
     present = [key for key in FAMILIES.get(family, ()) if key in part]
     if family == "string":
-        short, long = part.get("minLength", 0), part.get("maxLength", math.inf)
+        short = part.get("minLength", 0)
+        long = part.get("maxLength", math.inf)
         present = [key for key in present if key not in ("minLength", "maxLength")]
         fits = short <= len(value) <= long
     elif family == "number":

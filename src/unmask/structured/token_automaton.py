@@ -19,7 +19,8 @@ from unmask.structured.effort import Effort, too_large
 from unmask.structured.language import Dfa
 from unmask.structured.vocabulary import Vocabulary
 
-DEAD, START = 0, 1
+DEAD = 0
+START = 1
 MOST_EDGE_BYTES = 2**26
 
 
@@ -39,7 +40,9 @@ class TokenAutomaton:
     @cached_property
     def edges(self) -> tuple[Array, Array]:
         """(source, target) [M] of every pair of states that a token joins, by source; both alive."""
-        count, sources, targets = len(self.after), [], []
+        count = len(self.after)
+        sources = []
+        targets = []
         for first in range(0, count, 256):
             rows = self.after[first : first + 256]
             joined = np.zeros((len(rows), count), bool)
@@ -68,10 +71,12 @@ class TokenAutomaton:
         """int64 [S]: fewest tokens from each state to where the text may end; a large number where it never may."""
         source, target = self.edges
         order = target.argsort(kind="stable")
-        source, starts = source[order], np.searchsorted(target[order], np.arange(len(self.after) + 1))
+        source = source[order]
+        starts = np.searchsorted(target[order], np.arange(len(self.after) + 1))
         far = np.iinfo(np.int32).max
         out = np.where(self.final, 0, far).astype(np.int64)
-        reached, steps = self.final.nonzero()[0], 0
+        reached = self.final.nonzero()[0]
+        steps = 0
         while len(reached):
             steps += 1
             before = np.concatenate([source[starts[s] : starts[s + 1]] for s in reached.tolist()])

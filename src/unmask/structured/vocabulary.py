@@ -78,7 +78,8 @@ def _levels(spelled: Sequence[bytes | None], without: frozenset[int]) -> Iterabl
     tokens = np.array([i for i, text in enumerate(spelled) if text and i not in without], np.int64)
     texts = [spelled[i] or b"" for i in tokens.tolist()]
     length = np.array([len(text) for text in texts], np.int64)
-    node, place = np.zeros(len(tokens), np.int64), np.arange(len(tokens))
+    node = np.zeros(len(tokens), np.int64)
+    place = np.arange(len(tokens))
     depth = 0
     while len(place):
         letter = np.array([texts[i][depth] for i in place.tolist()], np.int64)
