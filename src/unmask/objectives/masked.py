@@ -37,6 +37,9 @@ class AR(Objective):
     def network(self, shape: Mapping[str, Any]) -> dict[str, Any]:
         return {"shift": self.shift, "layout": "causal"}
 
+    def decoding(self) -> dict[str, Any]:
+        return {"temperature": 0.8}
+
     def corrupt(self, rows: Rows, draws: Draws, mask_id: int | None, vocab_size: int = 0) -> Noised:
         scored = rows.supervised & (rows.position > 0)
         weights, normaliser = self._weigh(torch.ones_like(rows.ids, dtype=torch.float32), scored, rows)
@@ -94,6 +97,9 @@ class MDLM(Objective):
 
     def network(self, shape: Mapping[str, Any]) -> dict[str, Any]:
         return {"shift": self.shift, "layout": "bidirectional"}
+
+    def decoding(self) -> dict[str, Any]:
+        return {"rule": "random", "temperature": 0.8}  # the likeliest token first would write full stops
 
     def times(self, rows: Rows, draws: Draws) -> Tensor:
         """Time of every token [B, L]: here one per row."""

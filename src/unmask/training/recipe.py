@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import yaml
 
+from unmask.decoding.methods import DecodingDefaults
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig, build
 from unmask.objectives.drafts import Drafts
@@ -76,6 +77,7 @@ class Recipe:
     data: DataConfig
     training: TrainingConfig
     seed: int = 0
+    decoding: dict[str, Any] = field(default_factory=dict)  # how the model decodes by default, over the objective's
 
     def check(self) -> None:
         """Raises UnmaskError naming the first impossible value."""
@@ -83,6 +85,7 @@ class Recipe:
         data = self.data
         if self.seed < 0:
             raise UnmaskError(f"recipe: seed must be at least 0, got {self.seed}")
+        DecodingDefaults.read(self.decoding, "recipe: decoding")
         self.within(
             {
                 "training.steps": training.steps >= 1,

@@ -24,14 +24,14 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from unmask.checkpoints import weights as checkpoint
-from unmask.checkpoints.folder import read_tokenizer
+from unmask.checkpoints.folder import GENERATION, read_tokenizer
 from unmask.errors import UnmaskError
 from unmask.files import write_text
 from unmask.models.transformer import Transformer
 from unmask.objectives.draws import Draws
 from unmask.objectives.objective import Noised, Objective, Rows
 from unmask.training.checkpointer import Checkpointer, Progress
-from unmask.training.data import DataConfig, make_rows
+from unmask.training.data import Corpus, DataConfig, WholeDocuments, make_rows
 from unmask.training.documents import Documents
 from unmask.training.ema import Ema
 from unmask.training.framing import Framing
@@ -66,6 +66,7 @@ class Material:
     tokenizer: Tokenizer | None = None
     teacher: Teacher | None = None
     fingerprint: str = ""  # of the data, where it is known
+    free_text: bool = False  # whether texts are learned whole, so that the model goes on from anything
 
 
 class Scored(nn.Module):
@@ -99,7 +100,7 @@ def make_material(recipe: TrainRecipe) -> Material:
         )
     framing = Framing(tokenizer, eos=special["eos_token_id"], mask=special["mask_token_id"])
 
-    def rows(files: Documents, data: DataConfig, seed: int) -> Stream:
+    def rows(files: Documents, data: DataConfig, seed: int) -> Corpus | WholeDocuments:
         return make_rows(tokenise(files, framing), data, seed, recipe.objective.eos, framing.eos)
 
     held = None
@@ -107,7 +108,12 @@ def make_material(recipe: TrainRecipe) -> Material:
         held = rows(Documents(data.validation, data), replace(data, cut=0.0), 0)
     training = rows(documents, data, recipe.seed)
     return Material(
-        Transformer(config).initialise(recipe.seed), training, held, tokenizer, fingerprint=documents.fingerprint()
+        network=Transformer(config).initialise(recipe.seed),
+        rows=training,
+        held_out=held,
+        tokenizer=tokenizer,
+        fingerprint=documents.fingerprint(),
+        free_text=bool(training.tokens.learned.all()),
     )
 
 
@@ -136,6 +142,10 @@ class Trainer:
         self.dtype, chosen = choose_precision(self.config.precision, self.device)
         self.console.print(chosen, highlight=False)
         material = material or make_material(cast(TrainRecipe, recipe))
+        self.material = material
+        for note in [getattr(rows, "note", "") for rows in (material.rows, material.held_out)]:
+            if note:
+                self.console.print(f"data: {note}", highlight=False)
         self.tokenizer = material.tokenizer
         self.corpus = material.rows
         self.held_out = material.held_out
@@ -309,7 +319,13 @@ class Trainer:
         weights = {n: t.to(torch.bfloat16) for n, t in self.finished_weights().items()}
         details = {"recipe": self.recipe.name}  # one key: the order of several would vary from run to run
         checkpoint.save(self.model_folder, self.network.config.to_dict(), weights, self.tokenizer, details)
+        write_text(self.model_folder / GENERATION, json.dumps(self.decoding(), indent=2) + "\n")
         self._save_curve(f"{self.recipe.name}: {type(self.recipe.objective).__name__}")
+
+    def decoding(self) -> dict[str, Any]:
+        """How the finished model decodes where nobody says: by the objective for free text, greedily for answers."""
+        own = self.recipe.objective.decoding() if self.material.free_text else {}
+        return {**own, **self.recipe.decoding}
 
     def _save_curve(self, title: str) -> None:
         lines = "".join(json.dumps(record) + "\n" for record in self.history)
