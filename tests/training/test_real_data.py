@@ -169,8 +169,6 @@ def test_columns_have_the_names_that_the_recipe_gives(tmp_path: Path) -> None:
 def test_a_prompt_is_fed_as_it_was_trained(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     rows = [{"prompt": f"{a}+3=", "response": f"{a + 3}"} for a in (1, 2)]
     path = rows_file(tmp_path / "a.jsonl", rows)
-        tmp_path / "a.jsonl", [{"prompt": f"{a}+{b}=", "response": f"{a + b}"} for a in (1, 2) for b in (3,)]
-    )
     data = {"files": [str(path)], "tokenizer": "char", "length": 16, "packed": False}
     made = Trainer(make_recipe(data=data, training__steps=1), tmp_path / "run", QUIET)
     first = made.corpus.rows(0, 1)
