@@ -306,3 +306,15 @@ def test_gaps_in_a_canvas_of_random_tokens(tiny: Tiny) -> None:
     ] * (len(first) - len(written))
     assert len(written) == len(out.token_ids)
     assert lm.fill("the [[mask:2-3]] sat on the [[mask:1]].", seed=1).text == out.text
+
+
+def test_room_is_what_fits_in_whole_canvases() -> None:
+    lm = DiffusionLM.from_pretrained(FIXTURES / "diffusion_gemma")
+    most, canvas = lm.config.max_length, lm.prepare([1], 1).requests[0].block_length or 0
+    assert canvas > 1
+    for prompt in (most - canvas - 1, most - canvas, most - 2 * canvas + 1):
+        room = lm.room(prompt)
+        assert room % canvas == 0
+        assert len(lm.prepare([1] * prompt, room).requests[0].ids) == prompt + room
+        with pytest.raises(UnmaskError, match="do not fit"):
+            lm.prepare([1] * prompt, room + 1)

@@ -409,10 +409,9 @@ class DiffusionLM:
             if streamer is not None:
                 streamer(frame)
         output, canvas = final.outputs()[0], final.decoder.canvas.ids[0].tolist()
-        gaps = parsed.gaps(canvas, lengths)
-        written = [token for gap in gaps for token in gap]
-        fields = {**vars(output), "text": tokenizer.decode(canvas), "token_ids": written}
-        return Filled(**fields, gaps=tuple(tokenizer.decode(gap) for gap in gaps))
+        text, gaps = parsed.text(canvas, lengths, tokenizer)
+        written = [token for gap in parsed.gaps(canvas, lengths) for token in gap]
+        return Filled(**{**vars(output), "text": text, "token_ids": written}, gaps=tuple(gaps))
 
     def prepare_fill(
         self, template: Template, seed: int | None = None, **options: Any

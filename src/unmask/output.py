@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unmask.canvas import Array, Frame
+from unmask.decoding.detokenize import text_after
 from unmask.decoding.loop import Decoder
 from unmask.decoding.stops import cut
 
@@ -85,7 +86,13 @@ class Run:
 
     def text_so_far(self) -> str:
         """What the first request has written from the left without a gap; nothing without a tokenizer."""
-        return "" if self.tokenizer is None else self.tokenizer.decode(self._written(0))
+        return self._text(0, self._written(0))
+
+    def _text(self, number: int, ids: list[int]) -> str:
+        """The text of what a request has written, as it stands behind its prompt."""
+        row = self.decoder.rows[number]
+        prompt = row.canvas.ids[0, : row.request.given.index(False)].tolist()
+        return "" if self.tokenizer is None else text_after(self.tokenizer, prompt, ids)
 
     def _written(self, number: int) -> list[int]:
         """What a request has written from the left, up to end of text and to what was asked for."""
@@ -105,7 +112,7 @@ class Run:
         canvas = decoded.canvas.ids[0]
         ids = self._written(row)  # noise is left only where an end of text or a stop string cut in
         return Output(
-            text="" if self.tokenizer is None else cut(self.tokenizer.decode(ids), self.stops),
+            text=cut(self._text(row, ids), self.stops),
             token_ids=ids,
             written=canvas.copy(),
             first=self.first.ids[row, : len(canvas)].copy(),

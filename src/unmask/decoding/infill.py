@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unmask.canvas import Frame
+from unmask.decoding.detokenize import ids_after, text_after
 from unmask.errors import UnmaskError
 
 if TYPE_CHECKING:
@@ -24,10 +25,12 @@ class Template:
 
     segments: list[list[int]]  # one more than there are gaps
     choices: list[Sequence[int]]  # of each gap: the lengths it may have, ascending
+    pieces: list[str]  # the given texts themselves
 
     def canvas(self, lengths: list[int], mask_id: int) -> tuple[list[int], list[bool]]:
         """Ids with masks in the gaps, and which of them are given."""
-        ids, given = list(self.segments[0]), [True] * len(self.segments[0])
+        ids = list(self.segments[0])
+        given = [True] * len(ids)
         for length, segment in zip(lengths, self.segments[1:], strict=True):
             ids += [mask_id] * length + segment
             given += [False] * length + [True] * len(segment)
@@ -43,11 +46,24 @@ class Template:
 
     def gaps(self, canvas: list[int], lengths: list[int]) -> list[list[int]]:
         """The ids that fill each gap of a written canvas."""
-        out, place = [], len(self.segments[0])
+        out = []
+        place = len(self.segments[0])
         for length, segment in zip(lengths, self.segments[1:], strict=True):
             out.append(canvas[place : place + length])
             place += length + len(segment)
         return out
+
+
+    def text(self, canvas: list[int], lengths: list[int], tokenizer: Tokenizer) -> tuple[str, list[str]]:
+        """A written canvas as text, the given parts as they were given; and the text of each gap."""
+        before = list(self.segments[0])
+        text = self.pieces[0]
+        gaps = []
+        for gap, segment, piece in zip(self.gaps(canvas, lengths), self.segments[1:], self.pieces[1:], strict=True):
+            gaps.append(text_after(tokenizer, before, gap))
+            before += [*gap, *segment]
+            text += gaps[-1] + piece
+        return text, gaps
 
 
 def parse_template(text: str, tokenizer: Tokenizer) -> Template:
@@ -72,7 +88,8 @@ def make_template(pieces: list[str], choices: list[Sequence[int]], tokenizer: To
     if _spaces_lead_words(tokenizer):
         # byte-level words carry the space before them, so a gap begins with its own space
         pieces = [p[:-1] if p.endswith(" ") else p for p in pieces[:-1]] + pieces[-1:]
-    return Template([tokenizer.encode(p, add_special_tokens=False).ids for p in pieces], choices)
+    first = tokenizer.encode(pieces[0], add_special_tokens=False).ids
+    return Template([first, *(ids_after(tokenizer, piece) for piece in pieces[1:])], choices, pieces)
 
 
 def settle_lengths(template: Template) -> Generator[list[list[int]], list[float], list[int]]:
@@ -96,5 +113,5 @@ def mean_log_confidence(frames: list[Frame]) -> float:
 
 
 def _spaces_lead_words(tokenizer: Tokenizer) -> bool:
-    token = tokenizer.id_to_token(tokenizer.encode(" the", add_special_tokens=False).ids[0]) or ""
+    token = tokenizer.id_to_token(ids_after(tokenizer, " the")[0]) or ""
     return len(token) > 1 and token[0] in "Ġ▁"

@@ -223,7 +223,7 @@ class Planner:
         n = self._n(body, len(rows))
         self._check_prompt(max(map(len, rows)))
         if most is None:
-            most = max(1, min(default, lm.config.max_length - max(map(len, rows))))
+            most = max(1, min(default, lm.room(max(map(len, rows)))))
         seed = self._seed(options.pop("seed"))
         prepared = lm.prepare([row for row in rows for _ in range(n)], most, seed=seed, **options)
         requests = [replace(request, logprobs=logprobs) for request in prepared.requests]
