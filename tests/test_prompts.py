@@ -59,6 +59,7 @@ def test_a_chat_is_written_as_its_template_says_up_to_the_answer() -> None:
     assert render_chat(HELLO, CHATML, "toy") == system + user + assistant
     told = [{"role": "system", "content": "Be brief."}, *HELLO]
     assert render_chat(told, CHATML, "toy") == "<|im_start|>system\nBe brief.<|im_end|>\n" + user + assistant
+    assert render_chat(HELLO, CHATML, "toy", add_generation_prompt=False) == system + user
     turns = [*HELLO, {"role": "assistant", "content": "hello there"}, *HELLO]
     answered = "<|im_start|>assistant\nhello there<|im_end|>\n"
     assert render_chat(turns, CHATML, "toy") == system + user + answered + user + assistant
