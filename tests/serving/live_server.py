@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unmask.lm import DiffusionLM
-from unmask.serving.run import Server
+from unmask.serving.server import Server
 
 
 @dataclass

@@ -44,10 +44,10 @@ def small_models(tiny: Callable[..., Any], drafting: Callable[..., Any]) -> dict
 
 
 def main(port: int) -> None:
-    from unmask.serving.api.access import Rules, local_hosts
+    from unmask.serving.api.access import AccessRules, local_hosts
     from unmask.serving.api.app import Settings
     from unmask.serving.engine import Limits
-    from unmask.serving.run import bind, make_server, serve
+    from unmask.serving.server import bind, make_server, serve
 
     spec = spec_from_file_location("tests_conftest", TESTS / "conftest.py")
     assert spec is not None
@@ -55,7 +55,7 @@ def main(port: int) -> None:
     shared = module_from_spec(spec)
     spec.loader.exec_module(shared)
     models = small_models(shared.make_tiny, shared.make_drafting)
-    settings = Settings(Rules(hosts=local_hosts("127.0.0.1")))
+    settings = Settings(AccessRules(hosts=local_hosts("127.0.0.1")))
     serve(make_server(models, Limits(slots=8, queue=8), settings, 5.0), models, bind("127.0.0.1", port))
 
 

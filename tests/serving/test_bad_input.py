@@ -10,7 +10,7 @@ import pytest
 from live_server import Live
 
 from unmask.serving.api.app import Settings
-from unmask.serving.api.planner import Bounds
+from unmask.serving.api.planner import RequestLimits
 from unmask.serving.engine import Limits
 
 TEXT: dict[str, Any] = {"model": "canvas", "prompt": "the cat", "max_tokens": 4}
@@ -228,7 +228,7 @@ def test_a_time_limit_is_told(start: Any) -> None:
 
 
 def test_bounds_are_told(start: Any) -> None:
-    small = start(Limits(slots=2), Settings(bounds=Bounds(n=1, prompt_tokens=3)))
+    small = start(Limits(slots=2), Settings(bounds=RequestLimits(n=1, prompt_tokens=3)))
     assert small.send("/v1/completions", {**TEXT, "prompt": [5, 6, 7, 8]})[0] == 400
     assert small.send("/v1/completions", {**TEXT, "prompt": [5, 6, 7], "n": 2})[0] == 400
     assert small.send("/v1/completions", {**TEXT, "prompt": [5, 6, 7]})[0] == 200

@@ -20,7 +20,7 @@ from unmask.lm import DiffusionLM
 from unmask.serving import batch
 from unmask.serving.asgi import Asked, whole
 from unmask.serving.engine import Limits
-from unmask.serving.run import make_app
+from unmask.serving.server import make_app
 
 RUN = CliRunner()
 

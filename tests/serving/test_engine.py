@@ -208,7 +208,7 @@ def test_memory_is_bounded_and_given_back(models: dict[str, Backed]) -> None:
     for sink in running:
         assert sink.done().ids == alone(models, "drafts", asked)
     assert sum(engine.figures.batch.counts[2:]) == 0  # never more than two at once
-    wait_until(lambda: engine.idle and not engine._lanes)
+    wait_until(lambda: engine.idle and not engine._batches)
     assert all(made.cache is None or sum(k.numel() for k in made.cache.keys) == 0 for made in models["drafts"].made)
     engine.close()
     small = Engine(models, Limits(cache_bytes=one - 1))

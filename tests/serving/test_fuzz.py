@@ -90,7 +90,7 @@ def test_odd_heads(live: Live, asked: tuple[str, str, dict[str, str]]) -> None:
 def test_nothing_is_left_behind(live: Live) -> None:
     live.idle()
     assert live.server.engine.running == live.server.engine.waiting == 0
-    assert not live.server.engine._lanes
+    assert not live.server.engine._batches
 
 
 class Storm:

@@ -18,12 +18,12 @@ import pytest
 
 from unmask.lm import DiffusionLM
 from unmask.serving import batch
-from unmask.serving.api.access import Rules, local_hosts
+from unmask.serving.api.access import AccessRules, local_hosts
 from unmask.serving.api.app import Settings
 from unmask.serving.asgi import Asked, whole
 from unmask.serving.engine import Limits
-from unmask.serving.run import Server, bind
-from unmask.serving.served import Served
+from unmask.serving.server import Server, bind
+from unmask.serving.server import ServerConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 KEY = "open-sesame"
@@ -55,15 +55,15 @@ def replicas() -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def served(served_models: dict[str, DiffusionLM], tmp_path_factory: pytest.TempPathFactory) -> Served:
+def served(served_models: dict[str, DiffusionLM], tmp_path_factory: pytest.TempPathFactory) -> ServerConfig:
     folder = tmp_path_factory.mktemp("models") / "canvas"
     served_models["canvas"].save_pretrained(folder)
-    rules = Rules((KEY,), hosts=local_hosts("127.0.0.1"))
-    return Served({"canvas": str(folder)}, Limits(slots=8, queue=64), Settings(rules))
+    rules = AccessRules((KEY,), hosts=local_hosts("127.0.0.1"))
+    return ServerConfig({"canvas": str(folder)}, Limits(slots=8, queue=64), Settings(rules))
 
 
 @pytest.fixture(scope="module")
-def fleet(served: Served) -> Iterator[tuple[Any, Any]]:
+def fleet(served: ServerConfig) -> Iterator[tuple[Any, Any]]:
     pytest.importorskip("ray")
     before = os.environ.pop("RAY_ADDRESS", None), os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[2] / "src")  # replicas import the package from here
@@ -92,9 +92,9 @@ def port(fleet: tuple[Any, Any]) -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def alone(served: Served) -> Iterator[Callable[..., Any]]:
+def alone(served: ServerConfig) -> Iterator[Callable[..., Any]]:
     """What a server of one process answers."""
-    app, engine = Served(served.models, served.limits, Settings()).start()
+    app, engine = ServerConfig(served.models, served.limits, Settings()).start()
     yield lambda body: json.loads(asyncio.run(whole(app, Asked("/v1/completions", json.dumps(body).encode())))[1])
     engine.close()
 

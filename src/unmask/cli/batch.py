@@ -21,7 +21,7 @@ from unmask.errors import UnmaskError
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from unmask.serving.served import Served
+    from unmask.serving.server import ServerConfig
 
 
 def batch(
@@ -60,10 +60,10 @@ def batch(
     from rich.progress import Progress
 
     from unmask.serving import batch as batches
-    from unmask.serving.api.access import Rules
+    from unmask.serving.api.access import AccessRules
     from unmask.serving.api.app import Settings
     from unmask.serving.engine import Limits
-    from unmask.serving.served import Served
+    from unmask.serving.server import ServerConfig
 
     asked = batches.survey(requests)
     if answers.exists() and answers.samefile(requests):
@@ -75,8 +75,8 @@ def batch(
     console = Console(stderr=True)
     # no line of a batch is turned away because others wait
     limits = Limits(max_concurrent, 1 << 30, int(cache_gb * 2**30))
-    settings = Settings(Rules(body_bytes=1 << 30), seconds=math.inf)
-    served = Served(names(model or ["default"]), limits, settings, device, dtype, backend)
+    settings = Settings(AccessRules(body_bytes=1 << 30), seconds=math.inf)
+    served = ServerConfig(names(model or ["default"]), limits, settings, device, dtype, backend)
     try:
         if before < len(asked):
             with _app(served, workers, worker_cpus) as app:
@@ -110,7 +110,7 @@ def batch(
 
 
 @contextmanager
-def _app(served: Served, workers: int, cpus: float) -> Iterator[ASGIApp]:
+def _app(served: ServerConfig, workers: int, cpus: float) -> Iterator[ASGIApp]:
     """What answers: an engine of this process, or workers on Ray."""
     if workers:
         from unmask.serving.replicas import Fleet, fleet

@@ -62,21 +62,21 @@ def serve(
     need("fastapi", "serve")
     fleet = _fleet(ray, min_replicas, max_replicas, replica_cpus)
     from unmask.serving import run
-    from unmask.serving.api.access import Rules, local_hosts, read_keys
+    from unmask.serving.api.access import AccessRules, local_hosts, read_keys
     from unmask.serving.api.app import Settings
-    from unmask.serving.api.planner import Bounds
-    from unmask.serving.api.structure import RuleBounds
+    from unmask.serving.api.planner import RequestLimits
+    from unmask.serving.api.structure import StructureLimits
     from unmask.serving.engine import Limits
-    from unmask.serving.served import Served
+    from unmask.serving.server import ServerConfig
 
     keys = () if api_key_file is None else read_keys(api_key_file)
-    rules = Rules(keys, max_body, local_hosts(host), log_prompts)
-    bounds = Bounds(max_n, max_prompt, rules=RuleBounds(max_schema, max_schema_depth, schema_seconds))
+    rules = AccessRules(keys, max_body, local_hosts(host), log_prompts)
+    bounds = RequestLimits(max_n, max_prompt, rules=StructureLimits(max_schema, max_schema_depth, schema_seconds))
     settings = Settings(rules, bounds, timeout, tuple(allow_origin or ()))
     limits = Limits(max_concurrent, queue, int(cache_gb * 2**30), prefill_chunk)
     named = names(models or ["default"])
     listener = run.bind(host, port)  # before models are read: it may be taken
-    served = Served(named, limits, settings, device, dtype, backend)
+    served = ServerConfig(named, limits, settings, device, dtype, backend)
     if fleet is None:
         app, engine = served.start()
         return run.serve(run.Server(app, engine, grace), named, listener)

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp
 from unmask.errors import UnmaskError
 from unmask.serving.api.errors import APIError, sentence
 from unmask.serving.api.schema import Strict
-from unmask.serving.api.strictjson import parse
+from unmask.serving.api.strict_json import parse
 from unmask.serving.asgi import Asked, whole
 
 BEGINNING = b'{"id": "batch_req_'  # of every line that is written

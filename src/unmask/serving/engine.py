@@ -1,7 +1,7 @@
 """Continuous batching: one thread that steps decoders over whatever requests there are.
 
-A job is one request. Jobs wait in line, take a slot, and are stepped together with all others of their lane: the
-same model and layout, so one cache and one forward. Between steps jobs join and leave. What happens to a job is told
+A job is one request. Jobs wait in line, take a slot, and are stepped together with all others of their batch: of the
+same model and layout, with one cache and one forward. Between steps jobs join and leave. What happens to a job is told
 to its sink, on the engine's thread: a sink must not block.
 """
 
@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol
 
@@ -21,9 +20,11 @@ from unmask.decoding.loop import Decoder
 from unmask.decoding.request import Alternatives, Prepared, Request, Row
 from unmask.layout import Layout
 from unmask.models.config import ModelConfig
-from unmask.serving.figures import Figures
+from unmask.serving.metrics import EngineMetrics
 
 log = logging.getLogger("unmask.backends")
+PATIENCE = 10.0  # seconds that a job may be passed by later ones
+READING = 2  # requests that may read long prompts at once: the others' steps wait for each
 
 
 class Model(Protocol):
@@ -101,6 +102,7 @@ class Job:
     sink: Callable[[Event], None]
     cancelled: bool = False
     submitted: float = field(default_factory=time.monotonic)
+    unread: bool = False  # its prompt takes several steps to read, and it has not begun to write
 
     @staticmethod
     def of(model: str, prepared: Prepared, sink: Callable[[Event], None]) -> list[Job]:
@@ -113,22 +115,24 @@ class Job:
         return jobs
 
 
-class Lane:
+class Batch:
     """The jobs that share a decoder, from the first that joins until the last has left."""
 
     def __init__(self, key: Key, backend: Backend) -> None:
-        self.key, self.backend = key, backend
+        self.key = key
+        self.backend = backend
         self.decoder = Decoder(backend, key.layout, (), key.eos_ids, key.use_cache, isolate=True)
         self.jobs: dict[int, Job] = {}
-        self.rows = self.longest = 0  # room that the cache has grown to
+        self.rows = 0  # room that the cache has grown to
+        self.longest = 0
 
     def admit(self, job: Job, prefill_chunk: int) -> None:
-        self.jobs[self.decoder.admit(replace(job.request, prefill_chunk=prefill_chunk))] = job
         self.rows, self.longest = self.with_one_more(job)
+        self.jobs[self.decoder.admit(replace(job.request, prefill_chunk=prefill_chunk))] = job
 
     def with_one_more(self, job: Job) -> tuple[int, int]:
         """Rows and length of the cache after a job has joined."""
-        rows = job.request.rows + sum(other.request.rows for other in self.jobs.values() if other is not job)
+        rows = job.request.rows + sum(other.request.rows for other in self.jobs.values())
         return max(self.rows, rows), max(self.longest, len(job.request.ids))
 
     def leave(self, number: int) -> Row:
@@ -140,42 +144,51 @@ class Engine:
     """Decodes jobs of several models until it is closed. All methods may be called from any thread."""
 
     def __init__(self, models: Mapping[str, Model], limits: Limits | None = None) -> None:
-        self.models, self.limits, self.figures = dict(models), limits or Limits(), Figures()
+        self.models = dict(models)
+        self.limits = limits or Limits()
+        self.metrics = EngineMetrics()
+        self.metrics.watch(lambda: self.running, lambda: self.waiting)
         self._spare: dict[str, list[Backend]] = {name: [] for name in models}
         self._changed = threading.Condition()
-        self._waiting: deque[Job] = deque()
-        self._lanes: dict[Key, Lane] = {}  # touched by the engine's thread only
-        self._held = self._cancels = 0  # jobs in line and in slots; cancellations not yet looked at
-        self._closing, self._failing = False, ""
+        self._waiting: list[Job] = []
+        self._batches: list[Batch] = []  # touched by the engine's thread only
+        self._held = 0  # jobs in line and in slots
+        self._cancels = 0  # not yet looked at
+        self._closing = False
+        self._failing = ""
         self._thread = threading.Thread(target=self._run, name="unmask-engine", daemon=True)
         self._thread.start()
 
-    def cache_bytes(self, job: Job, rows: int = 1, length: int | None = None) -> int:
-        """What the keys and values of `rows` requests of a job's kind take, at most."""
-        key, c = job.key, self.models[job.key.model].config
+    def cache_bytes(self, key: Key, rows: int, length: int) -> int:
+        """What the keys and values of `rows` requests of at most `length` tokens take in one batch."""
+        config = self.models[key.model].config
         if not key.use_cache or (key.layout.kind == "bidirectional" and not key.approximate):
             return 0
-        slots = -(-(length or len(job.request.ids)) // 128) * 128  # they grow in steps,
-        rows = 1 << (rows - 1).bit_length()  # and the rows of compiled graphs double
-        return 8 * sum(heads * width for heads, width in c.key_shapes) * slots * rows
+        slots = -(-length // 128) * 128  # they grow in steps,
+        places = 1 << (rows - 1).bit_length()  # and the rows of compiled graphs double
+        return 8 * sum(heads * width for heads, width in config.key_shapes) * slots * places
 
-    def submit(self, jobs: list[Job], of_running: bool = False) -> None:
-        """Puts jobs in line, all or none. `of_running` ones belong to a request that was taken before.
+    def submit(self, jobs: list[Job], resumed: bool = False) -> None:
+        """Puts jobs in line, all or none. `resumed` ones belong to a request that was taken before.
 
         Raises Refused if the line is full, if the engine is closing, or if one can never be held.
         """
         limits = self.limits
-        if any(self.cache_bytes(job, job.request.rows) > limits.cache_bytes for job in jobs):
+        if any(self.cache_bytes(job.key, job.request.rows, len(job.request.ids)) > limits.cache_bytes for job in jobs):
             raise Refused("the request needs more memory for keys and values than the server holds", "too_large")
         with self._changed:
             if self._closing:
                 raise Refused("the server is shutting down", "closing")
             most = limits.slots + limits.queue
-            if not of_running and len(jobs) > most:
+            if not resumed and len(jobs) > most:
                 raise Refused(f"the request is {len(jobs)} texts in one, and the server holds {most}", "too_large")
-            if not of_running and self._held + len(jobs) > most:
+            if not resumed and self._held + len(jobs) > most:
                 full = f"{limits.slots} requests are running and {limits.queue} may wait"
                 raise Refused(f"the server is full, {full}; try again later", "full")
+            for job in jobs:
+                given = job.request.given
+                prompt = given.index(False) if False in given else 0
+                job.unread = job.key.layout.kind != "bidirectional" and prompt > limits.prefill_chunk
             self._held += len(jobs)
             self._waiting.extend(jobs)
             self._changed.notify()
@@ -223,97 +236,129 @@ class Engine:
     def fail_all(self, reason: str) -> None:
         """Ends everything that waits or runs, before the next step."""
         with self._changed:
-            self._closing, self._failing = True, reason
+            self._closing = True
+            self._failing = reason
             self._changed.notify()
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._waiting or self._lanes or self._closing):
+                while not (self._waiting or self._batches or self._closing):
                     self._cancels = 0
                     self._changed.wait()
                 if self._closing and self._held == 0:
                     return
             try:
                 self._turn()
-            except Exception as error:  # a mistake of the engine itself: nobody may wait for ever because of it
+            except BaseException as error:  # a mistake of the engine or a panic of a library: nobody may wait for ever
                 log.exception("the engine failed")
                 self._drop_all(error)
 
     def _turn(self) -> None:
-        """What changed since the last step, and then a step of every lane."""
+        """Looks at what changed since the last step, then steps every batch."""
         if self._failing:
             return self._drop_all(Refused(self._failing, "closing"))
         if self._cancels:
             self._forget_cancelled()
         self._admit()
-        for lane in list(self._lanes.values()):
-            self._step(lane)
-        self._settle_lanes()
+        for batch in self._batches:
+            self._step(batch)
+        self._close_empty()
 
     def _forget_cancelled(self) -> None:
         with self._changed:
             self._cancels = 0
             left = [job for job in self._waiting if not job.cancelled]
             self._held -= len(self._waiting) - len(left)
-            self._waiting = deque(left)
-        for lane in self._lanes.values():
-            for number in [n for n, job in lane.jobs.items() if job.cancelled]:
-                lane.leave(number)
+            self._waiting = left
+        for batch in self._batches:
+            for number in [n for n, job in batch.jobs.items() if job.cancelled]:
+                batch.leave(number)
                 self._gone()
-        self._settle_lanes()
+        self._close_empty()
 
     def _gone(self) -> None:
         with self._changed:
             self._held -= 1
 
     def _admit(self) -> None:
-        """Takes jobs in from the head of the line while there are slots and memory."""
-        while self._waiting:
+        """Takes jobs in: the first in line first, and past those that do not fit yet the ones that do.
+
+        A job that was passed for PATIENCE seconds is passed no more, except by models that have nothing running.
+        """
+        with self._changed:
+            line = list(self._waiting)
+        passed = False
+        for job in line:
+            alone = all(batch.key.model != job.key.model for batch in self._batches)
+            if passed and not alone:
+                continue
+            if not self._place(job, alone):
+                passed = passed or time.monotonic() - job.submitted > PATIENCE
+                continue
             with self._changed:
-                job = self._waiting[0] if self._waiting else None
-            if job is None or sum(len(lane.jobs) for lane in self._lanes.values()) >= self.limits.slots:
-                return
-            lane, held = self._lanes.get(job.key), 0
-            for other in self._lanes.values():
-                first = next(iter(other.jobs.values()), job)
-                held += self.cache_bytes(first, other.rows, other.longest) if other is not lane else 0
-            rows, length = (job.request.rows, len(job.request.ids)) if lane is None else lane.with_one_more(job)
-            if held + self.cache_bytes(job, rows, length) > self.limits.cache_bytes and self._lanes:
-                return  # it fits when others have left: alone it does
-            if lane is None:
-                lane = self._lanes[job.key] = Lane(job.key, self._backend(job.key.model))
-            lane.admit(job, self.limits.prefill_chunk)
-            with self._changed:
-                self._waiting.popleft()
-            self.figures.waited(time.monotonic() - job.submitted)
+                self._waiting.remove(job)
+            self.metrics.queued.observe(time.monotonic() - job.submitted)
+
+    def _place(self, job: Job, alone: bool) -> bool:
+        """Has a job join a batch, where there is a slot, time to read its prompt, and memory for its cache.
+
+        alone: Whether its model has nothing running; it is then given a slot beyond the limit, so that one model's
+            requests do not keep another's out.
+        """
+        if not alone and sum(len(batch.jobs) for batch in self._batches) >= self.limits.slots:
+            return False
+        if job.unread and sum(other.unread for other in self._running()) >= READING:
+            return False
+        held = sum(self.cache_bytes(batch.key, batch.rows, batch.longest) for batch in self._batches)
+        free = self.limits.cache_bytes - held
+        for batch in self._batches:
+            if batch.key == job.key:
+                rows, longest = batch.with_one_more(job)
+                taken = self.cache_bytes(batch.key, batch.rows, batch.longest)
+                if self.cache_bytes(batch.key, rows, longest) - taken <= free:
+                    batch.admit(job, self.limits.prefill_chunk)
+                    return True
+        # a batch pads its cache to the longest: where that does not fit, a job has a batch of its own length
+        if self.cache_bytes(job.key, job.request.rows, len(job.request.ids)) > free and self._batches:
+            return False
+        batch = Batch(job.key, self._backend(job.key.model))
+        self._batches.append(batch)
+        batch.admit(job, self.limits.prefill_chunk)
+        return True
+
+    def _running(self) -> Iterator[Job]:
+        for batch in self._batches:
+            yield from batch.jobs.values()
 
     def _backend(self, model: str) -> Backend:
         spare = self._spare[model]
         return spare.pop() if spare else self.models[model].new_backend()
 
-    def _step(self, lane: Lane) -> None:
+    def _step(self, batch: Batch) -> None:
         began = time.perf_counter()
         try:
-            frames = {frame.row: frame for frame in lane.decoder.step()}
-        except Exception as error:  # of the backend: it may have left anything behind
-            log.exception("a forward of model '%s' failed", lane.key.model)
-            for number, job in list(lane.jobs.items()):
-                del lane.jobs[number]
+            frames = {frame.row: frame for frame in batch.decoder.step()}
+        except BaseException as error:  # of the backend: it may have left anything behind
+            log.exception("a forward of model '%s' failed", batch.key.model)
+            for number, job in list(batch.jobs.items()):
+                del batch.jobs[number]
                 self._tell(job, Failed(error))
                 self._gone()
             return
-        self.figures.stepped(lane.key.model, time.perf_counter() - began, len(lane.jobs), list(frames.values()))
-        going_on = {row.number for row, _ in lane.decoder.active}
-        for number, job in list(lane.jobs.items()):
-            row = lane.decoder.rows[number]
+        seconds = time.perf_counter() - began
+        self.metrics.stepped(batch.key.model, seconds, len(batch.jobs), list(frames.values()))
+        going_on = {row.number for row, _ in batch.decoder.active}
+        for number, job in list(batch.jobs.items()):
+            row = batch.decoder.rows[number]
             if number in frames and row.error is None:
                 frame = frames[number]
+                job.unread = False
                 told = {p: row.logprobs[p] for p in frame.positions if p in row.logprobs}
                 over = number not in going_on
                 self._tell(job, Step(frame, row.length if over else row.final, told))
             if number not in going_on:
-                lane.leave(number)
+                batch.leave(number)
                 self._finish(job, row)
 
     def _finish(self, job: Job, row: Row) -> None:
@@ -321,7 +366,8 @@ class Engine:
         if row.error is not None:
             log.error("a request of model '%s' failed", job.key.model, exc_info=row.error)
             return self._tell(job, Failed(row.error))
-        self.figures.finished(row.accepted)
+        for count in row.accepted:
+            self.metrics.accepted.observe(count)
         self._tell(job, Done(row.canvas.ids[0].tolist(), row.steps, row.prefills, tuple(row.accepted), row.edge))
 
     def _tell(self, job: Job, event: Event) -> None:
@@ -333,22 +379,23 @@ class Engine:
             log.debug("nobody listens to a job", exc_info=True)
             self.cancel([job])
 
-    def _settle_lanes(self) -> None:
-        """Lanes that are empty give their memory back."""
-        for key in [key for key, lane in self._lanes.items() if not lane.jobs]:
-            lane = self._lanes.pop(key)
+    def _close_empty(self) -> None:
+        """Batches that are empty give their memory back."""
+        empty = [batch for batch in self._batches if not batch.jobs]
+        self._batches = [batch for batch in self._batches if batch.jobs]
+        for batch in empty:
             try:
-                lane.backend.open(key.layout, 0, 0, key.use_cache)
+                batch.backend.open(batch.key.layout, 0, 0, batch.key.use_cache)
             except Exception:
-                log.exception("a backend of model '%s' is given up", key.model)
+                log.exception("a backend of model '%s' is given up", batch.key.model)
             else:
-                self._spare[key.model].append(lane.backend)
+                self._spare[batch.key.model].append(batch.backend)
 
     def _drop_all(self, error: Exception) -> None:
         with self._changed:
-            jobs = [*self._waiting, *(job for lane in self._lanes.values() for job in lane.jobs.values())]
+            jobs = [*self._waiting, *(job for batch in self._batches for job in batch.jobs.values())]
             self._waiting.clear()
-            self._lanes.clear()
+            self._batches.clear()
             self._held = 0
             self._spare = {name: [] for name in self.models}
         for job in jobs:

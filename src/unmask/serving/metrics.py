@@ -1,90 +1,116 @@
-"""What /metrics tells: the engine's figures and the server's own, in Prometheus' text format."""
+"""What /metrics reports: the engine's figures and those of HTTP, in Prometheus' text format."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 
-from unmask.serving.engine import Engine
-from unmask.serving.figures import Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.metrics import MetricWrapperBase
+
+from unmask.canvas import Frame
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-Labels = tuple[tuple[str, str], ...]
+RATE_SECONDS = 10.0  # over which a rate is the current one
+disable_created_metrics()
+
+
+class EngineMetrics:
+    """What an engine has done since it started. Tokens are those committed, beyond an end of text too."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self.registry = registry
+        self.tokens = _by_model("committed_tokens", "Tokens that steps committed.", registry)
+        self.steps = _by_model("steps", "Forward passes.", registry)
+        self.row_steps = _by_model("request_steps", "Forward passes, once for every request in them.", registry)
+        self.seconds = _by_model("step_seconds", "Seconds spent in forward passes.", registry)
+        self.batch = _histogram("batch_size", "Requests in a forward pass.", (1, 2, 4, 8, 16, 32, 64, 128), registry)
+        self.per_step = _histogram(
+            "tokens_per_step", "Tokens that a request got from a step.", (0, 1, 2, 3, 4, 8, 16, 32, 64), registry
+        )
+        self.accepted = _histogram(
+            "drafts_kept", "Drafts that held at a check (mode verify).", (0, 1, 2, 3, 4, 8, 16, 32), registry
+        )
+        self.queued = _histogram("queue_seconds", "Seconds in line.", (0.001, 0.01, 0.1, 1, 5, 10, 30, 60), registry)
+        self._gauge("tokens_per_second", "Committed tokens, last 10 s.", self.rate)
+        self._recent: deque[tuple[float, int]] = deque(maxlen=4096)
+
+    def watch(self, running: Callable[[], float], waiting: Callable[[], float]) -> None:
+        """Reports how many requests run and wait."""
+        self._gauge("running", "Requests in a slot.", running)
+        self._gauge("waiting", "Requests in line.", waiting)
+
+    def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
+        Gauge(f"unmask_{name}", text, registry=self.registry).set_function(value)
+
+    def stepped(self, model: str, seconds: float, rows: int, frames: list[Frame]) -> None:
+        """Notes one forward of `rows` requests, of which `frames` changed."""
+        written = [sum(kind in ("unmask", "insert") for kind in frame.kinds) for frame in frames]
+        self.steps.labels(model).inc()
+        self.row_steps.labels(model).inc(rows)
+        self.tokens.labels(model).inc(sum(written))
+        self.seconds.labels(model).inc(seconds)
+        self.batch.observe(rows)
+        for count in (*written, *[0] * (rows - len(written))):
+            self.per_step.observe(count)
+        self._recent.append((time.monotonic(), sum(written)))
+
+    def rate(self) -> float:
+        """Tokens a second over the last seconds."""
+        since = time.monotonic() - RATE_SECONDS
+        return sum(count for moment, count in list(self._recent) if moment >= since) / RATE_SECONDS
 
 
 class Metrics:
-    """Counters of the HTTP side."""
+    """What a server has answered."""
 
     def __init__(self, paths: Iterable[str] = ()) -> None:
         self.paths = set(paths)  # others are counted together: anybody can make addresses up
-        self.requests: Counter[tuple[str, int]] = Counter()
-        self.seconds, self.first_text = Histogram(*SECONDS), Histogram(*SECONDS)
-        self.prompt_tokens: Counter[str] = Counter()
-        self.useful_tokens: Counter[str] = Counter()  # to an end of text, as usage tells
-        self.retried = 0  # requests that were asked again because a replica died
+        registry = CollectorRegistry()
+        self.registry = registry
+        self.requests = Counter("unmask_requests", "Answered requests.", ["path", "status"], registry=registry)
+        about = "Seconds from a request's head to the end of its answer."
+        self.seconds = _histogram("request_seconds", about, SECONDS, registry)
+        self.first_text = _histogram("first_text_seconds", "Seconds to the first text of a stream.", SECONDS, registry)
+        self.prompt_tokens = _by_model("prompt_tokens", "Tokens of prompts that were answered.", registry)
+        self.useful_tokens = _by_model("useful_tokens", "Tokens of answers, up to their end of text.", registry)
+        self.retries = Counter("unmask_retries", "Asked again because a replica died.", registry=registry)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         known = path if path in self.paths else "other"
-        self.requests[known, status] += 1
+        self.requests.labels(known, str(status)).inc()
         if path.startswith("/v1/") and known != "other":
-            self.seconds.add(seconds)
+            self.seconds.observe(seconds)
 
     def used(self, model: str, usage: Mapping[str, int]) -> None:
-        self.prompt_tokens[model] += usage["prompt_tokens"]
-        self.useful_tokens[model] += usage["completion_tokens"]
+        self.prompt_tokens.labels(model).inc(usage["prompt_tokens"])
+        self.useful_tokens.labels(model).inc(usage["completion_tokens"])
 
-    def render(self, engine: Engine | None) -> str:
-        """Everything, one sample a line; without an engine, what is known in front of replicas."""
-        out = list[str]()
-
-        def simple(name: str, kind: str, text: str, values: Mapping[Labels, float]) -> None:
-            out.extend([f"# HELP {name} {text}", f"# TYPE {name} {kind}"])
-            out.extend(f"{name}{_labels(labels)} {value:g}" for labels, value in values.items())
-
-        def by_model(name: str, text: str, values: Mapping[str, float]) -> None:
-            simple(name, "counter", text, {(("model", model),): value for model, value in values.items()})
-
-        def spread(name: str, text: str, h: Histogram) -> None:
-            out.extend([f"# HELP {name} {text}", f"# TYPE {name} histogram"])
-            so_far = 0
-            for bound, count in zip((*map(_number, h.bounds), "+Inf"), list(h.counts), strict=True):
-                so_far += count
-                out.append(f'{name}_bucket{{le="{bound}"}} {so_far}')
-            out.extend([f"{name}_sum {h.total:g}", f"{name}_count {so_far}"])
-
-        answered: dict[Labels, float] = {
-            (("path", path), ("status", str(code))): n for (path, code), n in list(self.requests.items())
-        }
-        simple("unmask_requests_total", "counter", "Answered requests.", answered)
-        spread("unmask_request_seconds", "Seconds from a request's head to the end of its answer.", self.seconds)
-        spread("unmask_first_text_seconds", "Seconds to the first text of a stream.", self.first_text)
-        by_model("unmask_prompt_tokens_total", "Tokens of prompts that were answered.", self.prompt_tokens)
-        by_model("unmask_useful_tokens_total", "Tokens of answers, up to their end of text.", self.useful_tokens)
-        if engine is None:
-            simple("unmask_retries_total", "counter", "Asked again because a replica died.", {(): self.retried})
-            return "\n".join(out) + "\n"
-        f = engine.figures
-        by_model("unmask_committed_tokens_total", "Tokens that steps committed.", f.tokens)
-        by_model("unmask_steps_total", "Forward passes.", f.steps)
-        by_model("unmask_request_steps_total", "Forward passes, once for every request in them.", f.row_steps)
-        by_model("unmask_step_seconds_total", "Seconds spent in forward passes.", f.seconds)
-        simple("unmask_tokens_per_second", "gauge", "Committed tokens, last 10 s.", {(): f.rate()})
-        simple("unmask_running", "gauge", "Requests in a slot.", {(): engine.running})
-        simple("unmask_waiting", "gauge", "Requests in line.", {(): engine.waiting})
-        spread("unmask_batch_size", "Requests in a forward pass.", f.batch)
-        spread("unmask_tokens_per_step", "Tokens that a request got from a step.", f.per_step)
-        spread("unmask_drafts_kept", "Drafts that held at a check (mode verify).", f.kept)
-        spread("unmask_queue_seconds", "Seconds in line.", f.queued)
-        return "\n".join(out) + "\n"
+    def render(self, engine: EngineMetrics | None) -> bytes:
+        """Everything; without an engine, what is known in front of replicas."""
+        own = generate_latest(self.registry)
+        return own if engine is None else own + generate_latest(engine.registry)
 
 
-def _labels(labels: Labels) -> str:
-    if not labels:
-        return ""
-    quoted = (value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n") for _, value in labels)
-    return "{" + ",".join(f'{name}="{value}"' for (name, _), value in zip(labels, quoted, strict=True)) + "}"
+def value(metric: MetricWrapperBase, sample: str, **labels: str) -> float:
+    """The value of one sample of a metric: `_total`, `_sum`, `_count` or `_bucket`."""
+    found = [one.value for one in metric.collect()[0].samples if one.name.endswith(sample) and one.labels == labels]
+    return found[0] if found else 0.0
 
 
-def _number(bound: float) -> str:
-    return f"{bound:g}"
+def _by_model(name: str, text: str, registry: CollectorRegistry) -> Counter:
+    return Counter(f"unmask_{name}", text, ["model"], registry=registry)
+
+
+def _histogram(name: str, text: str, bounds: tuple[float, ...], registry: CollectorRegistry) -> Histogram:
+    return Histogram(f"unmask_{name}", text, buckets=bounds, registry=registry)

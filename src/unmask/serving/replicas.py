@@ -38,12 +38,12 @@ from ray.serve.exceptions import BackPressureError
 from starlette.types import ASGIApp, Message
 
 from unmask.errors import UnmaskError
-from unmask.serving.api.access import Guard
+from unmask.serving.api.access import AccessControl
 from unmask.serving.asgi import Asked, messages, whole
 from unmask.serving.engine import Refused
-from unmask.serving.front import Front, ReplicaDied
+from unmask.serving.router import Router, ReplicaDied
 from unmask.serving.metrics import Metrics
-from unmask.serving.served import Served
+from unmask.serving.server import ServerConfig
 
 DEAD = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError)
 STORE = 1 << 28  # bytes of the object store of a cluster of our own: bodies and answers are small
@@ -61,7 +61,7 @@ class Fleet:
 class Replica:
     """The application, in a process of Ray's."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: ServerConfig) -> None:
         self.app, self.engine = served.start()
 
     async def answer(self, asked: Asked) -> AsyncGenerator[Message, None]:
@@ -71,7 +71,7 @@ class Replica:
 
 
 async def ask(handle: Any, asked: Asked) -> AsyncGenerator[Message, None]:
-    """What a replica sends; see Front. handle: of a deployment of Replica, for streams. Closing this is hanging up."""
+    """What a replica sends; see Router. handle: of a deployment of Replica, for streams. Closing this is hanging up."""
     answer = handle.answer.remote(asked)
     try:
         async for message in answer:
@@ -85,7 +85,7 @@ async def ask(handle: Any, asked: Asked) -> AsyncGenerator[Message, None]:
 
 
 @contextmanager
-def fleet(served: Served, size: Fleet) -> Iterator[tuple[ASGIApp, Front]]:
+def fleet(served: ServerConfig, size: Fleet) -> Iterator[tuple[ASGIApp, Router]]:
     """Replicas on Ray, ready, behind one application and what closes it; they are gone when this is left.
 
     RAY_ADDRESS names a running cluster; without it, one of this machine is started, on its loopback address. Raises
@@ -114,10 +114,10 @@ def fleet(served: Served, size: Fleet) -> Iterator[tuple[ASGIApp, Front]]:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         handle = _run(deployment.bind(inner), name).options(stream=True)
         metrics = Metrics()
-        front = Front(lambda asked: ask(handle, asked), list(served.models), served.settings.seconds, metrics)
+        front = Router(lambda asked: ask(handle, asked), list(served.models), served.settings.seconds, metrics)
         described = asyncio.run(whole(front, Asked("/openapi.json", method="GET")))[1]
         metrics.paths |= set(json.loads(described)["paths"])
-        yield Guard(front, rules, metrics), front
+        yield AccessControl(front, rules, metrics), front
     finally:
         if own:
             ray.shutdown()

@@ -29,7 +29,7 @@ BODY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Rules:
+class AccessRules:
     """Who may ask what."""
 
     keys: tuple[str, ...] = ()  # none: everybody
@@ -60,10 +60,10 @@ def local_hosts(host: str) -> tuple[str, ...]:
     return tuple(sorted({*names, f"[{host}]" if ":" in host else host})) if local else ()
 
 
-class Guard:
+class AccessControl:
     """Checks a request's head, bounds its body, and notes how it ended."""
 
-    def __init__(self, app: ASGIApp, rules: Rules, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, rules: AccessRules, metrics: Metrics) -> None:
         self.app, self.rules, self.metrics = app, rules, metrics
         self.digests = [hashlib.sha256(key.encode()).digest() for key in rules.keys]
 

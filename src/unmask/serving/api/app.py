@@ -18,18 +18,18 @@ from starlette.types import ASGIApp
 
 from unmask.decoding.request import MODES
 from unmask.serving.api import assets, errors, running
-from unmask.serving.api.access import Guard, Rules, note
+from unmask.serving.api.access import AccessControl, AccessRules, note
 from unmask.serving.api.edits import plan_apply, plan_edit
 from unmask.serving.api.errors import APIError, ErrorBody
 from unmask.serving.api.offers import offers
-from unmask.serving.api.planner import GAP_TOKENS, Bounds, Models, Plan, Planner, can_chat, can_fill
-from unmask.serving.api.reference import page
+from unmask.serving.api.planner import GAP_TOKENS, RequestLimits, Models, Plan, Planner, can_chat, can_fill
+from unmask.serving.api.docs import page
 from unmask.serving.api.responses import ChatReply, Health, InfillReply, ModelCard, ModelList, TextReply
 from unmask.serving.api.schema import ChatRequest, CompletionRequest, EditRequest, InfillRequest, Steering
-from unmask.serving.api.shapes import APPLY, CHAT, EDIT, INFILL, TEXT, Answer, Shape
+from unmask.serving.api.answers import APPLY, CHAT, EDIT, INFILL, TEXT, Answer, AnswerFormat
 from unmask.serving.api.streaming import EventStream, Stream
-from unmask.serving.api.strictjson import parse
-from unmask.serving.api.structure import Compiling
+from unmask.serving.api.strict_json import parse
+from unmask.serving.api.structure import Compiler
 from unmask.serving.engine import Engine
 from unmask.serving.metrics import CONTENT_TYPE, Metrics
 
@@ -56,8 +56,8 @@ WRONG: dict[int | str, dict[str, Any]] = {
 class Settings:
     """How a server treats requests."""
 
-    rules: Rules = field(default_factory=Rules)
-    bounds: Bounds = field(default_factory=Bounds)
+    rules: AccessRules = field(default_factory=AccessRules)
+    bounds: RequestLimits = field(default_factory=RequestLimits)
     seconds: float = 300.0  # that one request may take, waiting included
     origins: tuple[str, ...] = ()  # of web pages that may ask from a browser
 
@@ -117,7 +117,7 @@ def create_app(models: Models, engine: Engine, settings: Settings | None = None)
     if chosen.origins:
         app.add_middleware(CORSMiddleware, allow_origins=chosen.origins, allow_methods=["*"], allow_headers=["*"])
     app.state.service = service
-    return Guard(app, chosen.rules, metrics)
+    return AccessControl(app, chosen.rules, metrics)
 
 
 class Service:
@@ -126,7 +126,7 @@ class Service:
     def __init__(self, models: Models, engine: Engine, settings: Settings, metrics: Metrics) -> None:
         self.models, self.engine, self.settings, self.metrics = models, engine, settings, metrics
         self.planner, self.began = Planner(models, settings.bounds), int(time.time())
-        self.compiling = Compiling(settings.bounds.rules)
+        self.compiling = Compiler(settings.bounds.rules)
         self.offers: dict[str, list[dict[str, Any]]] = {}  # by model; made when first asked for
 
     def router(self) -> APIRouter:
@@ -209,7 +209,7 @@ class Service:
             "offers": self.offers[name],
         }
 
-    async def answer(self, request: Request, body: Steering, shape: Shape, make: Callable[[], Plan]) -> Response:
+    async def answer(self, request: Request, body: Steering, shape: AnswerFormat, make: Callable[[], Plan]) -> Response:
         """Plans, runs and answers one request."""
         async with asyncio.timeout(self.settings.seconds):
             await self.compiling.ready(body, self.models.find(body.model)[1])

@@ -26,7 +26,7 @@ from unmask.serving.api.schema import (
     Steering,
     ToolCall,
 )
-from unmask.serving.api.structure import RuleBounds, Structure, structure_of
+from unmask.serving.api.structure import StructureLimits, Structure, structure_of
 from unmask.serving.api.tool_calls import form_of
 from unmask.serving.api.writer import Region
 from unmask.structured.tool_calls import CallForm
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Bounds:
+class RequestLimits:
     """What one request may ask for."""
 
     n: int = 8
     prompt_tokens: int = 1 << 20  # the model's own length is a bound too
     candidates: int = 32  # lengths tried of one gap
-    rules: RuleBounds = field(default_factory=RuleBounds)  # what structured output may cost
+    rules: StructureLimits = field(default_factory=StructureLimits)  # what structured output may cost
 
 
 @dataclass
@@ -112,8 +112,8 @@ def mask_of(lm: DiffusionLM) -> int:
 class Planner:
     """Makes plans of bodies; whatever cannot be done as asked raises APIError or UnmaskError."""
 
-    def __init__(self, models: Models, bounds: Bounds | None = None) -> None:
-        self.models, self.bounds = models, bounds or Bounds()
+    def __init__(self, models: Models, bounds: RequestLimits | None = None) -> None:
+        self.models, self.bounds = models, bounds or RequestLimits()
 
     def chat(self, body: ChatRequest) -> Plan:
         return self.dialogue(body, alternatives(body))

@@ -15,9 +15,9 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from unmask.serving.api import errors
-from unmask.serving.api.running import Beat, Running
+from unmask.serving.api.execution import Tick, Execution
 from unmask.serving.api.schema import Steering, StreamOptions
-from unmask.serving.api.shapes import Answer, event, range_of
+from unmask.serving.api.answers import Answer, event, range_of
 from unmask.serving.api.tool_calls import CallReader
 from unmask.serving.api.writer import Writer, Written
 from unmask.serving.engine import Step
@@ -28,7 +28,7 @@ HEARTBEAT = 10.0  # seconds of silence after which a comment is sent, so that a 
 class EventStream(StreamingResponse):
     """Server-sent events of running jobs, whose slots are free as soon as the client has gone."""
 
-    def __init__(self, running: Running, parts: AsyncIterator[bytes], over: Callable[[], None]) -> None:
+    def __init__(self, running: Execution, parts: AsyncIterator[bytes], over: Callable[[], None]) -> None:
         super().__init__(parts, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         self.running, self.over = running, over
 
@@ -43,7 +43,7 @@ class EventStream(StreamingResponse):
 class Stream:
     """One streamed answer."""
 
-    def __init__(self, answer: Answer, body: Steering, running: Running, follow: list[Writer], seconds: float) -> None:
+    def __init__(self, answer: Answer, body: Steering, running: Execution, follow: list[Writer], seconds: float) -> None:
         self.answer, self.running, self.follow, self.seconds = answer, running, follow, seconds
         self.options, self.diffusing = body.stream_options or StreamOptions(), bool(body.diffusing)
         self.outcomes: dict[int, Written] = {}
@@ -62,7 +62,7 @@ class Stream:
                 until, silent = time.monotonic() + self.seconds, True
                 self.running.beat(min(HEARTBEAT, self.seconds))
                 while (reached := await self.running.next()) is not None:
-                    if isinstance(reached[1], Beat):
+                    if isinstance(reached[1], Tick):
                         left = until - time.monotonic()
                         if left <= 0:
                             raise TimeoutError

@@ -25,7 +25,7 @@ ANY_OBJECT, NO_ARGUMENTS = {"type": "object"}, {"type": "object", "properties": 
 
 
 @dataclass(frozen=True)
-class RuleBounds:
+class StructureLimits:
     """What a rule of a request may cost."""
 
     characters: int = 1 << 16  # of a schema written as JSON, all tools together, or of a regular expression
@@ -45,7 +45,7 @@ class Structure:
     calls: CallForm | None = None
     free: bool = False  # the text may also be prose, which can be cut
 
-    def grammar(self, lm: DiffusionLM, bounds: RuleBounds) -> Grammar:
+    def grammar(self, lm: DiffusionLM, bounds: StructureLimits) -> Grammar:
         """The compiled rule; what is refused is the field's fault."""
         try:
             return lm.grammars.get(self.rule, bounds.effort)
@@ -53,7 +53,7 @@ class Structure:
             raise APIError(400, f"{self.field}: {error}", param=self.field) from None
 
 
-def structure_of(body: ChatRequest | CompletionRequest, lm: DiffusionLM, bounds: RuleBounds) -> Structure | None:
+def structure_of(body: ChatRequest | CompletionRequest, lm: DiffusionLM, bounds: StructureLimits) -> Structure | None:
     """The structure that a request asks for, None for plain text. Raises APIError for what cannot be honoured."""
     found = [asked for asked in (_format(body), _structured(body)) if asked is not None]
     if isinstance(body, ChatRequest):
@@ -126,10 +126,10 @@ def _depth(value: Any) -> int:
     return 1 + max(map(_depth, inner), default=0) if isinstance(value, dict | list) else 0
 
 
-class Compiling:
+class Compiler:
     """Compiles rules beside the event loop and the engine, one at a time, so that what follows finds them."""
 
-    def __init__(self, bounds: RuleBounds) -> None:
+    def __init__(self, bounds: StructureLimits) -> None:
         self.bounds, self.gate, self.waiting = bounds, asyncio.Semaphore(1), 0
 
     async def ready(self, body: Any, lm: DiffusionLM) -> None:

@@ -18,7 +18,7 @@ LOWEST = -9999.0  # in place of minus infinity, which JSON does not have
 
 
 @dataclass(frozen=True)
-class Shape:
+class AnswerFormat:
     """One kind of answer. `chat`: text in messages; otherwise in `text` fields."""
 
     whole: str  # object name of an answer
@@ -28,18 +28,18 @@ class Shape:
     gaps: bool = False  # choices tell what was written into each gap
 
 
-CHAT = Shape("chat.completion", "chat.completion.chunk", True, "chatcmpl-")
-TEXT = Shape("text_completion", "text_completion", False, "cmpl-")
-INFILL = Shape("infill.completion", "infill.completion.chunk", False, "infill-", gaps=True)
-EDIT = Shape("edit.completion", "edit.completion.chunk", True, "edit-")
-APPLY = Shape("apply.completion", "apply.completion.chunk", True, "apply-")
+CHAT = AnswerFormat("chat.completion", "chat.completion.chunk", True, "chatcmpl-")
+TEXT = AnswerFormat("text_completion", "text_completion", False, "cmpl-")
+INFILL = AnswerFormat("infill.completion", "infill.completion.chunk", False, "infill-", gaps=True)
+EDIT = AnswerFormat("edit.completion", "edit.completion.chunk", True, "edit-")
+APPLY = AnswerFormat("apply.completion", "apply.completion.chunk", True, "apply-")
 
 
 @dataclass
 class Answer:
     """What all parts of one answer share."""
 
-    shape: Shape
+    shape: AnswerFormat
     plan: Plan
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))

@@ -16,9 +16,9 @@ from starlette.types import Message, Receive, Scope, Send
 from unmask.lm import DiffusionLM
 from unmask.serving.asgi import NOTES, Asked, messages, whole
 from unmask.serving.engine import Limits, Refused
-from unmask.serving.front import Front, ReplicaDied
+from unmask.serving.router import Router, ReplicaDied
 from unmask.serving.metrics import Metrics
-from unmask.serving.run import make_app
+from unmask.serving.server import make_app
 
 PATH = "/v1/completions"
 
@@ -34,8 +34,8 @@ def app(served_models: dict[str, DiffusionLM]) -> Any:
     engine.close()
 
 
-def front(ask: Callable[[Asked], AsyncGenerator[Message, None]], seconds: float = 20.0) -> Front:
-    return Front(ask, ["canvas"], seconds, Metrics([PATH]))
+def front(ask: Callable[[Asked], AsyncGenerator[Message, None]], seconds: float = 20.0) -> Router:
+    return Router(ask, ["canvas"], seconds, Metrics([PATH]))
 
 
 def dying(app: Any, *lives: int) -> tuple[Callable[[Asked], AsyncGenerator[Message, None]], list[Asked]]:

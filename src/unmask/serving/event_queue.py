@@ -11,23 +11,25 @@ from weakref import WeakKeyDictionary
 GAP = 0.02  # seconds between looks while there is something: a stream that is read by a person does not show it
 
 
-class Mailbox:
+class EventQueue:
     """Calls that a loop is to make, in the order in which other threads left them. Waking a loop costs a system
     call and the interpreter's lock, which at every step of a few milliseconds the engine would wait for; so only the
     first call after a pause wakes it, and those that follow are found by looks that are GAP apart."""
 
-    of: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox]] = WeakKeyDictionary()
+    by_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, EventQueue]] = WeakKeyDictionary()
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.wake, self.later = loop.call_soon_threadsafe, loop.call_later
-        self.calls, self.looking = deque[Callable[[], Any]](), False
+        self.wake = loop.call_soon_threadsafe
+        self.later = loop.call_later
+        self.calls = deque[Callable[[], Any]]()
+        self.looking = False
 
     @classmethod
-    def of_running_loop(cls) -> Mailbox:
+    def of_current_loop(cls) -> EventQueue:
         loop = asyncio.get_running_loop()
-        return cls.of.setdefault(loop, cls(loop))
+        return cls.by_loop.setdefault(loop, cls(loop))
 
-    def leave(self, call: Callable[[], Any]) -> None:
+    def put(self, call: Callable[[], Any]) -> None:
         """From any thread; raises RuntimeError if the loop is closed."""
         self.calls.append(call)
         if not self.looking:

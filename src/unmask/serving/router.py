@@ -17,9 +17,9 @@ from starlette.types import Message, Receive, Scope, Send
 from unmask.serving.api import errors
 from unmask.serving.api.access import note
 from unmask.serving.api.errors import BUSY, APIError
-from unmask.serving.api.running import ClientGone, unless_gone
-from unmask.serving.api.shapes import event
-from unmask.serving.api.strictjson import parse
+from unmask.serving.api.execution import ClientGone, unless_gone
+from unmask.serving.api.answers import event
+from unmask.serving.api.strict_json import parse
 from unmask.serving.asgi import NOTES, Asked
 from unmask.serving.engine import Refused
 from unmask.serving.metrics import CONTENT_TYPE, Metrics
@@ -33,7 +33,7 @@ class ReplicaDied(Exception):
     """A replica is gone, and with it what it was answering."""
 
 
-class Front:
+class Router:
     """An ASGI application that has every request answered by a replica, and by another one where that dies."""
 
     def __init__(

@@ -18,7 +18,7 @@ from unmask.serving.api.errors import APIError
 from unmask.serving.api.planner import Plan, mask_of
 from unmask.serving.api.writer import Region, Writer, Written
 from unmask.serving.engine import Done, Engine, Event, Failed, Job, Step
-from unmask.serving.mailbox import Mailbox
+from unmask.serving.event_queue import EventQueue
 
 T = TypeVar("T")
 BACKLOG = 4096  # events that a client may be behind before it is given up
@@ -29,34 +29,34 @@ class ClientGone(Exception):
 
 
 @dataclass(frozen=True)
-class Beat:
+class Tick:
     """Nothing of the engine: so much time has passed."""
 
 
-class Running:
+class Execution:
     """Jobs of one request; leaving its `async with` block cancels what still runs. With `quiet` only the ends of
     jobs are events, and what their steps did is in `steps` by then."""
 
     def __init__(
-        self, engine: Engine, model: str, prepared: Prepared, of_running: bool = False, quiet: bool = False
+        self, engine: Engine, model: str, prepared: Prepared, resumed: bool = False, quiet: bool = False
     ) -> None:
         """Puts the jobs in line; raises Refused where there is no room."""
         self.engine, self.left, self.quiet = engine, len(prepared.requests), quiet
-        self.events: asyncio.Queue[tuple[int, Event | Beat]] = asyncio.Queue()
+        self.events: asyncio.Queue[tuple[int, Event | Tick]] = asyncio.Queue()
         self.timer: asyncio.TimerHandle | None = None
-        self.mailbox = Mailbox.of_running_loop()
+        self.queue = EventQueue.of_current_loop()
         self.jobs: list[Job] = []
         self.steps: list[list[Step]] = [[] for _ in prepared.requests]
         for number, request in enumerate(prepared.requests):
             self.jobs += Job.of(model, replace(prepared, requests=[request]), partial(self._tell, number))
-        engine.submit(self.jobs, of_running)
+        engine.submit(self.jobs, resumed)
 
     def _tell(self, number: int, event: Event) -> None:
         """On the engine's thread."""
         if self.quiet and isinstance(event, Step):
             self.steps[number].append(event)
         else:
-            self.mailbox.leave(partial(self._put, number, event))
+            self.queue.put(partial(self._put, number, event))
 
     def _put(self, number: int, event: Event) -> None:
         if self.events.qsize() < BACKLOG * len(self.jobs):
@@ -67,10 +67,10 @@ class Running:
             self.events.put_nowait((number, Failed(late)))
 
     def beat(self, seconds: float) -> None:
-        """Makes a Beat an event after so many seconds, once: one timer costs less than a timeout of every event."""
-        self.timer = asyncio.get_running_loop().call_later(seconds, self.events.put_nowait, (0, Beat()))
+        """Makes a Tick an event after so many seconds, once: one timer costs less than a timeout of every event."""
+        self.timer = asyncio.get_running_loop().call_later(seconds, self.events.put_nowait, (0, Tick()))
 
-    async def next(self) -> tuple[int, Step | Done | Beat] | None:
+    async def next(self) -> tuple[int, Step | Done | Tick] | None:
         """The next event and the number of its job; None when each is done. A failure of one is raised."""
         if not self.left:
             return None
@@ -80,11 +80,11 @@ class Running:
         self.left -= isinstance(event, Done)
         return number, event
 
-    async def __aiter__(self) -> AsyncIterator[tuple[int, Step | Done | Beat]]:
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Step | Done | Tick]]:
         while (reached := await self.next()) is not None:
             yield reached
 
-    async def __aenter__(self) -> Running:
+    async def __aenter__(self) -> Execution:
         return self
 
     async def __aexit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -127,8 +127,8 @@ async def settle(engine: Engine, plan: Plan) -> None:
     plan.regions = [Region(start, end, mask_of(plan.lm), frozenset(), plan.stops, complete=True)] * filling.n
 
 
-async def _sureness(engine: Engine, model: str, prepared: Prepared, of_running: bool) -> list[float]:
-    async with Running(engine, model, prepared, of_running, quiet=True) as running:
+async def _sureness(engine: Engine, model: str, prepared: Prepared, resumed: bool) -> list[float]:
+    async with Execution(engine, model, prepared, resumed, quiet=True) as running:
         async for _ in running:
             pass
     return [mean_log_confidence([step.frame for step in steps]) for steps in running.steps]
@@ -143,13 +143,13 @@ def writers(plan: Plan) -> list[Writer]:
     return [Writer(request.ids, region, decode) for request, region in pairs]
 
 
-def launch(engine: Engine, plan: Plan, quiet: bool = False) -> Running:
+def launch(engine: Engine, plan: Plan, quiet: bool = False) -> Execution:
     """Puts a plan's jobs in line."""
     assert plan.prepared is not None
-    return Running(engine, plan.name, plan.prepared, of_running=plan.taken, quiet=quiet)
+    return Execution(engine, plan.name, plan.prepared, resumed=plan.taken, quiet=quiet)
 
 
-async def collect(running: Running, follow: list[Writer]) -> list[Written]:
+async def collect(running: Execution, follow: list[Writer]) -> list[Written]:
     """The outcomes of all jobs, which are quiet."""
     out: dict[int, Written] = {}
     async with running:

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from unmask.serving.mailbox import GAP, Mailbox
+from unmask.serving.event_queue import GAP, EventQueue
 
 
 def test_every_call_is_made_in_its_order() -> None:
@@ -17,25 +17,25 @@ def test_every_call_is_made_in_its_order() -> None:
 
     async def main() -> None:
         nonlocal woken
-        mailbox, loop = Mailbox.of_running_loop(), asyncio.get_running_loop()
-        assert Mailbox.of_running_loop() is mailbox
-        wake = mailbox.wake
+        queue, loop = EventQueue.of_current_loop(), asyncio.get_running_loop()
+        assert EventQueue.of_current_loop() is queue
+        wake = queue.wake
 
         def counted(call: object) -> object:
             nonlocal woken
             woken += 1
             return wake(call)  # type: ignore[arg-type]
 
-        mailbox.wake = counted  # type: ignore[assignment]
+        queue.wake = counted  # type: ignore[assignment]
 
         def leave(who: int) -> None:
             for number in range(2000):
-                mailbox.leave(partial(made.append, (who, number)))
+                queue.put(partial(made.append, (who, number)))
 
         threads = [threading.Thread(target=leave, args=(who,)) for who in range(3)]
         for thread in threads:
             thread.start()
-        while any(thread.is_alive() for thread in threads) or mailbox.calls:
+        while any(thread.is_alive() for thread in threads) or queue.calls:
             await asyncio.sleep(0.001)
         assert loop.is_running()
 
@@ -48,25 +48,25 @@ def test_every_call_is_made_in_its_order() -> None:
 
 def test_looks_end_in_a_pause_and_begin_again() -> None:
     async def main() -> list[float]:
-        mailbox, loop, waits = Mailbox.of_running_loop(), asyncio.get_running_loop(), list[float]()
+        queue, loop, waits = EventQueue.of_current_loop(), asyncio.get_running_loop(), list[float]()
         for pause in (0.0, 0.0, 4 * GAP, 4 * GAP):
             await asyncio.sleep(pause)
             heard, began = asyncio.Event(), loop.time()
-            await asyncio.to_thread(mailbox.leave, heard.set)
+            await asyncio.to_thread(queue.put, heard.set)
             await asyncio.wait_for(heard.wait(), 5)
             waits.append(loop.time() - began)
-        assert mailbox.looking
+        assert queue.looking
         await asyncio.sleep(4 * GAP)
-        assert not mailbox.looking
+        assert not queue.looking
         return waits
 
     assert len(asyncio.run(main())) == 4
 
 
 def test_a_closed_loop_is_said_so() -> None:
-    async def main() -> Mailbox:
-        return Mailbox.of_running_loop()
+    async def main() -> EventQueue:
+        return EventQueue.of_current_loop()
 
-    mailbox = asyncio.run(main())
+    queue = asyncio.run(main())
     with pytest.raises(RuntimeError):
-        mailbox.leave(lambda: None)
+        queue.put(lambda: None)
