@@ -21,6 +21,7 @@ from unmask.decoding.rules import RuleOptions
 from unmask.layout import Layout
 from unmask.models.transformer import Transformer
 from unmask.serving.engine import Done, Engine, Event, Failed, Job, Limits, Refused, Step
+from unmask.serving.metrics import value
 
 MASK = {"canvas": 12, "blocks": 12, "drafts": 8}
 
@@ -185,7 +186,7 @@ def test_slots_and_the_line_are_bounded(engine: Engine, models: dict[str, Backed
     for _, sink in running[:2]:
         sink.done()
     wait_until(lambda: engine.idle)
-    assert max(i for i, n in enumerate(engine.figures.batch.counts) if n) <= 2  # up to four
+    assert value(engine.metrics.batch, "_bucket", le="4.0") == value(engine.metrics.batch, "_count") > 0
 
 
 def test_a_cancelled_job_is_gone_at_the_next_step(engine: Engine, models: dict[str, Backed]) -> None:
@@ -193,21 +194,21 @@ def test_a_cancelled_job_is_gone_at_the_next_step(engine: Engine, models: dict[s
     job, sink = start(engine, "drafts", prepared("drafts", 2, 15, mode="ar"))
     sink.events.get(timeout=30)
     engine.cancel([job])
-    before = engine.figures.steps["drafts"]
+    before = value(engine.metrics.steps, "_total", model="drafts")
     wait_until(lambda: engine.idle)
-    assert engine.figures.steps["drafts"] <= before + 1
+    assert value(engine.metrics.steps, "_total", model="drafts") <= before + 1
 
 
 def test_memory_is_bounded_and_given_back(models: dict[str, Backed]) -> None:
     asked = prepared("drafts", 3, 9, mode="ar")
     probe = Engine(models)
-    one = probe.cache_bytes(Job.of("drafts", asked, print)[0])
+    one = probe.cache_bytes(Job.of("drafts", asked, print)[0].key, 1, len(asked.requests[0].ids))
     probe.close()
     engine = Engine(models, Limits(slots=8, cache_bytes=2 * one))
     running = [start(engine, "drafts", asked)[1] for _ in range(7)]
     for sink in running:
         assert sink.done().ids == alone(models, "drafts", asked)
-    assert sum(engine.figures.batch.counts[2:]) == 0  # never more than two at once
+    assert value(engine.metrics.batch, "_bucket", le="2.0") == value(engine.metrics.batch, "_count")
     wait_until(lambda: engine.idle and not engine._batches)
     assert all(made.cache is None or sum(k.numel() for k in made.cache.keys) == 0 for made in models["drafts"].made)
     engine.close()

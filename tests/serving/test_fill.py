@@ -109,4 +109,8 @@ def test_updates_are_applied_by_models_that_chat(live: Live) -> None:
     status, reply = edit(live, "/v1/apply/completions", "canvas", text)
     assert status == 400
     assert "talker can" in reply["error"]["message"]
-    assert edit(live, "/v1/apply/completions", "talker", text, stream=True)[0] == 400
+    whole = edit(live, "/v1/apply/completions", "talker", text, max_tokens=8, seed=1)[1]
+    status, body = edit(live, "/v1/apply/completions", "talker", text, max_tokens=8, seed=1, stream=True)
+    parts = [json.loads(line[6:]) for line in body.split("\n\n") if line.startswith("data: {")]
+    streamed = "".join(part["choices"][0]["delta"].get("content", "") for part in parts)
+    assert (status, streamed) == (200, whole["choices"][0]["message"]["content"])

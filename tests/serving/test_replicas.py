@@ -22,8 +22,8 @@ from unmask.serving.api.access import AccessRules, local_hosts
 from unmask.serving.api.app import Settings
 from unmask.serving.asgi import Asked, whole
 from unmask.serving.engine import Limits
-from unmask.serving.server import Server, bind
-from unmask.serving.server import ServerConfig
+from unmask.serving.metrics import value
+from unmask.serving.server import Server, ServerConfig, bind
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 KEY = "open-sesame"
@@ -71,10 +71,10 @@ def fleet(served: ServerConfig) -> Iterator[tuple[Any, Any]]:
 
     with fleet(served, Fleet(2, 2, 0.5)) as made:
         yield made
-    for name, value in zip(("RAY_ADDRESS", "PYTHONPATH"), before, strict=True):
+    for name, old in zip(("RAY_ADDRESS", "PYTHONPATH"), before, strict=True):
         os.environ.pop(name, None)
-        if value is not None:
-            os.environ[name] = value
+        if old is not None:
+            os.environ[name] = old
     assert not children(os.getpid())
 
 
@@ -145,7 +145,7 @@ def test_batch_survives_a_kill(fleet: tuple[Any, Any], alone: Callable[..., Any]
     lines = [{"custom_id": n, "method": "POST", "url": "/v1/completions", "body": b} for n, b in bodies.items()]
     source.write_text("".join(json.dumps(each) + "\n" for each in lines))
     answers = batch.Answers(target, batch.survey(source))
-    retried = fleet[1].metrics.retried
+    retried = value(fleet[1].metrics.retries, "_total")
     timer: list[threading.Timer] = []
 
     def told() -> None:
@@ -155,7 +155,7 @@ def test_batch_survives_a_kill(fleet: tuple[Any, Any], alone: Callable[..., Any]
     asyncio.run(batch.run(fleet[1], batch.read(source), answers, 16, told))
     answers.close()
     assert timer
-    assert fleet[1].metrics.retried > retried  # it was killed while it worked
+    assert value(fleet[1].metrics.retries, "_total") > retried  # it was killed while it worked
     records = [json.loads(each) for each in target.read_text().splitlines()]
     assert sorted(record["custom_id"] for record in records) == sorted(bodies)  # each once
     assert all(record["response"]["status_code"] == 200 for record in records)
@@ -165,13 +165,13 @@ def test_batch_survives_a_kill(fleet: tuple[Any, Any], alone: Callable[..., Any]
 
 def test_requests_survive_a_kill(fleet: tuple[Any, Any], port: int, alone: Callable[..., Any]) -> None:
     wait_for_two()
-    retried = fleet[1].metrics.retried
+    retried = value(fleet[1].metrics.retries, "_total")
     with ThreadPoolExecutor(12) as pool:
         asked = [pool.submit(post, port, wanted(number)) for number in range(12)]
         kill_one_in(0.3)
         answers = [future.result() for future in asked]
     assert [status for status, _ in answers] == [200] * 12
-    assert fleet[1].metrics.retried > retried
+    assert value(fleet[1].metrics.retries, "_total") > retried
     for number in range(0, 12, 3):
         assert json.loads(answers[number][1])["choices"] == alone(wanted(number))["choices"]
 

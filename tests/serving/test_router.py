@@ -16,8 +16,8 @@ from starlette.types import Message, Receive, Scope, Send
 from unmask.lm import DiffusionLM
 from unmask.serving.asgi import NOTES, Asked, messages, whole
 from unmask.serving.engine import Limits, Refused
-from unmask.serving.router import Router, ReplicaDied
-from unmask.serving.metrics import Metrics
+from unmask.serving.metrics import Metrics, value
+from unmask.serving.router import ReplicaDied, Router
 from unmask.serving.server import make_app
 
 PATH = "/v1/completions"
@@ -110,11 +110,11 @@ def test_whole_answer_is_asked_of_another(app: Any, life: int) -> None:
     before = front(ask)
     status, body = asyncio.run(whole(before, asked()))
     assert status == 200
-    assert before.metrics.retried == 2
+    assert value(before.metrics.retries, "_total") == 2
     assert len(heard) == 3
     assert len({request.body for request in heard}) == 1  # the seed is settled before the first is asked
     assert json.loads(heard[0].body)["seed"] == json.loads(body)["seed"]
-    assert 'unmask_useful_tokens_total{model="canvas"}' in before.metrics.render(None)
+    assert 'unmask_useful_tokens_total{model="canvas"}' in before.metrics.render(None).decode()
 
 
 def test_request_that_outlives_three_replicas_is_given_up(app: Any) -> None:

@@ -223,7 +223,7 @@ def test_tools_that_cannot_be_honoured(tools_live: Live, change: dict[str, Any],
 
 
 def test_a_hostile_rule_is_refused_and_hangs_nobody(start: Any) -> None:
-    live = start(Limits(slots=4), Settings(bounds=RequestLimits(rules=StructureLimits(2000, 6, 0.3))))
+    live = start(Limits(slots=4), Settings(limits=RequestLimits(structure=StructureLimits(2000, 6, 0.3))))
     deep: Any = {}
     for _ in range(8):
         deep = {"items": deep}

@@ -53,7 +53,7 @@ def batch(
         raise UnmaskError(
             "--max-concurrent must be at least 1, --workers at least 0, --cache-gb and --worker-cpus more"
         )
-    need("fastapi", "serve")
+    need("uvicorn", "serve")
     if workers:
         need("ray", "ray")
     from rich.console import Console
@@ -76,10 +76,10 @@ def batch(
     # no line of a batch is turned away because others wait
     limits = Limits(max_concurrent, 1 << 30, int(cache_gb * 2**30))
     settings = Settings(AccessRules(body_bytes=1 << 30), seconds=math.inf)
-    served = ServerConfig(names(model or ["default"]), limits, settings, device, dtype, backend)
+    config = ServerConfig(names(model or ["default"]), limits, settings, device=device, dtype=dtype, backend=backend)
     try:
         if before < len(asked):
-            with _app(served, workers, worker_cpus) as app:
+            with _app(config, workers, worker_cpus) as app:
                 began = time.perf_counter()
                 with Progress(console=console, transient=True, disable=as_json) as progress:
                     task = progress.add_task("answering", total=len(asked), completed=before)
@@ -110,15 +110,15 @@ def batch(
 
 
 @contextmanager
-def _app(served: ServerConfig, workers: int, cpus: float) -> Iterator[ASGIApp]:
+def _app(config: ServerConfig, workers: int, cpus: float) -> Iterator[ASGIApp]:
     """What answers: an engine of this process, or workers on Ray."""
     if workers:
         from unmask.serving.replicas import Fleet, fleet
 
-        with fleet(served, Fleet(workers, workers, cpus)) as (app, _):
+        with fleet(config, Fleet(workers, workers, cpus)) as (app, _):
             yield app
         return
-    app, engine = served.start()
+    app, engine = config.start()
     try:
         yield app
     finally:

@@ -21,7 +21,12 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
-    api_key_file: Annotated[Path | None, typer.Option(help="Keys that requests must carry, one a line.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="UNMASK_API_KEY", help="A key that requests must carry.", show_envvar=True)
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(envvar="UNMASK_API_KEY_FILE", help="Such keys, one a line.", show_envvar=True)
+    ] = None,
     max_concurrent: Annotated[int, typer.Option(help="Requests decoded together.")] = 32,
     queue: Annotated[int, typer.Option(help="Requests that may wait; the next one is answered with 429.")] = 128,
     cache_gb: Annotated[float, typer.Option(help="Memory for keys and values, GiB.")] = 4.0,
@@ -36,6 +41,9 @@ def serve(
     schema_seconds: Annotated[float, typer.Option(help="Seconds that compiling a schema may take.")] = 5.0,
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="Web origin whose pages may ask; several times for several.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Further host name to answer under, such as a reverse proxy's.")
     ] = None,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write requests' bodies to the log.")] = False,
     ray: Annotated[bool, typer.Option("--ray", help="Serve by replicas on Ray; limits hold for each.")] = False,
@@ -59,31 +67,39 @@ def serve(
             raise UnmaskError(f"--{name} must be at least 0, got {least}")
     if not 1 <= max_n <= max_concurrent + queue:
         raise UnmaskError(f"--max-n must be 1 to {max_concurrent + queue}, what the server holds, got {max_n}")
-    need("fastapi", "serve")
+    need("uvicorn", "serve")
     fleet = _fleet(ray, min_replicas, max_replicas, replica_cpus)
-    from unmask.serving import run
-    from unmask.serving.api.access import AccessRules, local_hosts, read_keys
+    from unmask.serving.api.access import AccessRules, check_origins, local_hosts, read_keys
     from unmask.serving.api.app import Settings
     from unmask.serving.api.planner import RequestLimits
     from unmask.serving.api.structure import StructureLimits
     from unmask.serving.engine import Limits
-    from unmask.serving.server import ServerConfig
+    from unmask.serving.server import Server, ServerConfig, bind
+    from unmask.serving.server import serve as run
 
-    keys = () if api_key_file is None else read_keys(api_key_file)
-    rules = AccessRules(keys, max_body, local_hosts(host), log_prompts)
-    bounds = RequestLimits(max_n, max_prompt, rules=StructureLimits(max_schema, max_schema_depth, schema_seconds))
-    settings = Settings(rules, bounds, timeout, tuple(allow_origin or ()))
+    keys = [] if api_key is None else [api_key]
+    keys += [] if api_key_file is None else read_keys(api_key_file)
+    settings = Settings(
+        access=AccessRules(tuple(keys), max_body, local_hosts(host, allow_host or ()), log_prompts),
+        limits=RequestLimits(
+            n=max_n,
+            prompt_tokens=max_prompt,
+            structure=StructureLimits(max_schema, max_schema_depth, schema_seconds),
+        ),
+        seconds=timeout,
+        origins=check_origins(allow_origin or ()),
+    )
     limits = Limits(max_concurrent, queue, int(cache_gb * 2**30), prefill_chunk)
     named = names(models or ["default"])
-    listener = run.bind(host, port)  # before models are read: it may be taken
-    served = ServerConfig(named, limits, settings, device, dtype, backend)
+    listener = bind(host, port)  # before models are read: it may be taken
+    config = ServerConfig(named, limits, settings, device=device, dtype=dtype, backend=backend)
     if fleet is None:
-        app, engine = served.start()
-        return run.serve(run.Server(app, engine, grace), named, listener)
+        app, engine = config.start()
+        return run(Server(app, engine, grace), named, listener)
     from unmask.serving import replicas
 
-    with replicas.fleet(served, fleet) as (app, front):
-        run.serve(run.Server(app, front, grace), named, listener)
+    with replicas.fleet(config, fleet) as (app, router):
+        run(Server(app, router, grace), named, listener)
 
 
 def _fleet(ray: bool, least: int | None, most: int | None, cpus: float | None) -> Fleet | None:

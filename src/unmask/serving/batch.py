@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 from starlette.types import ASGIApp
 
 from unmask.errors import UnmaskError
-from unmask.serving.api.errors import APIError, sentence
+from unmask.serving.api.errors import APIError, invalid
 from unmask.serving.api.schema import Strict
 from unmask.serving.api.strict_json import parse
 from unmask.serving.asgi import Asked, whole
@@ -81,7 +81,7 @@ def _entry(number: int, id: str, raw: bytes) -> Entry:
             raise APIError(400, "field 'stream': a batch answers as a whole; leave it out")
         return Entry(number, id, line.custom_id, line)
     except ValidationError as error:
-        problem = sentence(error.errors())[0] if "body" in value else "field 'body' is missing"
+        problem = str(invalid(error, value)) if "body" in value else "field 'body' is missing"
     except APIError as error:
         problem = str(error).replace("the body ", "the line ", 1).replace(" at line 1, column", " at column")
     return Entry(number, id, custom_id if isinstance(custom_id, str) else None, None, problem)

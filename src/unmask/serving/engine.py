@@ -77,7 +77,7 @@ class Done:
 class Failed:
     """A job went wrong, or was sent away."""
 
-    error: Exception
+    error: BaseException
 
 
 Event = Step | Done | Failed
@@ -391,7 +391,7 @@ class Engine:
             else:
                 self._spare[batch.key.model].append(batch.backend)
 
-    def _drop_all(self, error: Exception) -> None:
+    def _drop_all(self, error: BaseException) -> None:
         with self._changed:
             jobs = [*self._waiting, *(job for batch in self._batches for job in batch.jobs.values())]
             self._waiting.clear()

@@ -21,7 +21,7 @@ from unmask.canvas import Frame
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 RATE_SECONDS = 10.0  # over which a rate is the current one
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class EngineMetrics:
@@ -104,7 +104,8 @@ class Metrics:
 
 def value(metric: MetricWrapperBase, sample: str, **labels: str) -> float:
     """The value of one sample of a metric: `_total`, `_sum`, `_count` or `_bucket`."""
-    found = [one.value for one in metric.collect()[0].samples if one.name.endswith(sample) and one.labels == labels]
+    samples = [one for family in metric.collect() for one in family.samples]
+    found = [one.value for one in samples if one.name.endswith(sample) and one.labels == labels]
     return found[0] if found else 0.0
 
 

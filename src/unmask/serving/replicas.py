@@ -1,6 +1,6 @@
 """Replicas on Ray Serve, on any machines of a cluster: each is the whole application.
 
-Ray starts, counts and replaces them. The front is not one of them: it runs in the process that holds the clients'
+Ray starts, counts and replaces them. The router is not one of them: it runs in the process that holds the clients'
 connections, so a replica that dies takes no connection with it.
 """
 
@@ -41,8 +41,8 @@ from unmask.errors import UnmaskError
 from unmask.serving.api.access import AccessControl
 from unmask.serving.asgi import Asked, messages, whole
 from unmask.serving.engine import Refused
-from unmask.serving.router import Router, ReplicaDied
 from unmask.serving.metrics import Metrics
+from unmask.serving.router import ReplicaDied, Router
 from unmask.serving.server import ServerConfig
 
 DEAD = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError)
@@ -61,8 +61,8 @@ class Fleet:
 class Replica:
     """The application, in a process of Ray's."""
 
-    def __init__(self, served: ServerConfig) -> None:
-        self.app, self.engine = served.start()
+    def __init__(self, config: ServerConfig) -> None:
+        self.app, self.engine = config.start()
 
     async def answer(self, asked: Asked) -> AsyncGenerator[Message, None]:
         """What the application sends."""
@@ -85,16 +85,18 @@ async def ask(handle: Any, asked: Asked) -> AsyncGenerator[Message, None]:
 
 
 @contextmanager
-def fleet(served: ServerConfig, size: Fleet) -> Iterator[tuple[ASGIApp, Router]]:
+def fleet(config: ServerConfig, size: Fleet) -> Iterator[tuple[ASGIApp, Router]]:
     """Replicas on Ray, ready, behind one application and what closes it; they are gone when this is left.
 
     RAY_ADDRESS names a running cluster; without it, one of this machine is started, on its loopback address. Raises
     UnmaskError where there is no such cluster or it is too small.
     """
     own = _connect(size)
-    rules = served.settings.rules
-    inner = replace(served, settings=replace(served.settings, rules=replace(rules, keys=(), hosts=())))
-    name, limits = f"unmask-{secrets.token_hex(4)}", served.limits
+    settings = config.settings
+    limits = config.limits
+    access = replace(settings.access, keys=(), hosts=())
+    inner = replace(config, settings=replace(settings, access=access, origins=()))
+    name = f"unmask-{secrets.token_hex(4)}"
     options: dict[str, Any] = {"num_replicas": size.least}
     if size.most > size.least:
         target = max(1, limits.slots * 3 // 4)
@@ -102,10 +104,10 @@ def fleet(served: ServerConfig, size: Fleet) -> Iterator[tuple[ASGIApp, Router]]
         options = {"autoscaling_config": scaling}
     deployment: Any = serve.deployment(Replica).options(
         name="models",
-        ray_actor_options={"num_cpus": size.cpus, "num_gpus": float(served.device.startswith("cuda"))},
+        ray_actor_options={"num_cpus": size.cpus, "num_gpus": float(config.device.startswith("cuda"))},
         max_ongoing_requests=limits.slots,
         max_queued_requests=limits.queue,
-        graceful_shutdown_timeout_s=min(served.settings.seconds, 3600.0),  # one that is no longer needed finishes
+        graceful_shutdown_timeout_s=min(settings.seconds, 3600.0),  # one that is no longer needed finishes
         logging_config={"log_level": "WARNING", "enable_access_log": False},
         **options,
     )
@@ -114,10 +116,10 @@ def fleet(served: ServerConfig, size: Fleet) -> Iterator[tuple[ASGIApp, Router]]
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         handle = _run(deployment.bind(inner), name).options(stream=True)
         metrics = Metrics()
-        front = Router(lambda asked: ask(handle, asked), list(served.models), served.settings.seconds, metrics)
-        described = asyncio.run(whole(front, Asked("/openapi.json", method="GET")))[1]
+        router = Router(lambda asked: ask(handle, asked), list(config.models), settings.seconds, metrics)
+        described = asyncio.run(whole(router, Asked("/openapi.json", method="GET")))[1]
         metrics.paths |= set(json.loads(described)["paths"])
-        yield AccessControl(front, rules, metrics), front
+        yield AccessControl.around(router, settings.access, metrics, settings.origins), router
     finally:
         if own:
             ray.shutdown()

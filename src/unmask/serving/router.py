@@ -1,4 +1,4 @@
-"""What stands in front of replicas: it holds the clients' connections and asks another replica where one dies."""
+"""The router before replicas: it holds the clients' connections and asks another replica where one dies."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
-from fastapi import Request
+from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from unmask.serving.api import errors
 from unmask.serving.api.access import note
+from unmask.serving.api.answers import event
 from unmask.serving.api.errors import BUSY, APIError
 from unmask.serving.api.execution import ClientGone, unless_gone
-from unmask.serving.api.answers import event
 from unmask.serving.api.strict_json import parse
 from unmask.serving.asgi import NOTES, Asked
 from unmask.serving.engine import Refused
@@ -41,8 +41,12 @@ class Router:
     ) -> None:
         """ask: what a replica sends in answer; it raises ReplicaDied, and Refused where all are full.
         seconds: within which an answer has to begin."""
-        self.ask, self.names, self.seconds, self.metrics = ask, names, seconds, metrics
-        self.closing = self.failing = False
+        self.ask = ask
+        self.names = names
+        self.seconds = seconds
+        self.metrics = metrics
+        self.closing = False
+        self.failing = False
         self.tasks: set[asyncio.Task[None]] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
 
@@ -50,8 +54,9 @@ class Router:
         if scope["path"] == "/health":
             return await _say(self._health(), 503 if self.closing else 200, b"application/json", send)
         if scope["path"] == "/metrics":
-            return await _say(self.metrics.render(None).encode(), 200, CONTENT_TYPE.encode(), send)
-        asked, self.loop = await _asked(scope, receive), asyncio.get_running_loop()
+            return await _say(self.metrics.render(None), 200, CONTENT_TYPE.encode(), send)
+        asked = await _asked(scope, receive)
+        self.loop = asyncio.get_running_loop()
         task = asyncio.ensure_future(self._answer(asked, scope, send))
         self.tasks.add(task)
         try:
@@ -82,7 +87,8 @@ class Router:
                             else:
                                 held.append(message)
                                 if _can_begin(held):
-                                    ready, held = held, None
+                                    ready = held
+                                    held = None
                                     limit.reschedule(None)  # from here on the replica's own limit holds
                                     for part in ready:
                                         await send(part)
@@ -99,7 +105,7 @@ class Router:
                         return await send({"type": "http.response.body", "body": event(failed.body())})
                     if self.failing:
                         raise failed from None
-                    self.metrics.retried += 1
+                    self.metrics.retries.inc()
                     log.warning("a replica died; what it was answering is asked of another")
         raise APIError(503, f"{TRIES} replicas died while they answered this request", BUSY)
 
@@ -116,7 +122,8 @@ class Router:
     def close(self, grace: float = 0.0) -> bool:
         """Takes nothing more, lets what there is finish for `grace` seconds, fails the rest. Whether all finished.
         Called from another thread than the one that serves."""
-        self.closing, until = True, time.monotonic() + grace
+        self.closing = True
+        until = time.monotonic() + grace
         while self.tasks and time.monotonic() < until:
             time.sleep(0.01)
         finished = not self.tasks

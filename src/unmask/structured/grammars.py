@@ -62,13 +62,13 @@ def json_text(value: Any) -> str:
 class Grammars:
     """Grammars over one vocabulary, which is read from the tokenizer when the first is asked for.
 
-    Any thread may ask. One is compiled at a time, and those that are known do not wait for it.
+    Any thread may ask, and none waits for another's rule to be compiled.
     """
 
     def __init__(self, vocabulary: Callable[[], Vocabulary]) -> None:
         self._vocabulary = vocabulary
         self._known = OrderedDict[Rule, Grammar]()
-        self._compiling = threading.Lock()
+        self._reading = threading.Lock()
         self._touching = threading.Lock()
         self._read: Vocabulary | None = None
 
@@ -85,13 +85,11 @@ class Grammars:
         known = self.find(rule)
         if known is not None:
             return known
-        with self._compiling:
-            known = self.find(rule)  # somebody else may have asked for it meanwhile
-            if known is None:
-                if self._read is None:
-                    self._read = self._vocabulary()
-                known = rule.compiled(self._read, effort())
-                self._keep(rule, known)
+        with self._reading:
+            if self._read is None:
+                self._read = self._vocabulary()
+        known = rule.compiled(self._read, effort())
+        self._keep(rule, known)
         return known
 
     def _keep(self, rule: Rule, made: Grammar) -> None:

@@ -10,22 +10,27 @@ import hashlib
 import hmac
 import ipaddress
 import logging
+import re
 import time
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unmask.errors import UnmaskError
-from unmask.serving.api import assets
+from unmask.serving.api import errors
 from unmask.serving.api.errors import APIError
 from unmask.serving.metrics import Metrics
 
 log = logging.getLogger("unmask.serving")
-OPEN = ("/health",)  # needs no key, and neither does the playground: it asks for one
-THROWN_AWAY = 1 << 28  # bytes of a body that is too large are read and forgotten, so that the client sees the answer
+OPEN = ("/", "/health", "/version", "/docs", "/openapi.json", "/playground/")  # need no key, and hold no secrets
+DISCARDED = 1 << 28  # bytes of a body that is too large are read and forgotten, so that the client sees the answer
 BODY_SECONDS = 60.0
+ORIGIN = re.compile(r"\*|https?://[A-Za-z0-9.\-\[\]:]+")
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,14 @@ def read_keys(path: Path) -> tuple[str, ...]:
     return keys
 
 
-def local_hosts(host: str) -> tuple[str, ...]:
-    """Names that a server on a loopback address answers to: a web page must not reach it under its own name."""
-    names = {"localhost", "127.0.0.1", "[::1]"}
+def local_hosts(host: str, others: Sequence[str] = ()) -> tuple[str, ...]:
+    """Names that a server on a loopback address answers to: a web page must not reach it under its own name.
+
+    Args:
+        host: The address that the server listens at.
+        others: Further names, such as that of a reverse proxy.
+    """
+    names = {"localhost", "127.0.0.1", "[::1]", *(name.lower() for name in others)}
     try:
         local = ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -60,60 +70,114 @@ def local_hosts(host: str) -> tuple[str, ...]:
     return tuple(sorted({*names, f"[{host}]" if ":" in host else host})) if local else ()
 
 
+def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
+    """Origins of web pages that may ask; raises UnmaskError for one that no browser would send."""
+    for origin in origins:
+        if not ORIGIN.fullmatch(origin):
+            raise UnmaskError(f"'{origin}' is no origin of a web page; write it as https://app.example or * for all")
+    return tuple(origins)
+
+
 class AccessControl:
     """Checks a request's head, bounds its body, and notes how it ended."""
 
     def __init__(self, app: ASGIApp, rules: AccessRules, metrics: Metrics) -> None:
-        self.app, self.rules, self.metrics = app, rules, metrics
+        self.app = app
+        self.rules = rules
+        self.metrics = metrics
         self.digests = [hashlib.sha256(key.encode()).digest() for key in rules.keys]
+
+    @staticmethod
+    def around(app: ASGIApp, rules: AccessRules, metrics: Metrics, origins: Sequence[str]) -> ASGIApp:
+        """The application behind these rules; pages of some origins may read every answer of it."""
+        checked = AccessControl(app, rules, metrics)
+        if not origins:
+            return checked
+        return CORSMiddleware(checked, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        began, status, notes = time.perf_counter(), 0, dict[str, Any]()
+        began = time.perf_counter()
+        status = 0
+        notes = dict[str, Any]()
+        method = scope["method"]
         scope["notes"] = notes
+        scope["method"] = "GET" if method == "HEAD" else method
 
         async def noting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif method == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         try:
             try:
                 headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+                self._absolute(scope, headers)
                 self._check_head(scope, headers)
                 body = await self._body(scope, headers, receive)
             except APIError as error:
-                return await error.response()(scope, receive, noting)
+                return await error.response(scope["path"])(scope, receive, noting)
             await self.app(scope, _replaying(body, receive), noting)
+        except Exception as error:
+            log.exception("a request failed")
+            if not status:
+                await errors.of(error).response(scope["path"])(scope, receive, noting)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of a library in Rust; no Exception to Python
+                raise
+            log.exception("a library gave up on a request")
+            if not status:
+                message = "a library gave up on this text; it is in the server's log"
+                answer = APIError(500, message, errors.FAULT).response(scope["path"])
+                await answer(scope, receive, noting)
         finally:
-            self.metrics.answered(scope["path"], status, time.perf_counter() - began)
-            told = " ".join(f"{name}={value}" for name, value in notes.items())
             seconds = time.perf_counter() - began
-            log.info("%s %s %d %.3fs %s", scope["method"], scope["path"][:80], status, seconds, told)
+            self.metrics.answered(scope["path"], status, seconds)
+            noted = " ".join(f"{name}={value}" for name, value in notes.items())
+            # clients write their own paths: no control character of theirs reaches a terminal or makes a line
+            path = scope["path"][:80].encode("unicode_escape").decode()
+            log.info("%s %s %d %.3fs %s", method[:20], path, status, seconds, noted)
+
+    @staticmethod
+    def _absolute(scope: Scope, headers: dict[str, str]) -> None:
+        """Reads a request line that holds the whole address, as proxies write it."""
+        found = re.match(r"https?://([^/]*)", scope["path"])
+        if found is not None:
+            headers["host"] = found[1]
+            scope["path"] = scope["path"][found.end() :] or "/"
+            scope["raw_path"] = scope["path"].encode()
 
     def _check_head(self, scope: Scope, headers: dict[str, str]) -> None:
         host = headers.get("host", "")
         name = host if host.endswith("]") else host.rsplit(":", 1)[0]
         if self.rules.hosts and name.lower() not in self.rules.hosts:
-            raise APIError(421, "this server answers under its local names only; start it with --host to change that")
-        free = scope["path"] in OPEN or (assets.holds(scope["path"]) and scope["method"] in ("GET", "HEAD"))
-        if self.digests and not free and scope["method"] != "OPTIONS":
-            kind, _, key = headers.get("authorization", "").partition(" ")
-            given = hashlib.sha256(key.strip().encode("latin-1")).digest()
-            # every key is compared, each in constant time
-            matches = [hmac.compare_digest(given, digest) for digest in self.digests]
-            if kind.lower() != "bearer" or not any(matches):
-                message = "the API key is missing or unknown; send it as 'Authorization: Bearer KEY'"
-                raise APIError(401, message, "authentication_error", code="invalid_api_key")
+            message = "this server answers under its local names only; start it with --allow-host NAME to change that"
+            raise APIError(421, message)
+        path = scope["path"]
+        free = path in OPEN or path.startswith(OPEN[-1])
+        if not self.digests or (free and scope["method"] == "GET") or scope["method"] == "OPTIONS":
+            return
+        kind, _, key = headers.get("authorization", "").partition(" ")
+        given = key.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
+        digest = hashlib.sha256(given.encode("latin-1")).digest()
+        # every key is compared, each in constant time
+        matches = [hmac.compare_digest(digest, known) for known in self.digests]
+        if not any(matches):
+            message = "the API key is missing or unknown; send it as 'Authorization: Bearer KEY'"
+            raise APIError(401, message, "authentication_error", code="invalid_api_key")
 
     async def _body(self, scope: Scope, headers: dict[str, str], receive: Receive) -> bytes:
         """The whole body; one that is too large or too slow raises APIError."""
         if scope["method"] not in ("POST", "PUT", "PATCH"):
             return b""
-        kind, most = headers.get("content-type", "").partition(";")[0].strip().lower(), self.rules.body_bytes
-        parts, size = list[bytes](), 0
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        most = self.rules.body_bytes
+        parts = list[bytes]()
+        size = 0
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 while True:
@@ -123,17 +187,33 @@ class AccessControl:
                     size += len(message.get("body", b""))
                     if size <= most:
                         parts.append(message.get("body", b""))
-                    elif size > THROWN_AWAY:
+                    elif size > DISCARDED:
                         break
                     if not message.get("more_body", False):
                         break
         except TimeoutError:
             raise APIError(408, "the body came too slowly") from None
+        too_large = APIError(413, f"the body is larger than the {most} bytes that this server takes")
         if size > most:
-            raise APIError(413, f"the body is larger than the {most} bytes that this server takes")
+            raise too_large
         if kind != "application/json":  # also what a foreign web page can send without asking
             raise APIError(415, "send the body as 'Content-Type: application/json'")
-        return b"".join(parts)
+        coding = headers.get("content-encoding", "identity").strip().lower()
+        body = b"".join(parts)
+        if coding == "identity":
+            return body
+        if coding not in ("gzip", "deflate"):
+            raise APIError(415, "send the body as it is, or with Content-Encoding gzip or deflate")
+        reader = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either kind, by its head
+        try:
+            body = reader.decompress(body, most + 1)
+        except zlib.error:
+            raise APIError(400, f"the body is not {coding}, as its Content-Encoding says") from None
+        if len(body) > most:
+            raise too_large
+        if not reader.eof:
+            raise APIError(400, f"the body's {coding} ends early")
+        return body
 
 
 def _replaying(body: bytes, receive: Receive) -> Receive:

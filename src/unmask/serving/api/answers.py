@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from unmask.canvas import Frame
 from unmask.decoding.request import Alternatives
 from unmask.serving.api.planner import Plan
 from unmask.serving.api.tool_calls import CallReader
-from unmask.serving.api.writer import SHADE, Writer, Written
+from unmask.serving.api.writer import BROKEN, SHADE, Writer, Written
+from unmask.structured.tool_calls import CallForm
+from unmask.structured.vocabulary import byte_letters
 
 LOWEST = -9999.0  # in place of minus infinity, which JSON does not have
 
@@ -28,51 +33,56 @@ class AnswerFormat:
     gaps: bool = False  # choices tell what was written into each gap
 
 
-CHAT = AnswerFormat("chat.completion", "chat.completion.chunk", True, "chatcmpl-")
-TEXT = AnswerFormat("text_completion", "text_completion", False, "cmpl-")
-INFILL = AnswerFormat("infill.completion", "infill.completion.chunk", False, "infill-", gaps=True)
-EDIT = AnswerFormat("edit.completion", "edit.completion.chunk", True, "edit-")
-APPLY = AnswerFormat("apply.completion", "apply.completion.chunk", True, "apply-")
+CHAT = AnswerFormat("chat.completion", "chat.completion.chunk", chat=True, prefix="chatcmpl-")
+TEXT = AnswerFormat("text_completion", "text_completion", chat=False, prefix="cmpl-")
+INFILL = AnswerFormat("infill.completion", "infill.completion.chunk", chat=False, prefix="infill-", gaps=True)
+EDIT = AnswerFormat("edit.completion", "edit.completion.chunk", chat=True, prefix="edit-")
+APPLY = AnswerFormat("apply.completion", "apply.completion.chunk", chat=True, prefix="apply-")
 
 
 @dataclass
 class Answer:
     """What all parts of one answer share."""
 
-    shape: AnswerFormat
+    format: AnswerFormat
     plan: Plan
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
-        self.id = self.shape.prefix + uuid.uuid4().hex
+        self.id = self.format.prefix + uuid.uuid4().hex
 
     def head(self, kind: str) -> dict[str, Any]:
         base = {"id": self.id, "object": kind, "created": self.created, "model": self.plan.name}
         return {**base, "system_fingerprint": None, "seed": self.plan.seed}
 
-    def whole(self, outcomes: list[Written], follow: list[Writer]) -> dict[str, Any]:
+    def whole(self, outcomes: list[Written], writers: list[Writer]) -> dict[str, Any]:
         """The answer in one piece."""
         choices = []
-        for index, (written, writer) in enumerate(zip(outcomes, follow, strict=True)):
-            text = self.plan.wrap(written.text)
+        for index, (written, writer) in enumerate(zip(outcomes, writers, strict=True)):
+            text = self.text(written)
+            if self.plan.echo:
+                text = self.plan.echo[index] + text
             choice: dict[str, Any] = {"index": index, "finish_reason": written.finish_reason}
-            if self.shape.chat:
+            if self.format.chat:
                 choice["message"] = {"role": "assistant", "content": text, "refusal": None}
                 if self.plan.calls is not None:
-                    choice |= self._called(text, written)
+                    choice |= self._called(text, written, self.plan.calls)
             else:
                 choice["text"] = text
             choice["logprobs"] = self.logprobs(writer, range_of(written, writer), 0)
-            if self.shape.gaps:
+            if self.format.gaps:
                 choice["gaps"] = self.gaps(written)
             choices.append(choice)
-        return {**self.head(self.shape.whole), "choices": choices, "usage": self.usage(outcomes)}
+        return {**self.head(self.format.whole), "choices": choices, "usage": self.usage(outcomes)}
 
-    def _called(self, text: str, written: Written) -> dict[str, Any]:
+    def text(self, written: Written) -> str:
+        """The text of an answer."""
+        return written.text if self.plan.wrap is None else self.plan.wrap(written.text)
+
+    def _called(self, text: str, written: Written, form: CallForm) -> dict[str, Any]:
         """What the calls in a text make of a choice."""
-        assert self.plan.calls is not None
-        reader = CallReader(self.plan.calls)
+        reader = CallReader(form)
         reader.push(text)
         reader.finish()
         message: dict[str, Any] = {"role": "assistant", "content": reader.content or None, "refusal": None}
@@ -83,11 +93,11 @@ class Answer:
     def part(self, index: int, text: str | None, writer: Writer | None = None, **more: Any) -> dict[str, Any]:
         """A chunk with text of one choice. `more` goes into the choice."""
         choice: dict[str, Any] = {"index": index, "finish_reason": None, "logprobs": None}
-        if self.shape.chat:
+        if self.format.chat:
             choice["delta"] = {} if text is None else {"content": text}
         else:
             choice["text"] = text or ""
-        return {**self.head(self.shape.chunk), "choices": [{**choice, **more}]}
+        return {**self.head(self.format.chunk), "choices": [{**choice, **more}]}
 
     def usage(self, outcomes: list[Written]) -> dict[str, Any]:
         """Tokens to the end of text; steps are forwards that scored something, of all choices together."""
@@ -109,10 +119,8 @@ class Answer:
     def gaps(self, written: Written) -> list[str]:
         """What was written into each gap of a template."""
         plan = self.plan
-        assert plan.filling is not None
-        assert plan.lm.tokenizer is not None
-        filled = plan.filling.template.gaps(written.canvas, plan.lengths)
-        return [plan.lm.tokenizer.decode(ids) for ids in filled]
+        filled = [] if plan.filling is None else plan.filling.template.gaps(written.canvas, plan.lengths)
+        return [plan.tokenizer.decode(ids) for ids in filled]
 
     def frame(self, frame: Frame, start: int) -> dict[str, Any]:
         """What a step did, its positions counted from `start`."""
@@ -133,11 +141,9 @@ class Answer:
         return {"texts": [None if token == region.mask_id else self._shown(token) for token in ids]}
 
     def _shown(self, token: int) -> str:
-        tokenizer = self.plan.lm.tokenizer
-        assert tokenizer is not None
         if token == self.plan.lm.config.mask_token_id:
             return SHADE
-        return tokenizer.decode([token], skip_special_tokens=False)
+        return self.plan.tokenizer.decode([token], skip_special_tokens=False)
 
     def logprobs(self, writer: Writer, positions: range, offset: int) -> dict[str, Any] | None:
         """Log-probabilities of written positions, None where they were not asked for. Each is that of the step
@@ -145,7 +151,7 @@ class Answer:
         if self.plan.logprobs is None:
             return None
         told = [writer.logprobs[p] for p in positions if p in writer.logprobs]
-        if self.shape.chat:
+        if self.format.chat:
             return {"content": [self._chat_logprob(entry) for entry in told], "refusal": None}
         out: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for entry in told:
@@ -163,7 +169,22 @@ class Answer:
 
     def _named(self, token: int) -> dict[str, Any]:
         text = self._shown(token)
-        return {"token": text, "bytes": list(text.encode())}
+        return {"token": text, "bytes": list(token_bytes(self.plan.tokenizer, token, text))}
+
+
+BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+OF_LETTER = {letter: byte for byte, letter in byte_letters().items()}
+
+
+def token_bytes(tokenizer: Tokenizer, token: int, text: str) -> bytes:
+    """The bytes that a token writes, of half a character too. text: what it reads alone."""
+    name = tokenizer.id_to_token(token) or ""
+    byte = BYTE_TOKEN.fullmatch(name)
+    if byte is not None:
+        return bytes.fromhex(byte[1])
+    if BROKEN in text and all(letter in OF_LETTER for letter in name):
+        return bytes(OF_LETTER[letter] for letter in name)
+    return name.replace("▁", " ").encode() if name.startswith("▁") else text.encode()
 
 
 def range_of(written: Written, writer: Writer) -> range:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from unmask.serving.api.errors import APIError
-from unmask.serving.api.options import refuse
+from unmask.serving.api.errors import APIError, refuse
+from unmask.serving.api.options import max_tokens
 from unmask.serving.api.planner import Plan, Planner, can_chat, can_fill
-from unmask.serving.api.schema import CompletionRequest, EditRequest, Message
+from unmask.serving.api.schema import CompletionRequest, EditRequest, Message, Writing
 
 EDIT = (
     "The user shows a file. Rewrite the code between <|code_to_edit|> and <|/code_to_edit|> as the recent edits "
@@ -23,11 +23,7 @@ APPLY = (
     "and <|/update_snippet|>. Answer with the whole updated file between triple backticks and nothing else."
 )
 CURSOR = "<|cursor|>"
-SHARED = (
-    *("model", "temperature", "top_p", "top_k", "seed", "n", "rule", "threshold", "editing_threshold", "factor"),
-    "entropy_bound",
-    *("max_denoising_steps", "remask_budget", "reasoning_effort", "stop", "mode", "block_length", "user"),
-)
+SHARED = tuple(Writing.model_fields)  # of a body, for the request that it becomes
 
 
 def plan_edit(planner: Planner, body: EditRequest) -> Plan:
@@ -42,10 +38,9 @@ def plan_edit(planner: Planner, body: EditRequest) -> Plan:
     rest = after.partition("<|/code_to_edit|>")[2]
     # with a cursor the gap is there, else all of the region is written anew
     head, _, tail = region.partition(CURSOR) if CURSOR in region else ("", "", "")
-    given = {name: getattr(body, name) for name in SHARED}
-    fill = CompletionRequest(prompt=before + head, suffix=tail + rest, max_tokens=planner._max_tokens(body), **given)
-    plan = planner.completion(fill)
-    return replace(plan, wrap=lambda written: _fenced(head + written + tail))
+    given = {name: getattr(body, name) for name in SHARED if name in body.model_fields_set}
+    fill = CompletionRequest(prompt=before + head, suffix=tail + rest, max_tokens=max_tokens(body), **given)
+    return replace(planner.completion(fill), wrap=lambda written: _fenced(head + written + tail))
 
 
 def plan_apply(planner: Planner, body: EditRequest) -> Plan:
@@ -66,8 +61,8 @@ def _chat(planner: Planner, body: EditRequest, text: str, task: str) -> Plan:
 
 
 def _only_message(body: EditRequest) -> str:
-    if body.stream:
-        raise refuse("stream", "is not offered for edits: a region is answered with as a whole")
+    if body.diffusing:
+        raise refuse("diffusing", "is not offered for edits: a region is answered with as a whole")
     if len(body.messages) != 1 or body.messages[0].role != "user":
         raise refuse("messages", "must be one message of the user")
     content = body.messages[0].content

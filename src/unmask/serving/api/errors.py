@@ -1,20 +1,18 @@
-"""What a client is told when something is wrong: the error shape of OpenAI, one clear sentence."""
+"""What a client is told when something is wrong: one clear sentence, in the shape that the client's own API has."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel
-from starlette.exceptions import HTTPException
+from pydantic import BaseModel, ValidationError
+from starlette.responses import JSONResponse
 
 from unmask.errors import UnmaskError
 from unmask.serving.engine import Refused
 
 INVALID, MISSING, BUSY, FAULT = "invalid_request_error", "not_found_error", "server_busy", "server_error"
+MANY = 2000  # mistakes in one body of which no list is made
 
 
 class ErrorDetail(BaseModel):
@@ -41,7 +39,8 @@ class APIError(Exception):
         # clients' own words may be in it
         message = "".join(c if c.isprintable() else " " for c in message[:400])
         super().__init__(message)
-        self.status, self.detail = status, ErrorDetail(message=message, type=type, param=param, code=code)
+        self.status = status
+        self.detail = ErrorDetail(message=message, type=type, param=param, code=code)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -49,19 +48,33 @@ class APIError(Exception):
             return {"Retry-After": "1"}
         return {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
 
-    def body(self) -> dict[str, Any]:
+    def body(self, path: str = "") -> dict[str, Any]:
+        """As OpenAI's clients read it, or at the paths of other APIs theirs."""
+        if path.startswith("/v1/messages"):  # Anthropic's
+            kinds = {401: "authentication_error", 404: MISSING, 429: "rate_limit_error", 503: "overloaded_error"}
+            kind = kinds.get(self.status, INVALID if self.status < 500 else "api_error")
+            return {"type": "error", "error": {"type": kind, "message": self.detail.message}}
+        if path.startswith("/api/"):  # Ollama's
+            return {"error": self.detail.message}
         return ErrorBody(error=self.detail).model_dump()
 
-    def response(self) -> JSONResponse:
-        return JSONResponse(self.body(), self.status, self.headers)
+    def response(self, path: str = "") -> JSONResponse:
+        return JSONResponse(self.body(path), self.status, self.headers)
 
 
-def of(error: Exception) -> APIError:
+def refuse(field: str, why: str) -> APIError:
+    return APIError(400, f"{field} {why}", param=field)
+
+
+def of(error: BaseException) -> APIError:
     """The answer that an exception makes."""
     if isinstance(error, APIError):
         return error
+    if isinstance(error, ValidationError):
+        return APIError(400, "the body does not hold to the schema")
     if isinstance(error, UnmaskError):
-        return APIError(400, str(error))
+        option = re.match(r"option '?(\w+)'? ", str(error))
+        return APIError(400, str(error), param=option[1] if option else None)
     if isinstance(error, Refused):
         if error.reason == "full":
             return APIError(429, str(error), BUSY, code="queue_full")
@@ -71,49 +84,46 @@ def of(error: Exception) -> APIError:
     return APIError(500, "the model failed on this request; it is in the server's log", FAULT)
 
 
-def sentence(errors: Sequence[Any]) -> tuple[str, str | None]:
-    """One sentence about a body that does not hold to its schema, and the field it is about."""
-    first = max(errors, key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])), default=None)
-    if first is None:
-        return "the body does not hold to the schema", None
-    where = [str(part) for part in first["loc"] if part != "body"]
-    # the parts of a union that pydantic tried are names of types, not of fields
-    name = ".".join(part for part in where if part[:1].islower() and "[" not in part and part not in _TYPES) or None
-    kind, message = first["type"], str(first["msg"])
+def invalid(error: ValidationError, body: Any) -> APIError:
+    """What is wrong with a body that does not hold to its schema: one sentence in the client's own terms."""
+    if error.error_count() > MANY:
+        return APIError(400, f"the body holds {error.error_count()} values or fields that this address does not take")
+    found = [(_names(one["loc"], body), one) for one in error.errors(include_url=False, include_context=True)]
+    # of the alternatives that a field has, the one that the client's value came closest to
+    rank = {"extra_forbidden": 3, "value_error": 2, "too_long": 2}
+    names, first = max(found, key=lambda one: (rank.get(one[1]["type"], 1) == 3, len(one[0]), _told(one[1], rank)))
+    name = ".".join(map(str, names))
+    return APIError(400, _sentence(first, name), param=name or None)
+
+
+def _told(error: Any, rank: dict[str, int]) -> int:
+    return 0 if error["type"].endswith("_type") else rank.get(error["type"], 1)
+
+
+def _names(location: tuple[int | str, ...], value: Any) -> list[int | str]:
+    """The fields of a client's body on the way to a mistake, without the alternatives of a schema that were tried."""
+    out: list[int | str] = []
+    for number, part in enumerate(location):
+        last = number == len(location) - 1
+        if isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+        elif isinstance(value, dict) and (part in value or last):
+            value = value.get(part)
+        else:
+            continue
+        out.append(part)
+    return out
+
+
+def _sentence(error: Any, name: str) -> str:
+    kind, message, context = error["type"], str(error["msg"]), error.get("ctx", {})
+    where = f"field '{name}'" if name else "the body"
     if kind == "extra_forbidden":
-        return f"field '{name}' is unknown to this server and would be ignored; leave it out", name
+        return f"{where} is unknown to this server and would be ignored; leave it out"
     if kind == "missing":
-        return (f"field '{name}' is missing" if name else "the request has no body"), name
-    if kind == "value_error":
-        message = message.removeprefix("Value error, ")
-    if not name:
-        return f"the body is not as it should be: {message[0].lower()}{message[1:]}", None
-    return f"field '{name}': {message[0].lower()}{message[1:]}", name
-
-
-_TYPES = {"str", "int", "float", "bool", "none", "list", "dict"}
-
-
-def install(app: FastAPI) -> None:
-    """Makes every error of an app answer in this shape."""
-
-    async def known(request: Request, error: Exception) -> JSONResponse:
-        return of(error).response()
-
-    async def invalid(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        message, param = sentence(error.errors())
-        return APIError(400, message, param=param).response()
-
-    async def http(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
-        messages = {404: f"there is nothing at {request.url.path[:200]}", 405: "this address takes another method"}
-        message = messages.get(error.status_code, str(error.detail))
-        answer = APIError(error.status_code, message, MISSING if error.status_code == 404 else INVALID).response()
-        answer.headers.update(error.headers or {})
-        return answer
-
-    for kind in (APIError, UnmaskError, Refused, TimeoutError, Exception):
-        app.add_exception_handler(kind, known)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, http)
+        return f"{where} is missing"
+    if kind == "too_long" and "actual_length" in context:
+        given = context["actual_length"] or "more"
+        return f"{where} holds {given} entries, and at most {context['max_length']} are taken"
+    message = message.removeprefix("Value error, ")
+    return f"{where}{':' if name else ' is not as it should be:'} {message[0].lower()}{message[1:]}"

@@ -9,13 +9,13 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fastapi import Request
+from starlette.requests import Request
 
 from unmask.decoding.infill import mean_log_confidence, settle_lengths
 from unmask.decoding.request import Prepared
 from unmask.serving.api import errors
 from unmask.serving.api.errors import APIError
-from unmask.serving.api.planner import Plan, mask_of
+from unmask.serving.api.planner import Filling, Plan, mask_of
 from unmask.serving.api.writer import Region, Writer, Written
 from unmask.serving.engine import Done, Engine, Event, Failed, Job, Step
 from unmask.serving.event_queue import EventQueue
@@ -41,7 +41,9 @@ class Execution:
         self, engine: Engine, model: str, prepared: Prepared, resumed: bool = False, quiet: bool = False
     ) -> None:
         """Puts the jobs in line; raises Refused where there is no room."""
-        self.engine, self.left, self.quiet = engine, len(prepared.requests), quiet
+        self.engine = engine
+        self.left = len(prepared.requests)
+        self.quiet = quiet
         self.events: asyncio.Queue[tuple[int, Event | Tick]] = asyncio.Queue()
         self.timer: asyncio.TimerHandle | None = None
         self.queue = EventQueue.of_current_loop()
@@ -102,16 +104,9 @@ class Execution:
 async def settle(engine: Engine, plan: Plan) -> None:
     """Settles the lengths of a filling plan's gaps, and with that its requests and regions."""
     filling = plan.filling
-    if filling is None or plan.prepared is not None:
+    if filling is None or plan.regions:
         return
-    settling, lengths, rounds = settle_lengths(filling.template), list[int](), 0
-    try:
-        tried = next(settling)
-        while True:
-            tried = settling.send(await _sureness(engine, plan.name, filling.prepare(tried), rounds > 0))
-            rounds += 1
-    except StopIteration as settled:
-        lengths = settled.value
+    lengths, rounds = await _settled_lengths(engine, plan.name, filling)
     prepared = filling.prepare([lengths] * filling.n)
     plan.prepared = replace(
         prepared,
@@ -119,45 +114,58 @@ async def settle(engine: Engine, plan: Plan) -> None:
             replace(request, seed=plan.seed + i, logprobs=plan.logprobs) for i, request in enumerate(prepared.requests)
         ],
     )
-    start, end = 0, len(prepared.requests[0].ids)
+    start = 0
+    end = len(prepared.requests[0].ids)
     if filling.suffix:
         start = len(filling.template.segments[0])
         end = start + lengths[0]
-    plan.lengths, plan.taken = lengths, rounds > 0
+    plan.lengths = lengths
+    plan.taken = rounds > 0
     plan.regions = [Region(start, end, mask_of(plan.lm), frozenset(), plan.stops, complete=True)] * filling.n
 
 
-async def _sureness(engine: Engine, model: str, prepared: Prepared, resumed: bool) -> list[float]:
-    async with Execution(engine, model, prepared, resumed, quiet=True) as running:
-        async for _ in running:
+async def _settled_lengths(engine: Engine, model: str, filling: Filling) -> tuple[list[int], int]:
+    """The lengths of all gaps, and how many times candidates of them were tried."""
+    settling = settle_lengths(filling.template)
+    rounds = 0
+    try:
+        tried = next(settling)
+        while True:
+            confidence = await _confidence(engine, model, filling.prepare(tried), resumed=rounds > 0)
+            rounds += 1
+            tried = settling.send(confidence)
+    except StopIteration as settled:
+        return settled.value, rounds
+
+
+async def _confidence(engine: Engine, model: str, prepared: Prepared, resumed: bool) -> list[float]:
+    async with Execution(engine, model, prepared, resumed=resumed, quiet=True) as execution:
+        async for _ in execution:
             pass
-    return [mean_log_confidence([step.frame for step in steps]) for steps in running.steps]
+    return [mean_log_confidence([step.frame for step in steps]) for steps in execution.steps]
 
 
 def writers(plan: Plan) -> list[Writer]:
     """What follows each job of a plan."""
-    assert plan.prepared is not None
-    assert plan.lm.tokenizer is not None
-    decode = plan.lm.tokenizer.decode
+    decode = plan.tokenizer.decode
     pairs = zip(plan.prepared.requests, plan.regions, strict=True)
     return [Writer(request.ids, region, decode) for request, region in pairs]
 
 
 def launch(engine: Engine, plan: Plan, quiet: bool = False) -> Execution:
     """Puts a plan's jobs in line."""
-    assert plan.prepared is not None
     return Execution(engine, plan.name, plan.prepared, resumed=plan.taken, quiet=quiet)
 
 
-async def collect(running: Execution, follow: list[Writer]) -> list[Written]:
+async def collect(execution: Execution, writers: list[Writer]) -> list[Written]:
     """The outcomes of all jobs, which are quiet."""
     out: dict[int, Written] = {}
-    async with running:
-        async for number, event in running:
-            assert isinstance(event, Done)
-            for step in running.steps[number]:
-                follow[number].logprobs.update(step.logprobs)
-            out[number] = follow[number].finish(event)[1]
+    async with execution:
+        async for number, event in execution:
+            if isinstance(event, Done):
+                for step in execution.steps[number]:
+                    writers[number].logprobs.update(step.logprobs)
+                out[number] = writers[number].finish(event)[1]
     return [out[number] for number in sorted(out)]
 
 

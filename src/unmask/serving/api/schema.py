@@ -4,10 +4,34 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
 
+from unmask.decoding.methods import DecodingDefaults
+from unmask.decoding.options import describe
 from unmask.decoding.request import Mode
-from unmask.decoding.rules import RuleName
+
+LARGEST = 2**31  # whole number of any option
+ENTRIES = 4096  # of lists whose length nothing else bounds
+LIBRARY_ONLY = frozenset({"layout", "convention", "eos_token_ids", "cache", "cache_refresh"})
+BOUNDS: dict[str, dict[str, Any]] = {"temperature": {"le": 2}}  # as OpenAI has them
+ABOUT = {
+    "temperature": "0 takes the best token.",
+    "top_k": "0 and -1 are off.",
+    "rule": "Which proposals a step commits.",
+    "max_denoising_steps": "Steps per block.",
+    "remask_budget": "Committed tokens that may be masked again.",
+    "block_length": "Tokens decoded together.",
+}
 
 
 class Strict(BaseModel):
@@ -19,17 +43,64 @@ class Strict(BaseModel):
 def _only(*values: Any) -> AfterValidator:
     def check(value: Any) -> Any:
         if value is not None and value not in values:
-            raise ValueError(f"this server cannot honour it; leave it out or send {' or '.join(map(repr, values))}")
+            instead = f" or send {' or '.join(map(repr, values))}" if values else ""
+            raise ValueError(f"this server cannot honour it; leave it out{instead}")
         return value
 
     return AfterValidator(check)
 
 
-Effort = Literal["instant", "low", "medium", "high"]
+def _option(name: str, about: dict[str, Any]) -> tuple[Any, Any]:
+    """The field of a decoding option, with the range that its declaration has."""
+    names = {"minimum": "ge", "exclusiveMinimum": "gt", "maximum": "le", "exclusiveMaximum": "lt"}
+    bounds = {short: about[long] for long, short in names.items() if long in about} | BOUNDS.get(name, {})
+    kinds = {"integer": int, "number": float, "boolean": bool, "array": list[int], "object": dict[str, float]}
+    kind: Any = Literal[tuple(about["choices"])] if "choices" in about else kinds.get(about["type"], str)
+    if about["type"] == "integer":
+        bounds = {"le": LARGEST, **bounds}
+    elif about["type"] in ("array", "object"):
+        bounds = {"max_length": ENTRIES}
+    if name == "top_k":  # other servers' word for off
+        kind = Annotated[int, BeforeValidator(lambda value: 0 if value == -1 else value)]
+    return kind | None, Field(None, description=ABOUT.get(name), **bounds)
+
+
+OPTIONS: dict[str, Any] = {
+    name: about for name, about in describe(DecodingDefaults()).items() if name not in LIBRARY_ONLY
+}
+FIELDS: dict[str, Any] = {name: _option(name, about) for name, about in OPTIONS.items()}
+DecodingFields: Any = create_model(
+    "DecodingFields",
+    __base__=Strict,
+    __doc__="Options of decoding; each unset field is the model's own default.",
+    **FIELDS,
+)
+
+
+def _prompt(value: Any) -> Any:
+    """A prompt whose kind is looked at once, not tried entry by entry under every kind."""
+    kinds = set(map(type, value)) if isinstance(value, list) else set()
+    rows = kinds == {list} and all(set(map(type, row)) <= {int} for row in value)
+    if not (isinstance(value, str) or (isinstance(value, list) and kinds <= {int}) or kinds == {str} or rows):
+        raise ValueError("a prompt is text, a list of texts, token ids, or a list of lists of token ids")
+    if kinds & {str, list} and len(value) > ENTRIES:
+        raise ValueError(f"a request holds {ENTRIES} prompts at most")
+    return value
+
+
+Effort = Literal["none", "minimal", "instant", "low", "medium", "high"]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
-Stops = StopText | Annotated[list[StopText], Field(max_length=4)] | None
-Prompt = str | list[str] | list[int] | list[list[int]]
-Zero = Annotated[float | None, _only(0)]
+Stops = StopText | Annotated[list[StopText], Field(fail_fast=True, max_length=4)] | None
+PROMPT_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}},
+        {"type": "array", "items": {"type": "integer"}},
+        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+    ]
+}
+Prompt = Annotated[Any, PlainValidator(_prompt), WithJsonSchema(PROMPT_SCHEMA)]
+Labels = dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]]
 
 
 class StreamOptions(Strict):
@@ -42,26 +113,15 @@ class StreamOptions(Strict):
     )
 
 
-class Steering(Strict):
-    """How to decode; each unset field is the model's own default."""
+class Steering(DecodingFields):  # type: ignore[misc]
+    """How to decode, and how to answer."""
 
     model: str | None = Field(None, max_length=256, description="One of /v1/models; the first served if left out.")
-    temperature: float | None = Field(None, ge=0, le=2, description="0 takes the best token.")
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0, le=2**31, description="0 is off.")
+    mode: Mode | None = Field(None, description="The model's first if left out.")
     seed: int | None = Field(None, ge=-(2**53), le=2**53, description="Same seed, same text; drawn if left out.")
-    n: int | None = Field(None, ge=1, description="How many texts, with seeds that follow each other.")
-    rule: RuleName | None = Field(None, description="Which proposals a step commits.")
-    threshold: float | None = Field(None, ge=0, le=1, description="Of rules `threshold`, `checked` and `token_edit`.")
-    editing_threshold: float | None = Field(
-        None, ge=0, le=1, description="Of rule `token_edit`: written tokens are replaced where another is surer."
-    )
-    factor: float | None = Field(None, ge=0, lt=1e6, description="Of rule `factor`.")
-    entropy_bound: float | None = Field(None, ge=0, lt=1e6, description="Of rule `entropy_bound`, nats.")
-    max_denoising_steps: int | None = Field(None, ge=1, le=2**20, description="Steps per block.")
-    remask_budget: int | None = Field(None, ge=0, le=2**20, description="Committed tokens that may be masked again.")
+    n: int | None = Field(None, ge=1, le=LARGEST, description="How many texts, with seeds that follow each other.")
     reasoning_effort: Effort | None = Field(
-        None, description="Sets steps and threshold relative to the model's own; see docs/serving.md."
+        None, description="Sets steps and threshold relative to the model's own; `none` changes nothing."
     )
     stream: bool | None = Field(None, description="Answer with server-sent events.")
     stream_options: StreamOptions | None = None
@@ -69,10 +129,10 @@ class Steering(Strict):
         None, description="With stream: every chunk is the whole text so far, gaps and all, to replace the last one."
     )
     user: str | None = Field(None, max_length=256, description="Goes into the server's log.")
-    presence_penalty: Zero = None
-    frequency_penalty: Zero = None
-    logit_bias: Annotated[dict[str, float] | None, _only({})] = None
-    metadata: Annotated[dict[str, str] | None, _only({})] = None
+    safety_identifier: str | None = Field(None, max_length=256, description="Taken, and not read.")
+    prompt_cache_key: str | None = Field(None, max_length=256, description="Taken, and not read.")
+    realtime: bool | None = Field(None, description="Of Mercury's clients; text is always sent at once.")
+    metadata: Annotated[Labels | None, _only({})] = None
     store: Annotated[bool | None, _only(False)] = None
     service_tier: Annotated[str | None, _only("auto", "default")] = None
 
@@ -80,8 +140,6 @@ class Steering(Strict):
 class Writing(Steering):
     """Text after a prompt."""
 
-    mode: Mode | None = Field(None, description="The model's first if left out.")
-    block_length: int | None = Field(None, ge=1, le=2**20, description="Tokens decoded together.")
     stop: Stops = Field(None, description="At most four texts; none of them is in the answer.")
 
 
@@ -90,12 +148,13 @@ class TextPart(Strict):
 
     type: Literal["text"]
     text: str
+    cache_control: dict[str, str] | None = Field(None, max_length=4, description="Taken, and not read.")
 
 
 class JsonSchema(Strict):
     """A schema with a name, as OpenAI's clients send it. What is written is always valid under it, `strict` or not."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    name: str = Field(min_length=1, max_length=256)  # clients make it of a class's name, such as RootModel[list[int]]
     description: str | None = None
     schema_: dict[str, Any] | None = Field(None, alias="schema")
     strict: bool | None = None
@@ -114,10 +173,34 @@ class ResponseFormat(Strict):
         return self
 
 
-class StructuredOutputs(Strict):
-    """vLLM's field for what response_format has no name for."""
+Choices = Annotated[list[Annotated[str, Field(min_length=1)]], Field(fail_fast=True, min_length=1, max_length=ENTRIES)]
+Regex = Annotated[str, Field(max_length=20_000)]
+Schema = dict[str, Any] | str
 
-    regex: str = Field(max_length=20_000, description="A regular expression that the whole text matches.")
+
+class StructuredOutputs(Strict):
+    """vLLM's field: one of the ways to say what the whole text has to be."""
+
+    regex: Regex | None = Field(None, description="A regular expression that the whole text matches.")
+    choice: Choices | None = Field(None, description="The text is one of these.")
+    json_: Schema | None = Field(None, alias="json", description="A JSON schema that the text is valid under.")
+    json_object: Literal[True] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> StructuredOutputs:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("give one of regex, choice, json and json_object")
+        return self
+
+
+class Structured(Writing):
+    """Fields that hold a text to a grammar."""
+
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Schema | None = Field(None, description="Another name of structured_outputs.json.")
+    guided_regex: Regex | None = Field(None, description="Another name of structured_outputs.regex.")
+    guided_choice: Choices | None = Field(None, description="Another name of structured_outputs.choice.")
 
 
 FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -148,6 +231,18 @@ class NamedChoice(Strict):
     function: NamedFunction
 
 
+class Allowed(Strict):
+    """Some of the tools, and whether one of them has to be called."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedChoice], Field(fail_fast=True, min_length=1, max_length=128)]
+
+
+class AllowedTools(Strict):
+    type: Literal["allowed_tools"]
+    allowed_tools: Allowed
+
+
 class CalledFunction(Strict):
     """A function that was called; `arguments` is JSON text."""
 
@@ -167,48 +262,54 @@ class Message(Strict):
     """One turn of a dialogue."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
-    name: Annotated[str | None, _only()] = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True, max_length=ENTRIES)] | None = None
+    name: str | None = Field(default=None, max_length=256, description="Of whoever speaks, for templates that read it.")
+    reasoning_content: str | None = Field(default=None, description="Taken, and not read.")
     refusal: Annotated[str | None, _only()] = None
-    tool_calls: list[ToolCall] | None = Field(default=None, description="Of an assistant's message.")
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=128)] | None = Field(
+        default=None, description="Of an assistant's message."
+    )
     tool_call_id: str | None = Field(default=None, max_length=256, description="Of a tool's message: what it answers.")
 
 
 class Dialogue(Writing):
     """Fields that chat, edit and apply share."""
 
-    messages: list[Message] = Field(min_length=1, max_length=4096)
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=ENTRIES)]
     max_tokens: int | None = Field(None, ge=1, le=2**20)
     max_completion_tokens: int | None = Field(None, ge=1, le=2**20, description="Another name of max_tokens.")
 
 
-class ChatRequest(Dialogue):
+class ChatRequest(Dialogue, Structured):
     """Body of /v1/chat/completions."""
 
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20, description="Needs logprobs.")
-    response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = None
-    tools: list[Tool] | None = Field(None, max_length=128, description="Needs a model whose template renders tools.")
-    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = Field(None, description="auto if left out.")
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | AllowedTools | None = Field(
+        None, description="auto if left out."
+    )
     parallel_tool_calls: bool | None = Field(None, description="Whether one answer may hold several calls.")
+    chat_template_kwargs: dict[str, bool | int | float | str | None] | None = Field(
+        None, max_length=64, description="Further variables of the model's chat template."
+    )
+    functions: Annotated[list[Any] | None, _only([])] = None
+    function_call: Annotated[str | None, _only("none", "auto")] = None
     modalities: Annotated[list[str] | None, _only(["text"])] = None
     reasoning_summary: Annotated[bool | None, _only(False)] = None
     reasoning_summary_wait: Annotated[bool | None, _only(False)] = None
 
 
-class CompletionRequest(Writing):
+class CompletionRequest(Structured):
     """Body of /v1/completions and /v1/fim/completions."""
 
     prompt: Prompt = Field("", description="Text, token ids, or a list of either.")
     suffix: str | None = Field(None, description="Text that follows what is written; needs a model that fills.")
     max_tokens: int | None = Field(
-        None, ge=1, le=2**20, description="With a suffix, the longest gap tried, as far as it fits."
+        None, ge=0, le=2**20, description="With a suffix, the longest gap tried, as far as it fits."
     )
     logprobs: int | None = Field(None, ge=0, le=5)
-    response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = None
-    echo: Annotated[bool | None, _only(False)] = None
+    echo: bool | None = Field(None, description="The answer's text begins with the prompt.")
     best_of: Annotated[int | None, _only(1)] = None
 
 
@@ -228,10 +329,30 @@ class Gap(Strict):
 class InfillRequest(Steering):
     """Body of /v1/infill: a template with any gaps, as segments or as text with [[mask:4]] and [[mask:1-3]]."""
 
-    segments: list[str | Gap] | None = Field(None, max_length=4096)
+    segments: Annotated[list[str | Gap], Field(fail_fast=True, max_length=ENTRIES)] | None = None
     template: str | None = None
     logprobs: int | None = Field(None, ge=0, le=5)
 
 
 class EditRequest(Dialogue):
     """Body of /v1/edit/completions and /v1/apply/completions."""
+
+    next_edit: bool | None = Field(None, alias="nextEdit", description="Taken, and not read: an edit is the next one.")
+
+
+class TokenizeRequest(Strict):
+    """Body of /tokenize: text, or messages as the model's template writes them."""
+
+    model: str | None = Field(None, max_length=256)
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=ENTRIES)] | None = None
+    add_special_tokens: bool | None = Field(None, description="Taken; a prompt is fed as it would be decoded.")
+    add_generation_prompt: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeRequest(Strict):
+    """Body of /detokenize."""
+
+    model: str | None = Field(None, max_length=256)
+    tokens: Annotated[list[int], Field(fail_fast=True)]

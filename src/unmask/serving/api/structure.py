@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
-from unmask.serving.api.errors import BUSY, APIError
-from unmask.serving.api.options import refuse
-from unmask.serving.api.schema import ChatRequest, CompletionRequest, Function, NamedChoice
+from unmask.serving.api.errors import BUSY, APIError, refuse
+from unmask.serving.api.schema import AllowedTools, ChatRequest, Function, NamedChoice, Structured
 from unmask.serving.api.tool_calls import ToolRule, form_of
 from unmask.structured.effort import Effort
-from unmask.structured.grammars import RegexRule, Rule, SchemaRule
+from unmask.structured.grammar import Grammar
+from unmask.structured.grammars import RegexRule, Rule, SchemaRule, json_text
+from unmask.structured.language import Alt, Text
 from unmask.structured.tool_calls import CallForm
-
-if TYPE_CHECKING:
-    from unmask.structured.grammar import Grammar
+from unmask.structured.vocabulary import Vocabulary
 
 IN_LINE = 16  # rules that may wait to be compiled
-ANY_OBJECT, NO_ARGUMENTS = {"type": "object"}, {"type": "object", "properties": {}, "additionalProperties": False}
+SHORT_SECONDS = 0.25  # of processor time, after which a rule waits for others that may be quicker
+ANY_OBJECT = {"type": "object"}
+NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+class OutOfTime(UnmaskError):
+    """A rule was not compiled in a short while."""
+
+
+class ShortEffort(Effort):
+    """Stops a compilation when its time is over, instead of trying it with shorter texts."""
+
+    def check_time(self) -> None:
+        if time.thread_time() - self.started > self.seconds:
+            raise OutOfTime("it takes longer")
 
 
 @dataclass(frozen=True)
@@ -35,6 +50,9 @@ class StructureLimits:
     def effort(self) -> Effort:
         return Effort(seconds=self.seconds, entries=8_000_000)
 
+    def short_effort(self) -> Effort:
+        return ShortEffort(seconds=min(self.seconds, SHORT_SECONDS), entries=8_000_000)
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -45,70 +63,95 @@ class Structure:
     calls: CallForm | None = None
     free: bool = False  # the text may also be prose, which can be cut
 
-    def grammar(self, lm: DiffusionLM, bounds: StructureLimits) -> Grammar:
+    def grammar(self, lm: DiffusionLM, limits: StructureLimits) -> Grammar:
         """The compiled rule; what is refused is the field's fault."""
         try:
-            return lm.grammars.get(self.rule, bounds.effort)
+            return lm.grammars.get(self.rule, limits.effort)
         except UnmaskError as error:
             raise APIError(400, f"{self.field}: {error}", param=self.field) from None
 
 
-def structure_of(body: ChatRequest | CompletionRequest, lm: DiffusionLM, bounds: StructureLimits) -> Structure | None:
+def structure_of(body: Structured, lm: DiffusionLM, limits: StructureLimits) -> Structure | None:
     """The structure that a request asks for, None for plain text. Raises APIError for what cannot be honoured."""
-    found = [asked for asked in (_format(body), _structured(body)) if asked is not None]
+    found = [*_format(body), *_structured(body)]
     if isinstance(body, ChatRequest):
-        tools = _tools(body, lm)
-        found += [] if tools is None else [tools]
+        found += _tools(body, lm)
     if len(found) > 1:
         raise refuse(found[1].field, f"cannot be honoured together with {found[0].field}; leave out one of them")
     for asked in found:
-        if len(asked.rule.text) > bounds.characters:
-            raise refuse(asked.field, f"is larger than the {bounds.characters} characters that this server takes")
-        if not isinstance(asked.rule, RegexRule) and _depth(json.loads(asked.rule.text)) > bounds.depth:
-            raise refuse(asked.field, f"is nested deeper than the {bounds.depth} levels that this server takes")
+        if len(asked.rule.text) > limits.characters:
+            raise refuse(asked.field, f"is larger than the {limits.characters} characters that this server takes")
+        if not isinstance(asked.rule, RegexRule) and _depth(json.loads(asked.rule.text)) > limits.depth:
+            raise refuse(asked.field, f"is nested deeper than the {limits.depth} levels that this server takes")
         if body.stop:
             raise refuse("stop", f"would cut the text that {asked.field} completes; leave out one of them")
     return found[0] if found else None
 
 
-def _format(body: ChatRequest | CompletionRequest) -> Structure | None:
+def _format(body: Structured) -> Iterator[Structure]:
     asked = body.response_format
-    if asked is None or asked.type == "text":
-        return None
-    if asked.type == "json_object":
-        return Structure(SchemaRule.of(ANY_OBJECT), "response_format")
-    assert asked.json_schema is not None  # the body was checked
-    schema = asked.json_schema.schema_
-    return Structure(SchemaRule.of(ANY_OBJECT if schema is None else schema), "response_format")
+    if asked is not None and asked.type != "text":
+        schema = None if asked.json_schema is None else asked.json_schema.schema_
+        yield Structure(SchemaRule.of(ANY_OBJECT if schema is None else schema), "response_format")
 
 
-def _structured(body: ChatRequest | CompletionRequest) -> Structure | None:
+def _structured(body: Structured) -> Iterator[Structure]:
     asked = body.structured_outputs
-    return None if asked is None else Structure(RegexRule(asked.regex), "structured_outputs")
+    given = {"guided_json": body.guided_json, "guided_regex": body.guided_regex, "guided_choice": body.guided_choice}
+    if asked is not None:
+        given["structured_outputs.json"] = ANY_OBJECT if asked.json_object else asked.json_
+        given["structured_outputs.regex"] = asked.regex
+        given["structured_outputs.choice"] = asked.choice
+    for name, value in given.items():
+        field = name.partition(".")[0]
+        if value is None:
+            continue
+        if name.endswith("json"):
+            yield Structure(SchemaRule.of(value), field)
+        elif isinstance(value, str):
+            yield Structure(RegexRule(value), field)
+        else:
+            yield Structure(ChoiceRule(json_text(value)), field)
 
 
-def _tools(body: ChatRequest, lm: DiffusionLM) -> Structure | None:
+@dataclass(frozen=True)
+class ChoiceRule(Rule):
+    """One of some texts. `text`: the texts as JSON."""
+
+    def compiled(self, vocabulary: Vocabulary, effort: Effort) -> Grammar:
+        choices = Alt(tuple(Text(choice.encode()) for choice in json.loads(self.text)))
+        return Grammar.of_sizes(lambda *_: choices, vocabulary, "the choice", effort)
+
+
+def _tools(body: ChatRequest, lm: DiffusionLM) -> Iterator[Structure]:
     choice = body.tool_choice
     if not body.tools:
         if choice not in (None, "none"):
             raise refuse("tool_choice", "needs tools")
-        return None
-    form = form_of(lm.chat_template)
-    if form is None:
-        raise refuse("tools", f"are not available: the chat template of model '{lm.name}' does not render tools")
+        return
     names = [tool.function.name for tool in body.tools]
     if len(set(names)) < len(names):
         raise refuse("tools", "hold two functions of one name")
     if choice == "none":
-        return None
+        return
     functions = [(tool.function.name, _parameters(tool.function)) for tool in body.tools]
+    wanted = _chosen(choice)
+    for name in wanted:
+        if name not in names:
+            raise refuse("tool_choice", f"names function '{name}', which is not among the tools")
+    if wanted:
+        functions = [(name, schema) for name, schema in functions if name in wanted]
+    mode = choice.allowed_tools.mode if isinstance(choice, AllowedTools) else choice
+    form = form_of(lm.chat_template)
+    free = mode in (None, "auto")
+    yield Structure(ToolRule.of(form, functions, free, bool(body.parallel_tool_calls)), "tools", form, free)
+
+
+def _chosen(choice: Any) -> set[str]:
+    """Names of the functions that a choice leaves; none for all."""
     if isinstance(choice, NamedChoice):
-        functions = [(name, schema) for name, schema in functions if name == choice.function.name]
-        if not functions:
-            raise refuse("tool_choice", f"names function '{choice.function.name}', which is not among the tools")
-    free = choice in (None, "auto")
-    rule = ToolRule.of(form, functions, free, bool(body.parallel_tool_calls))
-    return Structure(rule, "tools", form, free)
+        return {choice.function.name}
+    return {tool.function.name for tool in choice.allowed_tools.tools} if isinstance(choice, AllowedTools) else set()
 
 
 def _parameters(function: Function) -> dict[str, Any]:
@@ -122,28 +165,48 @@ def _parameters(function: Function) -> dict[str, Any]:
 
 
 def _depth(value: Any) -> int:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return 1 + max(map(_depth, inner), default=0) if isinstance(value, dict | list) else 0
+    if not isinstance(value, dict | list):
+        return 0
+    return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
 
 
 class Compiler:
-    """Compiles rules beside the event loop and the engine, one at a time, so that what follows finds them."""
+    """Compiles rules beside the event loop and the engine, one at a time. Each first has a short while; one that takes
+    longer waits in a line of its own, so that it does not hold up the quick ones."""
 
-    def __init__(self, bounds: StructureLimits) -> None:
-        self.bounds, self.gate, self.waiting = bounds, asyncio.Semaphore(1), 0
+    def __init__(self, limits: StructureLimits) -> None:
+        self.limits = limits
+        self.gate = asyncio.Semaphore(1)
+        self.slow = asyncio.Semaphore(1)
+        self.waiting = 0
+        self.long = set[Rule]()  # rules that were not compiled in a short while
 
-    async def ready(self, body: Any, lm: DiffusionLM) -> None:
-        """Waits until the rule of a request, if it has one, is compiled."""
-        if not isinstance(body, ChatRequest | CompletionRequest):
-            return
-        structure = structure_of(body, lm, self.bounds)
-        if structure is None or lm.grammars.find(structure.rule) is not None:
+    async def ready(self, structure: Structure, lm: DiffusionLM) -> None:
+        """Waits until a rule is compiled."""
+        if lm.grammars.find(structure.rule) is not None:
             return
         if self.waiting >= IN_LINE:
             raise APIError(429, "too many new schemas at once; try again later", BUSY, code="queue_full")
         self.waiting += 1
         try:
-            async with self.gate:
-                await asyncio.to_thread(structure.grammar, lm, self.bounds)
+            if structure.rule not in self.long:
+                async with self.gate:
+                    if await asyncio.to_thread(self._in_short, structure, lm):
+                        return
+                if len(self.long) > 256:
+                    self.long.clear()
+                self.long.add(structure.rule)
+            async with self.slow:
+                await asyncio.to_thread(structure.grammar, lm, self.limits)
         finally:
             self.waiting -= 1
+
+    def _in_short(self, structure: Structure, lm: DiffusionLM) -> bool:
+        """Whether a short while was enough."""
+        try:
+            lm.grammars.get(structure.rule, self.limits.short_effort)
+        except OutOfTime:
+            return False
+        except UnmaskError as error:
+            raise APIError(400, f"{structure.field}: {error}", param=structure.field) from None
+        return True

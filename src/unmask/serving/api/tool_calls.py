@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,16 +18,51 @@ from unmask.structured.tool_calls import CallForm, calls_language
 from unmask.structured.vocabulary import Vocabulary
 
 HERMES = CallForm("<tool_call>\n", "\n</tool_call>", "arguments")  # Hermes, Qwen and many others
+ABOUT_TOOLS = 'To call a function, answer with {"name": ..., "arguments": {...}} alone. Functions:'
 Delta = dict[str, Any]
 
 
-def form_of(template: str | None) -> CallForm | None:
-    """How a model with this chat template writes calls; None where the template does not render tools."""
-    if template is None or "tools" not in template:
-        return None
-    if "<tool_call>" in template:
+Template = str | Mapping[str, str] | None
+
+
+def _text(template: Template) -> str:
+    """A chat template, or all of a model's."""
+    return "\n".join(template.values()) if isinstance(template, Mapping) else template or ""
+
+
+def renders_tools(template: Template) -> bool:
+    """Whether a chat template says itself which tools there are."""
+    return "tools" in _text(template)
+
+
+def form_of(template: Template) -> CallForm:
+    """How a model with this chat template writes calls; as plain JSON where its template knows nothing of tools."""
+    text = _text(template)
+    if "<tool_call>" in text and renders_tools(text):
         return HERMES
-    return CallForm("", "", "parameters" if '"parameters"' in template else "arguments")  # Llama 3's, or plain
+    parameters = renders_tools(text) and '"parameters"' in text  # Llama 3's word
+    return CallForm("", "", "parameters" if parameters else "arguments")
+
+
+def as_plain_messages(messages: list[Delta], tools: list[Delta]) -> list[Delta]:
+    """A dialogue with tools for a template that knows nothing of them: all of it as text."""
+    out = list[Delta]()
+    for message in messages:
+        text = message["content"]
+        if message["role"] == "tool":
+            text = f"Result of {message.get('name') or message['tool_call_id']}: {text}"
+        calls = [
+            json.dumps({"name": call["function"]["name"], "arguments": call["function"]["arguments"]})
+            for call in message.get("tool_calls", ())
+        ]
+        role = "user" if message["role"] == "tool" else message["role"]
+        out.append({"role": role, "content": "\n".join([*([text] if text or not calls else []), *calls])})
+    if tools:
+        listed = "\n".join(json.dumps(tool["function"]) for tool in tools)
+        if out[0]["role"] != "system":
+            out.insert(0, {"role": "system", "content": ""})
+        out[0] = {"role": "system", "content": f"{out[0]['content']}\n{ABOUT_TOOLS}\n{listed}".lstrip()}
+    return out
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ class Offer(BaseModel):
     fill: bool
     mode: str | None
     rule: str | None
+    sampler: str | None
     fields: list[str]
 
 
@@ -100,16 +101,37 @@ class ModelCard(BaseModel):
     layout: str
     modes: list[str]
     max_length: int
+    max_model_len: int
     can_chat: bool
     can_fill: bool
     block_length: int | None
     defaults: dict[str, Any]
+    parameters: dict[str, Any]
     offers: list[Offer]
 
 
 class ModelList(BaseModel):
     object: Literal["list"]
     data: list[ModelCard]
+
+
+class Tokenized(BaseModel):
+    """A text's token ids."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class Detokenized(BaseModel):
+    """The text of token ids."""
+
+    prompt: str
+
+
+class Version(BaseModel):
+    version: str
 
 
 class Health(BaseModel):

@@ -1,0 +1,145 @@
+"""The description of all addresses, and a page made of it: nothing is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterable
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import Response
+
+import unmask
+from unmask.serving.api.errors import ErrorBody
+from unmask.serving.api.replies import Detokenized, Health, ModelCard, ModelList, Tokenized, Version
+from unmask.serving.api.schema import DetokenizeRequest, TokenizeRequest
+
+if TYPE_CHECKING:
+    from unmask.serving.api.endpoints import Endpoint
+
+REFERENCE = "#/components/schemas/{model}"
+WRONG = {
+    400: "A field is wrong, unknown or cannot be honoured.",
+    401: "The API key is missing or unknown.",
+    404: "No such model.",
+    408: "It took too long.",
+    413: "The body is too large.",
+    415: "The body is not sent as JSON.",
+    421: "Not a name of this server.",
+    429: "All slots and the line are full.",
+    500: "The model failed.",
+    503: "The server is shutting down.",
+}
+STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c1c1c;background:#fff}
+code,pre{font-size:.9em}pre{overflow:auto;background:#8882;padding:.6rem}table{border-collapse:collapse;width:100%}
+td,th{border-bottom:1px solid #ccc;padding:.3rem .5rem;text-align:left;vertical-align:top}h2{margin-top:2.5rem}
+@media(prefers-color-scheme:dark){body{background:#161616;color:#eee}td,th{border-color:#444}a{color:#9bf}}
+"""
+
+
+def describe(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
+    """OpenAPI 3.1 of all addresses."""
+    paths: dict[str, Any] = {}
+    models: dict[type[BaseModel], None] = {ErrorBody: None}
+
+    def add(path: str, summary: str, reply: type[BaseModel] | None, method: str, more: dict[str, Any]) -> None:
+        good: dict[str, Any] = {"description": "The answer."}
+        if reply is not None:
+            models[reply] = None
+            good["content"] = {"application/json": {"schema": _reference(reply)}} | more.pop("events", {})
+        statuses = WRONG if method == "post" else {code: WRONG[code] for code in (401, 404, 421)}
+        wrong = {str(code): _wrong(text) for code, text in statuses.items()}
+        paths.setdefault(path, {})[method] = {"summary": summary, "responses": {"200": good, **wrong}, **more}
+
+    def add_post(path: str, summary: str, body: type[BaseModel], reply: type[BaseModel], **more: Any) -> None:
+        models[body] = None
+        content = {"schema": _reference(body), **more.pop("example", {})}
+        request = {"required": True, "content": {"application/json": content}}
+        add(path, summary, reply, "post", {"requestBody": request, **more})
+
+    for endpoint in endpoints:
+        events = {endpoint.dialect.encoder(None).media_type: {"schema": {"type": "string"}}}
+        add_post(
+            endpoint.path,
+            endpoint.summary,
+            endpoint.body,
+            endpoint.reply,
+            example={"example": endpoint.example},
+            events=events,
+        )
+    add_post("/tokenize", "Token ids of a text or a dialogue", TokenizeRequest, Tokenized)
+    add_post("/detokenize", "The text of token ids", DetokenizeRequest, Detokenized)
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    add("/v1/models", "The models that are served", ModelList, "get", {})
+    add("/v1/models/{name}", "One model and what it can be asked for", ModelCard, "get", {"parameters": [name]})
+    add("/health", "Whether requests are taken", Health, "get", {})
+    paths["/health"]["get"]["responses"]["503"] = {**_wrong(WRONG[503]), "content": _content(Health)}
+    add("/version", "The version of the package", Version, "get", {})
+    add("/metrics", "Figures in Prometheus' format", None, "get", {})
+    _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=REFERENCE)
+    about = {"title": "unmask", "description": "Diffusion language models.", "version": unmask.__version__}
+    return {"openapi": "3.1.0", "info": about, "paths": paths, "components": {"schemas": schemas["$defs"]}}
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": REFERENCE.format(model=model.__name__)}
+
+
+def _content(model: type[BaseModel]) -> dict[str, Any]:
+    return {"application/json": {"schema": _reference(model)}}
+
+
+def _wrong(text: str) -> dict[str, Any]:
+    return {"description": text, "content": _content(ErrorBody)}
+
+
+def answer(response: Response) -> Callable[[Request], Awaitable[Response]]:
+    """A handler that always answers the same."""
+
+    async def handler(request: Request) -> Response:
+        return response
+
+    return handler
+
+
+def page(api: dict[str, Any]) -> str:
+    """HTML: every address with an example, the fields of its body, and those of its answer."""
+    schemas = api["components"]["schemas"]
+    parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>unmask</title><style>{STYLE}</style>"]
+    parts.append('<h1>unmask</h1><p>The same as <a href="/openapi.json">openapi.json</a>.')
+    for path, methods in api["paths"].items():
+        for method, what in methods.items():
+            parts.append(f"<h2><code>{method.upper()} {escape(path)}</code></h2><p>{escape(what.get('summary', ''))}")
+            sent = what.get("requestBody", {}).get("content", {}).get("application/json", {})
+            if "example" in sent:
+                parts.append(f"<pre>{escape(json.dumps(sent['example'], indent=1))}</pre>")
+            parts.append(_fields("field", sent, schemas))
+            answered = what["responses"]["200"].get("content", {}).get("application/json", {})
+            parts.append(_fields("of the answer", answered, schemas))
+    return "\n".join(parts)
+
+
+def _fields(title: str, content: dict[str, Any], schemas: dict[str, Any]) -> str:
+    """A table of the fields of a body; nothing for none."""
+    schema = schemas.get(str(content.get("schema", {}).get("$ref", "")).rpartition("/")[2], {})
+    rows = [
+        f"<tr><td><code>{escape(name)}</code><td>{escape(_type(field))}<td>{escape(field.get('description', ''))}"
+        for name, field in schema.get("properties", {}).items()
+    ]
+    return f"<table><tr><th>{title}<th>type<th>" + "".join(rows) + "</table>" if rows else ""
+
+
+def _type(field: dict[str, Any]) -> str:
+    if "anyOf" in field:
+        return " or ".join(t for t in map(_type, field["anyOf"]) if t != "null")
+    if "enum" in field:
+        return ", ".join(map(str, field["enum"]))
+    if "$ref" in field:
+        return str(field["$ref"]).rpartition("/")[2]
+    if field.get("type") == "array":
+        return f"list of {_type(field.get('items', {}))}"
+    return str(field.get("const", field.get("type", "")))
