@@ -73,8 +73,7 @@ def of(error: BaseException) -> APIError:
     if isinstance(error, ValidationError):
         return APIError(400, "the body does not hold to the schema")
     if isinstance(error, UnmaskError):
-        option = re.match(r"option '?(\w+)'? ", str(error))
-        return APIError(400, str(error), param=option[1] if option else None)
+        return _of_option(str(error))
     if isinstance(error, Refused):
         if error.reason == "full":
             return APIError(429, str(error), BUSY, code="queue_full")
@@ -82,6 +81,16 @@ def of(error: BaseException) -> APIError:
     if isinstance(error, TimeoutError):
         return APIError(408, "the request took longer than the server allows; ask for fewer tokens", code="timeout")
     return APIError(500, "the model failed on this request; it is in the server's log", FAULT)
+
+
+def _of_option(message: str) -> APIError:
+    """What the library says of its options, said of the field with the option's name."""
+    found = re.match(r"option '?(\w+)'? (?:changes nothing here; (.*) takes )?", message)
+    if found is None:
+        return APIError(400, message)
+    if found[2] is not None:
+        message = f"field '{found[1]}' changes nothing: {found[2]} does not read it; leave it out"
+    return APIError(400, message, param=found[1])
 
 
 def invalid(error: ValidationError, body: Any) -> APIError:

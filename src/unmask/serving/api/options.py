@@ -17,8 +17,6 @@ def decoding_options(body: Steering, lm: DiffusionLM) -> dict[str, Any]:
     """The options that a request gives, for `DiffusionLM.prepare`, which refuses those that the model does not read."""
     given = {name: value for name in OPTIONS if (value := getattr(body, name)) is not None}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    if "logit_bias" in given:
-        given["logit_bias"] = _by_token(given["logit_bias"])
     block = given.get("block_length")
     if block is not None and lm.config.layout == "drafts" and block > WIDEST_WINDOW:
         raise refuse("block_length", f"must be at most {WIDEST_WINDOW} for model '{lm.name}'")
@@ -39,13 +37,6 @@ def effort_options(by: float, mode: str | None, given: dict[str, Any], lm: Diffu
     if not out.keys() - given.keys():
         raise refuse("reasoning_effort", f"has nothing to set: {way.name} reads neither steps nor a threshold")
     return out
-
-
-def _by_token(bias: dict[str, float]) -> dict[int, float]:
-    """JSON's names are text: the ids of tokens are written so."""
-    if not all(name.isascii() and name.isdigit() and len(name) < 10 for name in bias):
-        raise refuse("logit_bias", "is by token ids, such as {\"123\": -5}")
-    return {int(name): value for name, value in bias.items()}
 
 
 def stop_list(body: Writing) -> list[str]:
