@@ -78,6 +78,8 @@ class Answer:
 
     def text(self, written: Written) -> str:
         """The text of an answer."""
+        if self.format.gaps:
+            return self._filled(written)[0]
         return written.text if self.plan.wrap is None else self.plan.wrap(written.text)
 
     def _called(self, text: str, written: Written, form: CallForm) -> dict[str, Any]:
@@ -118,9 +120,13 @@ class Answer:
 
     def gaps(self, written: Written) -> list[str]:
         """What was written into each gap of a template."""
+        return self._filled(written)[1]
+
+    def _filled(self, written: Written) -> tuple[str, list[str]]:
         plan = self.plan
-        filled = [] if plan.filling is None else plan.filling.template.gaps(written.canvas, plan.lengths)
-        return [plan.tokenizer.decode(ids) for ids in filled]
+        if plan.filling is None:
+            return written.text, []
+        return plan.filling.template.text(written.canvas, plan.lengths, plan.tokenizer)
 
     def frame(self, frame: Frame, start: int) -> dict[str, Any]:
         """What a step did, its positions counted from `start`."""

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from unmask.decoding.detokenize import text_after
 from unmask.decoding.infill import mean_log_confidence, settle_lengths
 from unmask.decoding.request import Prepared
 from unmask.serving.api import errors
@@ -147,9 +148,11 @@ async def _confidence(engine: Engine, model: str, prepared: Prepared, resumed: b
 
 def writers(plan: Plan) -> list[Writer]:
     """What follows each job of a plan."""
-    decode = plan.tokenizer.decode
-    pairs = zip(plan.prepared.requests, plan.regions, strict=True)
-    return [Writer(request.ids, region, decode) for request, region in pairs]
+    made = []
+    for request, region in zip(plan.prepared.requests, plan.regions, strict=True):
+        decode = partial(text_after, plan.tokenizer, request.ids[: region.start])
+        made.append(Writer(request.ids, region, decode))
+    return made
 
 
 def launch(engine: Engine, plan: Plan, quiet: bool = False) -> Execution:
