@@ -95,7 +95,6 @@ def render_chat(
         template: One template, or several by name: `tool_use` is taken where tools are given, else `default`.
         tools: Of OpenAI's shape, for a template that renders them.
         special_tokens: `bos_token`, `eos_token`, ... as text.
-        add_generation_prompt: Whether the opening of an answer comes last.
         add_generation_prompt: False leaves out what opens an answer.
         variables: Whatever else the template reads (`enable_thinking`, ...).
 
