@@ -132,7 +132,7 @@ def test_a_dual_cache_reads_a_part_alone() -> None:
         if forward["replace_position"] is not None:
             start = forward["past_len"] + forward["replace_position"]
             assert feed.position[0].tolist() == list(range(start, start + width))
-            assert feed.beyond[0].tolist() == [start + width, forward["past_len"] + block]
+            assert feed.cached_after[0].tolist() == [start + width, forward["past_len"] + block]
 
 
 @settings(max_examples=10)

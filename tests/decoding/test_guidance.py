@@ -121,7 +121,9 @@ def test_a_feed_puts_the_twin_after_its_request() -> None:
         place = np.arange(width)
         return Columns(place, place, np.full(width, -1), place[1:], place[1:], **options)
 
-    feed = Feed.of([columns(3), columns(2, twin=np.array([9, 9]), guidance=0.5), columns(4)], np.array([0, 1, 2]))
+    feed = Feed.of(
+        [columns(3), columns(2, unconditional=np.array([9, 9]), guidance=0.5), columns(4)], np.array([0, 1, 2])
+    )
     assert feed.ids.tolist() == [[0, 1, 2, 0], [0, 1, 0, 0], [9, 9, 0, 0], [0, 1, 2, 3]]
     assert feed.cached.tolist() == [0, 1, 1, 2]
     assert feed.row.tolist() == [0, 0, 1, 3, 3, 3]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from unmask.decoding.budget import Due
+from unmask.decoding.budget import StepBudget
 from unmask.decoding.convention import Convention
 from unmask.decoding.rules import RULES, RuleName, RuleOptions, best_first, remask
 from unmask.decoding.sampling import Scores
@@ -22,16 +22,16 @@ def grid(confidence: list[list[float]]) -> Scores:
     return Scores(np.zeros(c.shape, np.int64), c, -np.log(c), c**2, 1 - 0.999 * c)
 
 
-def owed(*counts: int) -> Due:
+def owed(*counts: int) -> StepBudget:
     """So many tokens due of each request; the share is for `random` alone."""
-    return Due(np.array(counts), np.full(len(counts), 0.25))
+    return StepBudget(np.array(counts), np.full(len(counts), 0.25))
 
 
 LITTLE = owed(1)
 
 
 @st.composite
-def situations(draw: st.DrawFn) -> tuple[Scores, Array, Due]:
+def situations(draw: st.DrawFn) -> tuple[Scores, Array, StepBudget]:
     """Scores, masks and what is due of a few requests; confidences often tie."""
     rows, length = draw(st.integers(1, 3)), draw(st.integers(1, 9))
     level = st.sampled_from([0.01, 0.2, 0.5, 0.9, 0.95, 1.0]) | st.floats(1e-6, 1.0)
@@ -42,7 +42,7 @@ def situations(draw: st.DrawFn) -> tuple[Scores, Array, Due]:
     counts = np.array(draw(st.lists(st.integers(0, 9), min_size=rows, max_size=rows)))
     flat = grid(confidence)
     laid = Scores(*(values[masked] for values in vars(flat).values())).grid(*masked.nonzero(), masked.shape)
-    due = Due(np.minimum(counts, masked.sum(1)), np.full(rows, draw(st.floats(0, 1))))
+    due = StepBudget(np.minimum(counts, masked.sum(1)), np.full(rows, draw(st.floats(0, 1))))
     return laid, masked, due
 
 
@@ -60,7 +60,7 @@ parameter_sets = st.builds(
 @pytest.mark.parametrize("name", RULES)
 @given(situations(), parameter_sets)
 def test_rules_write_masks_only_and_what_is_due(
-    name: RuleName, situation: tuple[Scores, Array, Due], parameters: RuleOptions
+    name: RuleName, situation: tuple[Scores, Array, StepBudget], parameters: RuleOptions
 ) -> None:
     scores, masked, due = situation
     chosen = RULES[name](scores, masked, due, parameters)
@@ -74,7 +74,7 @@ def test_rules_write_masks_only_and_what_is_due(
         least = parameters.convention.due_is == "least"
         assert (counts >= due.count if least else counts <= np.maximum(due.count, 1)).all()
     if name == "random" or parameters.convention.due_is == "least":
-        everything = Due(masked.sum(1), np.ones(len(masked)))
+        everything = StepBudget(masked.sum(1), np.ones(len(masked)))
         assert (RULES[name](scores, masked, everything, parameters) == masked).all()
     # a request's commits do not depend on the others
     for row in range(len(masked)):
@@ -84,7 +84,7 @@ def test_rules_write_masks_only_and_what_is_due(
 
 
 @given(situations())
-def test_rules_prefer_the_surest(situation: tuple[Scores, Array, Due]) -> None:
+def test_rules_prefer_the_surest(situation: tuple[Scores, Array, StepBudget]) -> None:
     scores, masked, due = situation
     for name in ("quota", "threshold", "factor", "margin", "entropy_bound", "entropy"):
         chosen = RULES[name](scores, masked, due, RuleOptions(name))
@@ -94,7 +94,7 @@ def test_rules_prefer_the_surest(situation: tuple[Scores, Array, Due]) -> None:
 
 
 @given(situations(), st.floats(0, 1))
-def test_what_is_due_at_most_bounds_what_is_sure(situation: tuple[Scores, Array, Due], level: float) -> None:
+def test_what_is_due_at_most_bounds_what_is_sure(situation: tuple[Scores, Array, StepBudget], level: float) -> None:
     """Fast-dLLM's confidence_threshold: of the best that are due, those that reach the threshold, and the best."""
     scores, masked, due = situation
     options = RuleOptions("threshold", Convention(due_is="most"), threshold=level)
@@ -154,7 +154,7 @@ def test_what_is_no_number_is_kept_last_but_kept() -> None:
     assert best_first(score, masked, np.array([3]))[0].nonzero()[0].tolist() == [1, 2, 3]
     nothing = grid([[np.nan] * 5])
     for name in RULES:
-        everything = Due(np.array([3]), np.ones(1))
+        everything = StepBudget(np.array([3]), np.ones(1))
         assert (RULES[name](nothing, masked, everything, RuleOptions(name)) == masked).all() or name == "random"
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unmask.decoding.budget import ScheduleName, due, plan, share
+from unmask.decoding.budget import ScheduleName, plan, share, step_budget
 
 NAMES: tuple[ScheduleName, ...] = ("even", "linear", "cosine", "timesteps")
 
@@ -25,7 +25,7 @@ def test_a_plan_ends_with_no_mask(name: ScheduleName, masks: int, steps: int, ep
     assert len(counts) == steps
     assert sum(counts) == masks
     assert min(counts) >= 0
-    assert due(name, masks, steps - 1, steps, eps) == masks
+    assert step_budget(name, masks, steps - 1, steps, eps) == masks
     assert all(0 <= share(name, i, steps, eps) <= 1 for i in range(steps))
 
 

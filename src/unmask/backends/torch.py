@@ -208,7 +208,7 @@ class TorchLogits:
         return token.cpu().numpy(), p.cpu().numpy()
 
     @torch.inference_mode()
-    def signal(self, index: Array, sampling: Sampling) -> Tensor:
+    def self_conditioning(self, index: Array, sampling: Sampling) -> Tensor:
         """See `feed.ConditioningLogits`: the mean embedding under each row's distribution, [len(index), D]."""
         if self.soften is None:
             raise ValueError("the network is not self-conditioned")
@@ -298,9 +298,9 @@ class TorchBackend:
             plain = self.layout.kind == "bidirectional" and bool((feed.document != PADDING).all())
             mask: AttentionMask = None if plain else self._render(q)
         else:
-            visible = int(max(feed.cached.max(), feed.beyond.max()))
+            visible = int(max(feed.cached.max(), feed.cached_after.max()))
             self.cache.begin(position, (document != PADDING) & (anchor == TEXT), visible)
-            mask = self._cached_mask(q, offset, tensor(feed.cached), tensor(feed.beyond), visible)
+            mask = self._cached_mask(q, offset, tensor(feed.cached), tensor(feed.cached_after), visible)
         columns = (tensor(feed.ids), position, mask, self.cache)
         row = tensor(feed.row)
         column = tensor(feed.column)
@@ -321,13 +321,13 @@ class TorchBackend:
 
     def _signal(self, feed: Feed, gate_BW: Tensor) -> Tensor | None:
         """What the requests' canvases are conditioned on, [B, W, D]; 0 for those at their first step."""
-        if all(signal is None for signal in feed.signals):
+        if all(known is None for known in feed.self_conditioning):
             return None
         weight = self.model.embedding.weight
         out = torch.zeros(*gate_BW.shape, self.config.hidden_size, device=weight.device, dtype=weight.dtype)
-        for b, signal in enumerate(feed.signals):
-            if signal is not None:
-                out[b, gate_BW[b]] = signal
+        for b, known in enumerate(feed.self_conditioning):
+            if known is not None:
+                out[b, gate_BW[b]] = known
         return out
 
     def _render(self, q: Coordinates) -> AttentionMask:

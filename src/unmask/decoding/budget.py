@@ -17,16 +17,16 @@ ScheduleName = Literal["even", "block", "linear", "cosine", "timesteps"]
 
 
 @dataclass(frozen=True)
-class Due:
+class StepBudget:
     """What a step owes each of B requests: a number of tokens [B], and the share [B] of the masks left that a
     reverse process would reveal now."""
 
     count: Array
     share: Array
 
-    def rows(self, index: Array) -> Due:
+    def rows(self, index: Array) -> StepBudget:
         """Of some of the requests."""
-        return Due(self.count[index], self.share[index])
+        return StepBudget(self.count[index], self.share[index])
 
 
 def share(schedule: ScheduleName, step: int, steps: int, eps: float = 1e-3) -> float:
@@ -45,7 +45,7 @@ def share(schedule: ScheduleName, step: int, steps: int, eps: float = 1e-3) -> f
     return 1.0 - float(s / t)
 
 
-def due(schedule: ScheduleName, masks: int, step: int, steps: int, eps: float = 1e-3) -> int:
+def step_budget(schedule: ScheduleName, masks: int, step: int, steps: int, eps: float = 1e-3) -> int:
     """Tokens due at `step` (from 0) of `steps` with `masks` left; all of them from the last step on.
 
     even rounds up, so the first steps carry the remainder; block is the same of a whole block, however many
@@ -65,7 +65,7 @@ def plan(schedule: ScheduleName, masks: int, steps: int, eps: float = 1e-3) -> l
     """Tokens due at every step where each commits exactly what is due; they sum to `masks`."""
     counts = []
     for step in range(steps):
-        counts.append(due(schedule, masks, step, steps, eps))
+        counts.append(step_budget(schedule, masks, step, steps, eps))
         masks -= counts[-1]
     return counts
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from unmask.canvas import Array
-from unmask.decoding.request import Read, Row
+from unmask.decoding.request import Row, StepResult
 from unmask.decoding.sampling import draw
 from unmask.structured.grammar import Grammar
 from unmask.structured.token_automaton import START
@@ -94,18 +94,20 @@ class Constraint:
         out[places[kept]] = True
         return out
 
-    def complete(self, start: int, end: int, left_out: Array, ids: Array, read: Read) -> dict[int, tuple[int, float]]:
+    def complete(
+        self, start: int, end: int, left_out: Array, ids: Array, result: StepResult
+    ) -> dict[int, tuple[int, float]]:
         """Other tokens for positions `left_out` whose proposals did not go with surer ones: each the best, or a draw,
         of what is still allowed, one after another; with their probabilities. ids [L]: with all that is committed."""
         ids, out, warm = ids.copy(), dict[int, tuple[int, float]](), self.row.request.temperature > 0
         start, state, left = *self._begin(start), self.row.length - end
-        row_of = {int(p): i for i, p in enumerate(read.target)}
+        row_of = {int(p): i for i, p in enumerate(result.target)}
         for place in left_out.tolist():
             is_open, row = (ids == self.row.canvas.mask_id)[start:end], row_of[place]
             allowed = self.grammar.allowed_at(ids[start:end], is_open, state, left, np.array([place - start]))
-            if not read.logits.restrict(np.array([read.offset + row]), allowed)[0]:
+            if not result.logits.restrict(np.array([result.offset + row]), allowed)[0]:
                 continue
-            p = read.probabilities(np.array([row]))[0]
-            token = draw(p, read.sampling.token_draw[row]) if warm else int(p.argmax())
+            p = result.probabilities(np.array([row]))[0]
+            token = draw(p, result.sampling.token_draw[row]) if warm else int(p.argmax())
             ids[place], out[place] = token, (token, float(p[token]))
         return out

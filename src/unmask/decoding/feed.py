@@ -21,34 +21,29 @@ TEXT = -1  # anchor of a column that is text
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of one request: ids, positions and anchors [W] (TEXT, or the last text position that a
-    draft's slot sees); and the columns [n] that are scored, each for the position `target` [n]. Besides the
-    cached slots before its first column a request may see those from beyond[0] to beyond[1] - 1. `signal`: what
-    `ConditioningLogits.signal` gave for the anchored columns, None at a canvas's first step. With `guidance` s
-    above 0 its scores are u + (s + 1) (c - u), u those of `twin` [W]: other ids read in a row of their own.
-    `slot` [m]: columns of slots whose states are kept, to be scored once they can be told what comes before them.
-    `time`: the noise level that a time-conditioned network is told (the total noise sigma). Blocks of the layout
-    are counted `offset` positions early. `allowed`: tokens [k, V] that the first k scored columns may propose;
-    None: all."""
+    """The columns of one request, and which of them are scored or kept.
 
-    ids: Array
-    position: Array
-    anchor: Array
-    column: Array
-    target: Array
-    beyond: tuple[int, int] = (0, 0)
-    signal: Any = None
-    twin: Array | None = None
-    offset: int = 0
+    With `guidance` s above 0 its scores are u + (s + 1) (c - u), u those of a row that reads `unconditional` instead.
+    """
+
+    ids: Array  # [W]
+    position: Array  # [W]
+    anchor: Array  # [W], TEXT, or the last text position that a draft's slot sees
+    column: Array  # [n], columns that are scored
+    target: Array  # [n], the position that each scores
+    cached_after: tuple[int, int] = (0, 0)  # first and last + 1 of the cached positions seen besides those before it
+    self_conditioning: Any = None  # of the step before, for the anchored columns; None at a canvas's first step
+    unconditional: Array | None = None  # [W]
+    offset: int = 0  # how many positions early the layout counts blocks
     guidance: float = 0.0
-    time: float = 0.0
-    allowed: Array | None = None
-    slot: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    time: float = 0.0  # noise level (total noise sigma) that a time-conditioned network is told
+    allowed: Array | None = None  # bool [k, V], tokens that the first k scored columns may propose; None: all
+    slot: Array = field(default_factory=lambda: np.zeros(0, np.int64))  # [m], columns whose states are kept
 
     @property
     def rows(self) -> int:
         """Rows of the batch that the request takes."""
-        return 1 if self.twin is None else 2
+        return 1 if self.unconditional is None else 2
 
     @staticmethod
     def text(ids: Array, low: int, high: int, offset: int = 0) -> Columns:
@@ -59,7 +54,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Feed:
-    """One forward for all requests, padded on the right; a guided request's twin is the row after its own.
+    """One forward for all requests, padded on the right; a guided request's unconditional row is the one after its own.
     Scored rows run request by request, left to right."""
 
     ids: Array  # [B, W]
@@ -67,13 +62,13 @@ class Feed:
     document: Array  # [B, W], 0, or PADDING
     anchor: Array  # [B, W]
     cached: Array  # [B], positions below it have keys and values in the cache
-    beyond: Array  # [B, 2], first and last + 1 of the positions after the columns that the cache answers for
+    cached_after: Array  # [B, 2], first and last + 1 of the positions after the columns that the cache answers for
     row: Array  # [N], request of each scored row
     column: Array  # [N]
     target: Array  # [N], position that the row's score is of
-    signals: list[Any]  # [B]
+    self_conditioning: list[Any]  # [B]
     offset: Array  # [B], added to positions where the layout counts blocks
-    guidance: Array  # [N], above 0 where the twin, the next row, is scored as well
+    guidance: Array  # [N], above 0 where the unconditional row, the next, is scored as well
     time: Array  # [B], float32
     slot_row: Array  # [M], request of each slot whose state is kept
     slot_column: Array  # [M]
@@ -81,39 +76,65 @@ class Feed:
     @staticmethod
     def of(requests: list[Columns], cached: Array) -> Feed:
         """Lays requests out; `cached` [requests] positions of each are in the cache."""
-        rows = [(ids, r) for r in requests for ids in ((r.ids,) if r.twin is None else (r.ids, r.twin))]
-        taken = np.array([r.rows for r in requests])
+        rows: list[tuple[Array, Columns]] = []
+        first = []  # row of each request
+        for request in requests:
+            first.append(len(rows))
+            rows.append((request.ids, request))
+            if request.unconditional is not None:
+                rows.append((request.unconditional, request))
         widths = np.array([len(ids) for ids, _ in rows])
         shape = (len(rows), int(widths.max()))
-        ids, position, anchor = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.full(shape, TEXT, np.int64)
-        for b, (own, r) in enumerate(rows):
-            ids[b, : len(own)], position[b, : len(own)], anchor[b, : len(own)] = own, r.position, r.anchor
-        document = np.where(np.arange(shape[1]) < widths[:, None], 0, PADDING)
-        counts = [len(r.column) for r in requests]
-        row, guidance = np.repeat(taken.cumsum() - taken, counts), np.repeat([r.guidance for r in requests], counts)
-        column, target = (np.concatenate([getattr(r, f) for r in requests]) for f in ("column", "target"))
-        beyond, signals = np.array([r.beyond for _, r in rows]), [r.signal for _, r in rows]
-        offset, time = np.array([r.offset for _, r in rows]), np.array([r.time for _, r in rows], np.float32)
-        early = (ids, position, document, anchor, np.repeat(cached, taken), beyond)
-        counts = [len(r.slot) for r in requests]
-        slots = (np.repeat(taken.cumsum() - taken, counts), np.concatenate([r.slot for r in requests]))
-        return Feed(*early, row, column, target, signals, offset, guidance, time, *slots)
+        ids = np.zeros(shape, np.int64)
+        position = np.zeros(shape, np.int64)
+        anchor = np.full(shape, TEXT, np.int64)
+        for b, (own, request) in enumerate(rows):
+            ids[b, : len(own)] = own
+            position[b, : len(own)] = request.position
+            anchor[b, : len(own)] = request.anchor
+        counts = [len(request.column) for request in requests]
+        return Feed(
+            ids=ids,
+            position=position,
+            document=np.where(np.arange(shape[1]) < widths[:, None], 0, PADDING),
+            anchor=anchor,
+            cached=np.repeat(cached, [request.rows for request in requests]),
+            cached_after=np.array([request.cached_after for _, request in rows]),
+            row=np.repeat(first, counts),
+            column=np.concatenate([request.column for request in requests]),
+            target=np.concatenate([request.target for request in requests]),
+            self_conditioning=[request.self_conditioning for _, request in rows],
+            offset=np.array([request.offset for _, request in rows]),
+            guidance=np.repeat([request.guidance for request in requests], counts),
+            time=np.array([request.time for _, request in rows], np.float32),
+            slot_row=np.repeat(first, [len(request.slot) for request in requests]),
+            slot_column=np.concatenate([request.slot for request in requests]),
+        )
 
     def rows(self, index: Array) -> Feed:
         """The feed of some requests, as wide as they need."""
         width = int((self.document[index] != PADDING).sum(1).max())
-        ids, position, document, anchor = (
-            grid[index, :width] for grid in (self.ids, self.position, self.document, self.anchor)
-        )
         place = np.full(len(self.ids), -1)
         place[index] = np.arange(len(index))
         mine = place[self.row] >= 0
-        row, column, target = place[self.row[mine]], self.column[mine], self.target[mine]
-        signals, scale = [self.signals[i] for i in index.tolist()], self.guidance[mine]
-        early = (ids, position, document, anchor, self.cached[index], self.beyond[index])
         kept = place[self.slot_row] >= 0
-        slots = (place[self.slot_row[kept]], self.slot_column[kept])
-        return Feed(*early, row, column, target, signals, self.offset[index], scale, self.time[index], *slots)
+        return Feed(
+            ids=self.ids[index, :width],
+            position=self.position[index, :width],
+            document=self.document[index, :width],
+            anchor=self.anchor[index, :width],
+            cached=self.cached[index],
+            cached_after=self.cached_after[index],
+            row=place[self.row[mine]],
+            column=self.column[mine],
+            target=self.target[mine],
+            self_conditioning=[self.self_conditioning[i] for i in index.tolist()],
+            offset=self.offset[index],
+            guidance=self.guidance[mine],
+            time=self.time[index],
+            slot_row=place[self.slot_row[kept]],
+            slot_column=self.slot_column[kept],
+        )
 
     @property
     def of_draft(self) -> Array:
@@ -174,13 +195,13 @@ class Logits(Protocol):
 
 
 class ConditioningLogits(Logits, Protocol):
-    """Of a network that denoises a canvas of noise, and is told what its step before thought."""
+    """Of a network that denoises a canvas of noise, conditioned on its own predictions of the step before."""
 
     def best(self, index: Array, sampling: Sampling) -> tuple[Array, Array]:
         """The most likely token of rows and its probability at the rows' temperature, [len(index)] each."""
         ...
 
-    def signal(self, index: Array, sampling: Sampling) -> Any:
+    def self_conditioning(self, index: Array, sampling: Sampling) -> Any:
         """What rows think, for the feed of the next step; only its own backend can read it."""
         ...
 

@@ -53,7 +53,6 @@ class Template:
             place += length + len(segment)
         return out
 
-
     def text(self, canvas: list[int], lengths: list[int], tokenizer: Tokenizer) -> tuple[str, list[str]]:
         """A written canvas as text, the given parts as they were given; and the text of each gap."""
         before = list(self.segments[0])

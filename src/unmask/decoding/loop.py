@@ -20,7 +20,7 @@ from unmask.canvas import NO_MASK, Array, Canvas, Frame
 from unmask.decoding.feed import Backend, Columns, Feed, Logits, Sampling
 from unmask.decoding.methods.draft import Verifying, draft
 from unmask.decoding.processors import adjustment
-from unmask.decoding.request import Read, Request, Row, Scheme, Setting
+from unmask.decoding.request import Request, Row, Scheme, Setting, StepResult
 from unmask.decoding.sampling import CHOICE_DRAW, COLD, TOKEN_DRAW, Scores, uniforms
 from unmask.layout import Layout
 
@@ -136,7 +136,7 @@ class Decoder:
         slot = 0
         for (row, scheme), own in zip(self.active, columns, strict=True):
             part = slice(offset, offset + len(own.target))
-            read = Read(
+            result = StepResult(
                 target=own.target,
                 scores=scores.rows(part),
                 sampling=sampling.rows(part),
@@ -152,9 +152,9 @@ class Decoder:
                 row.prefills += 1
                 continue
             with self._blame(row):
-                row.canvas, made = row.canvas.apply(scheme.take(read), [row.steps])
+                row.canvas, made = row.canvas.apply(scheme.take(result), [row.steps])
                 if row.request.logprobs is not None:
-                    self._remember(row, made, read, row.request.logprobs)
+                    self._remember(row, made, result, row.request.logprobs)
                 frames += [replace(frame, row=row.number) for frame in made]
         draft([scheme for _, scheme in self.active if isinstance(scheme, Verifying)], logits, self._blame)
         self._settle()
@@ -212,9 +212,11 @@ class Decoder:
             row.error = error
 
     @staticmethod
-    def _remember(row: Row, made: list[Frame], read: Read, count: int) -> None:
+    def _remember(row: Row, made: list[Frame], result: StepResult, count: int) -> None:
         """Log-probabilities of the tokens just written and of the likeliest in their places."""
-        first = {int(p): i for i, p in reversed(list(enumerate(read.target)))}  # of verify's rows the base's come first
+        first = {
+            int(p): i for i, p in reversed(list(enumerate(result.target)))
+        }  # of verify's rows the base's come first
         for frame in made:
             pairs = list(zip(frame.positions, frame.tokens, strict=True))
             if row.request.grammar is not None:  # what nothing else could stand in place of
@@ -222,7 +224,7 @@ class Decoder:
             written = [(p, t) for p, t in pairs if p in first]
             if not written:
                 continue
-            tables = read.probabilities(np.array([first[p] for p, _ in written]))
+            tables = result.probabilities(np.array([first[p] for p, _ in written]))
             for (position, token), p in zip(written, tables, strict=True):
                 best = np.argpartition(-p, min(count, len(p) - 1))[:count]
                 best = best[np.argsort(-p[best], kind="stable")]
@@ -313,13 +315,13 @@ class Decoder:
 
 
 def _guided(row: Row, columns: Columns) -> Columns:
-    """With guidance, columns that also have a twin which reads the same without what was given."""
+    """With guidance, columns with an unconditional row, which reads the same without what was given."""
     guidance = row.request.guidance
     if guidance == 0:
         return columns
     canvas = row.canvas
-    twin = np.where(canvas.frozen[0, columns.position], canvas.mask_id, columns.ids)
-    return replace(columns, twin=twin, guidance=guidance)
+    unconditional = np.where(canvas.frozen[0, columns.position], canvas.mask_id, columns.ids)
+    return replace(columns, unconditional=unconditional, guidance=guidance)
 
 
 def _places(rows: list[tuple[Row, Scheme]]) -> int:

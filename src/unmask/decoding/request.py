@@ -102,7 +102,7 @@ class MethodOptions:
 
     @classmethod
     def reads(cls, asked: Asked) -> set[str]:
-        """Names of the options that are read, without those of the rule."""
+        """Names of the options that are result, without those of the rule."""
         raise NotImplementedError
 
     @classmethod
@@ -168,7 +168,7 @@ class Request(RequestParameters):
 
     @property
     def rows(self) -> int:
-        """Rows of a backend's batch that it takes: a guided one has a twin."""
+        """Rows of a backend's batch that it takes: a guided one has an unconditional row."""
         return 2 if self.guidance > 0 else 1
 
 
@@ -262,7 +262,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Read:
+class StepResult:
     """What a forward says of one request: of its n scored columns, in the order it fed them."""
 
     target: Array  # [n], position that each is the score of
@@ -318,6 +318,6 @@ class Scheme(Protocol):
         """What to feed to the next forward and which positions to score."""
         ...
 
-    def take(self, read: Read) -> list[Commit]:
+    def take(self, result: StepResult) -> list[Commit]:
         """Changes [1, L] to the request's canvas, from what a forward said."""
         ...

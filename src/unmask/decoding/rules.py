@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from unmask.canvas import Array
-from unmask.decoding.budget import Due, ScheduleName
+from unmask.decoding.budget import ScheduleName, StepBudget
 from unmask.decoding.convention import Convention
 from unmask.decoding.options import option
 from unmask.decoding.sampling import Scores
@@ -66,7 +66,7 @@ class RuleOptions(RuleParameters):
         return RULES[self.name].final
 
 
-Choose = Callable[[Scores, Array, Due, RuleOptions], Array]
+Choose = Callable[[Scores, Array, StepBudget, RuleOptions], Array]
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class Rule:
     ranks: bool = False  # keeps exactly what is owed
     final: bool = True  # no later step takes back what it wrote
 
-    def __call__(self, scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
-        return self.choose(scores, masked, due, options)
+    def __call__(self, scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
+        return self.choose(scores, masked, budget, options)
 
 
 def best_first(score: Array, masked: Array, count: Array) -> Array:
@@ -90,53 +90,50 @@ def best_first(score: Array, masked: Array, count: Array) -> Array:
     return (rank < count[:, None]) & masked
 
 
-def _ranked(score: Array, scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
+def _ranked(score: Array, scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
     """What is due by score; with a choice temperature a draw without replacement (the best of Gumbel noise)."""
     if options.choice_temperature > 0:
         noise = -np.log(-np.log(np.where(masked, scores.draw, 0.5)))
         score = np.where(masked, score, 0.0) / options.choice_temperature + noise
-    return best_first(score, masked, due.count)
+    return best_first(score, masked, budget.count)
 
 
-def _judged(score: Array, sure: Array, masked: Array, due: Due, options: RuleOptions) -> Array:
-    """The best by score: as many as are `sure` [B], one at any rate, within what the schedule asks or allows."""
-    sure = np.maximum(sure, 1)
-    bounded = (
-        np.maximum(sure, due.count)
-        if options.convention.due_is == "least"
-        else np.minimum(sure, np.maximum(due.count, 1))
-    )
-    return best_first(score, masked, bounded)
+def _judged(score: Array, confident: Array, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
+    """The best by score: as many as are confident [B], one at any rate, within what the schedule asks or allows."""
+    confident = np.maximum(confident, 1)
+    if options.convention.due_is == "least":
+        return best_first(score, masked, np.maximum(confident, budget.count))
+    return best_first(score, masked, np.minimum(confident, np.maximum(budget.count, 1)))
 
 
-def quota(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
+def quota(scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
     """LLaDA's low-confidence remasking (arXiv 2502.09992), Dream's maskgit_plus: the most confident proposals."""
-    return _ranked(scores.confidence, scores, masked, due, options)
+    return _ranked(scores.confidence, scores, masked, budget, options)
 
 
-def margin(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
+def margin(scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
     """Where best and second best differ most (arXiv 2502.06768), Dream's topk_margin."""
-    return _ranked(scores.margin, scores, masked, due, options)
+    return _ranked(scores.margin, scores, masked, budget, options)
 
 
-def entropy(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
+def entropy(scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
     """Where the distribution is narrowest (Dream, arXiv 2508.15487)."""
-    return _ranked(-scores.entropy, scores, masked, due, options)
+    return _ranked(-scores.entropy, scores, masked, budget, options)
 
 
-def sequential(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
+def sequential(scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
     """The leftmost positions."""
     left = -np.arange(masked.shape[1], dtype=np.float64)
-    return best_first(np.broadcast_to(left, masked.shape), masked, due.count)
+    return best_first(np.broadcast_to(left, masked.shape), masked, budget.count)
 
 
-def random(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
+def random(scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
     """Ancestral sampling (MDLM, arXiv 2406.07524; Dream's origin): every mask on its own with the chance that
     the schedule reveals it now, so a step may commit none and the last commits all."""
-    return masked & (scores.draw < due.share[:, None])
+    return masked & (scores.draw < budget.share[:, None])
 
 
-def threshold(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
+def threshold(scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
     """Fast-dLLM (arXiv 2505.22618): all that reach the threshold.
 
     SDAR and LLaDA2 keep those only where they are not fewer than are due, and else the surest that are due;
@@ -145,10 +142,10 @@ def threshold(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> 
     above = (
         scores.confidence > options.threshold if options.convention.strict else scores.confidence >= options.threshold
     )
-    return _judged(scores.confidence, (masked & above).sum(1), masked, due, options)
+    return _judged(scores.confidence, (masked & above).sum(1), masked, budget, options)
 
 
-def factor(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
+def factor(scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
     """Fast-dLLM's factor rule: the largest n such that every c_i >= 1 - factor / (i + 1) for i <= n,
     confidences sorted; the best is always kept. The reference's scan keeps one rank more when it ends at
     the first or the last rank, and so does this."""
@@ -162,14 +159,14 @@ def factor(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Arr
     last = remaining - 1
     stop = np.minimum(passing, last)
     count = np.where((stop == 0) | (stop == last), stop + 1, stop)
-    return _judged(scores.confidence, count, masked, due, options)
+    return _judged(scores.confidence, count, masked, budget, options)
 
 
-def entropy_bound(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
+def entropy_bound(scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
     """DiffusionGemma's acceptance: entropies ascending, keep while the sum of the ones before is within
     the bound, so the surest is always kept. `strict`: while the sum with it is below (JetEngine, for SDAR)."""
     count = within_bound(scores.entropy, masked, options.entropy_bound, options.convention.strict)
-    return _judged(-scores.entropy, count, masked, due, options)
+    return _judged(-scores.entropy, count, masked, budget, options)
 
 
 def within_bound(entropy: Array, masked: Array, bound: float, strict: bool = False) -> Array:
@@ -182,9 +179,9 @@ def within_bound(entropy: Array, masked: Array, bound: float, strict: bool = Fal
     return (within & np.isfinite(ranked)).sum(1)
 
 
-def token_edit(scores: Scores, masked: Array, due: Due, options: RuleOptions) -> Array:
+def token_edit(scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
     """LLaDA2.1: masks surer than the threshold; beside it, `edit` revises what is written."""
-    return threshold(scores, masked, due, replace(options, convention=replace(options.convention, strict=True)))
+    return threshold(scores, masked, budget, replace(options, convention=replace(options.convention, strict=True)))
 
 
 RANKED = ("schedule", "choice_temperature")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from conformance.checks.checks import difference, unequal
 from unmask.canvas import Array
-from unmask.decoding.budget import Due, plan
+from unmask.decoding.budget import StepBudget, plan
 from unmask.decoding.convention import Convention
 from unmask.decoding.methods.edit_rule import edits, penalised, progress
 from unmask.decoding.methods.renoise_rule import RenoiseOptions, accept, settled, temperature
@@ -29,9 +29,9 @@ def greedy(logits_BLV: Array, masked: Array, banned: int | None = None) -> Score
     return scores.grid(row, position, (masked.shape[0], masked.shape[1]))
 
 
-def due(masked: Array, count: int) -> Due:
+def step_budget(masked: Array, count: int) -> StepBudget:
     """The same number of tokens due of every row."""
-    return Due(np.full(len(masked), count), np.ones(len(masked)))
+    return StepBudget(np.full(len(masked), count), np.ones(len(masked)))
 
 
 def commit_rule(case: Case, tensors: Tensors, mask_id: int) -> str:
@@ -39,7 +39,7 @@ def commit_rule(case: Case, tensors: Tensors, mask_id: int) -> str:
     canvas, logits = (tensors[f"{case['tensor']}.{part}"].numpy() for part in ("x", "logits"))
     masked, name, value = canvas == mask_id, case["rule"], case["value"]
     scores = greedy(logits, masked, banned=mask_id)
-    asked = due(masked, value if name == "quota" else 1)
+    asked = step_budget(masked, value if name == "quota" else 1)
     chosen = RULES[name](scores, masked, asked, RuleOptions(name, **({} if name == "quota" else {name: value})))
     after = np.where(chosen, scores.token, canvas)
     return unequal(chosen[0].nonzero()[0].tolist(), case["committed_positions"]) or unequal(
@@ -61,7 +61,7 @@ def accept_canvas(case: Case, tensors: Tensors, mask_id: int) -> str:
     logits, bound = tensors[f"{part}.logits"].numpy(), case["entropy_bound"]
     chosen, everything = accept(entropies(logits), bound), np.ones(logits.shape[:2], bool)
     options = RuleOptions("entropy_bound", entropy_bound=bound)
-    as_rule = RULES["entropy_bound"](greedy(logits, everything), everything, due(everything, 1), options)
+    as_rule = RULES["entropy_bound"](greedy(logits, everything), everything, step_budget(everything, 1), options)
     if (as_rule != chosen).any():
         return "the rule for masks and that for noise disagree"
     proposed, current = (tensors[f"{part}.{name}_canvas"].numpy() for name in ("denoiser", "current"))
@@ -104,7 +104,7 @@ def low_confidence(case: Case, tensors: Tensors, mask_id: int) -> str:
     masked = canvas == mask_id
     options = RuleOptions("threshold", Convention(strict=True), threshold=case["threshold"])
     scores = greedy(logits, masked)
-    chosen = RULES["threshold"](scores, masked, due(masked, 1), options)
+    chosen = RULES["threshold"](scores, masked, step_budget(masked, 1), options)
     return unequal((~masked.any(1)).tolist(), case["done_before_step"]) or unequal(
         np.where(chosen, scores.token, canvas).tolist(), case["new_ids"]
     )
@@ -123,7 +123,8 @@ def block_refinement(case: Case, tensors: Tensors, mask_id: int) -> str:
     editing = case["editing_threshold"] or 0.0
     options = RuleOptions("token_edit", threshold=case["threshold"])
     scores = greedy(tensors[f"{case['tensor']}.logits"].numpy(), np.ones_like(masked))
-    filled = RULES["token_edit"](scores, masked, due(masked, plan("block", ids.shape[1], steps)[least]), options)
+    budget = step_budget(masked, plan("block", ids.shape[1], steps)[least])
+    filled = RULES["token_edit"](scores, masked, budget, options)
     edited = edits(ids, scores.token, scores.confidence, ~masked & ~given, editing, zero_edits=False)
     return (
         unequal([row.nonzero()[0].tolist() for row in filled], [sorted(row) for row in case["transfer"]])
@@ -139,7 +140,7 @@ def joint_threshold(case: Case, tensors: Tensors, mask_id: int) -> str:
     most = case["max_post_edit_steps"]
     logits = penalised(tensors[f"{case['tensor']}.logits"].numpy(), ids, case["penalty_lambda"])
     scores, masked = greedy(logits, np.ones_like(masks)), masks & ~given
-    filled = RULES["token_edit"](scores, masked, due(masked, 1), options)
+    filled = RULES["token_edit"](scores, masked, step_budget(masked, 1), options)
     changed = filled | edits(ids, scores.token, scores.confidence, ~masks & ~given, case["edit_threshold"])
     before = np.full(len(ids), case["post_edit_steps_before"])
     finished, post_steps = progress(changed, np.asarray(masked.any(1)), before, most)

@@ -11,11 +11,11 @@ from typing import ClassVar
 import numpy as np
 
 from unmask.canvas import Array, Commit
-from unmask.decoding.budget import Due, due, plan, share
+from unmask.decoding.budget import StepBudget, plan, share, step_budget
 from unmask.decoding.constraint import Constraint
 from unmask.decoding.feed import TEXT, Columns
 from unmask.decoding.processors import ProcessorParameters
-from unmask.decoding.request import Asked, CacheKind, MethodOptions, Read, Row, Scheme, Setting
+from unmask.decoding.request import Asked, CacheKind, MethodOptions, Row, Scheme, Setting, StepResult
 from unmask.decoding.rules import RULES, remask
 from unmask.decoding.sampling import Scores
 from unmask.layout import GROUPED
@@ -137,7 +137,7 @@ class Denoising:
             return
         if self.budget == 0:
             self._plan()
-        while self.rule.ranks and not self.pays_empty and self._due() == 0:
+        while self.rule.ranks and not self.pays_empty and self._owed() == 0:
             self.step += 1
         self.row.final = int(self.row.masked.argmax()) if self._writes_once() else self.start
 
@@ -173,7 +173,7 @@ class Denoising:
         """Whether steps without work are still to be paid for."""
         return self.pays_empty and 0 < self.step < self.budget
 
-    def _due(self) -> int:
+    def _owed(self) -> int:
         """Tokens that the schedule asks of this step."""
         masks = int(self.row.masked[self.start : self.end].sum())
         if self.convention.due_is == "most":
@@ -181,14 +181,14 @@ class Denoising:
         elif self.rule.schedule == "block":
             count = self.shares[self.step] if self.step < self.budget - 1 else masks
         else:
-            count = due(self.rule.schedule, masks, self.step, self.budget, self.convention.schedule_eps)
+            count = step_budget(self.rule.schedule, masks, self.step, self.budget, self.convention.schedule_eps)
         return max(count, 1 if self.slides else 0, 0 if self.rule.ranks else self.convention.num_to_transfer)
 
     def columns(self) -> Columns:
         start = self.start
         end = self.end
         length = self.row.length
-        beyond = (0, 0)
+        cached_after = (0, 0)
         if self.layout.kind == "bidirectional":
             low = 0
             high = length
@@ -196,14 +196,14 @@ class Denoising:
                 # a shifted head scores the first position one column earlier
                 low = max(0, start - self.shift) if self.row.masked[start] else start
                 high = end if self.cache == "dual" else length
-                beyond = (high, length)
+                cached_after = (high, length)
         else:  # nothing after the window is seen, and a last token that scores nothing is not fed
             low = min(self.row.cached, max(0, start - self.shift)) if self.cache == "exact" else 0
             ends_early = self.shift and self.layout.kind in ("causal", "drafts")
             high = max(end - int(ends_early), low + 1)
-        return self._read(low, high, beyond)
+        return self._read(low, high, cached_after)
 
-    def _read(self, low: int, high: int, beyond: tuple[int, int] = (0, 0)) -> Columns:
+    def _read(self, low: int, high: int, cached_after: tuple[int, int] = (0, 0)) -> Columns:
         """The positions from low to high - 1 as columns, and what the window asks of them."""
         start = self.start
         end = self.end
@@ -217,7 +217,7 @@ class Denoising:
             allowed = self.constraint.allowed(start, end, target)
             only = allowed.sum(1) == 1
             self.forced = dict(zip(target[only].tolist(), allowed[only].argmax(1).tolist(), strict=True))
-        return Columns(ids, position, anchor, column, target, beyond, offset=self.offset, allowed=allowed)
+        return Columns(ids, position, anchor, column, target, cached_after, offset=self.offset, allowed=allowed)
 
     def _scored(self) -> Array:
         """Positions whose scores are asked for, bool [L]; those in the window count."""
@@ -230,16 +230,16 @@ class Denoising:
         refresh = self.row.request.cache_refresh
         return refresh == 0 or self.forwards % refresh != 0
 
-    def take(self, read: Read) -> list[Commit]:
+    def take(self, result: StepResult) -> list[Commit]:
         row = self.row
         if self._one:
-            return self._take_one(read)
+            return self._take_one(result)
         open_1L = (row.masked & self._window())[None]
-        if read.possible is not None:
-            if len(read.possible) and not read.possible.any():
+        if result.possible is not None:
+            if len(result.possible) and not result.possible.any():
                 raise RuntimeError("no token of the window is allowed by the grammar")  # rather than for ever
-            open_1L[0, read.target[~read.possible]] = False
-        scores = read.scores.grid(np.zeros(len(read.target), np.int64), read.target, open_1L.shape)
+            open_1L[0, result.target[~result.possible]] = False
+        scores = result.scores.grid(np.zeros(len(result.target), np.int64), result.target, open_1L.shape)
         steps_left = max(self.budget - self.step, 1)
         chosen = self._choose(scores, open_1L)
         for place, token in self.forced.items():
@@ -247,7 +247,7 @@ class Denoising:
             scores.token[0, place] = token
             scores.confidence[0, place] = 1.0
         if self.constraint is not None:
-            chosen = self._held(self.constraint, chosen, scores, read)
+            chosen = self._held(self.constraint, chosen, scores, result)
         commits = [Commit(chosen, scores.token, scores.confidence, "unmask")]
         if self.remask_left > 0:
             revise = self._revise(chosen, open_1L, steps_left)
@@ -260,7 +260,7 @@ class Denoising:
         self.forwards += 1
         return commits
 
-    def _held(self, constraint: Constraint, chosen: Array, scores: Scores, read: Read) -> Array:
+    def _held(self, constraint: Constraint, chosen: Array, scores: Scores, result: StepResult) -> Array:
         """What of the choice [1, L] goes together. The last planned step writes all of it, with other tokens where it
         must; before it, what does not go waits for a step that sees the rest."""
         ids = self.row.canvas.ids[0].copy()
@@ -271,13 +271,13 @@ class Denoising:
         if self.step >= self.budget - 1:
             ids[kept] = scores.token[0, kept]
             left_out = (chosen[0] & ~kept).nonzero()[0]
-            for place, (token, p) in constraint.complete(self.start, self.end, left_out, ids, read).items():
+            for place, (token, p) in constraint.complete(self.start, self.end, left_out, ids, result).items():
                 scores.token[0, place] = token
                 scores.confidence[0, place] = p
                 kept[place] = True
         return kept[None]
 
-    def _take_one(self, read: Read) -> list[Commit]:
+    def _take_one(self, result: StepResult) -> list[Commit]:
         """What the rule comes to in a window of one, without its grids: mode ar spends its time here."""
         shape = self.row.canvas.ids.shape
         at = (0, self.start)
@@ -285,8 +285,8 @@ class Denoising:
         token = np.zeros(shape, np.int64)
         confidence = np.full(shape, -np.inf)
         chosen[at] = True
-        token[at] = read.scores.token[0]
-        confidence[at] = read.scores.confidence[0]
+        token[at] = result.scores.token[0]
+        confidence[at] = result.scores.confidence[0]
         if self.constraint is not None:
             forced = self.constraint.forced(int(token[at]), self.start)
             run = (0, slice(self.start + 1, self.start + 1 + len(forced)))
@@ -306,18 +306,18 @@ class Denoising:
         if opens and self.convention.first_step == "one" and open_1L[0, self.start]:
             return np.arange(self.row.length)[None] == self.start
         part = share(self.rule.schedule, self.step, self.budget, self.convention.schedule_eps)
-        asked = Due(np.array([self._due()]), np.array([part]))
-        return RULES[self.rule.name](self._sure_first(scores) if self.slides else scores, open_1L, asked, self.rule)
+        asked = StepBudget(np.array([self._owed()]), np.array([part]))
+        return RULES[self.rule.name](self._first_is_best(scores) if self.slides else scores, open_1L, asked, self.rule)
 
     def _window(self) -> Array:
         index = np.arange(self.row.length)
         return (index >= self.start) & (index < self.end)
 
-    def _sure_first(self, scores: Scores) -> Scores:
+    def _first_is_best(self, scores: Scores) -> Scores:
         """Scores in which the window's first position beats all: no later step could know it better."""
         best = [scores.confidence.copy(), scores.entropy.copy(), scores.margin.copy(), scores.draw.copy()]
-        for values, surest in zip(best, (np.inf, 0.0, np.inf, 0.0), strict=True):
-            values[0, self.start] = surest
+        for values, highest in zip(best, (np.inf, 0.0, np.inf, 0.0), strict=True):
+            values[0, self.start] = highest
         return Scores(scores.token, *best)
 
     def _revise(self, chosen: Array, open_1L: Array, steps_left: int) -> Array:

@@ -19,7 +19,7 @@ from unmask.decoding.feed import TEXT, Columns, Logits, Sampling
 from unmask.decoding.methods.acceptance import accept_greedy, accept_sampled, accept_tolerant
 from unmask.decoding.methods.denoise import PROCESSORS, SAMPLING
 from unmask.decoding.options import option
-from unmask.decoding.request import Asked, MethodOptions, Read, Row, Scheme, Setting
+from unmask.decoding.request import Asked, MethodOptions, Row, Scheme, Setting, StepResult
 from unmask.decoding.sampling import ACCEPT_DRAW, COLD, TOKEN_DRAW, draw, uniforms
 
 SLOT_ODDS = 0.5  # what a slot's draft is taken to be worth before it is known, given all before it hold
@@ -89,7 +89,7 @@ class Group:
 
 
 class Verifying:
-    """Feeds text not yet read, drafts as if they were text, and new slots for every outcome of the check.
+    """Feeds text not yet result, drafts as if they were text, and new slots for every outcome of the check.
 
     Every step commits the drafts that hold and the base's token after them, and then drafts anew (`draft`). A draft
     or a slot is fed where the chance that it will be of use reaches the rule's `draft_threshold`: of a draft, that it
@@ -167,26 +167,26 @@ class Verifying:
             sizes[kept] += 1
         return sizes
 
-    def take(self, read: Read) -> list[Commit]:
+    def take(self, result: StepResult) -> list[Commit]:
         row = self.row
         start = self.start
-        scores = read.scores
+        scores = result.scores
         drafts = np.array(self.drafts, np.int64)
         checks = np.arange(len(drafts) + 1)
         tolerance = self.options.tolerance
         if not self.distributions and tolerance is not None:
-            odds = read.odds(checks[:-1], drafts)
+            odds = result.odds(checks[:-1], drafts)
             kept, sure = accept_tolerant(drafts, scores.token, odds, tolerance)
         elif not self.distributions:
             kept, sure = accept_greedy(drafts, scores.token)
         else:
-            p = read.probabilities(checks)
-            accept = uniforms(np.array(row.request.seed), np.array(row.steps), read.target, ACCEPT_DRAW)
+            p = result.probabilities(checks)
+            accept = uniforms(np.array(row.request.seed), np.array(row.steps), result.target, ACCEPT_DRAW)
             q = np.array(self.distributions)
-            kept, sure = accept_sampled(drafts, q, p, accept, read.sampling.token_draw)
+            kept, sure = accept_sampled(drafts, q, p, accept, result.sampling.token_draw)
         made = [*self.drafts[:kept], sure][: row.length - start]
         row.accepted.append(kept)
-        self._begin(kept, made, read)
+        self._begin(kept, made, result)
         if self.exact:
             row.cached = start + kept
         shape = row.canvas.ids.shape
@@ -199,15 +199,15 @@ class Verifying:
         confidence[where] = scores.confidence[: len(made)]
         return [Commit(chosen, tokens, confidence, "unmask")]
 
-    def _begin(self, kept: int, made: list[int], read: Read) -> None:
+    def _begin(self, kept: int, made: list[int], result: StepResult) -> None:
         """Forgets the drafts and makes the group of the text that holds the next to be drafted."""
         self.drafts = []
         self.distributions = []
         self.chances = [1.0]
         self.group = None
         if self.sizes[kept]:
-            slots = read.first_slot + sum(self.sizes[:kept]) + np.arange(self.sizes[kept])
-            self.group = Group(slots, read.offset + kept, made[-1], self.start + len(made))
+            slots = result.first_slot + sum(self.sizes[:kept]) + np.arange(self.sizes[kept])
+            self.group = Group(slots, result.offset + kept, made[-1], self.start + len(made))
             if self.constraint is not None:
                 self.group.state = self.constraint.read(made, self.start)
 

@@ -12,7 +12,7 @@ from unmask.decoding.methods import denoise
 from unmask.decoding.methods.denoise import Denoising
 from unmask.decoding.methods.edit_rule import Parameters, edits, progress
 from unmask.decoding.methods.insert_delete import Controls, Revision
-from unmask.decoding.request import Asked, CacheKind, MethodOptions, Read, Row, Scheme, Setting
+from unmask.decoding.request import Asked, CacheKind, MethodOptions, Row, Scheme, Setting, StepResult
 from unmask.models.config import ModelConfig
 
 
@@ -86,8 +86,8 @@ class Editing(Denoising):
         open_L: Array = ~self.row.canvas.frozen[0]
         return open_L
 
-    def take(self, read: Read) -> list[Commit]:
-        fill = super().take(read)[0]
+    def take(self, result: StepResult) -> list[Commit]:
+        fill = super().take(result)[0]
         masked = self.row.masked & self._window()
         editable = self._window() & ~masked & ~self.row.canvas.frozen[0]
         threshold = self.options.editing_threshold
@@ -124,13 +124,13 @@ class InsertDelete(Editing):
         super()._begin_block()
         self.revision = Revision(self.row.masked[self.start : self.end].tolist())
 
-    def take(self, read: Read) -> list[Commit]:
+    def take(self, result: StepResult) -> list[Commit]:
         row = self.row
         window = slice(self.start, self.end)
-        scores = read.scores.grid(np.zeros(len(read.target), np.int64), read.target, row.canvas.ids.shape)
+        scores = result.scores.grid(np.zeros(len(result.target), np.int64), result.target, row.canvas.ids.shape)
 
         def second(place: int, forbidden: set[int]) -> tuple[int, float]:
-            p = read.probabilities(np.searchsorted(read.target, [self.start + place]))[0]
+            p = result.probabilities(np.searchsorted(result.target, [self.start + place]))[0]
             p[[row.canvas.mask_id, *forbidden]] = -1.0
             return int(p.argmax()), float(p.max())
 

@@ -13,7 +13,7 @@ import numpy as np
 from unmask.canvas import Array, Commit
 from unmask.decoding.feed import TEXT, Columns, ConditioningLogits
 from unmask.decoding.methods.renoise_rule import Parameters, RenoiseOptions, accept, noise, settled, temperature
-from unmask.decoding.request import Asked, MethodOptions, Read, Row, Scheme, Setting, cannot_be_held
+from unmask.decoding.request import Asked, MethodOptions, Row, Scheme, Setting, StepResult, cannot_be_held
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Renoising:
         self.end = min(self.start + self.length, self.row.length)
         self.steps_left = self.options.max_steps
         self.earlier: list[Array] = []  # best tokens of the steps before
-        self.signal: Any = None  # what the step before thought, as the network reads it
+        self.self_conditioning: Any = None  # predictions of the step before, as the network reads them
 
     @property
     def temperature(self) -> float:
@@ -117,25 +117,32 @@ class Renoising:
         target = np.arange(self.start, self.end)
         anchor = np.where(position >= self.start, self.start - 1, TEXT)
         return Columns(
-            self.row.canvas.ids[0, low : self.end], position, anchor, target - low, target, signal=self.signal
+            ids=self.row.canvas.ids[0, low : self.end],
+            position=position,
+            anchor=anchor,
+            column=target - low,
+            target=target,
+            self_conditioning=self.self_conditioning,
         )
 
-    def take(self, read: Read) -> list[Commit]:
-        logits = cast(ConditioningLogits, read.logits)
-        index = read.offset + np.arange(len(read.target))
-        best, sureness = logits.best(index, read.sampling)
+    def take(self, result: StepResult) -> list[Commit]:
+        logits = cast(ConditioningLogits, result.logits)
+        index = result.offset + np.arange(len(result.target))
+        best, sureness = logits.best(index, result.sampling)
         if self.exact:  # the text was read
             self.row.cached = self.start
         self.steps_left -= 1
-        if self.steps_left == 0 or settled(best, self.earlier, read.scores.entropy, self.options):
+        if self.steps_left == 0 or settled(best, self.earlier, result.scores.entropy, self.options):
             return self._write(best, sureness)
         self.earlier = [*self.earlier, best][-max(1, self.options.stability_threshold) :]
-        self.signal = logits.signal(index, read.sampling)
-        token, confidence = (best, sureness) if self.options.greedy else (read.scores.token, read.scores.confidence)
-        accepted = accept(read.scores.entropy[None], self.options.entropy_bound)[0]
+        self.self_conditioning = logits.self_conditioning(index, result.sampling)
+        token, confidence = (best, sureness) if self.options.greedy else (result.scores.token, result.scores.confidence)
+        accepted = accept(result.scores.entropy[None], self.options.entropy_bound)[0]
         return [
             Commit(self._grid(accepted), self._grid(token), self._grid(confidence), "unmask"),
-            Commit(self._grid(~accepted), self._grid(self.random(read.target)), self._grid(confidence * 0), "renoise"),
+            Commit(
+                self._grid(~accepted), self._grid(self.random(result.target)), self._grid(confidence * 0), "renoise"
+            ),
         ]
 
     def random(self, position_C: Array) -> Array:

@@ -26,7 +26,7 @@ from unmask.decoding.methods.ancestral import (
 )
 from unmask.decoding.methods.denoise import Denoising
 from unmask.decoding.methods.score_sampling import analytic, denoised, euler, score_of
-from unmask.decoding.request import Asked, CacheKind, MethodOptions, Read, Row, Scheme, Setting, cannot_be_held
+from unmask.decoding.request import Asked, CacheKind, MethodOptions, Row, Scheme, Setting, StepResult, cannot_be_held
 from unmask.noise import NoiseSchedule
 
 MOST_VALUES = 2**22  # of distributions that are held at once
@@ -177,9 +177,9 @@ class Sampling(Denoising):
     def _writes_once(self) -> bool:
         return self.mask_id is not None
 
-    def take(self, read: Read) -> list[Commit]:
-        old = self.row.canvas.ids[0, read.target]
-        token, confidence, over = self._hit(read, old) if self.hits else self._move(read, old)
+    def take(self, result: StepResult) -> list[Commit]:
+        old = self.row.canvas.ids[0, result.target]
+        token, confidence, over = self._hit(result, old) if self.hits else self._move(result, old)
         if self.cache == "exact":  # everything before the window is final and was fed
             self.row.cached = self.start
         self.step += 1
@@ -191,18 +191,18 @@ class Sampling(Denoising):
             chosen = np.ones(len(old), bool)
         self.finished = over and (uniform or self.options.noise_removal == "none") and not self.blocks
         kind: Kind = "renoise" if uniform and not over else "unmask"
-        return [Commit(self._grid(read, chosen), self._grid(read, token), self._grid(read, confidence), kind)]
+        return [Commit(self._grid(result, chosen), self._grid(result, token), self._grid(result, confidence), kind)]
 
-    def _grid(self, read: Read, values_n: Array) -> Array:
+    def _grid(self, result: StepResult, values_n: Array) -> Array:
         """Laid out on the canvas, [1, L]; 0 where nothing was scored."""
         out = np.zeros((1, self.row.length), values_n.dtype)
-        out[0, read.target] = values_n
+        out[0, result.target] = values_n
         return out
 
-    def _move(self, read: Read, old: Array) -> tuple[Array, Array, bool]:
+    def _move(self, result: StepResult, old: Array) -> tuple[Array, Array, bool]:
         """Tokens and confidences after the next moves, up to one that needs a forward; and whether that was all."""
         while True:
-            token, confidence = self._draw(read, np.arange(len(old)), self.moves[self.taken])
+            token, confidence = self._draw(result, np.arange(len(old)), self.moves[self.taken])
             self.taken += 1
             self.updates += 1
             if self.taken == len(self.moves):
@@ -211,30 +211,30 @@ class Sampling(Denoising):
             if anew or self.reads_always or (token != old).any():
                 return token, confidence, False
 
-    def _hit(self, read: Read, old: Array) -> tuple[Array, Array, bool]:
+    def _hit(self, result: StepResult, old: Array) -> tuple[Array, Array, bool]:
         """One mask becomes a token."""
         index = np.array([self.draws.pick(self.updates, len(old))])
         token = old.copy()
         confidence = np.zeros(len(old))
-        token[index], confidence[index] = self._draw(read, index, Move(self.hit_at, 0.0, "ancestral"))
+        token[index], confidence[index] = self._draw(result, index, Move(self.hit_at, 0.0, "ancestral"))
         self.updates += 1
         return token, confidence, False
 
-    def _draw(self, read: Read, index: Array, move: Move) -> tuple[Array, Array]:
+    def _draw(self, result: StepResult, index: Array, move: Move) -> tuple[Array, Array]:
         """Tokens of scored columns after a move, and their chances under the network; few distributions at a time."""
-        token = self.row.canvas.ids[0, read.target[index]]
+        token = self.row.canvas.ids[0, result.target[index]]
         confidence = np.zeros(len(index))
-        places, move = self._leaving(read.target[index], move)
+        places, move = self._leaving(result.target[index], move)
         count = max(1, MOST_VALUES // self.config.vocab_size)
         for first in range(0, len(places), count):
             here = places[first : first + count]
             some = index[here]
             x = token[here]
             rows = np.arange(len(here))
-            estimate = self._estimate(read, some, x)
+            estimate = self._estimate(result, some, x)
             weights = self._transition(estimate, x, move)
             greedy = move.removal == "greedy"
-            drawn = weights.argmax(-1) if greedy else self.draws.tokens(weights, self.updates, read.target[some])
+            drawn = weights.argmax(-1) if greedy else self.draws.tokens(weights, self.updates, result.target[some])
             p = weights / weights.sum(-1, keepdims=True) if self.config.output == "log_score" else estimate
             token[here] = drawn
             confidence[here] = p[rows, drawn]
@@ -250,9 +250,9 @@ class Sampling(Denoising):
         leaving = self.draws.leaving((alpha_s - alpha_t) / (1 - alpha_t), self.updates, position_n)
         return (everywhere, move) if leaving is None else (leaving.nonzero()[0], Move(move.t, 0.0, "ancestral"))
 
-    def _estimate(self, read: Read, index: Array, x_n: Array) -> Array:
+    def _estimate(self, result: StepResult, index: Array, x_n: Array) -> Array:
         """What the network says of columns, [n, V]: distributions of clean tokens, or the score."""
-        p = read.probabilities(index)
+        p = result.probabilities(index)
         rows = np.arange(len(index))
         if self.config.output == "log_score":  # the token that is there has the score 1
             return p / p[rows, x_n][:, None]

@@ -14,7 +14,7 @@ from unmask.decoding.feed import Columns
 from unmask.decoding.methods import denoise
 from unmask.decoding.methods.denoise import Denoising
 from unmask.decoding.options import option
-from unmask.decoding.request import Asked, CacheKind, MethodOptions, Read, Row, Scheme, Setting
+from unmask.decoding.request import Asked, CacheKind, MethodOptions, Row, Scheme, Setting, StepResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class SubBlocks(Denoising):
 
     def columns(self) -> Columns:
         low = self.row.cached if self.cache != "none" else 0
-        if self.leads:  # the block before is read, and nothing of the new one
+        if self.leads:  # the block before is result, and nothing of the new one
             return self._read(min(low, self.start - 1), self.start)
         if self._reads_part():
             return self._read(self.start, self.end, (self.end, self.row.block_end))
@@ -103,8 +103,8 @@ class SubBlocks(Denoising):
     def _reads_part(self) -> bool:
         return self.cache == "dual" and self.fresh and not self.row.masked[self.start]
 
-    def take(self, read: Read) -> list[Commit]:
-        commits = super().take(read)
+    def take(self, result: StepResult) -> list[Commit]:
+        commits = super().take(result)
         if self.cache != "none":
             self.row.cached = self.block_start
         self.fresh |= not self.leads
