@@ -18,7 +18,7 @@ import torch
 import typer
 
 from unmask.backends.torch import TorchBackend
-from unmask.checkpoints.loading import usable_device
+from unmask.checkpoints.open import usable_device
 from unmask.cli.options import Device, Dtype, Json, Tokens
 from unmask.decoding.loop import Decoder
 from unmask.decoding.request import CacheKind, Request

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unmask.checkpoints.sizes import PUBLIC, parameters
+from unmask.checkpoints.inspect import parameters
 from unmask.cli.options import Json
 from unmask.errors import UnmaskError
 from unmask.files import write_text
@@ -25,6 +25,84 @@ SMALL = {  # shapes for trying the command out
     "llada-tiny": {"d_model": 64, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 128, "embedding_size": 256},
     "llada-1gb": {"d_model": 2048, "n_layers": 8, "n_heads": 16, "mlp_hidden_size": 5632, "embedding_size": 32000},
 }
+
+
+def _llama(architecture: str, layers: int, size: int, inner: int, heads: int, groups: int, **more: Any) -> Any:
+    own = {"num_hidden_layers": layers, "hidden_size": size, "intermediate_size": inner, "num_attention_heads": heads}
+    return {
+        "architectures": [architecture],
+        **own,
+        "num_key_value_heads": groups,
+        "max_position_embeddings": 4096,
+    } | more
+
+
+def _dit(layers: int, size: int, heads: int, kind: str) -> Any:
+    own = {"hidden_dim": size, "cond_dim": 128, "n_blocks": layers, "n_heads": heads, "model_length": 1024}
+    return {"model_type": kind, "vocab_size": 50258, **own}
+
+
+def _gpt2(layers: int, size: int, heads: int) -> Any:
+    own = {"n_layer": layers, "n_embd": size, "n_head": heads}
+    return {"model_type": "gpt2", "n_positions": 1024, "vocab_size": 50257, **own}
+
+
+def _sedd(layers: int, size: int, heads: int) -> Any:
+    own = {"hidden_size": size, "cond_dim": 128, "n_blocks": layers, "n_heads": heads, "length": 1024}
+    return {"graph": {"type": "absorb"}, "tokens": 50257, "model": {**own, "scale_by_sigma": True}}
+
+
+_BAILING = {"num_experts": 256, "num_experts_per_tok": 8, "n_group": 8, "topk_group": 4, "num_shared_experts": 1} | {
+    "first_k_dense_replace": 1, "vocab_size": 157184, "head_dim": 128, "partial_rotary_factor": 0.5,
+}  # fmt: skip
+QWEN, QWEN_LARGE = 151936, 152064
+
+# config.json of the public checkpoints, as far as it decides the network; rotations and texts' lengths are left out
+PUBLIC: dict[str, dict[str, Any]] = {
+    "llada-8b": {
+        "architectures": ["LLaDAModelLM"], "model_type": "llada", "d_model": 4096, "n_layers": 32, "n_heads": 32,
+        "n_kv_heads": 32, "mlp_hidden_size": 12288, "vocab_size": 126464, "embedding_size": 126464,
+        "max_sequence_length": 4096, "rope_theta": 500000.0,
+    },
+    "illada-8b": _llama("ILLaDAForCausalLM", 32, 4096, 14336, 32, 8, vocab_size=155136, tie_word_embeddings=True),
+    "llada-moe-7b-a1b": _llama(
+        "LLaDAMoEModelLM", 16, 2048, 8192, 16, 16, vocab_size=157184, num_experts=64, num_experts_per_tok=8,
+        expert_intermediate_size=1024, dense_intermediate_size=8192,
+    ),
+    "llada2-mini-16b-a1.4b": _llama("LLaDA2MoeModelLM", 20, 2048, 5120, 16, 4, moe_intermediate_size=512, **_BAILING),
+    "llada2-flash-100b-a6b": _llama("LLaDA2MoeModelLM", 32, 4096, 9216, 32, 4, moe_intermediate_size=1024, **_BAILING),
+    "dream-7b": _llama("DreamModel", 28, 3584, 18944, 28, 4, vocab_size=QWEN_LARGE),
+    "open-dcoder-0.5b": _llama(
+        "Qwen2ForCausalLM", 24, 896, 4864, 14, 2, vocab_size=QWEN, tie_word_embeddings=True, mask_token_id=151665
+    ),
+    "sdar-1.7b": _llama("SDARForCausalLM", 28, 2048, 6144, 16, 8, head_dim=128, vocab_size=QWEN),
+    "sdar-4b": _llama("SDARForCausalLM", 36, 2560, 9728, 32, 8, head_dim=128, vocab_size=QWEN),
+    "sdar-8b": _llama("SDARForCausalLM", 36, 4096, 12288, 32, 8, head_dim=128, vocab_size=QWEN),
+    "sdar-30b-a3b": _llama(
+        "SDARMoeForCausalLM", 48, 2048, 6144, 32, 4, head_dim=128, vocab_size=QWEN, num_experts=128,
+        num_experts_per_tok=8, moe_intermediate_size=768, norm_topk_prob=True,
+    ),
+    "a2d-qwen3-0.6b": _llama(
+        "A2DQwen3LMHeadModel", 28, 1024, 3072, 16, 8, model_type="a2d-qwen3", head_dim=128, vocab_size=QWEN,
+        tie_word_embeddings=True,
+    ),
+    "fast-dllm-v2-1.5b": _llama(
+        "Fast_dLLM_QwenForCausalLM", 28, 1536, 8960, 12, 2, vocab_size=QWEN, tie_word_embeddings=True
+    ),
+    "fast-dllm-v2-7b": _llama("Fast_dLLM_QwenForCausalLM", 28, 3584, 18944, 28, 4, vocab_size=QWEN_LARGE),
+    "stable-diffcoder-8b": _llama("StableDiffcoderForCausalLM", 32, 4096, 14336, 32, 8, vocab_size=155136),
+    "nemotron-labs-3b": _llama("NemotronLabsDiffusionModel", 26, 3072, 9216, 32, 8, head_dim=128, vocab_size=131072),
+    "nemotron-labs-8b": _llama("NemotronLabsDiffusionModel", 34, 4096, 14336, 32, 8, head_dim=128, vocab_size=131072),
+    "diffullama-7b": _llama("DiffuLlamaForCausalLM", 32, 4096, 11008, 32, 32, vocab_size=32000),
+    "diffugpt-s": _gpt2(12, 768, 12),
+    "diffugpt-m": _gpt2(24, 1024, 16),
+    "mdlm-owt": _dit(12, 768, 12, "mdlm"),
+    "bd3lm-owt": _dit(12, 768, 12, "bd3lm") | {"adaln": False},
+    "sedd-small": _sedd(12, 768, 12),
+    "sedd-medium": _sedd(24, 1024, 16),
+}  # fmt: skip
+
+
 SHAPES = PUBLIC | {name: PUBLIC["llada-8b"] | own | {"n_kv_heads": own["n_heads"]} for name, own in SMALL.items()}
 
 
@@ -86,7 +164,7 @@ def write(folder: Path, raw: dict[str, Any], shape: str, shard: int = SHARD) -> 
 
     from unmask.checkpoints import weights as checkpoint
     from unmask.checkpoints.families import registry
-    from unmask.models.transformer import Transformer
+    from unmask.models.network import on_meta
 
     family = registry.recognise(raw, shape)
     assert family is not None
@@ -95,8 +173,7 @@ def write(folder: Path, raw: dict[str, Any], shape: str, shard: int = SHARD) -> 
     free = shutil.disk_usage(folder).free
     if needed * 1.05 > free:
         raise UnmaskError(f"shape '{shape}' takes {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free")
-    with torch.device("meta"):
-        shapes = checkpoint.expected_shapes(Transformer(config), family)
+    shapes = checkpoint.expected_shapes(on_meta(config), family)
     generator = torch.Generator().manual_seed(0)
     noise = (torch.randn(2**21, generator=generator) * 0.02).bfloat16().view(torch.int16).numpy().tobytes()
     ones = torch.ones(2**12, dtype=torch.bfloat16).view(torch.int16).numpy().tobytes()
@@ -149,13 +226,12 @@ def measure(folder: str, dtype: str, canvas: int) -> dict[str, Any]:
     import torch
 
     from unmask.attention import plain_mask
-    from unmask.checkpoints import loading
+    from unmask.checkpoints.open import Checkpoint
     from unmask.layout import Layout
 
     imports = resident("VmHWM")
     began = time.perf_counter()
-    loaded = loading.describe(folder, "cpu", dtype)
-    network = loaded.network()
+    network = Checkpoint.open(folder, "cpu", dtype).network()
     ready = time.perf_counter()
     config = network.config
     ids = torch.full((1, min(canvas, config.max_length)), config.mask_token_id or 0)

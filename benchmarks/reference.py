@@ -22,9 +22,10 @@ from benchmarks.cache import Size, Work, decode, prompt_of
 from benchmarks.references import Asked, Kind, Reference, Way, load
 
 from unmask.backends.torch import TorchBackend
-from unmask.checkpoints import recognition
-from unmask.checkpoints import weights as checkpoint
 from unmask.checkpoints.folder import CONFIG
+from unmask.checkpoints.open import Checkpoint
+from unmask.checkpoints.save import write_checkpoint
+from unmask.checkpoints.weights import weights_to_save
 from unmask.cli.options import Json, Tokens
 from unmask.decoding.loop import Decoder
 from unmask.errors import UnmaskError
@@ -88,11 +89,11 @@ def make(folder: Path, kind: Kind, size: Size, work: Work, seed: int = 0) -> Non
     """Writes the checkpoint. Its weights are wide, so that texts vary, and [MASK] is never the best token."""
     raw = config(kind, size, work)
     write_text(folder / CONFIG, json.dumps(raw))
-    found = recognition.recognise(folder)
+    found = Checkpoint.open(folder)
     model = Transformer(found.config).initialise(seed, std=2 * size.hidden**-0.5)
     with torch.no_grad():
         model.head.weight[found.config.mask_token_id].zero_()
-    checkpoint.save(folder, raw, checkpoint.weights_to_save(model, found.family, raw), None)
+    write_checkpoint(folder, raw, weights_to_save(model, found.family, raw), None)
 
 
 def bench_reference(
@@ -111,7 +112,7 @@ def bench_reference(
             progress(f"{name}: making the network")
             make(folder, reference.kind, size, work)
             theirs = reference.load(folder)
-            (ours, _) = checkpoint.load(folder)
+            ours = Checkpoint.open(folder).network()
         for way in reference.ways:
             yield _beside(name, reference, way, theirs, ours, work, progress)
 

@@ -24,8 +24,9 @@ from conformance.checks.outcome import Outcome, Trace
 from conformance.checks.run import Report, run
 from conformance.checks.table import render
 from unmask import DiffusionLM, UnmaskError
-from unmask.checkpoints import weights as checkpoint
 from unmask.checkpoints.families import registry
+from unmask.checkpoints.save import write_checkpoint
+from unmask.checkpoints.weights import weights_to_save
 from unmask.models.transformer import Transformer
 
 FIXTURES = Path(__file__).parent / "conformance"
@@ -109,7 +110,7 @@ def vary(family: str, changes: dict[str, Any], folder: Path) -> DiffusionLM:
     kind = registry.recognise(raw, family)
     assert kind is not None
     model = Transformer(kind.config(raw, family)).initialise(1, 0.3)
-    checkpoint.save(folder, raw, checkpoint.weights_to_save(model, kind, raw), None)
+    write_checkpoint(folder, raw, weights_to_save(model, kind, raw), None)
     return DiffusionLM.from_pretrained(folder)
 
 

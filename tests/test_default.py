@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from unmask import DiffusionLM, UnmaskError
-from unmask.checkpoints import catalogue
-from unmask.checkpoints import weights as checkpoint
+from unmask.checkpoints import hub
 from unmask.checkpoints.folder import ADAPTER
+from unmask.checkpoints.open import Checkpoint
 
 PROMPTS = ["Why is the sky blue?", "Name three fruits.", "What is the capital of France?"]
 
@@ -31,7 +31,7 @@ def chat(prompt: str) -> list[dict[str, str]]:
 
 
 def test_its_text_is_the_bases_to_the_bit(exact: DiffusionLM, smollm2: Path) -> None:
-    base, _ = checkpoint.load(smollm2)
+    base = Checkpoint.open(smollm2).network()
     ids = torch.randint(100, 40000, (2, 48), generator=torch.Generator().manual_seed(0))
     assert torch.equal(exact.logits(ids), DiffusionLM(base, None).logits(ids))
 
@@ -91,7 +91,7 @@ def test_a_warm_start_needs_no_torch_and_little_memory(smollm2: Path) -> None:
 
 def test_an_adapter_for_another_base_is_refused(tmp_path: Path, smollm2: Path) -> None:
     folder = tmp_path / "moved"
-    shutil.copytree(catalogue.find("default"), folder)
+    shutil.copytree(hub.find("default"), folder)
     details = json.loads((folder / ADAPTER).read_text())
     (folder / ADAPTER).write_text(json.dumps({**details, "embedding": "0" * 16}))
     with pytest.raises(UnmaskError, match="another base"):

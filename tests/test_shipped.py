@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unmask import DiffusionLM
-from unmask.checkpoints import catalogue
+from unmask.checkpoints import hub
 
 HELD_OUT = Path(__file__).parent.parent / "data" / "austen" / "persuasion.txt"
 
@@ -19,11 +19,11 @@ def bits_per_character(lm: DiffusionLM, text: str, samples: int = 1) -> tuple[fl
 
 
 def test_they_are_shipped_and_small() -> None:
-    assert catalogue.shipped() == ["austen", "austen-ar", "default"]
-    sizes = [f.stat().st_size for name in catalogue.shipped() for f in catalogue.find(name).iterdir()]
+    assert hub.shipped() == ["austen", "austen-ar", "default"]
+    sizes = [f.stat().st_size for name in hub.shipped() for f in hub.find(name).iterdir()]
     assert max(sizes) < 20e6
     assert sum(sizes) < 60e6
-    assert all((catalogue.find(name) / "README.md").is_file() for name in catalogue.shipped())
+    assert all((hub.find(name) / "README.md").is_file() for name in hub.shipped())
 
 
 def test_austen_writes_50_and_400_tokens_in_the_same_number_of_steps() -> None:

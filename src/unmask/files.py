@@ -1,15 +1,19 @@
-"""Writing files so that nothing is ever half-written: a temporary name first, then one rename."""
+"""Reading JSON files, and writing files so that nothing is ever half-written: a temporary name, then one rename."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from unmask.errors import UnmaskError
+
+LARGEST_JSON = 2**28  # bytes; the largest tokenizers have a tenth of it
 
 
 @contextmanager
@@ -57,3 +61,20 @@ def write_text(target: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
     with replacing(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; anything else raises UnmaskError."""
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise UnmaskError(f"{path} has {path.stat().st_size} bytes, which no such file has; download it again")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UnmaskError(f"{path} is not valid JSON ({error})") from None
+    except FileNotFoundError:
+        raise UnmaskError(f"{path} does not exist") from None
+    except OSError as error:
+        raise UnmaskError(f"{path} cannot be read ({error.strerror or error})") from None
+    if not isinstance(value, dict):
+        raise UnmaskError(f"{path} must hold a JSON object, found {type(value).__name__}")
+    return value

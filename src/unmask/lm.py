@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -13,7 +12,7 @@ import numpy as np
 
 from unmask import backends
 from unmask.canvas import Frame
-from unmask.checkpoints import loading
+from unmask.checkpoints.open import Checkpoint
 from unmask.decoding.feed import Backend
 from unmask.decoding.infill import Template, mean_log_confidence, parse_template, settle_lengths
 from unmask.decoding.loop import Decoder
@@ -22,7 +21,6 @@ from unmask.decoding.methods.renoise_rule import noise
 from unmask.decoding.request import Prepared, Request
 from unmask.decoding.stops import Stops
 from unmask.errors import UnmaskError
-from unmask.files import write_text
 from unmask.layout import GROUPED, PADDING, Coordinates, Layout, LayoutKind
 from unmask.models.config import ModelConfig
 from unmask.output import Filled, Run
@@ -51,7 +49,7 @@ class DiffusionLM:
         tokenizer: Tokenizer | None,
         defaults: DecodingDefaults | None = None,
         name: str = "model",
-        loaded: loading.Loaded | None = None,
+        loaded: Checkpoint | None = None,
         backend: str = "torch",
     ) -> None:
         """A network in memory, or one that `loaded` describes: that is read when needed. backend: what generates."""
@@ -59,7 +57,7 @@ class DiffusionLM:
         self.defaults = defaults or DecodingDefaults()
         if model is None and loaded is None:
             raise ValueError("a DiffusionLM needs a network or what describes one")
-        self.config: ModelConfig = model.config if model is not None else cast(loading.Loaded, loaded).config
+        self.config: ModelConfig = model.config if model is not None else cast(Checkpoint, loaded).config
         self.computes = backend
         self._backend: Backend | None = None
         self.grammars = Grammars(self._vocabulary)
@@ -75,7 +73,7 @@ class DiffusionLM:
         native where it runs the model and is faster, unless a dtype is asked for.
         Raises UnmaskError if there is no such model or it cannot be read.
         """
-        loaded = loading.describe(str(name), device, dtype or "float32")
+        loaded = Checkpoint.open(name, device, dtype or "float32")
         backend = backends.choose(backend, loaded, dtype)
         model = loaded.network() if backend == "torch" else None
         return cls(model, loaded.tokenizer, loaded.defaults, loaded.name, loaded, backend)
@@ -84,7 +82,7 @@ class DiffusionLM:
     def model(self) -> Transformer:
         """The torch network; read from its files when first asked for."""
         if self._model is None:
-            self._model = cast(loading.Loaded, self.loaded).network()
+            self._model = cast(Checkpoint, self.loaded).network()
         return self._model
 
     @property
@@ -107,45 +105,41 @@ class DiffusionLM:
 
     @property
     def chat_template(self) -> str | None:
-        return None if self.loaded is None else self.loaded.chat_template
+        """The model's plain chat template; None without one."""
+        return self.templates.get("default")
+
+    @property
+    def templates(self) -> dict[str, str]:
+        """The model's chat templates by name: "default" and, for requests with tools, "tool_use"."""
+        return {} if self.loaded is None else self.loaded.templates
 
     @property
     def special_tokens(self) -> dict[str, str]:
         """What chat templates may name: `bos_token` and the like, as text."""
-        return dict(getattr(self.loaded, "special_tokens", {}))
+        return {} if self.loaded is None else self.loaded.special_tokens
 
     def save_pretrained(self, path: str | Path, layout: Literal["own", "sdar"] = "own") -> None:
         """Writes a checkpoint folder that from_pretrained reads back, in the layout of the family's own files, or in
         SDAR's, which other engines serve. Raises UnmaskError for a model that SDAR cannot express."""
-        from unmask.checkpoints import export
-        from unmask.checkpoints import weights as checkpoint
-        from unmask.models import adapter
+        from unmask.checkpoints import save
 
-        folder, loaded = Path(path), self.loaded
+        folder = Path(path)
+        defaults = asdict(self.defaults)
         if layout == "sdar":
-            export.sdar_config(self.config, self.name)  # before the weights are read
-            threshold = self.defaults.threshold if self.defaults.rule == "threshold" else None
-            about = (self.name, self.tokenizer, self.chat_template, self.defaults.eos_token_ids, threshold)
-            return export.export_sdar(folder, self.model, *about)
-        if loaded is not None and loaded.base is not None:
-            adapter.save(folder, self.model, dict(adapter.own_parameters(self.model)), loaded.base)
+            save.sdar_config(self.config, self.name)  # before the weights are read
+            save.export_sdar(
+                folder,
+                self.model,
+                self.name,
+                tokenizer=self.tokenizer,
+                chat_template=self.chat_template,
+                ends=self.defaults.eos_token_ids,
+                threshold=self.defaults.threshold if self.defaults.rule == "threshold" else None,
+            )
+        elif self.loaded is not None:
+            save.save_again(folder, self.model, self.loaded, defaults)
         else:
-            family, raw = (None, None) if loaded is None else (loaded.family, loaded.raw_config)
-            raw = raw or self.config.to_dict()
-            if loaded is not None and family is not None and family.unread:
-                lost = checkpoint.unread(checkpoint.open_weights(loaded.path), family)
-                if lost:
-                    raise UnmaskError(
-                        f"model '{self.name}' has {len(lost)} tensors that are not read, {lost[0]!r} among them; "
-                        "saving would lose them, copy its folder instead"
-                    )
-            checkpoint.save(folder, raw, checkpoint.weights_to_save(self.model, family, raw), self.tokenizer)
-            if loaded is not None and family is not None:
-                generation = loaded.path / loading.GENERATION
-                if generation.is_file():
-                    write_text(folder / loading.GENERATION, generation.read_text(encoding="utf-8"))
-                return
-        write_text(folder / loading.GENERATION, json.dumps(asdict(self.defaults), indent=2) + "\n")
+            save.save_new(folder, self.model, self.tokenizer, defaults)
 
     def logits(
         self,
@@ -336,13 +330,13 @@ class DiffusionLM:
 
     def encode(self, prompt: Prompt) -> list[list[int]]:
         """The token ids that a prompt stands for, a row for each of a batch; chats as the template writes them."""
-        return encode(prompt, self.tokenizer, self.chat_template, self.config, self.name, self.special_tokens)
+        return encode(prompt, self.tokenizer, self.templates, self.config, self.name, self.special_tokens)
 
     def render_chat(
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, **variables: Any
     ) -> str:
         """Chat messages as the model's template writes them; `variables` are whatever else the template reads."""
-        return render_chat(messages, self.chat_template, self.name, tools, self.special_tokens, **variables)
+        return render_chat(messages, self.templates, self.name, tools, self.special_tokens, **variables)
 
     def encode_chat(
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, **variables: Any

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from unmask import DiffusionLM, UnmaskError
 from unmask.backends.native import network as native
 from unmask.backends.native.backend import PIECE, SLOT_STEP, NativeBackend, groups, pieces
-from unmask.checkpoints import weights as checkpoint
+from unmask.checkpoints import adapter_files
+from unmask.checkpoints.save import write_checkpoint
 from unmask.decoding.feed import TEXT, Columns, Feed, Sampling
 from unmask.decoding.sampling import propose
 from unmask.layout import Layout
@@ -55,13 +56,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNMASK_CACHE", str(root / "cache"))
         base = Transformer(ModelConfig(**SIZES)).initialise(0, std=0.12)
-        checkpoint.save(root / "base", base.config.to_dict(), dict(base.named_parameters()), None)
+        write_checkpoint(root / "base", base.config.to_dict(), dict(base.named_parameters()), None)
         network = adapter.attach(base, adapter.adapted_config(base.config, 4, width=64, chain=32))
         seeded = torch.Generator().manual_seed(1)
         tensors = {n: torch.randn(p.shape, generator=seeded) * 0.1 for n, p in adapter.own_parameters(network).items()}
         adapter.put(network, tensors)
         network.draft_vocabulary = torch.arange(0, 70)
-        adapter.save(root / "model", network, tensors, str(root / "base"))
+        adapter_files.save(root / "model", network, tensors, str(root / "base"))
         yield root / "model"
 
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from unmask import DiffusionLM, UnmaskError
 from unmask.backends.torch import TorchBackend
-from unmask.checkpoints import weights as checkpoint
+from unmask.checkpoints import adapter_files
+from unmask.checkpoints.save import write_checkpoint
 from unmask.decoding.feed import TEXT, Columns, Feed, Sampling
 from unmask.layout import Layout
 from unmask.models import adapter
@@ -60,14 +61,14 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def make_adapter(root: Path, kind: str) -> None:
     base = Transformer(ModelConfig(**SIZES)).initialise(0, std=0.3)
-    checkpoint.save(root / "base", base.config.to_dict(), dict(base.named_parameters()), None)
+    write_checkpoint(root / "base", base.config.to_dict(), dict(base.named_parameters()), None)
     config = adapter.adapted_config(base.config, 4, **{kind: 8}, chain=8)
     network = adapter.attach(base, config)
     generator = torch.Generator().manual_seed(1)
     tensors = {n: torch.randn(p.shape, generator=generator) * 0.2 for n, p in adapter.own_parameters(network).items()}
     adapter.put(network, tensors)
     network.draft_vocabulary = torch.arange(0, 60)
-    adapter.save(root / "model", network, tensors, str(root / "base"))
+    adapter_files.save(root / "model", network, tensors, str(root / "base"))
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +186,7 @@ def test_a_warm_start_needs_no_torch(folder: Path, pair: tuple[DiffusionLM, Diff
 def test_graphs_are_made_again_for_other_weights(folder: Path, pair: tuple[DiffusionLM, DiffusionLM]) -> None:
     backend = pair[1].backend
     assert isinstance(backend, OpenVINOBackend)
-    file = folder / adapter.SHARDS[1]
+    file = folder / adapter_files.SHARDS[1]
     data = file.read_bytes()
     os.utime(file)
     same = DiffusionLM.from_pretrained(folder, backend="openvino").backend

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from unmask.checkpoints import catalogue, entries
-from unmask.checkpoints import hub as pull
-from unmask.checkpoints.entries import ENTRIES, Hub, Package, Shipped
+from unmask.checkpoints import hub
+from unmask.checkpoints.hub import ENTRIES, Hub, Package, Shipped
 from unmask.errors import UnmaskError
 
 
@@ -20,52 +19,52 @@ def test_entries_say_all_that_fetching_needs() -> None:
         assert entry.licence
         assert entry.base is None or entry.base in ENTRIES
         if isinstance(entry.source, Shipped):
-            assert catalogue.is_present(entry)
+            assert hub.is_present(entry)
         if isinstance(entry.source, Package):
             assert [Path(entry.source.file).name] == [file.name for file in entry.files]
         for file in entry.files:
             assert Path(file.name).name == file.name
             assert re.fullmatch("[0-9a-f]{64}", file.sha256)
-    assert {e.name for e in ENTRIES.values() if isinstance(e.source, Shipped)} == set(catalogue.shipped())
+    assert {e.name for e in ENTRIES.values() if isinstance(e.source, Shipped)} == set(hub.shipped())
 
 
 def test_names_come_before_folders_and_paths_before_hub_ids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gguf_writer: Callable[..., Path]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pull, "pull_shown", lambda name: Path("fetched") / name)
+    monkeypatch.setattr(hub, "pull_shown", lambda name: Path("fetched") / name)
     (tmp_path / "austen").mkdir()
     (tmp_path / "runs" / "mine").mkdir(parents=True)
-    assert catalogue.find("austen") == catalogue.SHIPPED / "austen"
-    assert catalogue.find("./austen") == Path("austen")
-    assert catalogue.find("default") == catalogue.SHIPPED / "default"
-    assert catalogue.find("runs/mine") == Path("runs/mine")
-    assert catalogue.find("owner/mine") == Path("fetched/owner/mine")
-    assert catalogue.find("smollm2-135m-instruct") == Path("fetched/smollm2-135m-instruct")
+    assert hub.find("austen") == hub.SHIPPED / "austen"
+    assert hub.find("./austen") == Path("austen")
+    assert hub.find("default") == hub.SHIPPED / "default"
+    assert hub.find("runs/mine") == Path("runs/mine")
+    assert hub.find("owner/mine") == Path("fetched/owner/mine")
+    assert hub.find("smollm2-135m-instruct") == Path("fetched/smollm2-135m-instruct")
     path = gguf_writer(tmp_path / "runs" / "x.gguf")
-    assert catalogue.find(str(path)) == path
+    assert hub.find(str(path)) == path
 
 
 @pytest.mark.parametrize("name", ["", "nothing", "a/b/c", "../x", "/no/where", "a/..", "a b/c", "x.gguf", "a/b\n"])
 def test_unknown_names_are_refused(name: str) -> None:
     with pytest.raises(UnmaskError, match="smollm2-135m-instruct"):
-        catalogue.find(name if name else "nothing")
+        hub.find(name if name else "nothing")
 
 
 def test_hub_ids_make_an_entry_that_holds_no_code() -> None:
-    entry = entries.need("owner/name")
+    entry = hub.need("owner/name")
     assert entry.source == Hub("owner/name")
-    assert all(pattern.endswith((".json", ".safetensors", ".gguf")) for pattern in Hub("x/y").files)
+    assert all(pattern.endswith((".json", ".jinja", ".safetensors", ".gguf")) for pattern in Hub("x/y").files)
     with pytest.raises(UnmaskError, match="austen"):
-        entries.need("nothing")
+        hub.need("nothing")
 
 
 def test_the_cache_is_where_it_is_asked_to_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "own"))
-    assert pull.cache() == tmp_path / "own"
+    assert hub.cache() == tmp_path / "own"
     monkeypatch.delenv("UNMASK_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert pull.cache() == tmp_path / "xdg" / "unmask"
+    assert hub.cache() == tmp_path / "xdg" / "unmask"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert pull.cache() == tmp_path / ".cache" / "unmask"
+    assert hub.cache() == tmp_path / ".cache" / "unmask"

@@ -17,8 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unmask.checkpoints.families import registry
-from unmask.checkpoints.folder import CONFIG, INDEX, TOKENIZER, WEIGHTS, load_tokenizer
-from unmask.checkpoints.weights import load, read_tensors, save
+from unmask.checkpoints.folder import CONFIG, TOKENIZER
+from unmask.checkpoints.open import Checkpoint
+from unmask.checkpoints.safetensors import INDEX, WEIGHTS, read_tensors
+from unmask.checkpoints.save import write_checkpoint
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
 from unmask.models.transformer import Transformer
@@ -42,9 +44,13 @@ def folder(sound: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(sound, tmp_path / "model"))
 
 
+def load(folder: Path, dtype: str = "float32") -> Transformer:
+    return Checkpoint.open(folder, dtype=dtype).network()
+
+
 def write(folder: Path, model: Transformer) -> None:
     """Saves in our own layout, a tied head once."""
-    save(folder, model.config.to_dict(), {name: p.detach() for name, p in model.named_parameters()}, None)
+    write_checkpoint(folder, model.config.to_dict(), {name: p.detach() for name, p in model.named_parameters()}, None)
 
 
 def one_line(error: UnmaskError) -> str:
@@ -88,8 +94,8 @@ def edit_tensors(folder: Path, **changes: Tensor | None) -> None:
 def test_a_checkpoint_comes_back_as_it_was(options: dict[str, Any], tmp_path: Path, tiny: Tiny) -> None:
     model = tiny(**options)
     write(tmp_path / "one", model)
-    again, family = load(tmp_path / "one")
-    assert family is None  # our own layout
+    again = load(tmp_path / "one")
+    assert Checkpoint.open(tmp_path / "one").family is None  # our own layout
     assert again.config == model.config
     assert not again.training
     write(tmp_path / "two", again)
@@ -102,17 +108,17 @@ def test_a_checkpoint_comes_back_as_it_was(options: dict[str, Any], tmp_path: Pa
 
 
 def test_weights_are_read_in_the_dtype_asked_for(sound: Path) -> None:
-    assert {p.dtype for p in load(sound, dtype=torch.bfloat16)[0].parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in load(sound, dtype="bfloat16").parameters()} == {torch.bfloat16}
 
 
 def test_half_precision_weights_are_read(folder: Path, sound: Path) -> None:
     edit_tensors(folder, **{name: t.half() for name, t in load_file(sound / WEIGHTS).items()})
-    torch.testing.assert_close(load(folder)[0].state_dict(), load(sound)[0].state_dict(), atol=1e-3, rtol=1e-3)
-    assert {p.dtype for p in load(folder, dtype=None)[0].parameters()} == {torch.half}
+    torch.testing.assert_close(load(folder).state_dict(), load(sound).state_dict(), atol=1e-3, rtol=1e-3)
+    assert {p.dtype for p in load(folder, dtype="auto").parameters()} == {torch.half}
 
 
 def test_a_tied_head_stays_tied(sound: Path) -> None:
-    model, _ = load(sound)
+    model = load(sound)
     assert model.head.weight is model.embedding.weight
 
 
@@ -127,7 +133,7 @@ def test_shards_give_the_network_of_the_whole(folder: Path, sound: Path) -> None
     weight_map = {name: shard for shard, part in parts.items() for name in part}
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     ids = torch.arange(6)[None]
-    assert torch.equal(load(folder)[0](ids), load(sound)[0](ids))
+    assert torch.equal(load(folder)(ids), load(sound)(ids))
     (folder / "b.safetensors").unlink()
     assert "b.safetensors" in refused(folder)
 
@@ -424,12 +430,12 @@ def test_a_configuration_comes_back_from_its_mapping(tiny: Tiny) -> None:
 
 
 def test_a_folder_may_have_no_tokenizer(folder: Path) -> None:
-    assert load_tokenizer(folder) is None
+    assert Checkpoint.open(folder).tokenizer is None
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"model": {"type": "Nope"}}', "\x00"])
 def test_a_broken_tokenizer_raises_one_line(text: str, folder: Path) -> None:
     (folder / TOKENIZER).write_text(text)
     with pytest.raises(UnmaskError, match=TOKENIZER) as caught:
-        load_tokenizer(folder)
+        _ = Checkpoint.open(folder).tokenizer
     one_line(caught.value)

@@ -15,8 +15,8 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from unmask.checkpoints.export import SGLANG_MASK, sdar_config
 from unmask.checkpoints.families import sdar
+from unmask.checkpoints.save import SGLANG_MASK, sdar_config
 from unmask.cli.main import app
 from unmask.decoding.methods import DecodingDefaults
 from unmask.errors import UnmaskError
@@ -95,7 +95,7 @@ def test_config_class_is_python_that_transformers_takes(
         ({"norm": "layer"}, "norm is 'layer'"),
         ({"activation": "gelu"}, "activation is 'gelu'"),
         ({"rope_fraction": 0.5}, "rope_fraction is 0.5"),
-        ({"rope_yarn": (4.0, 64.0, 32.0, 1.0, 1.1)}, "rope_yarn is"),
+        ({"rope_scale": 1.1}, "rope_scale is"),
         ({"learned_positions": True}, "learned_positions is True"),
         ({"time_condition_size": 8}, "time_condition_size is 8"),
         ({"corruption": "uniform", "mask_token_id": None}, "corruption is 'uniform'"),

@@ -22,10 +22,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from unmask import DiffusionLM
-from unmask.checkpoints import folder as small_files
 from unmask.checkpoints import gguf as gguf_file
-from unmask.checkpoints import weights as checkpoint
-from unmask.checkpoints.special_tokens import free_token
+from unmask.checkpoints.open import Checkpoint
+from unmask.checkpoints.tokens import free_token
 from unmask.errors import UnmaskError
 
 Writer = Callable[..., Path]
@@ -132,8 +131,8 @@ def test_side_files_take_the_place_of_the_metadata(small: Path, tmp_path: Path) 
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "chat_template.jinja", "config.json", "tokenizer.json", "toy.gguf",
     ]  # fmt: skip
-    assert small_files.read_config(tmp_path) == file.config()
-    tokenizer = small_files.load_tokenizer(tmp_path)
+    assert Checkpoint.open(tmp_path).raw_config == file.config()
+    tokenizer = Checkpoint.open(tmp_path).tokenizer
     assert tokenizer is not None
     assert tokenizer.to_str() == file.tokenizer().to_str()
 
@@ -169,7 +168,7 @@ def test_llamas_that_would_be_read_wrongly_are_refused(
 ) -> None:
     (tmp_path / "toy.gguf").write_bytes(small.read_bytes())
     (tmp_path / "config.json").write_text(json.dumps({**gguf_file.read(small).config(), **change}))
-    assert words in refused(lambda: checkpoint.load(tmp_path))
+    assert words in refused(lambda: Checkpoint.open(tmp_path).network())
 
 
 def test_reading_and_finding_need_no_torch(small: Path) -> None:
@@ -178,9 +177,9 @@ def test_reading_and_finding_need_no_torch(small: Path) -> None:
         package = types.ModuleType("unmask")  # without what the package itself imports
         package.__path__, path = [sys.argv[1]], pathlib.Path(sys.argv[2])
         sys.modules["unmask"] = package
-        from unmask.checkpoints import catalogue
+        from unmask.checkpoints import hub
         from unmask.checkpoints import gguf as gguf_file
-        assert catalogue.find(str(path)) == path
+        assert hub.find(str(path)) == path
         file = gguf_file.read(path)
         file.side_files(), dict(file.arrays())
         assert "torch" not in sys.modules
@@ -283,13 +282,13 @@ def test_types_and_models_that_cannot_be_read_are_named(gguf_writer: Writer, wei
         assert "Q4_1" in message
     gguf_writer(path, written, architecture="qwen2")
     assert "'qwen2'" in refused(lambda: gguf_file.read(path))
-    gguf_writer(path, written, extra=lambda w: w.add_tensor("rope_freqs.weight", np.ones(8, np.float32)))
-    assert "rope_freqs.weight" in refused(lambda: gguf_file.read(path))
+    gguf_writer(path, written, extra=lambda w: w.add_tensor("blk.0.attn_sinks.weight", np.ones(8, np.float32)))
+    assert "attn_sinks" in refused(lambda: gguf_file.read(path))
     gguf_writer(path, written, pre="llama-bpe")
     assert "tokenizer.json" in refused(gguf_file.read(path).tokenizer)
     gguf_writer(path, written, extra=lambda w: w.add_expert_count(8))
     assert "llama.expert_count" in refused(gguf_file.read(path).config)
-    gguf_writer(path, written, extra=lambda w: w.add_string("llama.rope.scaling.type", "yarn"))
+    gguf_writer(path, written, extra=lambda w: w.add_string("llama.rope.scaling.type", "longrope"))
     assert "llama.rope.scaling.type" in refused(gguf_file.read(path).config)
 
 
@@ -301,7 +300,7 @@ def test_files_that_are_not_there_or_not_gguf(tmp_path: Path, small: Path) -> No
         assert "x.gguf" in refused(lambda: gguf_file.read(path))
     path.write_bytes(small.read_bytes())
     (tmp_path / "y.gguf").write_bytes(small.read_bytes())
-    assert "2 GGUF files" in refused(lambda: checkpoint.load(tmp_path))
+    assert "2 GGUF files" in refused(lambda: Checkpoint.open(tmp_path).network())
 
 
 @pytest.mark.parametrize("count", [2**31, 2**40, 2**63, 2**64 - 1])
@@ -321,7 +320,7 @@ def read_all(path: Path) -> None:
     read.side_files()
     for _ in read.arrays():
         pass
-    checkpoint.load(path)
+    Checkpoint.open(path).network()
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])

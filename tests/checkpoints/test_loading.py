@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.load import PUBLIC
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from unmask.checkpoints import inspection, memory, recognition
-from unmask.checkpoints import weights as checkpoint
+from unmask.checkpoints import inspect as inspection
+from unmask.checkpoints import memory, weights
 from unmask.checkpoints.families import registry
-from unmask.checkpoints.folder import CONFIG, WEIGHTS
-from unmask.checkpoints.inspection import inspect, lines
-from unmask.checkpoints.sizes import PUBLIC, parameters
+from unmask.checkpoints.folder import CONFIG
+from unmask.checkpoints.inspect import inspect, lines, parameters
+from unmask.checkpoints.open import Checkpoint
+from unmask.checkpoints.safetensors import WEIGHTS, TensorFiles
 from unmask.errors import UnmaskError
 
 FIXTURES = Path(__file__).parents[1] / "conformance"
@@ -43,7 +45,7 @@ def assert_one_line(error: UnmaskError) -> None:
 
 def refused(folder: Path) -> str:
     with pytest.raises(UnmaskError) as caught:
-        checkpoint.load(folder)
+        Checkpoint.open(folder).network()
     message = str(caught.value)
     assert len(message.splitlines()) == 1, message
     return message
@@ -54,26 +56,27 @@ def refused(folder: Path) -> str:
 
 def test_weights_that_do_not_fit_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = copy("llada", tmp_path / "model")
-    monkeypatch.setattr(checkpoint.TensorFiles, "tensors", None)  # reading would raise a TypeError
+    monkeypatch.setattr(TensorFiles, "tensors", None)  # reading would raise a TypeError
     monkeypatch.setattr(memory, "available", lambda: 1000)
     assert "0.00 GB is free; take dtype bfloat16" in refused(folder)
     with pytest.raises(UnmaskError, match=r"is free; free some") as caught:
-        checkpoint.load(folder, dtype=torch.bfloat16)
+        Checkpoint.open(folder, dtype="bfloat16").network()
     assert "bfloat16" not in str(caught.value)
 
 
 def test_what_is_needed_follows_the_dtype(tmp_path: Path) -> None:
     folder = copy("diffugpt", tmp_path / "model")
-    found, weights = recognition.recognise(folder), checkpoint.open_weights(folder)
-    model = checkpoint.build(found.config, weights, "x")
-    table = checkpoint.weight_table(model, found.family)
+    found = Checkpoint.open(folder)
+    stored = found.folder.weights
+    model = weights.build(found.config, stored, "x")
+    table = weights.weight_table(model, found.family)
     values = sum(t.numel() for t in load_file(folder / WEIGHTS).values())
     for dtype, size in ((None, 4), (torch.float32, 4), (torch.bfloat16, 2)):
-        assert checkpoint.needed_bytes(model, weights, table, dtype) == values * size
+        assert weights.needed_bytes(model, stored, table, dtype) == values * size
 
 
 def test_a_network_is_on_its_device_in_its_dtype(tmp_path: Path) -> None:
-    model, _ = checkpoint.load(copy("llada2_moe", tmp_path / "model"), dtype=torch.bfloat16)
+    model = Checkpoint.open(copy("llada2_moe", tmp_path / "model"), dtype="bfloat16").network()
     assert {(p.dtype, p.device.type) for p in model.parameters()} == {(torch.bfloat16, "cpu")}
     assert model.rope_cos.dtype == torch.float32
 
@@ -133,7 +136,7 @@ def test_an_unknown_family_says_what_was_looked_at(tmp_path: Path) -> None:
         ("dream", {"use_sliding_window": True}),
         ("dream", {"layer_types": ["sliding_attention"]}),
         ("dream", {"hidden_act": "gelu"}),
-        ("dream", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+        ("dream", {"rope_scaling": {"type": "su", "factor": 2.0}}),
         ("llada_moe", {"moe_router_score_function": "sigmoid"}),
         ("diffugpt", {"activation_function": "relu"}),
         ("diffugpt", {"scale_attn_by_inverse_layer_idx": True}),
@@ -176,7 +179,7 @@ def test_any_configuration_loads_or_raises_one_line(
     lines(result.record)
     json.dumps(result.record)
     if result.problem is None:
-        checkpoint.load(folder)
+        Checkpoint.open(folder).network()
     else:
         assert refused(folder) == result.problem
 
@@ -186,7 +189,7 @@ def test_any_configuration_loads_or_raises_one_line(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parameters_are_counted_from_the_config(family: str) -> None:
-    model, _ = checkpoint.load(FIXTURES / family)
+    model = Checkpoint.open(FIXTURES / family).network()
     count = parameters(model.config)
     assert count.total == model.num_parameters()
     assert count.per_token <= count.total

@@ -19,9 +19,8 @@ from typing import Any
 import pytest
 
 from unmask import DiffusionLM
-from unmask.checkpoints import catalogue
 from unmask.checkpoints import hub as pull
-from unmask.checkpoints.entries import ENTRIES, Entry, File, Package
+from unmask.checkpoints.hub import ENTRIES, Entry, File, Package
 from unmask.cli.main import main
 from unmask.errors import UnmaskError
 
@@ -105,7 +104,7 @@ def test_a_model_is_fetched_once_and_used_offline(
     toy: Path, data: bytes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """With the real pip, without an index."""
-    assert not catalogue.is_present(ENTRIES["toy"])
+    assert not pull.is_present(ENTRIES["toy"])
     lm = DiffusionLM.from_pretrained("toy")
     out, err = capfd.readouterr()
     assert out == ""
@@ -113,13 +112,13 @@ def test_a_model_is_fetched_once_and_used_offline(
     assert str(toy) in err
     assert (toy / "toy.gguf").read_bytes() == data
     files = ["chat_template.jinja", "config.json", "tokenizer.json", "toy.gguf"]
-    assert sorted(p.name for p in toy.iterdir()) == files
+    assert sorted(p.name for p in toy.iterdir()) == [pull.CHECKED, *files]
     assert list(toy.parent.iterdir()) == [toy]
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("the network was used"))
     assert DiffusionLM.from_pretrained("toy").generate("the", 4).token_ids == lm.generate("the", 4).token_ids
-    assert pull.pull("toy") == pull.check("toy") == catalogue.find("toy") == toy
+    assert pull.pull("toy") == pull.check("toy") == pull.find("toy") == toy
     assert capfd.readouterr().err == ""
-    assert catalogue.is_present(ENTRIES["toy"])
+    assert pull.is_present(ENTRIES["toy"])
 
 
 def test_pip_runs_no_code_of_the_package_and_its_bytes_are_counted(toy: Path, fake_pip: Callable[..., Path]) -> None:
@@ -234,7 +233,7 @@ def test_damage_in_the_cache(toy: Path, data: bytes, fake_pip: Callable[..., Pat
     assert pull.pull("toy") == toy  # of another size: fetched again
     assert path.read_bytes() == data
     path.write_bytes(data[:-1] + b"\x55")
-    with pytest.raises(UnmaskError, match="remove it and run: unmask pull toy"):
+    with pytest.raises(UnmaskError, match=r"\(SHA-256\); run: unmask pull toy"):
         pull.check("toy")
     (toy / "config.json").unlink()
     pull.pull("toy")  # half there: fetched again
@@ -248,7 +247,7 @@ def test_a_file_put_there_by_hand(toy: Path, data: bytes, fake_pip: Callable[...
     assert "no route to host" in refused()
     calls.unlink()
     (toy / "toy.gguf").write_bytes(data)
-    assert catalogue.find("toy") == toy
+    assert pull.find("toy") == toy
     assert (toy / "tokenizer.json").is_file()
     assert not calls.exists()
 
@@ -270,7 +269,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, snapshot: Callable[..., Any] | None) ->
 def test_the_hub(data: bytes, monkeypatch: pytest.MonkeyPatch, toy: Path) -> None:
     def snapshot(repo: str, *, revision: str | None, allow_patterns: list[str], local_dir: str) -> str:
         assert (repo, revision) == ("owner/name", None)
-        assert allow_patterns == ["*.json", "*.safetensors", "*.gguf"]
+        assert allow_patterns == ["*.json", "*.jinja", "*.safetensors", "*.gguf"]
         for name in ("toy.gguf", "modeling.py", "model.bin", "extra/config.json", ".cache/x.json"):
             path = Path(local_dir) / name
             path.parent.mkdir(exist_ok=True)
@@ -278,12 +277,12 @@ def test_the_hub(data: bytes, monkeypatch: pytest.MonkeyPatch, toy: Path) -> Non
         return local_dir
 
     hub(monkeypatch, snapshot)
-    folder = catalogue.find("owner/name")
+    folder = pull.find("owner/name")
     assert folder == toy.parent / "owner--name"
     files = ["chat_template.jinja", "config.json", "tokenizer.json", "toy.gguf"]
     assert sorted(p.name for p in folder.iterdir()) == files
     hub(monkeypatch, None)
-    assert catalogue.find("owner/name") == folder  # offline ever after
+    assert pull.find("owner/name") == folder  # offline ever after
     assert "pip install 'unmask[hub]'" in refused("owner/other")
 
 

@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from unmask.checkpoints import folder, recognition
-from unmask.checkpoints.special_tokens import MASK_NAME, TokenFiles, resolve
+from unmask.checkpoints.open import Checkpoint
+from unmask.checkpoints.tokens import MASK_NAME, TokenFiles, resolve
 from unmask.errors import UnmaskError
 
 SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
 DREAM = {"architectures": ["DreamModel"], "vocab_size": 152064, "max_position_embeddings": 32, **SIZES}
 
 
-def write(path: Path, config: dict[str, Any], **files: Any) -> recognition.Recognised:
+def write(path: Path, config: dict[str, Any], **files: Any) -> Checkpoint:
     """A folder with config.json and other small files (name without .json, then content), recognised."""
     path.mkdir(parents=True, exist_ok=True)
     for name, content in {"config": config, **files}.items():
         (path / f"{name}.json").write_text(json.dumps(content))
-    return recognition.recognise(path)
+    return Checkpoint.open(path)
 
 
 def tokenizer(*added: tuple[int, str], size: int = 3) -> dict[str, Any]:
@@ -46,10 +46,10 @@ def test_names_of_other_tokens(name: str) -> None:
 def test_the_config_comes_first_and_the_family_last(tmp_path: Path) -> None:
     found = write(tmp_path / "usual", DREAM)
     assert (found.config.mask_token_id, found.origins["mask"]) == (151666, "the family's usual id")
-    assert (found.config.eos_token_id, found.ends) == (151643, (151645,))
+    assert (found.config.eos_token_id, found.defaults.eos_token_ids) == (151643, (151645,))
     found = write(tmp_path / "named", DREAM, tokenizer=tokenizer((151660, "<|mask|>"), (151645, "<|im_end|>")))
     assert (found.config.mask_token_id, found.origins["mask"]) == (151660, "the tokenizer")
-    assert found.ends == (151645,)
+    assert found.defaults.eos_token_ids == (151645,)
     own = {**DREAM, "mask_token_id": 151666, "eos_token_id": [151643, 7], "pad_token_id": 151643}
     files = {
         "tokenizer": tokenizer((151660, "<|mask|>"), (151667, "<|dlm_pad|>"), (9, "<end>")),
@@ -59,7 +59,7 @@ def test_the_config_comes_first_and_the_family_last(tmp_path: Path) -> None:
     found = write(tmp_path / "all", own, **files)
     assert (found.config.mask_token_id, found.origins["mask"]) == (151666, "config.json")
     assert found.config.eos_token_id == 151643
-    assert found.ends == (5, 7, 9)  # the turn's usual id is not one of this tokenizer's
+    assert found.defaults.eos_token_ids == (5, 7, 9)  # the turn's usual id is not one of this tokenizer's
     assert sorted(note.split()[0] for note in found.notes) == ["eos", "mask", "pad"]
 
 
@@ -88,7 +88,7 @@ def test_ids_of_side_files_outside_the_vocabulary_are_left_out(tmp_path: Path) -
     files = {"tokenizer": tokenizer((60, "<mask>"), (61, "<pad>")), "tokenizer_config": {"pad_token": "<pad>"}}
     found = write(tmp_path, small, generation_config={"eos_token_id": [3, 70]}, **files)
     assert (found.config.mask_token_id, found.config.pad_token_id) == (None, None)
-    assert (found.config.eos_token_id, found.ends) == (3, ())
+    assert (found.config.eos_token_id, found.defaults.eos_token_ids) == (3, ())
 
 
 def test_wrong_vocabularies_and_masks_are_refused(tmp_path: Path) -> None:
@@ -110,25 +110,25 @@ def test_side_files_of_wrong_content_are_read_for_what_is_right(tmp_path: Path) 
     }
     found = write(tmp_path, DREAM, **files)
     assert (found.config.mask_token_id, found.config.eos_token_id) == (5, 4)
-    assert folder.load_template(tmp_path) is None
+    assert Checkpoint.open(tmp_path).chat_template is None
     for name in files:
         (tmp_path / f"{name}.json").write_text("[]")
         with pytest.raises(UnmaskError, match=name):
-            recognition.recognise(tmp_path)
+            Checkpoint.open(tmp_path)
         (tmp_path / f"{name}.json").unlink()
 
 
 def test_older_chat_templates_are_found(tmp_path: Path) -> None:
     write(tmp_path, DREAM, tokenizer_config={"chat_template": "{{ messages }}"})
-    assert folder.load_template(tmp_path) == "{{ messages }}"
+    assert Checkpoint.open(tmp_path).chat_template == "{{ messages }}"
     (tmp_path / "chat_template.jinja").write_text("newer")
-    assert folder.load_template(tmp_path) == "newer"
+    assert Checkpoint.open(tmp_path).chat_template == "newer"
 
 
 def test_code_of_the_checkpoint_is_named_and_not_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = write(tmp_path, {**DREAM, "auto_map": {"AutoModel": "modeling_dream.DreamModel"}})
     assert "modeling_dream" in found.notes[0]
-    recognition.say(found)
+    found.say()
     assert "not run" in caplog.text
 
 

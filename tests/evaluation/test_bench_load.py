@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from benchmarks import load as bench_load
 
-from unmask.checkpoints import weights as checkpoint
-from unmask.checkpoints.tensor_files import TensorFiles
+from unmask.checkpoints.open import Checkpoint
+from unmask.checkpoints.safetensors import TensorFiles
 from unmask.errors import UnmaskError
 
 
@@ -20,7 +20,9 @@ def test_a_synthetic_checkpoint_is_sharded_and_loads(tmp_path: Path) -> None:
     assert len(shards) > 2
     assert all(name.endswith(f"-of-{len(shards):05}.safetensors") for name in shards)
     assert files.bytes_by_dtype().keys() == {"BF16"}
-    model, family = checkpoint.load(tmp_path, dtype=None)
+    found = Checkpoint.open(tmp_path, dtype="auto")
+    model = found.network()
+    family = found.family
     assert family is not None
     assert model.embedding.weight.std() > 0.01
     assert (model.norm.weight == 1).all()

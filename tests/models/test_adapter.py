@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from unmask import DiffusionLM
 from unmask.attention import CausalMask
-from unmask.checkpoints import weights as checkpoint
+from unmask.checkpoints import adapter_files
+from unmask.checkpoints.folder import Folder
+from unmask.checkpoints.save import write_checkpoint
 from unmask.errors import UnmaskError
 from unmask.models import adapter
 from unmask.models.config import ModelConfig
@@ -40,12 +42,12 @@ def pair(tiny: Tiny, shape: dict[str, int], seed: int = 0) -> tuple[Transformer,
 
 
 def save(folder: Path, network: Transformer) -> None:
-    adapter.save(folder, network, dict(adapter.own_parameters(network)), "toy-base")
+    adapter_files.save(folder, network, dict(adapter.own_parameters(network)), "toy-base")
 
 
 def refused(folder: Path, base: Transformer, config: ModelConfig) -> str:
     with pytest.raises(UnmaskError) as caught:
-        adapter.load(folder, base, config)
+        adapter_files.load(Folder(folder), base, config)
     message = str(caught.value)
     assert len(message.splitlines()) == 1, message
     return message
@@ -60,11 +62,11 @@ def hidden(network: Transformer, gate: torch.Tensor | None = GATE) -> torch.Tens
 def test_a_folder_read_and_written_is_the_same_to_the_byte(shape: dict[str, int], tiny: Tiny, tmp_path: Path) -> None:
     base, network = pair(tiny, shape)
     save(tmp_path / "first", network)
-    again = adapter.load(tmp_path / "first", base, network.config)
+    again = adapter_files.load(Folder(tmp_path / "first"), base, network.config)
     assert not again.training
     save(tmp_path / "second", again)
     names = sorted(path.name for path in (tmp_path / "first").iterdir())
-    chained = [*adapter.SHARDS, "model.safetensors.index.json"]
+    chained = [*adapter_files.SHARDS, "model.safetensors.index.json"]
     assert names == ["adapter.json", "config.json", *(chained if "chain" in shape else ["model.safetensors"])]
     for name in names:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
@@ -75,7 +77,7 @@ def test_a_folder_read_and_written_is_the_same_to_the_byte(shape: dict[str, int]
     assert torch.equal(hidden(again), hidden(network))
     stored = json.loads((tmp_path / "first" / "adapter.json").read_text())
     assert stored == {"base": "toy-base", "embedding": adapter.fingerprint(base)}
-    assert all(t.dtype in (torch.bfloat16, torch.int32) for t in adapter.read(tmp_path / "first").values())
+    assert all(t.dtype in (torch.bfloat16, torch.int32) for t in adapter_files.read(tmp_path / "first").values())
 
 
 @shapes
@@ -89,18 +91,18 @@ def test_an_adapter_holds_no_tensor_of_its_base(shape: dict[str, int], tiny: Tin
         assert network.get_parameter(name).data_ptr() == parameter.data_ptr()
     assert network.head.weight is network.embedding.weight
     save(tmp_path, network)
-    assert adapter.read(tmp_path).keys() == own.keys() | {"draft_vocabulary"}
+    assert adapter_files.read(tmp_path).keys() == own.keys() | {"draft_vocabulary"}
 
 
 def test_a_folder_holds_the_last_adapter_that_was_saved_there(tiny: Tiny, tmp_path: Path) -> None:
     for shape in ({"rank": 0, "width": 6, "chain": 5}, {"rank": 4}, {"rank": 0, "width": 6, "chain": 5}):
         base, network = pair(tiny, shape)
         save(tmp_path, network)
-        again = adapter.load(tmp_path, base, network.config)
+        again = adapter_files.load(Folder(tmp_path), base, network.config)
         own = adapter.own_parameters(network)
         assert all(torch.equal(again.get_parameter(name), parameter) for name, parameter in own.items())
-    (tmp_path / adapter.SHARDS[1]).unlink()
-    assert adapter.SHARDS[1] in refused(tmp_path, base, network.config)
+    (tmp_path / adapter_files.SHARDS[1]).unlink()
+    assert adapter_files.SHARDS[1] in refused(tmp_path, base, network.config)
 
 
 @shapes
@@ -211,8 +213,8 @@ def test_a_model_by_its_folder_saves_what_it_read(tiny: Tiny, tmp_path: Path) ->
     """The base lies in a folder of its own, named by a path; the adapter's folder stays small."""
     base, network = pair(tiny, {"rank": 4})
     weights = {name: p.detach() for name, p in base.named_parameters()}
-    checkpoint.save(tmp_path / "base", base.config.to_dict(), weights, None)
-    adapter.save(tmp_path / "one", network, dict(adapter.own_parameters(network)), str(tmp_path / "base"))
+    write_checkpoint(tmp_path / "base", base.config.to_dict(), weights, None)
+    adapter_files.save(tmp_path / "one", network, dict(adapter.own_parameters(network)), str(tmp_path / "base"))
     lm = DiffusionLM.from_pretrained(tmp_path / "one", backend="torch")
     assert lm.config == network.config
     lm.save_pretrained(tmp_path / "two")

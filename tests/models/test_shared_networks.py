@@ -121,5 +121,6 @@ def test_nemotrons_texts_end_where_its_queries_would_be_scaled(tmp_path: Path) -
     raw = {"architectures": ["NemotronLabsDiffusionModel"], "rope_parameters": rope, "rope_theta": None}
     lm = dressed("stable_diffcoder", tmp_path / "nemotron", "encoder.", **raw)
     assert lm.config.max_length == 64
-    assert lm.config.rope_yarn == (16.0, 64.0, 32.0, 1.0, 1.0)
+    assert len(lm.config.rope_factors) == lm.config.rotary_size // 2
+    assert lm.config.rope_scale == 1.0
     assert lm.config.rope_theta == 1e6

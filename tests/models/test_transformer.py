@@ -32,7 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "qk layer norm": {"qk_norm": True, "norm": "layer"},
     "partial rope": {"rope_fraction": 0.5},
     "no rope": {"rope_fraction": 0.0},
-    "yarn": {"rope_yarn": (4.0, 16.0, 32.0, 1.0, 1.1)},
+    "yarn": {"rope_factors": (1.0, 2.0, 3.0, 4.0), "rope_scale": 1.1},
     "learned positions": {"learned_positions": True, "rope_fraction": 0.0},
     "grouped heads": {"num_kv_heads": 2},
     "wide heads": {"head_dim": 16},

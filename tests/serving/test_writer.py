@@ -117,7 +117,7 @@ def test_stops_read_new_tokens_only() -> None:
 
 
 def test_shipped_tokenizer_streams_its_own_text() -> None:
-    from unmask.checkpoints.catalogue import SHIPPED
+    from unmask.checkpoints.hub import SHIPPED
 
     path = Path(SHIPPED) / "austen" / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(path))

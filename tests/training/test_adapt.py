@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from unmask import DiffusionLM
+from unmask.checkpoints import adapter_files
 from unmask.cli.main import main
 from unmask.models import adapter
 from unmask.objectives.drafts import Drafts
@@ -122,13 +123,13 @@ def test_an_adapter_goes_on_from_another(tree: MakeTree, tmp_path: Path, refused
         return parse_recipe(tree(model=own, data=files, training__precision=False), "recipe", second)
 
     trainer = AdapterTrainer(going_on(), second / "adapter", QUIET, second / "model")
-    before, own = adapter.read(begun), adapter.own_parameters(trainer.network)
+    before, own = adapter_files.read(begun), adapter.own_parameters(trainer.network)
     assert {name for name in own if not name.startswith("chain.")} == before.keys() - {"draft_vocabulary"}
     assert all(torch.equal(own[name].detach(), t.float()) for name, t in before.items() if name in own)
     assert torch.equal(trainer.network.draft_vocabulary.int(), before["draft_vocabulary"])
     assert not own["chain.out"].any()
     folder = trainer.run()
-    assert {path.name for path in folder.glob("model*")} == {*adapter.SHARDS, "model.safetensors.index.json"}
+    assert {path.name for path in folder.glob("model*")} == {*adapter_files.SHARDS, "model.safetensors.index.json"}
     lm = DiffusionLM.from_pretrained(folder, backend="torch")
     prompt = [{"role": "user", "content": "what is it"}]
     texts = {mode: lm.generate(prompt, 24, mode=mode, temperature=0.0).token_ids for mode in ("ar", "verify")}

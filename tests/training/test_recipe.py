@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from unmask.checkpoints.entries import ENTRIES
+from unmask.checkpoints.hub import ENTRIES
 from unmask.models.config import ModelConfig
 from unmask.objectives.drafts import Drafts
 from unmask.objectives.masked import AR, BD3LM, MDLM

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from rich.console import Console
 from safetensors import SafetensorError
 
 from unmask import DiffusionLM
-from unmask.checkpoints import weights as checkpoint
+from unmask.checkpoints.safetensors import read_tensors, write_tensors
 from unmask.training.optimizer import learning_rate, make_optimizers
 from unmask.training.recipe import Recipe
 from unmask.training.tokenizer import train_tokenizer
@@ -83,8 +84,8 @@ def test_the_loss_falls_and_the_model_loads(
 
 
 def test_the_finished_model_is_the_average_that_was_validated(finished: Path) -> None:
-    checked = checkpoint.read_tensors(finished / "checkpoint-0000012" / "average.safetensors")
-    saved = checkpoint.read_tensors(finished / "model" / "model.safetensors")
+    checked = read_tensors(finished / "checkpoint-0000012" / "average.safetensors")
+    saved = read_tensors(finished / "model" / "model.safetensors")
     assert checked.keys() == saved.keys()
     for name, tensor in checked.items():
         torch.testing.assert_close(saved[name], tensor.to(torch.bfloat16))
@@ -179,7 +180,7 @@ def test_the_model_is_the_best_check_also_after_a_resume(
     first.config = replace(first.config, steps=4)
     first.run()
     trainer(recipe, tmp_path).run()
-    saved = checkpoint.read_tensors(tmp_path / "model" / "model.safetensors")
+    saved = read_tensors(tmp_path / "model" / "model.safetensors")
     assert all(torch.equal(saved[name], averages[1][name].to(torch.bfloat16)) for name in saved)
 
 
@@ -264,14 +265,14 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(
     kind: str,
     good: int,
 ) -> None:
-    calls, save = [], checkpoint.save_file
+    calls, save = [], safetensors.torch.save_file
 
     def save_some(*args: Any, **options: Any) -> None:
         calls.append(args)
         (save if len(calls) <= good else full_disk(kind))(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", save_some)
+        patch.setattr(safetensors.torch, "save_file", save_some)
         with refused("No space left on device", "checkpoint-0000008"):
             trainer(make_recipe(), tmp_path).run()
     assert [p.name for p in tmp_path.glob("checkpoint-*")] == ["checkpoint-0000004"]
@@ -285,7 +286,7 @@ def test_a_full_disk_leaves_the_finished_model(
 ) -> None:
     shutil.copytree(finished, tmp_path / "run")
     before = (tmp_path / "run/model/model.safetensors").read_bytes()
-    monkeypatch.setattr(checkpoint, "save_file", full_disk("os"))
+    monkeypatch.setattr(safetensors.torch, "save_file", full_disk("os"))
     with refused("No space left on device", tmp_path / "run/model"):
         trainer(make_recipe(), tmp_path / "run").run()
     assert (tmp_path / "run/model/model.safetensors").read_bytes() == before
@@ -305,10 +306,10 @@ def files_at_most(size: int) -> Iterator[None]:
 
 
 def test_tensors_that_cannot_be_written(refused: Refused, tmp_path: Path) -> None:
-    checkpoint.write_tensors(tmp_path / "w.safetensors", {"w": torch.zeros(3)})
+    write_tensors(tmp_path / "w.safetensors", {"w": torch.zeros(3)})
     with refused(tmp_path / "w.safetensors"), files_at_most(10_000):
-        checkpoint.write_tensors(tmp_path / "w.safetensors", {"w": torch.ones(100_000)})
-    assert checkpoint.read_tensors(tmp_path / "w.safetensors")["w"].tolist() == [0, 0, 0]
+        write_tensors(tmp_path / "w.safetensors", {"w": torch.ones(100_000)})
+    assert read_tensors(tmp_path / "w.safetensors")["w"].tolist() == [0, 0, 0]
     assert os.listdir(tmp_path) == ["w.safetensors"]
 
 

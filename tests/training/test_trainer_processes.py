@@ -16,7 +16,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from unmask.checkpoints import weights as checkpoint
+from unmask.checkpoints.safetensors import read_tensors
 from unmask.training.recipe import Recipe
 from unmask.training.trainer import Trainer
 
@@ -59,7 +59,7 @@ def test_a_killed_run_continues_its_own_curve(
     Trainer(make_recipe(), folder, Console(quiet=True)).run()
     for got, expected in zip(curve(folder), curve(finished), strict=True):
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
-    first, second = (checkpoint.read_tensors(f / "model" / "model.safetensors") for f in (folder, finished))
+    first, second = (read_tensors(f / "model" / "model.safetensors") for f in (folder, finished))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not list(folder.rglob(".*")), "a killed run's half-written files stay for ever"

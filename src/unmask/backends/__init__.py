@@ -15,7 +15,7 @@ from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
 
 if TYPE_CHECKING:
-    from unmask.checkpoints.loading import Loaded
+    from unmask.checkpoints.open import Checkpoint
     from unmask.models.transformer import Transformer
 
 BACKENDS = {
@@ -45,7 +45,7 @@ class Source:
 
     config: ModelConfig
     network: Callable[[], Transformer]
-    loaded: Loaded | None = None
+    loaded: Checkpoint | None = None
 
 
 class Module(Protocol):
@@ -83,7 +83,7 @@ def refusal(name: str, config: ModelConfig, device: str = "cpu") -> str | None:
     return None
 
 
-def choose(name: str, loaded: Loaded, dtype: str | None = None) -> str:
+def choose(name: str, loaded: Checkpoint, dtype: str | None = None) -> str:
     """The backend that `name` stands for with a model; `auto` is the fastest that runs it.
 
     dtype: of the weights, None for the backend's own choice.

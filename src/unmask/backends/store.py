@@ -13,24 +13,20 @@ from unmask.checkpoints import hub
 from unmask.files import replacing
 
 if TYPE_CHECKING:
-    from unmask.checkpoints.loading import Loaded
+    from unmask.checkpoints.open import Checkpoint
 
 KEY_LENGTH = 12
 HASHED = 64 << 20  # bytes of a file that are read for its name in the cache, some 30 ms; larger ones go by their time
 
 
-def compiled_folder(loaded: Loaded, backend: str, version: Any, write: Callable[[Path], None]) -> Path:
+def compiled_folder(loaded: Checkpoint, backend: str, version: Any, write: Callable[[Path], None]) -> Path:
     """Where a backend keeps a model; `write` fills a folder that is not there yet.
 
     Its name changes with all that it is made of: version, config, and the name, size and content (or time, where that
     is long to read) of the weights' files. What the same backend made of earlier weights is removed.
     """
     parts: list[Any] = [version, loaded.config.to_dict()]
-    for path in (loaded.path, loaded.base_path):
-        if path is not None:
-            beside = [] if path.is_file() else sorted(path.iterdir())
-            files = [path] if path.is_file() else [p for p in beside if p.suffix in (".safetensors", ".gguf")]
-            parts += [(file.name, file.stat().st_size, _content(file)) for file in files]
+    parts += [(file.name, file.stat().st_size, _content(file)) for file in loaded.weight_files()]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:KEY_LENGTH]
     prefix = f"{loaded.name}-{backend}-"
     where = hub.cache() / "compiled" / (prefix + key)

@@ -12,10 +12,11 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from unmask.checkpoints.special_tokens import free_token
+from unmask.checkpoints.tokens import free_token
 from unmask.errors import UnmaskError
 
 if TYPE_CHECKING:  # torch and the tokenizer library take long to import, and not every use needs them
@@ -34,9 +35,24 @@ STORED = {  # number of a type: name, values and bytes of a block
     30: ("BF16", 1, 2),
 }
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-STRING, ARRAY = 8, 9  # the types of metadata that are not scalars
-LONGEST_ARRAY, LONGEST_CONTEXT = 2**24, 2**20  # more entries or positions than any model has
-CONTROL, USER_DEFINED = 3, 4  # types of token
+STRING = 8  # the types of metadata that are not scalars
+ARRAY = 9
+LONGEST_ARRAY = 2**24  # more entries than any list has
+LONGEST_CONTEXT = 2**20  # more positions than any model reads
+CONTROL = 3  # types of token
+USER_DEFINED = 4
+ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # our names and the format's
+ENDS = ("eot", "eom")  # of a turn, of a message: they end an answer as well
+TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")  # by name, where no id says it
+ROPE_FACTORS = "rope_freqs.weight"
+READ = {  # keys below "llama." that are read; any other that says something is refused
+    "context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size", "rope.freq_base",
+    "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length",
+    "attention.layer_norm_rms_epsilon", "rope.dimension_count", "rope.scale_linear", "rope.scaling.type",
+    "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.finetuned", "tensor_data_layout",
+    "rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
+}  # fmt: skip
 
 WHOLE = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -71,7 +87,10 @@ class GGUF:
     """A GGUF file whose header was read and found sound; its tensors are read when asked for."""
 
     def __init__(self, path: Path, metadata: dict[str, Any], stored: list[StoredTensor]) -> None:
-        self.source, self.metadata, self._stored = path, metadata, stored
+        self.source = path
+        self.metadata = metadata
+        self._stored = [tensor for tensor in stored if tensor.name != ROPE_FACTORS]
+        self._rope_factors = [tensor for tensor in stored if tensor.name == ROPE_FACTORS]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor's shape by its Hugging Face name."""
@@ -90,18 +109,24 @@ class GGUF:
 
         Raises UnmaskError for a value that is missing or impossible, and where no control token is free.
         """
-        hidden, heads = self._number("llama.embedding_length"), self._number("llama.attention.head_count")
+        hidden = self._number("llama.embedding_length")
+        heads = self._number("llama.attention.head_count")
         head = self._number("llama.attention.key_length", hidden // heads)
-        context, theta = self._number("llama.context_length"), self._float("llama.rope.freq_base", 10000.0)
-        vocabulary, ids = self._vocabulary(), self._ids()
+        context = self._number("llama.context_length")
+        theta = self._float("llama.rope.freq_base", 10000.0)
+        vocabulary = self._vocabulary()
+        ids = self.special_ids
         if context > LONGEST_CONTEXT:
             raise self._damaged(f"says that it reads {context} tokens")
         if self._number("llama.rope.dimension_count", head) != head:
             raise UnmaskError(f"{self.source}: only part of each head is rotated, which no Llama model does")
-        for key in ("llama.rope.scaling.type", "llama.expert_count"):
-            if self.metadata.get(key) not in (None, 0, "none"):
-                raise UnmaskError(f"{self.source}: {key} is {self.metadata[key]!r:.40}, which cannot be read yet")
-        mask = free_token(self.special_tokens(), list(ids.values()), self.chat_template(), str(self.source))
+        if self._number("llama.attention.value_length", head) != head:
+            raise UnmaskError(f"{self.source}: values and keys have different widths, which no Llama model has")
+        for key, value in self.metadata.items():
+            if key.startswith("llama.") and key.removeprefix("llama.") not in READ and value not in (0, "none", ""):
+                raise UnmaskError(f"{self.source}: {key!r:.80} is {value!r:.40}, which cannot be read yet")
+        mask = free_token(self.special_tokens(), list(ids.values()), self.templates().get("default"), str(self.source))
+        ends = [id for role, id in ids.items() if role in ("eos", *ENDS)]
         return {
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
@@ -118,9 +143,11 @@ class GGUF:
             "max_position_embeddings": context,
             "rms_norm_eps": self._float("llama.attention.layer_norm_rms_epsilon"),
             "rope_theta": theta,
-            "rope_parameters": {"rope_type": "default", "rope_theta": theta},  # the newer spelling of the same
+            "rope_parameters": self._rope(theta, head, context),
             "tie_word_embeddings": "lm_head.weight" not in self.shapes(),
-            **ids,
+            "bos_token_id": ids.get("bos"),
+            "eos_token_id": ends if len(ends) > 1 else ids.get("eos"),
+            "pad_token_id": ids.get("pad"),
             "mask_token_id": mask,
         }
 
@@ -130,15 +157,12 @@ class GGUF:
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
 
-        key_heads = self._number("llama.attention.head_count_kv", self._number("llama.attention.head_count"))
-        heads = {"q_proj": self._number("llama.attention.head_count"), "k_proj": key_heads}
+        query_heads = self._number("llama.attention.head_count")
+        heads = {"q_proj": query_heads, "k_proj": self._number("llama.attention.head_count_kv", query_heads)}
         try:
             with self.source.open("rb") as file:
                 for tensor in self._stored:
-                    file.seek(tensor.start)
-                    data = file.read(tensor.size)
-                    if len(data) != tensor.size:  # cut since the header was read
-                        raise self._damaged(f"ends inside {tensor.name!r}")
+                    data = self._bytes(file, tensor)
                     rows = np.frombuffer(data, np.uint8).reshape(*tensor.shape[:-1], -1)
                     with np.errstate(all="ignore"):  # a damaged scale may overflow; NaN is then what was stored
                         values = dequantize(rows, GGMLQuantizationType(tensor.kind)).reshape(tensor.shape)
@@ -163,25 +187,54 @@ class GGUF:
         names = self._strings("tokenizer.ggml.tokens")
         return {i: names[i] for i, kind in enumerate(self._token_types(len(names))) if kind == CONTROL}
 
-    def chat_template(self) -> str | None:
-        """The Jinja template of a chat, where the file has one."""
-        value = self.metadata.get("tokenizer.chat_template")
-        return value if isinstance(value, str) else None
+    def templates(self) -> dict[str, str]:
+        """The Jinja templates of chats by name: "default" and whatever others the file has."""
+        start = "tokenizer.chat_template"
+        found = {key.removeprefix(start).lstrip("."): value for key, value in self.metadata.items() if start in key}
+        return {name or "default": text for name, text in found.items() if isinstance(text, str) and text}
+
+    @cached_property
+    def special_ids(self) -> dict[str, int]:
+        """Ids of bos, eos, unk, pad, eot and eom, as far as the file names them; one outside the vocabulary is none."""
+        names = self._strings("tokenizer.ggml.tokens")
+        size = len(names) or self._vocabulary()
+        out = {}
+        for role, theirs in (ROLES | {end: end for end in ENDS}).items():
+            key = f"tokenizer.ggml.{theirs}_token_id"
+            value = self.metadata.get(key, -1)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise self._damaged(f"has {key} {value!r:.40}, where a whole number is needed")
+            if 0 <= value < size:
+                out[role] = value
+        if "eot" not in out:
+            turns = [id for id, name in self.special_tokens().items() if name in TURN_ENDS]
+            if turns and turns[0] != out.get("eos"):
+                out["eot"] = turns[0]
+        return out
+
+    def token_names(self) -> dict[str, str]:
+        """Special tokens by the names that transformers gives them, such as "bos_token"."""
+        names = self._strings("tokenizer.ggml.tokens")
+        return {
+            f"{role}_token": names[id] for role, id in self.special_ids.items() if role in ROLES and id < len(names)
+        }
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the file's own vocabulary and merges make.
 
         Raises UnmaskError for one that is not byte-level BPE with SmolLM's splitting of digits.
         """
-        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-        model, pre = self.metadata.get("tokenizer.ggml.model"), self.metadata.get("tokenizer.ggml.pre")
+        model = self.metadata.get("tokenizer.ggml.model")
+        pre = self.metadata.get("tokenizer.ggml.pre")
         if (model, pre) != ("gpt2", "smollm"):
             raise UnmaskError(
                 f"{self.source}: its tokenizer ({model!r:.40}, splitting {pre!r:.40}) is not one that can be read; "
                 "put the file into a folder with the model's tokenizer.json and load the folder"
             )
-        names, pairs = self._strings("tokenizer.ggml.tokens"), self._strings("tokenizer.ggml.merges")
+        names = self._strings("tokenizer.ggml.tokens")
+        pairs = self._strings("tokenizer.ggml.merges")
         kinds = self._token_types(len(names))
         merges = [(left, right) for left, _, right in (pair.partition(" ") for pair in pairs)]
         vocabulary = {name: i for i, name in enumerate(names)}
@@ -198,13 +251,71 @@ class GGUF:
         control = [AddedToken(name, normalized=False, special=True) for name in self.special_tokens().values()]
         tokenizer.add_tokens(added)
         tokenizer.add_special_tokens(control)
+        start = self.special_ids.get("bos")
+        if self.metadata.get("tokenizer.ggml.add_bos_token") is True and start is not None:
+            tokenizer.post_processor = processors.TemplateProcessing(
+                single=[names[start], "$A"], special_tokens=[(names[start], start)]
+            )
         return tokenizer
 
     def side_files(self) -> dict[str, str]:
         """Text of the files that spare the next reader this one's metadata: config, tokenizer, chat template."""
         files = {"config.json": json.dumps(self.config(), indent=2) + "\n", "tokenizer.json": self.tokenizer().to_str()}
-        template = self.chat_template()
+        template = self.templates().get("default")
         return files if template is None else {**files, "chat_template.jinja": template}
+
+    def _bytes(self, file: BinaryIO, tensor: StoredTensor) -> bytes:
+        file.seek(tensor.start)
+        data = file.read(tensor.size)
+        if len(data) != tensor.size:  # cut since the header was read
+            raise self._damaged(f"ends inside {tensor.name!r}")
+        return data
+
+    def _rope(self, theta: float, head: int, context: int) -> dict[str, Any]:
+        """rope_parameters of config.json: how positions are stretched, as llama.cpp does it."""
+        kind = self.metadata.get("llama.rope.scaling.type", "linear")
+        factor = self._float("llama.rope.scaling.factor", self._float("llama.rope.scale_linear", 0.0)) or 1.0
+        attention = self._float("llama.rope.scaling.attn_factor", 1.0)
+        attention *= self._float("llama.rope.scaling.yarn_attn_factor", 1.0)
+        rope: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
+        if kind not in ("linear", "none", "yarn"):
+            raise UnmaskError(f"{self.source}: llama.rope.scaling.type is {kind!r:.40}, which cannot be read")
+        if not 0 < factor < 1e6 or not 0 < attention < 1e6:
+            raise self._damaged(f"stretches its positions by {factor}, its attention by {attention}")
+        if (attention != 1 and kind != "yarn") or (self._rope_factors and kind == "yarn"):
+            raise UnmaskError(f"{self.source}: llama.rope.scaling.type {kind} with other factors cannot be read")
+        if kind == "yarn":
+            original = self._number("llama.rope.scaling.original_context_length", context)
+            scale = 1.0 if factor <= 1 else 0.1 * math.log(factor) + 1.0
+            return rope | {
+                "rope_type": "yarn",
+                "factor": factor,
+                "original_max_position_embeddings": original,
+                "beta_fast": self._float("llama.rope.scaling.yarn_beta_fast", 32.0),
+                "beta_slow": self._float("llama.rope.scaling.yarn_beta_slow", 1.0),
+                "attention_factor": attention * scale,
+            }
+        factor = 1.0 if kind == "none" else factor
+        if self._rope_factors:
+            factors = [value * factor for value in self._factors(head)]
+            both = {"short_factor": factors, "long_factor": factors}
+            return (
+                rope
+                | {"rope_type": "longrope", "original_max_position_embeddings": context, **both}
+                | {"attention_factor": 1.0}
+            )
+        return rope if factor == 1 else rope | {"rope_type": "linear", "factor": factor}
+
+    def _factors(self, head: int) -> list[float]:
+        """What each pair's frequency is divided by (Llama 3.1 and later)."""
+        tensor = self._rope_factors[0]
+        if tensor.shape != (head // 2,) or STORED[tensor.kind][0] != "F32":
+            raise self._damaged(f"has rope_freqs of shape {list(tensor.shape)} for heads of {head}")
+        try:
+            with self.source.open("rb") as file:
+                return list(struct.unpack(f"<{head // 2}f", self._bytes(file, tensor)))
+        except OSError as error:
+            raise UnmaskError(f"{self.source} cannot be read ({error.strerror or error})") from None
 
     def _unpermuted(self, values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
         """GGUF rotates neighbouring rows of a head, Hugging Face (and we) row i with row i + half; moves rows back."""
@@ -215,22 +326,17 @@ class GGUF:
 
     def _vocabulary(self) -> int:
         """Rows of the embedding, which must be as many as there are tokens."""
-        shape, names = self.shapes().get("model.embed_tokens.weight"), self._strings("tokenizer.ggml.tokens")
+        shape = self.shapes().get("model.embed_tokens.weight")
+        names = self._strings("tokenizer.ggml.tokens")
         if shape is None or len(shape) != 2:
             raise self._damaged("has no table of embeddings (token_embd.weight)")
         if names and len(names) != shape[0]:
             raise self._damaged(f"has {len(names)} tokens for {shape[0]} embeddings")
         return shape[0]
 
-    def _ids(self) -> dict[str, int | None]:
-        """Start, end and padding; None where the file names none."""
-        theirs = {"bos": "bos", "eos": "eos", "pad": "padding"}
-        keys = {f"{ours}_token_id": f"tokenizer.ggml.{name}_token_id" for ours, name in theirs.items()}
-        return {ours: self._number(key) if key in self.metadata else None for ours, key in keys.items()}
-
     def _number(self, key: str, default: int | None = None) -> int:
         value = self.metadata.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < (0 if key.endswith("_id") else 1):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise self._damaged(f"has {key} {value!r:.40}, where a whole number is needed")
         return value
 
@@ -262,6 +368,9 @@ def find(source: Path) -> Path | None:
     if source.suffix == ".gguf" and source.is_file():
         return source
     files = sorted(source.glob("*.gguf"))
+    parts = [file for file in files if re.search(r"-\d{5}-of-\d{5}\.gguf$", file.name)]
+    if len(files) > 1 and parts == files:
+        raise UnmaskError(_joined(files[0], len(files)))
     if len(files) > 1:
         raise UnmaskError(f"{source} holds {len(files)} GGUF files; name the one to use, for example {files[0]}")
     return files[0] if files else None
@@ -280,8 +389,10 @@ class _Header:
     """Little-endian values in turn, never more bytes than the file has."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
-        self.path, self.file = path, file
-        self.size, self.at = path.stat().st_size, 0
+        self.path = path
+        self.file = file
+        self.size = path.stat().st_size
+        self.at = 0
 
     def take(self, count: int) -> bytes:
         if count > self.size - self.at:
@@ -310,7 +421,8 @@ class _Header:
             return self.number(SCALARS[kind])
         if kind != ARRAY:
             raise _damaged(self.path, f"has a value of the unknown type {kind}")
-        item, count = self.number("I"), self.number("Q")
+        item = self.number("I")
+        count = self.number("Q")
         if count > LONGEST_ARRAY or (item != STRING and item not in SCALARS):
             raise _damaged(self.path, f"has a list of {count} values of type {item}")
         if item == STRING:
@@ -320,18 +432,27 @@ class _Header:
 
 
 def _read(path: Path, header: _Header) -> GGUF:
-    if header.size < 4 or header.take(4) != b"GGUF":
+    magic = header.take(4) if header.size >= 4 else b""
+    if magic == b"vers":
+        raise UnmaskError(f"{path} is only a pointer to a file kept by Git LFS; fetch it with: git lfs pull")
+    if magic != b"GGUF":
         raise UnmaskError(f"{path} is not a GGUF file; copy or download it again")
     version = header.number("I")
     if version not in (2, 3):
         raise UnmaskError(f"{path} is GGUF version {version}; versions 2 and 3 (little-endian) can be read")
-    tensor_count, value_count = header.number("Q"), header.number("Q")
+    tensor_count = header.number("Q")
+    value_count = header.number("Q")
     metadata: dict[str, Any] = {}
     for _ in range(value_count):  # a huge count ends at the end of the file
         key = header.text()
         if key in metadata:
             raise _damaged(path, f"has {key!r:.60} twice")
         metadata[key] = header.value()
+    count = metadata.get("split.count", 0)
+    if isinstance(count, int) and count > 1:
+        raise UnmaskError(_joined(path, count))
+    if metadata.get("general.type") == "adapter":
+        raise UnmaskError(f"{path} is an adapter, not a model; merge it into its base with: llama-export-lora")
     architecture = metadata.get("general.architecture")
     if architecture != "llama":
         raise UnmaskError(f"{path} is of architecture {architecture!r:.40}; only 'llama' can be read from GGUF")
@@ -382,8 +503,8 @@ def _type_name(kind: int) -> str:
 def _translated(path: Path, name: str) -> str:
     """The Hugging Face name of a tensor."""
     layer = re.fullmatch(r"blk\.([0-9]{1,6})\.(\w+)\.weight", name)
-    if name in WHOLE:
-        return WHOLE[name]
+    if name in WHOLE or name == ROPE_FACTORS:
+        return WHOLE.get(name, name)
     if layer is None or layer[2] not in LAYER:
         raise UnmaskError(f"{path}: tensor {name!r:.60} is not one of a plain Llama model, so it cannot be read")
     return f"model.layers.{layer[1]}.{LAYER[layer[2]]}.weight"
@@ -391,3 +512,13 @@ def _translated(path: Path, name: str) -> str:
 
 def _damaged(path: Path, what: str) -> UnmaskError:
     return UnmaskError(f"{path} is damaged: it {what}; copy or download it again")
+
+
+def _joined(path: Path, count: int) -> str:
+    """What to say of a part of a split file."""
+    first = re.sub(r"-\d{5}-of-", "-00001-of-", path.name)
+    whole = re.sub(r"-\d{5}-of-\d{5}", "", path.name)
+    return (
+        f"{path} is one of the {count} parts of a split GGUF file; join them with: llama-gguf-split --merge "
+        f"{first} {whole}"
+    )

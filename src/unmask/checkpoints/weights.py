@@ -1,53 +1,87 @@
-"""Checkpoints: a folder with config.json, model.safetensors and tokenizer.json, or a GGUF file. No pickle is read."""
+"""From a checkpoint's tensors to a network and back: names, shapes, whether all fit, and how much memory they need."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Collection
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from unmask.checkpoints import gguf as gguf_file
-from unmask.checkpoints import memory, recognition
-from unmask.checkpoints.family import Family, Table
-from unmask.checkpoints.fit import Fit, Shape, compare
-from unmask.checkpoints.folder import CONFIG, TOKENIZER, WEIGHTS, gguf_of
-from unmask.checkpoints.tensor_files import DTYPES, TensorFiles, Tensors, read_file
+from unmask.checkpoints import memory
+from unmask.checkpoints.families.family import Family, Table, ends_of
+from unmask.checkpoints.folder import CONFIG, Tensors
+from unmask.checkpoints.foreign import quantised_by
+from unmask.checkpoints.safetensors import TensorFiles
 from unmask.errors import UnmaskError
-from unmask.files import replacing, write_text
 from unmask.models.config import ModelConfig
-from unmask.models.diffusion_gemma import DiffusionGemma
+from unmask.models.network import on_meta
 from unmask.models.transformer import Transformer
-from unmask.models.unfilled import unfilled
+
+if TYPE_CHECKING:
+    from unmask.checkpoints.open import Checkpoint
+
+Shape = tuple[int, ...]
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file; a missing, cut or hostile file raises UnmaskError."""
-    return read_file(path)
+@dataclass(frozen=True)
+class Fit:
+    """What a checkpoint lacks, has too much, or has in another shape (name, found, expected)."""
+
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+    misshapen: tuple[tuple[str, Shape, Shape], ...]
+
+    @property
+    def holds(self) -> bool:
+        return not (self.missing or self.extra or self.misshapen)
+
+    def line(self, source: str, config: str) -> str:
+        """One line with counts and the first few names."""
+        parts = []
+        for what, names in (("missing", self.missing), ("unknown", self.extra)):
+            if names:
+                parts.append(f"{_count(len(names))} {what} ({_few(names)})")
+        if self.misshapen:
+            name, found, expected = self.misshapen[0]
+            more = f" and {len(self.misshapen) - 1} more" if len(self.misshapen) > 1 else ""
+            shapes = f"{name!r:.100} is {list(found)!r:.60}, {config} asks for {list(expected)!r:.60}{more}"
+            parts.append(f"{_count(len(self.misshapen))} misshapen ({shapes})")
+        return f"{source} does not fit its {config}: {', '.join(parts)}; one of the two is of another model"
+
+    def problem(self, source: str, config: str) -> str | None:
+        """That line, or what quantised the tensors; None where everything is there."""
+        kind = quantised_by(self.extra)
+        if kind is not None:
+            return f"{source}: weights quantised by {kind} are not read; load the unquantised model"
+        return None if self.holds else self.line(source, config)
+
+    def check(self, source: str, config: str) -> None:
+        """Raises UnmaskError with that line unless everything is there."""
+        problem = self.problem(source, config)
+        if problem is not None:
+            raise UnmaskError(problem)
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file whole or not at all."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
-        try:
-            save_file(contiguous, str(temporary), metadata=metadata)
-            temporary.chmod(0o644)  # the library makes files that only their owner can read
-        except SafetensorError as error:  # the library reports a full disk as its own error
-            raise OSError(str(error)) from None
+def compare(found: Mapping[str, Shape], expected: Mapping[str, Shape], allowed: Collection[str] = ()) -> Fit:
+    """Compares a file's shapes with the expected ones; `allowed` names tensors that may be there and are not read."""
+    both = [name for name in expected if name in found and found[name] != expected[name]]
+    return Fit(
+        tuple(name for name in expected if name not in found),
+        tuple(sorted(found.keys() - expected.keys() - set(allowed))),
+        tuple((name, found[name], expected[name]) for name in both),
+    )
 
 
-def open_weights(source: Path) -> Tensors:
-    """The weights of a folder or a GGUF file, their headers read and checked."""
-    gguf = gguf_of(source)
-    return TensorFiles(source) if gguf is None else gguf_file.read(gguf)
+def _count(number: int) -> str:
+    return f"{number} tensor{'' if number == 1 else 's'}"
+
+
+def _few(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(f"{name!r:.100}" for name in names[:3]) + more
 
 
 def build(config: ModelConfig, weights: Tensors, source: str) -> Transformer:
@@ -63,8 +97,7 @@ def build(config: ModelConfig, weights: Tensors, source: str) -> Transformer:
         or tensors > 2 * len(shapes) + 2**10
     ):
         raise UnmaskError(f"{source} describes a network far larger than the weights beside it")
-    with unfilled():
-        return DiffusionGemma(config) if config.layout == "canvas" else Transformer(config)
+    return on_meta(config)
 
 
 def weight_table(model: Transformer, family: Family | None) -> Table:
@@ -84,17 +117,16 @@ def expected_shapes(model: Transformer, family: Family | None) -> dict[str, Shap
     return out
 
 
-def unread(weights: Tensors, family: Family) -> list[str]:
-    """The tensors of a checkpoint that its family leaves out (a vision tower's)."""
-    return [name for name in weights.shapes() if name.startswith(family.unread)]
-
-
 def fit(model: Transformer, weights: Tensors, family: Family | None, raw: dict[str, Any]) -> Fit:
     """How a checkpoint's tensors compare with those of a network."""
-    shapes, allowed = weights.shapes(), set()
+    shapes = weights.shapes()
+    allowed = set()
+    if model.config.tie_embeddings:  # a head that is stored as well is the embedding again, or it would not be tied
+        head, embedding = ends_of(model.config, family)
+        allowed = {head} if shapes.get(head) == shapes.get(embedding) else set()
     if family is not None:
-        allowed = {name for name in shapes if name.endswith(family.ignored)}
-        allowed |= {*family.constants(model.config, raw), *unread(weights, family)}
+        allowed |= {name for name in shapes if name.endswith(family.ignored) or name.startswith(family.unread)}
+        allowed |= family.constants(model.config, raw).keys()
     return compare(shapes, expected_shapes(model, family), allowed)
 
 
@@ -104,7 +136,7 @@ def needed_bytes(model: Transformer, weights: Tensors, names: Collection[str], d
     stored = weights.stored if isinstance(weights, TensorFiles) else {}
     total = 0 if model.config.attention else 2 * model.config.max_length * (model.config.rotary_size // 2) * 4
     for name in names:
-        own = DTYPES[stored[name].kind] if name in stored else torch.float32
+        own = stored[name].dtype if name in stored else torch.float32
         total += math.prod(shapes[name]) * (own if dtype is None else dtype).itemsize
     return total
 
@@ -142,39 +174,22 @@ def _transposed(name: str, family: Family | None) -> bool:
     return family is not None and name.endswith(family.transposed)
 
 
-def load(
-    folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = torch.float32
-) -> tuple[Transformer, Family | None]:
-    """The network of a checkpoint (a folder or a GGUF file) in evaluation mode, and its family (None: our own
-    layout). dtype None keeps the file's; a GGUF file's blocks become float32.
+def read_network(
+    checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype | None, device: torch.device
+) -> Transformer:
+    """The network of a checkpoint under a config, in evaluation mode; `Checkpoint.network` is what to call.
 
-    Peak memory is near the size of the weights: the network is built on the meta device and every parameter is
-    replaced by its tensor as it is read. Missing, unknown and misshapen tensors, and weights that the free memory
-    has no room for, raise UnmaskError before any tensor is read.
+    dtype None keeps the file's; a GGUF file's blocks become float32. Peak memory is near the size of the weights: the
+    network is built on the meta device and every parameter is replaced by its tensor as it is read. Missing, unknown
+    and misshapen tensors, and weights that the free memory has no room for, raise UnmaskError before any is read.
     """
-    found, device = recognition.recognise(folder), torch.device(device)
-    recognition.say(found)
-    weights = open_weights(folder)
-    model = build(found.config, weights, found.source)
-    fit(model, weights, found.family, found.raw).check(str(weights.source), CONFIG)
-    needed = needed_bytes(model, weights, weight_table(model, found.family), dtype)
+    weights = checkpoint.folder.weights
+    model = build(config, weights, checkpoint.folder.source)
+    fit(model, weights, checkpoint.family, checkpoint.raw_config).check(str(weights.source), CONFIG)
+    needed = needed_bytes(model, weights, weight_table(model, checkpoint.family), dtype)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
     half = "" if dtype is not None and dtype.itemsize <= 2 else "take dtype bfloat16, or "
-    memory.require(needed, str(folder), f"{half}free some, or use a machine with more", free)
-    load_weights(model, weights, found.family, dtype, device)
+    memory.require(needed, str(checkpoint.path), f"{half}free some, or use a machine with more", free)
+    load_weights(model, weights, checkpoint.family, dtype, device)
     model.make_rotary_tables()
-    return model.to(device).eval(), found.family
-
-
-def save(
-    folder: Path,
-    config: dict[str, Any],
-    weights: dict[str, Tensor],
-    tokenizer: Tokenizer | None,
-    metadata: dict[str, str] | None = None,
-) -> None:
-    """Writes a checkpoint folder's files, each whole or not at all; names and config as the layout has them."""
-    write_tensors(folder / WEIGHTS, weights, metadata)
-    if tokenizer is not None:
-        write_text(folder / TOKENIZER, tokenizer.to_str(pretty=False))
-    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    return model.to(device).eval()

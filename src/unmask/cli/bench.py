@@ -132,7 +132,7 @@ def _llama(lm: Any, llama: str, batch: int, console: Any) -> Any:
     from unmask.checkpoints import gguf as gguf_file
     from unmask.evaluation.speed import LlamaCpp
 
-    source = None if lm.loaded is None else lm.loaded.base_path or lm.loaded.path
+    source = None if lm.loaded is None else (lm.loaded.base or lm.loaded).path
     path = Path(llama) if llama not in ("", "no") else None if source is None else gguf_file.find(source)
     if llama == "no":
         return None

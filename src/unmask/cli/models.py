@@ -24,13 +24,13 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
         return
     from rich.console import Console
 
-    from unmask.checkpoints import catalogue, entries
+    from unmask.checkpoints import hub
     from unmask.cli.terminal import table
 
     records: list[dict[str, Any]] = []
-    for entry in entries.ENTRIES.values():
-        present = catalogue.is_present(entry)
-        folder = catalogue.place(entry)
+    for entry in hub.ENTRIES.values():
+        present = hub.is_present(entry)
+        folder = hub.place(entry)
         weights = folder / "model.safetensors"
         size = sum(f.size for f in entry.files) or (weights.stat().st_size if weights.is_file() else 0)
         records.append(
@@ -72,13 +72,13 @@ def inspect_command(
 
     Example: `unmask models inspect path/to/LLaDA-8B-Instruct`
     """
-    from unmask.checkpoints import inspection
+    from unmask.checkpoints import inspect
 
-    result = inspection.inspect(name)
+    result = inspect.inspect(name)
     if as_json:
         print(json.dumps(result.record))
     else:
-        for heading, said in inspection.lines(result.record):
+        for heading, said in inspect.lines(result.record):
             print(f"{heading:<11} {said}")
     if result.problem is not None:
         raise UnmaskError(result.problem)
@@ -95,7 +95,7 @@ def export(
 
     Example: `unmask export runs/mine/model exported --layout sdar --dtype bfloat16`
     """
-    from unmask.checkpoints.export import SGLANG_MASK
+    from unmask.checkpoints.save import SGLANG_MASK
 
     lm = load(model, "cpu", dtype, "torch")
     lm.save_pretrained(folder, layout)

@@ -21,16 +21,15 @@ def pull(
 
     Example: `unmask pull smollm2-135m-instruct`
     """
-    from unmask.checkpoints import catalogue, entries
-    from unmask.checkpoints import hub as fetching
+    from unmask.checkpoints import hub
 
-    entry = entries.need(name)
+    entry = hub.need(name)
     needed = [entry.name] if entry.base is None else [entry.base, entry.name]
     folders = {}
     for each in needed:  # an adapter is of no use without its base
-        shipped = isinstance(entries.need(each).source, entries.Shipped)
-        folders[each] = catalogue.find(each) if shipped or not check else fetching.check(each)
-    files = [{"name": f.name, "bytes": f.size, "sha256": f.sha256} for each in needed for f in entries.need(each).files]
+        shipped = isinstance(hub.need(each).source, hub.Shipped)
+        folders[each] = hub.find(each) if shipped or not check else hub.check(each)
+    files = [{"name": f.name, "bytes": f.size, "sha256": f.sha256} for each in needed for f in hub.need(each).files]
     if as_json:
         print(json.dumps({"name": entry.name, "folders": {k: str(v) for k, v in folders.items()}, "files": files}))
         return

@@ -16,6 +16,12 @@ Activation = Literal["swiglu", "geglu_tanh", "gelu", "gelu_tanh"]
 Router = Literal["softmax", "sigmoid"]
 Corruption = Literal["absorbing", "uniform"]
 Scores = Literal["logits", "log_score"]
+MixerName = Literal["attention"]  # the keys of mixers.MIXERS
+SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "intermediate_size",
+         "max_length")  # fmt: skip
+OPTIONAL_SIZES = ("time_condition_size", "block_length", "num_experts", "shared_expert_size", "first_dense_layers",
+                  "adapter_rank", "chain_width")  # fmt: skip
+TOKENS = [f"{role}_token_id" for role in ("mask", "eos", "bos", "pad", "delete", "insert")]
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,8 @@ class ModelConfig:
     norm_bias: bool = False
     rope_theta: float = 10000.0
     rope_fraction: float = 1.0  # share of each head that is rotated
-    rope_yarn: tuple[float, ...] = ()  # stretched: factor, trained length, fast and slow turns, scale of cos and sin
+    rope_factors: tuple[float, ...] = ()  # what each pair's frequency is divided by, for longer texts; empty: by 1
+    rope_scale: float = 1.0  # of cos and sin
     learned_positions: bool = False  # a table added to the embeddings, beside or instead of rotation
     qk_norm: bool = False
     qkv_bias: bool = False
@@ -74,6 +81,7 @@ class ModelConfig:
     chain_width: int = 0  # of the head that tells a draft the token before it; 0: none
     attention: tuple[LayerAttention, ...] = ()  # one for each layer; empty: all alike, as the fields above say
     logit_softcap: float = 0.0  # logits are bent into -cap .. cap by tanh; 0: not
+    mixer: MixerName = "attention"
     shift: bool = False  # the head scores the next position; un-shifted inside the network, once
     corruption: Corruption = "absorbing"  # uniform: it writes over random tokens and has no mask
     noise_schedule: NetworkSchedule = "log_linear"  # of the total noise that the network is told
@@ -98,39 +106,25 @@ class ModelConfig:
 
     def check(self) -> None:
         """Raises UnmaskError naming the first impossible value."""
-        positive = "vocab_size hidden_size num_layers num_heads num_kv_heads head_dim intermediate_size max_length"
-        for name in positive.split():
-            if getattr(self, name) < 1:
-                raise UnmaskError(f"model config: {name} must be at least 1, got {getattr(self, name)}")
-            if getattr(self, name) >= 2**24:
-                raise UnmaskError(f"model config: {name} {getattr(self, name)} is impossibly large")
-        for name in (
-            "time_condition_size",
-            "block_length",
-            "num_experts",
-            "shared_expert_size",
-            "first_dense_layers",
-            "adapter_rank",
-            "chain_width",
-        ):
-            if not 0 <= getattr(self, name) < 2**24:
-                raise UnmaskError(f"model config: {name} must be 0 or a sensible size, got {getattr(self, name)}")
-        if not 0 < self.rope_theta < float("inf"):
-            raise UnmaskError(f"model config: rope_theta must be above 0, got {self.rope_theta}")
+        for name in SIZES:
+            value = getattr(self, name)
+            if value < 1:
+                raise UnmaskError(f"model config: {name} must be at least 1, got {value}")
+            if value >= 2**24:
+                raise UnmaskError(f"model config: {name} {value} is impossibly large")
+        for name in OPTIONAL_SIZES:
+            value = getattr(self, name)
+            if not 0 <= value < 2**24:
+                raise UnmaskError(f"model config: {name} must be 0 or a sensible size, got {value}")
         if not 0 <= self.norm_eps < float("inf"):
             raise UnmaskError(f"model config: norm_eps must be at least 0, got {self.norm_eps}")
         if self.num_heads % self.num_kv_heads:
             raise UnmaskError(
                 f"model config: num_heads ({self.num_heads}) must be a multiple of num_kv_heads ({self.num_kv_heads})"
             )
-        if not 0.0 <= self.rope_fraction <= 1.0 or self.rotary_size % 2:
-            raise UnmaskError(
-                f"model config: rope_fraction {self.rope_fraction} of head_dim {self.head_dim} must be even and in 0..1"
-            )
+        self._check_rope()
         if self.num_experts:
             self._check_experts()
-        if self.rope_yarn:
-            self._check_yarn()
         if self.layout not in LAYOUT_KINDS or self.layout == "block_diffusion":
             raise UnmaskError(f"model config: layout '{self.layout}' is not one a model decodes with")
         if len(self.noise_range) != 2 or not 0 < self.noise_range[0] < self.noise_range[1] < 1e3:
@@ -140,29 +134,30 @@ class ModelConfig:
         self._check_attention()
         self._check_tokens()
 
+    def _check_rope(self) -> None:
+        if not 0 < self.rope_theta < float("inf"):
+            raise UnmaskError(f"model config: rope_theta must be above 0, got {self.rope_theta}")
+        if not 0.0 <= self.rope_fraction <= 1.0 or self.rotary_size % 2:
+            raise UnmaskError(
+                f"model config: rope_fraction {self.rope_fraction} of head_dim {self.head_dim} must be even and in 0..1"
+            )
+        pairs = self.rotary_size // 2
+        if self.rope_factors and (len(self.rope_factors) != pairs or not all(0 < f < 1e9 for f in self.rope_factors)):
+            raise UnmaskError(f"model config: rope_factors must be {pairs} values above 0, one for each rotated pair")
+        if not 0 < self.rope_scale < 1e9:
+            raise UnmaskError(f"model config: rope_scale must be above 0, got {self.rope_scale}")
+
     def _check_tokens(self) -> None:
-        for name in (
-            "mask_token_id",
-            "eos_token_id",
-            "bos_token_id",
-            "pad_token_id",
-            "delete_token_id",
-            "insert_token_id",
-        ):
+        for name in TOKENS:
             value = getattr(self, name)
             if value is not None and not 0 <= value < self.vocab_size:
                 raise UnmaskError(f"model config: {name} {value} is outside the vocabulary of {self.vocab_size}")
-
-        delete, insert = self.delete_token_id, self.insert_token_id
+        delete = self.delete_token_id
+        insert = self.insert_token_id
         if (delete is None) != (insert is None) or (delete is not None and delete in (insert, self.mask_token_id)):
             raise UnmaskError(
                 f"model config: delete_token_id {delete} and insert_token_id {insert} must be two tokens, not the mask"
             )
-
-    def _check_yarn(self) -> None:
-        values = self.rope_yarn
-        if len(values) != 5 or not all(0 < v < 1e9 for v in values) or values[2] < values[3] or self.rope_theta <= 1:
-            raise UnmaskError(f"model config: rope_yarn {list(values)} with rope_theta {self.rope_theta} is impossible")
 
     def _check_experts(self) -> None:
         if not 1 <= self.experts_per_token <= self.num_experts or not 1 <= self.expert_size < 2**24:
@@ -170,7 +165,8 @@ class ModelConfig:
                 f"model config: experts_per_token {self.experts_per_token} of num_experts {self.num_experts} "
                 f"with expert_size {self.expert_size} is impossible"
             )
-        groups, kept = self.expert_groups, self.expert_groups_kept
+        groups = self.expert_groups
+        kept = self.expert_groups_kept
         if (
             not 1 <= kept <= groups
             or self.num_experts % groups
@@ -221,15 +217,16 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "model config") -> ModelConfig:
         """Reads a mapping; unknown or wrongly typed fields raise UnmaskError naming them."""
-        values = {k: v for k, v in values.items() if k != "model_type"}
-        return build(cls, values, source)
+        ignored = {"model_type"} if values.get("rope_yarn") else {"model_type", "rope_yarn"}  # of earlier versions
+        return build(cls, {k: v for k, v in values.items() if k not in ignored}, source)
 
 
 def build(cls: type, values: dict[str, Any], source: str) -> Any:
     """Makes a flat dataclass from a mapping, refusing unknown, missing or wrongly typed fields."""
     if not isinstance(values, dict):
         raise UnmaskError(f"{source}: expected a mapping of fields, got {type(values).__name__}")
-    hints, typed = _hints(cls), dict[str, Any]()
+    hints = _hints(cls)
+    typed: dict[str, Any] = {}
     known = {f.name for f in fields(cls) if f.init}
     for name, value in values.items():
         if name not in known:
@@ -250,7 +247,8 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
     """The value, if it is of the hinted type (int passes for float; lists pass for tuples)."""
-    options, origin = get_args(hint), get_origin(hint)
+    options = get_args(hint)
+    origin = get_origin(hint)
     if origin is Literal:
         if value not in options:
             raise UnmaskError(f"{where} is {value!r}; use one of {', '.join(map(str, options))}")

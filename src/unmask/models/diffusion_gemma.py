@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from unmask.attention import AttentionMask, WindowMasks, attend
 from unmask.layout import PADDING, Coordinates, Layout
 from unmask.models.config import LayerAttention, ModelConfig
+from unmask.models.layers import ACTIVATIONS, MLP, make_norm
+from unmask.models.mixers import Attention, Context, KeyValueCache, rotate
 from unmask.models.moe import dispatch
-from unmask.models.transformer import ACTIVATIONS, MLP, Attention, KeyValueCache, Transformer, make_norm, rotate
+from unmask.models.transformer import Transformer
 
 Rope = tuple[Tensor, Tensor]
 
@@ -46,16 +48,17 @@ class GemmaAttention(Attention):
         if self.kind.keys_are_values:
             del self.v_proj
 
-    def forward(
-        self, x_BTD: Tensor, rope: Rope, mask: AttentionMask, cache: KeyValueCache | None, gate: Tensor | None
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
         shape = (*x_BTD.shape[:2], -1, self.width)
-        q, k = self.q_proj(x_BTD).view(shape), self.k_proj(x_BTD).view(shape)
+        q = self.q_proj(x_BTD).view(shape)
+        k = self.k_proj(x_BTD).view(shape)
         v = k if self.kind.keys_are_values else self.v_proj(x_BTD).view(shape)
         v = F.rms_norm(v.float(), v.shape[-1:], None, self.eps).to(v.dtype).transpose(1, 2)
-        q, k = rotate(self.q_norm(q).transpose(1, 2), *rope), rotate(self.k_norm(k).transpose(1, 2), *rope)
-        if cache is not None:
-            k, v = cache.update(self.layer, k, v)
+        q = rotate(self.q_norm(q).transpose(1, 2), *context.rope)
+        k = rotate(self.k_norm(k).transpose(1, 2), *context.rope)
+        if context.cache is not None:
+            k, v = context.cache.update(self.layer, k, v)
+        mask = context.mask
         if isinstance(mask, WindowMasks):
             mask = mask.by_window[self.kind.window]
         return self.o_proj(attend(q, k, v, mask, scale=1.0).transpose(1, 2).reshape(*shape[:2], -1))
@@ -86,9 +89,9 @@ class GemmaExperts(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        count, size, inner = config.num_experts, config.hidden_size, config.expert_size
-        self.gate_up = nn.Parameter(torch.zeros(count, 2 * inner, size))
-        self.down = nn.Parameter(torch.zeros(count, size, inner))
+        count = config.num_experts
+        self.gate_up = nn.Parameter(torch.zeros(count, 2 * config.expert_size, config.hidden_size))
+        self.down = nn.Parameter(torch.zeros(count, config.hidden_size, config.expert_size))
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, number: int, x_ND: Tensor) -> Tensor:
@@ -99,25 +102,35 @@ class GemmaExperts(nn.Module):
 class GemmaBlock(nn.Module):
     """Attention, then an MLP and experts side by side, each with a norm before and after it."""
 
+    norm1: nn.Module
+    mixer_norm: nn.Module
+    norm2: nn.Module
+    mlp_norm: nn.Module
+    norm3: nn.Module
+    experts_norm: nn.Module
+    sum_norm: nn.Module
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.mixer, self.mlp = GemmaAttention(config, layer), MLP(config, config.intermediate_size)
-        self.router, self.experts = GemmaRouter(config), GemmaExperts(config)
-        norms = [make_norm(config, config.hidden_size) for _ in range(7)]
-        self.norm1, self.mixer_norm, self.norm2, self.mlp_norm = norms[:4]
-        self.norm3, self.experts_norm, self.sum_norm = norms[4:]
-        self.text_scalar, self.canvas_scalar = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+        self.mixer = GemmaAttention(config, layer)
+        self.mlp = MLP(config, config.intermediate_size)
+        self.router = GemmaRouter(config)
+        self.experts = GemmaExperts(config)
+        for name in ("norm1", "mixer_norm", "norm2", "mlp_norm", "norm3", "experts_norm", "sum_norm"):
+            setattr(self, name, make_norm(config, config.hidden_size))
+        self.text_scalar = nn.Parameter(torch.ones(1))
+        self.canvas_scalar = nn.Parameter(torch.ones(1))
 
-    def forward(
-        self, x: Tensor, rope: Rope, mask: AttentionMask, cache: KeyValueCache | None, gate_BT1: Tensor | None
-    ) -> Tensor:
-        x = x + self.mixer_norm(self.mixer(self.norm1(x), rope, mask, cache, None))
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        x = x + self.mixer_norm(self.mixer(self.norm1(x), replace(context, gate_BT1=None)))
         flat = x.flatten(0, 1)
         index, weight = self.router(flat)
         routed = dispatch(self.norm3(flat), index, weight, self.experts).view_as(x)
         both = self.mlp_norm(self.mlp(self.norm2(x))) + self.experts_norm(routed)
-        text, canvas = self.text_scalar, self.canvas_scalar
-        return (x + self.sum_norm(both)) * (text if gate_BT1 is None else torch.where(gate_BT1, canvas, text))
+        scalar: Tensor = self.text_scalar
+        if context.gate_BT1 is not None:
+            scalar = torch.where(context.gate_BT1, self.canvas_scalar, scalar)
+        return (x + self.sum_norm(both)) * scalar
 
 
 class SelfConditioning(nn.Module):
@@ -125,7 +138,8 @@ class SelfConditioning(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.norm, self.mlp = make_norm(config, config.hidden_size), MLP(config, config.intermediate_size)
+        self.norm = make_norm(config, config.hidden_size)
+        self.mlp = MLP(config, config.intermediate_size)
         self.eps = config.norm_eps
 
     def forward(self, x: Tensor, signal: Tensor | None) -> Tensor:
@@ -173,7 +187,8 @@ class DiffusionGemma(Transformer):
         """
         if positions_BT is None:
             positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None]
-        x, gate = self._embed(ids_BT), None if gate_BT is None else gate_BT[..., None]
+        x = self._embed(ids_BT)
+        gate = None if gate_BT is None else gate_BT[..., None]
         if gate is not None:
             x = torch.where(gate, self.self_conditioning(x, signal_BTD), x)
         ropes: dict[tuple[float, ...], Rope] = {}
@@ -181,7 +196,7 @@ class DiffusionGemma(Transformer):
             kind = (layer.rope_theta, layer.head_dim, layer.rotated_pairs)
             if kind not in ropes:
                 ropes[kind] = rotary(layer, positions_BT)
-            x = block(x, ropes[kind], mask, cache, gate)
+            x = block(x, Context(ropes[kind], mask, cache, gate))
         return self.norm(x)
 
     def canvas_logits(self, ids_BT: Tensor, valid_BT: Tensor, canvas_length: int) -> Tensor:

@@ -61,7 +61,9 @@ class MixtureOfExperts(nn.Module):
 
     def __init__(self, config: ModelConfig, experts: nn.ModuleList, shared: nn.Module | None) -> None:
         super().__init__()
-        self.router, self.experts, self.shared = Router(config), experts, shared
+        self.router = Router(config)
+        self.experts = experts
+        self.shared = shared
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(0, -2)

@@ -7,183 +7,35 @@ C width of the time condition.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
-from typing import Protocol
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmask.attention import AttentionMask, attend
+from unmask.attention import AttentionMask
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
 from unmask.models.draft_head import Chain
+from unmask.models.layers import MLP, Bottleneck, make_norm
+from unmask.models.mixers import MIXERS, Context, KeyValueCache
 from unmask.models.moe import MixtureOfExperts
-from unmask.models.yarn import stretched
-
-
-class KeyValueCache(Protocol):
-    """What attention needs of a cache: keep this window's keys and values, return all visible ones."""
-
-    def update(self, layer: int, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]: ...
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm in float32 (arXiv 1910.07467)."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), x.shape[-1:], self.weight.float(), self.eps).to(x.dtype)
-
-
-class LayerNorm(nn.Module):
-    """Layer norm in float32, with or without a bias."""
-
-    def __init__(self, size: int, eps: float, bias: bool) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.bias = nn.Parameter(torch.zeros(size)) if bias else None
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.float()
-        return F.layer_norm(x.float(), x.shape[-1:], self.weight.float(), bias, self.eps).to(x.dtype)
-
-
-def make_norm(config: ModelConfig, size: int) -> nn.Module:
-    if config.norm == "rms":
-        return RMSNorm(size, config.norm_eps)
-    return LayerNorm(size, config.norm_eps, config.norm_bias)
 
 
 def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
     """cos and sin [length, rotary_size / 2], float32 (RoPE, arXiv 2104.09864; half-split pairs)."""
     size = config.rotary_size
     frequency = config.rope_theta ** (-torch.arange(0, size, 2, dtype=torch.float64) / max(size, 1))
-    scale = 1.0
-    if config.rope_yarn:
-        *how, scale = config.rope_yarn
-        frequency = stretched(frequency, config.rope_theta, *how)
-    cos, sin = torch.empty(length, size // 2), torch.empty(length, size // 2)
+    if config.rope_factors:
+        frequency = frequency / torch.tensor(config.rope_factors, dtype=torch.float64)
+    cos = torch.empty(length, size // 2)
+    sin = torch.empty(length, size // 2)
     for start in range(0, length, 8192):  # in pieces: the angles' float64 is twice as large as both tables
         position = torch.arange(start, min(start + 8192, length), dtype=torch.float64)
         angle = position[:, None] * frequency
-        cos[start : start + 8192], sin[start : start + 8192] = angle.cos() * scale, angle.sin() * scale
+        cos[start : start + 8192] = angle.cos() * config.rope_scale
+        sin[start : start + 8192] = angle.sin() * config.rope_scale
     return cos, sin
-
-
-def rotate(x_BHTK: Tensor, cos_BTr: Tensor, sin_BTr: Tensor) -> Tensor:
-    """Rotates the first 2r features of each head, pairing feature i with i + r."""
-    r = cos_BTr.shape[-1]
-    cos, sin = cos_BTr[:, None].to(x_BHTK.dtype), sin_BTr[:, None].to(x_BHTK.dtype)
-    a, b, rest = x_BHTK[..., :r], x_BHTK[..., r : 2 * r], x_BHTK[..., 2 * r :]
-    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
-
-
-class Projection(nn.Linear):
-    """A linear layer with room for a low-rank adapter that acts at gated positions only.
-
-    Where the gate is 0 the adapter's share is left out, not added as zero, so a pass without a gate is the
-    base network to the bit (LoRA, arXiv 2106.09685; gated as in arXiv 2507.11851).
-    """
-
-    def __init__(self, inputs: int, outputs: int, bias: bool, rank: int = 0) -> None:
-        super().__init__(inputs, outputs, bias=bias)
-        self.down = nn.Parameter(torch.empty(rank, inputs)) if rank else None
-        self.up = nn.Parameter(torch.zeros(outputs, rank)) if rank else None
-
-    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
-        """x [..., inputs]; gate [..., 1], 1 where the adapter acts, or None for nowhere."""
-        y = super().forward(x)
-        if gate is None or self.down is None or self.up is None:
-            return y
-        low = F.linear(x, self.down.to(x.dtype)) * gate
-        return y + F.linear(low, self.up.to(x.dtype))
-
-
-class Attention(nn.Module):
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        self.layer, self.width = layer, config.head_dim
-        heads, groups, rank = (
-            config.num_heads * config.head_dim,
-            config.num_kv_heads * config.head_dim,
-            config.adapter_rank,
-        )
-        self.q_proj = Projection(config.hidden_size, heads, config.qkv_bias, rank)
-        self.k_proj = Projection(config.hidden_size, groups, config.qkv_bias, rank)
-        self.v_proj = Projection(config.hidden_size, groups, config.qkv_bias, rank)
-        self.o_proj = Projection(heads, config.hidden_size, config.out_bias, rank)
-        self.q_norm = make_norm(config, config.head_dim) if config.qk_norm else None
-        self.k_norm = make_norm(config, config.head_dim) if config.qk_norm else None
-
-    def forward(
-        self,
-        x_BTD: Tensor,
-        rope: tuple[Tensor, Tensor],
-        mask: AttentionMask,
-        cache: KeyValueCache | None,
-        gate: Tensor | None,
-    ) -> Tensor:
-        batch, length, _ = x_BTD.shape
-        q = self.q_proj(x_BTD, gate).view(batch, length, -1, self.width)
-        k = self.k_proj(x_BTD, gate).view(batch, length, -1, self.width)
-        v = self.v_proj(x_BTD, gate).view(batch, length, -1, self.width).transpose(1, 2)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q.transpose(1, 2), *rope), rotate(k.transpose(1, 2), *rope)
-        if cache is not None:
-            k, v = cache.update(self.layer, k, v)
-        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(batch, length, -1), gate)
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "swiglu": F.silu,
-    "geglu_tanh": partial(F.gelu, approximate="tanh"),
-    "gelu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-}
-
-
-class MLP(nn.Module):
-    def __init__(self, config: ModelConfig, inner: int) -> None:
-        super().__init__()
-        size, bias, rank = config.hidden_size, config.mlp_bias, config.adapter_rank
-        gated = config.activation in ("swiglu", "geglu_tanh")
-        self.gate_proj = Projection(size, inner, bias, rank) if gated else None
-        self.up_proj = Projection(size, inner, bias, rank)
-        self.down_proj = Projection(inner, size, bias, rank)
-        self.activation = ACTIVATIONS[config.activation]
-
-    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
-        if self.gate_proj is not None:
-            return self.down_proj(self.activation(self.gate_proj(x, gate)) * self.up_proj(x, gate), gate)
-        return self.down_proj(self.activation(self.up_proj(x, gate)), gate)
-
-
-class Bottleneck(nn.Module):
-    """A small MLP beside a layer's own, at gated positions only (parallel adapter, arXiv 2110.04366).
-
-    Its lower half reads what the layer's MLP reads, so a small pass computes both in one product.
-    """
-
-    def __init__(self, size: int, width: int) -> None:
-        super().__init__()
-        self.down, self.up = nn.Parameter(torch.empty(width, size)), nn.Parameter(torch.zeros(size, width))
-
-    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
-        """x [B, T, D]; gate [B, T, 1], 1 where it acts."""
-        return F.linear(F.silu(F.linear(x, self.down.to(x.dtype))) * gate, self.up.to(x.dtype))
-
-
-def make_mixer(config: ModelConfig, layer: int) -> nn.Module:
-    """What mixes positions in a layer. An attention-free mixer is one more file and one line here."""
-    return Attention(config, layer)
 
 
 def make_mlp(config: ModelConfig, layer: int) -> nn.Module:
@@ -200,7 +52,8 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.up, self.down = nn.Linear(256, size), nn.Linear(size, size)
+        self.up = nn.Linear(256, size)
+        self.down = nn.Linear(size, size)
 
     def forward(self, time_B: Tensor) -> Tensor:
         frequency = torch.exp(-math.log(10000.0) * torch.arange(128, device=time_B.device) / 128)
@@ -225,31 +78,26 @@ def log_scores(logits_BTV: Tensor, ids_BT: Tensor, time_B: Tensor | None, scaled
 class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.norm1, self.mixer = make_norm(config, config.hidden_size), make_mixer(config, layer)
-        self.norm2, self.mlp = make_norm(config, config.hidden_size), make_mlp(config, layer)
-        width = config.adapter_width
-        self.adapter = Bottleneck(config.hidden_size, width) if width else None
-        size = config.time_condition_size
-        self.modulation = nn.Linear(size, 6 * config.hidden_size) if size else None
+        size = config.hidden_size
+        self.norm1 = make_norm(config, size)
+        self.mixer = MIXERS[config.mixer](config, layer)
+        self.norm2 = make_norm(config, size)
+        self.mlp = make_mlp(config, layer)
+        self.adapter = Bottleneck(size, config.adapter_width) if config.adapter_width else None
+        condition = config.time_condition_size
+        self.modulation = nn.Linear(condition, 6 * size) if condition else None
 
-    def forward(
-        self,
-        x: Tensor,
-        rope: tuple[Tensor, Tensor],
-        mask: AttentionMask,
-        cache: KeyValueCache | None,
-        condition_BC: Tensor | None,
-        gate: Tensor | None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, context: Context, condition_BC: Tensor | None) -> Tensor:
+        gate = context.gate_BT1
         if self.modulation is None or condition_BC is None:
-            x = x + self.mixer(self.norm1(x), rope, mask, cache, gate)
+            x = x + self.mixer(self.norm1(x), context)
             if gate is None:
                 return x + self.mlp(self.norm2(x))
             h = self.norm2(x)
             x = x + self.mlp(h, gate)
             return x if self.adapter is None else x + self.adapter(h, gate)
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition_BC)[:, None].chunk(6, -1)
-        x = x + gate1 * self.mixer(self.norm1(x) * (1 + scale1) + shift1, rope, mask, cache, None)
+        x = x + gate1 * self.mixer(self.norm1(x) * (1 + scale1) + shift1, replace(context, gate_BT1=None))
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
 
@@ -330,14 +178,15 @@ class Transformer(nn.Module):
         at which positions an adapter acts, None for nowhere.
         """
         if positions_BT is None:
-            cos, sin = self.rope_cos[None, : ids_BT.shape[1]], self.rope_sin[None, : ids_BT.shape[1]]
+            rope = (self.rope_cos[None, : ids_BT.shape[1]], self.rope_sin[None, : ids_BT.shape[1]])
         else:
-            cos, sin = self.rope_cos[positions_BT], self.rope_sin[positions_BT]
+            rope = (self.rope_cos[positions_BT], self.rope_sin[positions_BT])
         condition = None
         if self.time_embedding is not None:
             zeros = torch.zeros(ids_BT.shape[0], device=ids_BT.device)
             condition = self.time_embedding(zeros if time_B is None else time_B)
-        x, gate = self.embedding(ids_BT), None
+        x = self.embedding(ids_BT)
+        gate = None
         if self.position_embedding is not None:
             where = torch.arange(ids_BT.shape[1], device=ids_BT.device) if positions_BT is None else positions_BT
             x = x + self.position_embedding(where)
@@ -345,8 +194,9 @@ class Transformer(nn.Module):
             drafted = gate_BT & (ids_BT == self.config.mask_token_id)
             x = torch.where(drafted[..., None], self.mask_embedding.to(x.dtype), x)
             gate = gate_BT[..., None].to(x.dtype)
+        context = Context(rope, mask, cache, gate)
         for block in self.blocks:
-            x = block(x, (cos, sin), mask, cache, condition, gate)
+            x = block(x, context, condition)
         x = self.norm(x)
         if self.final_modulation is not None and condition is not None:
             shift, scale = self.final_modulation(condition)[:, None].chunk(2, -1)

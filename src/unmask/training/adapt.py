@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from unmask.checkpoints import catalogue, entries
-from unmask.checkpoints import weights as checkpoint
+from unmask.checkpoints import adapter_files, hub
+from unmask.checkpoints.open import Checkpoint
+from unmask.checkpoints.safetensors import read_tensors, write_tensors
 from unmask.errors import UnmaskError
 from unmask.models import adapter
 from unmask.models.config import ModelConfig
@@ -36,7 +37,7 @@ def adapter_config(shape: AdapterShape, base: ModelConfig) -> ModelConfig:
 def lasting_name(base: str) -> str:
     """The base as an adapter's folder names it: a path is made absolute, to be found from anywhere."""
     path = Path(base)
-    return str(path.resolve()) if base not in entries.ENTRIES and path.exists() else base
+    return str(path.resolve()) if base not in hub.ENTRIES and path.exists() else base
 
 
 def adapt(recipe: AdaptRecipe, output: Path, stage: str = "all", console: Console | None = None) -> Path:
@@ -82,10 +83,10 @@ def make_network(recipe: AdaptRecipe, dialogues: Dialogues) -> Transformer:
     shape = recipe.model
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype, _ = choose_precision(recipe.training.precision, device)
-    base, _ = checkpoint.load(catalogue.find(shape.base), dtype=dtype)
+    base = Checkpoint.open(shape.base, dtype=str(dtype).removeprefix("torch.")).network()
     config = adapter_config(shape, base.config)
     network = adapter.attach(base, config)
-    started = adapter.read(catalogue.find(shape.start)) if shape.start else {}
+    started = adapter_files.read(hub.find(shape.start)) if shape.start else {}
     started.pop("draft_vocabulary", None)  # nothing learned depends on it; this text may need other tokens
     adapter.put(network, adapter.initial(network, recipe.seed) | {k: t.float() for k, t in started.items()})
     for parameter in adapter.own_parameters(network).values():
@@ -106,9 +107,9 @@ class AdapterTrainer(Trainer):
         network = make_network(recipe, dialogues)
         saved = folder / "draft_vocabulary.safetensors"
         if saved.is_file():  # text made since must not change what a resumed run proposes
-            network.draft_vocabulary = checkpoint.read_tensors(saved)["draft_vocabulary"]
+            network.draft_vocabulary = read_tensors(saved)["draft_vocabulary"]
         else:
-            checkpoint.write_tensors(saved, {"draft_vocabulary": cast(torch.Tensor, network.draft_vocabulary)})
+            write_tensors(saved, {"draft_vocabulary": cast(torch.Tensor, network.draft_vocabulary)})
         super().__init__(recipe, folder, console, Material(network, dialogues, held))
         self.base = recipe.model.base
         self.model_folder = model_folder or self.model_folder
@@ -116,7 +117,7 @@ class AdapterTrainer(Trainer):
     def _save_model(self) -> None:
         folder = self.model_folder
         history = self.progress.history
-        adapter.save(folder, self.network, self.finished_weights(), lasting_name(self.base))
+        adapter_files.save(folder, self.network, self.finished_weights(), lasting_name(self.base))
         self._save_curve(f"{self.recipe.name}: drafts")
         slots = self.config.batch_size * cast(Drafts, self.recipe.objective).slots
         plot_accepted(history, slots, folder / "drafts.png", f"{self.recipe.name}: held-out drafts")

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unmask.checkpoints import weights as checkpoint
-from unmask.checkpoints.folder import read_json
+from unmask.checkpoints.safetensors import read_tensors, write_tensors
 from unmask.errors import UnmaskError
-from unmask.files import replacing, write_text
+from unmask.files import read_json, replacing, write_text
 from unmask.training.ema import Ema, put
 
 KEPT = 2
@@ -95,11 +94,11 @@ class Checkpointer:
                     moments[f"{names[id(parameter)]}:{key}"] = torch.as_tensor(value)
         path = self.path(progress.step)
         with replacing(path) as temporary:
-            checkpoint.write_tensors(temporary / "weights.safetensors", dict(self.parameters))
-            checkpoint.write_tensors(temporary / "average.safetensors", self.ema.values)
-            checkpoint.write_tensors(temporary / "optimizer.safetensors", moments)
+            write_tensors(temporary / "weights.safetensors", dict(self.parameters))
+            write_tensors(temporary / "average.safetensors", self.ema.values)
+            write_tensors(temporary / "optimizer.safetensors", moments)
             if progress.best:
-                checkpoint.write_tensors(temporary / "best.safetensors", progress.best)
+                write_tensors(temporary / "best.safetensors", progress.best)
             state = {"step": progress.step, "history": progress.history, "identity": self.identity}
             write_text(temporary / "state.json", json.dumps(state))
         for old in self.found()[:-KEPT]:
@@ -113,9 +112,9 @@ class Checkpointer:
         if not found:
             return Progress()
         folder = found[-1]
-        weights = checkpoint.read_tensors(folder / "weights.safetensors")
-        average = checkpoint.read_tensors(folder / "average.safetensors")
-        moments = checkpoint.read_tensors(folder / "optimizer.safetensors")
+        weights = read_tensors(folder / "weights.safetensors")
+        average = read_tensors(folder / "average.safetensors")
+        moments = read_tensors(folder / "optimizer.safetensors")
         if {n: p.shape for n, p in self.parameters.items()} != {n: t.shape for n, t in weights.items()}:
             raise UnmaskError(f"{folder} is of another network than this recipe; choose another --output or remove it")
         put(self.parameters, weights)
@@ -134,7 +133,7 @@ class Checkpointer:
             raise UnmaskError(f"{folder} was made with another {' and '.join(changed)}; choose another --output")
         progress = Progress(step, history)
         if (folder / "best.safetensors").is_file():
-            best = checkpoint.read_tensors(folder / "best.safetensors")
+            best = read_tensors(folder / "best.safetensors")
             progress.best = {n: t.to(device) for n, t in best.items()}
         say(f"continuing from step {step} in {folder}")
         return progress

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.checkpoints.weights import read_tensors, write_tensors
+from unmask.checkpoints.safetensors import read_tensors, write_tensors
 from unmask.errors import UnmaskError
 from unmask.layout import PADDING
 from unmask.objectives.objective import Rows

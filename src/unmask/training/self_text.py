@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unmask.canvas import Frame
-from unmask.checkpoints.folder import read_json
 from unmask.errors import UnmaskError
-from unmask.files import write_text
+from unmask.files import read_json, write_text
 from unmask.prompts import render_chat
 from unmask.training.dialogues import read_shard, write_shard
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from unmask.checkpoints.folder import TOKENIZER, token_files
-from unmask.checkpoints.special_tokens import MASK_NAME, TokenFiles
+from unmask.checkpoints.folder import TOKENIZER, Folder
+from unmask.checkpoints.tokens import MASK_NAME, TokenFiles, token_files
 from unmask.errors import UnmaskError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def special_tokens(tokenizer: Tokenizer, data: DataConfig, shape: Mapping[str, A
     own names, then for the mask the one added token that is named like one. Raises UnmaskError without an end of text.
     """
     file = Path(data.tokenizer_file)
-    files = token_files(file.parent) if file.name == TOKENIZER else TokenFiles()
+    files = token_files(Folder(file.parent)) if file.name == TOKENIZER else TokenFiles()
     masks = [i for i, token in tokenizer.get_added_tokens_decoder().items() if MASK_NAME.fullmatch(token.content)]
 
     def find(role: str, named: str, usual: str) -> int | None:

@@ -23,10 +23,12 @@ from rich.console import Console
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from unmask.checkpoints import weights as checkpoint
-from unmask.checkpoints.folder import GENERATION, read_tokenizer
+from unmask.checkpoints.folder import GENERATION
+from unmask.checkpoints.save import write_checkpoint
+from unmask.checkpoints.tokens import read_tokenizer
 from unmask.errors import UnmaskError
 from unmask.files import write_text
+from unmask.models.network import fresh
 from unmask.models.transformer import Transformer
 from unmask.objectives.draws import Draws
 from unmask.objectives.objective import Noised, Objective, Rows
@@ -108,7 +110,7 @@ def make_material(recipe: TrainRecipe) -> Material:
         held = rows(Documents(data.validation, data), replace(data, cut=0.0), 0)
     training = rows(documents, data, recipe.seed)
     return Material(
-        network=Transformer(config).initialise(recipe.seed),
+        network=fresh(config, recipe.seed),
         rows=training,
         held_out=held,
         tokenizer=tokenizer,
@@ -318,7 +320,7 @@ class Trainer:
         """The finished weights in bfloat16 as a checkpoint folder, with the loss curve beside them."""
         weights = {n: t.to(torch.bfloat16) for n, t in self.finished_weights().items()}
         details = {"recipe": self.recipe.name}  # one key: the order of several would vary from run to run
-        checkpoint.save(self.model_folder, self.network.config.to_dict(), weights, self.tokenizer, details)
+        write_checkpoint(self.model_folder, self.network.config.to_dict(), weights, self.tokenizer, details)
         write_text(self.model_folder / GENERATION, json.dumps(self.decoding(), indent=2) + "\n")
         self._save_curve(f"{self.recipe.name}: {type(self.recipe.objective).__name__}")
 

@@ -10,8 +10,9 @@ import numpy as np
 from safetensors import SafetensorError
 
 from unmask.canvas import Array
-from unmask.checkpoints.folder import CONFIG, read_json
+from unmask.checkpoints.folder import CONFIG
 from unmask.errors import UnmaskError
+from unmask.files import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor

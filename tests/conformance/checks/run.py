@@ -92,12 +92,12 @@ def _is_of(one: Fixture, family: str) -> bool:
 
 
 def _family_name(one: Fixture) -> str:
-    from unmask.checkpoints import loading
+    from unmask.checkpoints.open import Checkpoint
 
     if not one.has_model:
         return ""
     try:
-        found = loading.describe(str(one.path)).family
+        found = Checkpoint.open(one.path).family
     except UnmaskError:
         return ""
     return "unmask" if found is None else found.name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unmask.checkpoints.family import Family, Names, require
+from unmask.checkpoints.families.family import Family, Names, require
 from unmask.models.config import ModelConfig
 
 ROOT = "denoise_model."
@@ -14,7 +14,8 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
     gelu = ("gelu_new", "gelu_pytorch_tanh")
     require(raw, "DiffuGPT", activation_function=gelu, scale_attn_weights=True, add_cross_attention=False)
     require(raw, "DiffuGPT", scale_attn_by_inverse_layer_idx=False, tie_word_embeddings=True)
-    hidden, inner = raw.get("n_embd"), raw.get("n_inner")
+    hidden = raw.get("n_embd")
+    inner = raw.get("n_inner")
     return {
         "vocab_size": raw.get("vocab_size"),
         "hidden_size": hidden,
@@ -40,7 +41,8 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def names(config: ModelConfig) -> Names:
-    layer, ours = ROOT + "h.{i}.", "blocks.{i}."
+    layer = ROOT + "h.{i}."
+    ours = "blocks.{i}."
     qkv = " + ".join(f"{ours}mixer.{part}_proj" for part in "qkv")
     pairs = [
         ("norm", ROOT + "ln_f"),

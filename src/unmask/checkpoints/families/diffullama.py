@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unmask.checkpoints.families import llama
-from unmask.checkpoints.family import Family
+from unmask.checkpoints.families.family import Family
 
 
 def recognises(raw: dict[str, Any], hint: str) -> bool:

@@ -8,17 +8,18 @@ from __future__ import annotations
 from typing import Any, cast
 
 from unmask.checkpoints.families import llama
-from unmask.checkpoints.family import Family, Names
+from unmask.checkpoints.families.family import Family, Names
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
 
-SLIDING, FULL = "sliding_attention", "full_attention"
+SLIDING = "sliding_attention"
+FULL = "full_attention"
 ROPE = {
     SLIDING: {"rope_type": "default", "rope_theta": 10000.0},
     FULL: {"rope_type": "proportional", "rope_theta": 1000000.0, "partial_rotary_factor": 0.25},
 }
 
-LAYERWISE = {"sliding_window": None, "layer_types": None}  # read layer by layer, not for all
+LAYERWISE = {"sliding_window": None, "layer_types": None, "rope_parameters": None}  # read layer by layer, not for all
 
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +77,8 @@ def _layer(text: dict[str, Any], number: int, kind: str) -> dict[str, Any]:
     rope = (text.get("rope_parameters") or ROPE).get(kind)
     if not isinstance(rope, dict) or rope.get("factor", 1.0) != 1.0:
         raise UnmaskError(f"model config: rope_parameters of {kind} {rope!r:.80} are not supported")
-    head, share = own["head_dim"], rope.get("partial_rotary_factor", 1.0)
+    head = own["head_dim"]
+    share = rope.get("partial_rotary_factor", 1.0)
     known = rope.get("rope_type") == "proportional" or (rope.get("rope_type", "default") == "default" and share == 1)
     if not known or not isinstance(head, int) or not isinstance(share, int | float):
         raise UnmaskError(f"model config: rope_parameters of {kind} {rope!r:.80} are not supported")
@@ -120,7 +122,9 @@ GATED = ("gate_proj", "up_proj", "down_proj")
 
 
 def names(config: ModelConfig) -> Names:
-    root, layer, ours = "model.decoder.", "model.decoder.layers.{i}.", "blocks.{i}."
+    root = "model.decoder."
+    layer = root + "layers.{i}."
+    ours = "blocks.{i}."
     table = [
         ("embedding.weight", root + "embed_tokens.weight"),
         ("norm.weight", root + "norm.weight"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from unmask.checkpoints.family import Family, Names
+from unmask.checkpoints.families.family import Family, Names
 from unmask.models.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def network(hidden: Any) -> dict[str, Any]:
 
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
-    vocabulary, kind = raw.get("vocab_size"), _kind(raw)
+    vocabulary = raw.get("vocab_size")
+    kind = _kind(raw)
     blocks = kind == "bd3lm"
     adaln = raw.get("adaln", True) if blocks else True
     return {
@@ -56,7 +57,8 @@ def _kind(raw: dict[str, Any]) -> str:
 
 
 def names(config: ModelConfig, root: str = ROOT) -> Names:
-    layer, ours = root + "blocks.{i}.", "blocks.{i}."
+    layer = root + "blocks.{i}."
+    ours = "blocks.{i}."
     table = [
         ("embedding.weight", root + "vocab_embed.embedding"),
         ("norm.weight", root + "output_layer.norm_final.weight"),

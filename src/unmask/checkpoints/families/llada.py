@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unmask.checkpoints.family import Family, Names, require
+from unmask.checkpoints.families.family import Family, Names, require
 from unmask.models.config import ModelConfig
 
 
@@ -37,7 +37,9 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def names(config: ModelConfig) -> Names:
-    root, layer, ours = "model.transformer.", "model.transformer.blocks.{i}.", "blocks.{i}."
+    root = "model.transformer."
+    layer = root + "blocks.{i}."
+    ours = "blocks.{i}."
     table = [
         ("embedding.weight", root + "wte.weight"),
         ("norm.weight", root + "ln_f.weight"),

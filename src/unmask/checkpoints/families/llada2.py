@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from unmask.checkpoints.families import llama
-from unmask.checkpoints.family import Family, Names
+from unmask.checkpoints.families.family import Family, Names
 from unmask.models.config import ModelConfig
 
 BLOCK = 32  # where config.json does not say
 
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
-    bias, size = raw.get("use_bias", False), raw.get("moe_intermediate_size")
+    bias = raw.get("use_bias", False)
+    size = raw.get("moe_intermediate_size")
     shared = raw.get("num_shared_experts") or 0
     return {
-        **llama.read(raw),
+        **llama.read(raw, partial=True),
         "qkv_bias": raw.get("use_qkv_bias", False),
         "out_bias": bias,
         "mlp_bias": bias,
-        "rope_fraction": raw.get("partial_rotary_factor", 1.0),
         "qk_norm": raw.get("use_qk_norm", True),
         "num_experts": raw.get("num_experts"),
         "experts_per_token": raw.get("num_experts_per_tok"),
@@ -41,7 +41,8 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def names(config: ModelConfig) -> Names:
-    layer, ours = "model.layers.{i}.", "blocks.{i}."
+    layer = "model.layers.{i}."
+    ours = "blocks.{i}."
     qkv = " + ".join(f"{ours}mixer.{part}_proj.weight" for part in "qkv")
     table = [
         ("embedding.weight", "model.word_embeddings.weight"),
@@ -67,7 +68,8 @@ def names(config: ModelConfig) -> Names:
 
 def _mlp(config: ModelConfig, i: int) -> Names:
     """Names of one layer's MLP or experts."""
-    theirs, ours = f"model.layers.{i}.mlp.", f"blocks.{i}.mlp."
+    theirs = f"model.layers.{i}.mlp."
+    ours = f"blocks.{i}.mlp."
     kinds = [("", "")]
     table = []
     if config.num_experts and i >= config.first_dense_layers:

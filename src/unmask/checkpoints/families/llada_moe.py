@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from unmask.checkpoints.families import llama
-from unmask.checkpoints.family import Family, require
+from unmask.checkpoints.families.family import Family, require
 
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
     require(raw, "LLaDA-MoE", moe_router_score_function="softmax", clip_qkv=())
-    fraction = raw.get("partial_rotary_factor")
     return {
-        **llama.read(raw),
+        **llama.read(raw, partial=True),
         "intermediate_size": raw.get("dense_intermediate_size"),
-        "rope_fraction": 1.0 if fraction is None else fraction,
         "qk_norm": raw.get("qk_layernorm", True),
         "num_experts": raw.get("num_experts") or None,  # none is refused: a dense LLaDA has other names
         "experts_per_token": raw.get("num_experts_per_tok"),

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from unmask.checkpoints.families import llama
-from unmask.checkpoints.family import Family, Names
+from unmask.checkpoints.families.family import Family, Names
 from unmask.models.config import ModelConfig
 
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
-    fields, rope = llama.read(raw), raw.get("rope_parameters") or raw.get("rope_scaling")
+    fields = llama.read(raw)
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling")
     if isinstance(rope, dict) and rope.get("llama_4_scaling_beta"):
         # queries are scaled by their position, by 1 up to here; longer texts are not read
-        trained, longest = rope.get("original_max_position_embeddings"), fields["max_length"]
+        trained = rope.get("original_max_position_embeddings")
+        longest = fields["max_length"]
         if isinstance(trained, int) and isinstance(longest, int):
             fields["max_length"] = min(trained, longest)
     return fields

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unmask.checkpoints.families import dream, llama
-from unmask.checkpoints.family import Family
+from unmask.checkpoints.families.family import Family
 
 FAMILY = Family(
     name="Open-dCoder",

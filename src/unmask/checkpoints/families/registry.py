@@ -23,7 +23,7 @@ from unmask.checkpoints.families import (
     sedd,
     stable_diffcoder,
 )
-from unmask.checkpoints.family import Family
+from unmask.checkpoints.families.family import Family
 from unmask.errors import UnmaskError
 
 FAMILIES = [
@@ -68,7 +68,8 @@ def recognise(raw: dict[str, Any], source: str, hint: str = "") -> Family | None
     hint: the folder's name, for the families whose config.json is that of another. Looked at are, in this order,
     the keys that a family recognises, `architectures`, and `model_type`.
     """
-    kind, listed = raw.get("model_type"), raw.get("architectures") or []
+    kind = raw.get("model_type")
+    listed = raw.get("architectures") or []
     if kind == "unmask":
         return None
     architectures = {str(a) for a in listed} if isinstance(listed, list) else set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from unmask.checkpoints.families import dit
-from unmask.checkpoints.family import Family, Names
+from unmask.checkpoints.families.family import Family, Names
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
 
@@ -19,7 +19,9 @@ def recognises(raw: dict[str, Any], hint: str) -> bool:
 
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
-    graph, model, tokens = raw.get("graph"), raw.get("model"), raw.get("tokens")
+    graph = raw.get("graph")
+    model = raw.get("model")
+    tokens = raw.get("tokens")
     kind = graph.get("type") if isinstance(graph, dict) else graph
     if kind not in ("absorb", "uniform"):
         raise UnmaskError(f"model config: graph.type {kind!r:.40} is not supported; SEDD has 'absorb' and 'uniform'")

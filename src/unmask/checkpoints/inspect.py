@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from unmask.checkpoints import catalogue, folder, memory, recognition
-from unmask.checkpoints import weights as checkpoint
-from unmask.checkpoints.fit import Fit, compare
-from unmask.checkpoints.loading import Loaded, describe
-from unmask.checkpoints.sizes import parameters
-from unmask.checkpoints.tensor_files import TensorFiles, Tensors
+from unmask.checkpoints import memory, weights
+from unmask.checkpoints.folder import CONFIG
+from unmask.checkpoints.open import Checkpoint
+from unmask.checkpoints.safetensors import TensorFiles
 from unmask.errors import UnmaskError
-from unmask.models import adapter
+from unmask.models.adapter import own_parameters
 from unmask.models.config import ModelConfig
-from unmask.models.transformer import Transformer
-from unmask.models.unfilled import unfilled
+from unmask.models.network import on_meta
 
 KINDS = {"A": "full canvas", "B": "block-causal", "C": "renoised canvas", "AR": "autoregressive"}
 ROLES = ("mask", "eos", "bos", "pad")
@@ -33,56 +29,58 @@ class Inspection:
 def inspect(name: str) -> Inspection:
     """Inspects a model by name, folder or GGUF file. Raises UnmaskError where its config cannot be understood; what
     is wrong with its weights is part of the report."""
-    path = catalogue.find(name)
-    found = recognition.recognise(path)
-    loaded = describe(name)
-    config, family = found.config, found.family
+    checkpoint = Checkpoint.open(name)
+    config = checkpoint.config
+    family = checkpoint.family
+    raw = checkpoint.raw_config
     count = parameters(config)
+    tokenizer = checkpoint.tokenizer
     record: dict[str, Any] = {
-        "path": str(path),
+        "path": str(checkpoint.path),
         "family": "unmask" if family is None else family.name,
         "class": _kind(config) if family is None else family.kind,
-        "model_type": found.raw.get("model_type"),
-        "architectures": found.raw.get("architectures"),
-        "base": loaded.base,
+        "model_type": raw.get("model_type"),
+        "architectures": raw.get("architectures"),
+        "base": checkpoint.base_name,
         "config": config.to_dict(),
         "layout": config.layout,
         "block_length": config.block_length,
         "parameters": count.total,
         "parameters_per_token": count.per_token,
-        "tokens": _tokens(found, loaded),
-        "ends": sorted({*loaded.defaults.eos_token_ids, *({config.eos_token_id} - {None})}),
-        "tokenizer": loaded.tokenizer is not None,
-        "tokenizer_size": None if loaded.tokenizer is None else loaded.tokenizer.get_vocab_size(),
-        "chat_template": loaded.chat_template is not None,
-        "decoding": asdict(loaded.defaults),
+        "tokens": _tokens(checkpoint),
+        "ends": sorted({*checkpoint.defaults.eos_token_ids, *({config.eos_token_id} - {None})}),
+        "tokenizer": tokenizer is not None,
+        "tokenizer_size": None if tokenizer is None else tokenizer.get_vocab_size(),
+        "chat_template": checkpoint.chat_template is not None,
+        "decoding": asdict(checkpoint.defaults),
         "memory_available": memory.available(),
-        "notes": list(found.notes) + _tokenizer_notes(loaded),
+        "notes": list(checkpoint.notes) + _tokenizer_notes(checkpoint),
         "limits": "" if family is None else family.limits,
     }
     try:
-        weights = checkpoint.open_weights(path)
-        result = _fit(found, loaded, weights, path)
+        stored = checkpoint.folder.weights
+        result = _fit(checkpoint)
     except UnmaskError as error:
         return Inspection(record | {"weights": None, "fits": False}, str(error))
     record["weights"] = {
-        "files": len({s.path for s in weights.stored.values()}) if isinstance(weights, TensorFiles) else 1,
-        "tensors": len(weights.shapes()),
-        "bytes_by_dtype": weights.bytes_by_dtype(),
+        "files": len({s.path for s in stored.stored.values()}) if isinstance(stored, TensorFiles) else 1,
+        "tensors": len(stored.shapes()),
+        "bytes_by_dtype": stored.bytes_by_dtype(),
         "missing": list(result.missing),
         "extra": list(result.extra),
         "misshapen": [{"name": n, "found": list(a), "expected": list(b)} for n, a, b in result.misshapen],
     }
     record["fits"] = result.holds
-    return Inspection(record, None if result.holds else result.line(str(path), folder.CONFIG))
+    return Inspection(record, result.problem(str(checkpoint.path), CONFIG))
 
 
-def _fit(found: recognition.Recognised, loaded: Loaded, weights: Tensors, path: Path) -> Fit:
-    if loaded.base is None:
-        return checkpoint.fit(checkpoint.build(found.config, weights, found.source), weights, found.family, found.raw)
-    with unfilled():
-        own = adapter.own_parameters(Transformer(found.config))
-    return compare(weights.shapes(), {name: tuple(p.shape) for name, p in own.items()}, ["draft_vocabulary"])
+def _fit(checkpoint: Checkpoint) -> weights.Fit:
+    stored = checkpoint.folder.weights
+    if checkpoint.base is None:
+        network = weights.build(checkpoint.config, stored, checkpoint.folder.source)
+        return weights.fit(network, stored, checkpoint.family, checkpoint.raw_config)
+    own = own_parameters(on_meta(checkpoint.config))
+    return weights.compare(stored.shapes(), {name: tuple(p.shape) for name, p in own.items()}, ["draft_vocabulary"])
 
 
 def _kind(config: ModelConfig) -> str:
@@ -94,28 +92,31 @@ def _kind(config: ModelConfig) -> str:
     return "B" if config.layout == "block_causal" else "A"
 
 
-def _tokens(found: recognition.Recognised, loaded: Loaded) -> dict[str, Any]:
+def _tokens(checkpoint: Checkpoint) -> dict[str, Any]:
     out = {}
     for role in ROLES:
-        token = getattr(found.config, f"{role}_token_id")
-        text = loaded.tokenizer.id_to_token(token) if loaded.tokenizer is not None and token is not None else None
-        out[role] = {"id": token, "text": text, "from": found.origins[role]}
+        token = getattr(checkpoint.config, f"{role}_token_id")
+        text = None
+        if checkpoint.tokenizer is not None and token is not None:
+            text = checkpoint.tokenizer.id_to_token(token)
+        out[role] = {"id": token, "text": text, "from": checkpoint.origins[role]}
     return out
 
 
-def _tokenizer_notes(loaded: Loaded) -> list[str]:
-    other = [name for name in ("vocab.json", "merges.txt", "tokenizer.model") if (loaded.path / name).is_file()]
-    if loaded.tokenizer is None:
+def _tokenizer_notes(checkpoint: Checkpoint) -> list[str]:
+    other = [name for name in ("vocab.json", "merges.txt", "tokenizer.model") if checkpoint.folder.has(name)]
+    if checkpoint.tokenizer is None:
         return [f"only tokenizer.json is read as a tokenizer, not {' and '.join(other)}"] if other else []
-    size = loaded.tokenizer.get_vocab_size()
-    if size > loaded.config.vocab_size:
-        return [f"the tokenizer has {size} tokens with those added, the network {loaded.config.vocab_size}"]
+    size = checkpoint.tokenizer.get_vocab_size()
+    if size > checkpoint.config.vocab_size:
+        return [f"the tokenizer has {size} tokens with those added, the network {checkpoint.config.vocab_size}"]
     return []
 
 
 def lines(record: dict[str, Any]) -> list[tuple[str, str]]:
     """The report for people: pairs of a heading and what it says."""
-    c, weights = ModelConfig.from_dict(record["config"]), record["weights"]
+    c = ModelConfig.from_dict(record["config"])
+    stored = record["weights"]
     mlp = f"MLP {c.intermediate_size}"
     if c.num_experts:
         mlp += f", {c.num_experts} experts of {c.expert_size} ({c.experts_per_token} a token)"
@@ -144,11 +145,11 @@ def lines(record: dict[str, Any]) -> list[tuple[str, str]]:
     size = f", {record['tokenizer_size']} tokens" if record["tokenizer"] else ""
     template = "yes" if record["chat_template"] else "no"
     out.append(("tokenizer", f"{'yes' if record['tokenizer'] else 'no'}{size}; chat template: {template}"))
-    if weights is not None:
-        kinds = ", ".join(f"{kind} {_bytes(size)}" for kind, size in weights["bytes_by_dtype"].items())
-        out.append(("weights", f"{weights['tensors']} tensors, files: {weights['files']}; {kinds}"))
+    if stored is not None:
+        kinds = ", ".join(f"{kind} {_bytes(size)}" for kind, size in stored["bytes_by_dtype"].items())
+        out.append(("weights", f"{stored['tensors']} tensors, files: {stored['files']}; {kinds}"))
         for what in ("missing", "extra", "misshapen"):
-            out.append((what, _listed(weights[what])))
+            out.append((what, _listed(stored[what])))
     free = record["memory_available"]
     shapes = ", ".join(f"{n} {_bytes(record['parameters'] * b)}" for n, b in (("float32", 4), ("bfloat16", 2)))
     out.append(("memory", shapes + ("" if free is None else f"; {_bytes(free)} is free")))
@@ -184,3 +185,60 @@ def _listed(names: list[Any]) -> str:
     few = [str(n["name"]) if isinstance(n, dict) else str(n) for n in names[:5]]
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f"{len(names)}: {', '.join(repr(n)[:100] for n in few)}{more}" if names else "none"
+
+
+class Count(NamedTuple):
+    """Parameters: all of them, and those that one token passes (fewer where experts are chosen)."""
+
+    total: int
+    per_token: int
+
+
+def parameters(config: ModelConfig) -> Count:
+    """Parameters of a network of this config, adapters aside."""
+    if config.attention:
+        return _gemma(config)
+    c = config
+    size = c.hidden_size
+    heads = c.num_heads * c.head_dim
+    groups = c.num_kv_heads * c.head_dim
+    norm = size * (2 if c.norm_bias and c.norm == "layer" else 1)
+    attention = size * (heads + 2 * groups) + heads * size
+    attention += (heads + 2 * groups) * c.qkv_bias + size * c.out_bias
+    attention += 2 * c.head_dim * (2 if c.norm_bias and c.norm == "layer" else 1) * c.qk_norm
+    condition = c.time_condition_size
+    layer = attention + 2 * norm + (condition + 1) * 6 * size * bool(condition)
+
+    def mlp(inner: int) -> int:
+        gates = 2 if c.activation in ("swiglu", "geglu_tanh") else 1
+        return (gates + 1) * size * inner + (gates * inner + size) * c.mlp_bias
+
+    total = per_token = c.vocab_size * size * (1 if c.tie_embeddings else 2) + norm
+    extra = c.vocab_size * c.head_bias + c.max_length * size * c.learned_positions
+    if condition:
+        extra += 257 * condition + (condition + 1) * condition + (condition + 1) * 2 * size
+    total += extra
+    per_token += extra
+    for i in range(c.num_layers):
+        if c.num_experts and i >= c.first_dense_layers:
+            router = c.num_experts * (size + c.router_bias)
+            shared = mlp(c.shared_expert_size) if c.shared_expert_size else 0
+            total += layer + router + shared + c.num_experts * mlp(c.expert_size)
+            per_token += layer + router + shared + c.experts_per_token * mlp(c.expert_size)
+        else:
+            total += layer + mlp(c.intermediate_size)
+            per_token += layer + mlp(c.intermediate_size)
+    return Count(total, per_token)
+
+
+def _gemma(c: ModelConfig) -> Count:
+    """Of a network whose layers differ, each with an MLP and experts (DiffusionGemma)."""
+    size = c.hidden_size
+    mlp = 3 * size * c.intermediate_size
+    expert = 3 * size * c.expert_size
+    total = c.vocab_size * size * (1 if c.tie_embeddings else 2) + 2 * size + mlp  # norm and self-conditioning too
+    for layer in c.attention:
+        heads = 2 * c.num_heads + layer.num_kv_heads * (1 if layer.keys_are_values else 2)
+        total += size * heads * layer.head_dim + 2 * layer.head_dim
+        total += mlp + c.num_experts * (size + 1) + size + 7 * size + 2
+    return Count(total + c.num_layers * c.num_experts * expert, total + c.num_layers * c.experts_per_token * expert)

@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from unmask.checkpoints import memory, tensor_files
-from unmask.checkpoints.fit import compare
-from unmask.checkpoints.folder import INDEX
-from unmask.checkpoints.safetensors_file import read_header
-from unmask.checkpoints.tensor_files import DTYPES, TensorFiles, read_file
+from unmask.checkpoints import foreign, memory
+from unmask.checkpoints import safetensors as tensor_files
+from unmask.checkpoints.safetensors import DTYPES, INDEX, TensorFiles, read_header, read_tensors
+from unmask.checkpoints.weights import compare
 from unmask.errors import UnmaskError
+
+TORCH = {kind: getattr(torch, name) for kind, (name, _) in DTYPES.items()}
 
 
 def one_line(error: UnmaskError) -> str:
@@ -30,7 +31,7 @@ def one_line(error: UnmaskError) -> str:
 
 def refused(path: Path) -> str:
     with pytest.raises(UnmaskError) as caught:
-        read_file(path)
+        read_tensors(path)
     return one_line(caught.value)
 
 
@@ -41,13 +42,13 @@ def test_what_the_library_writes_is_read_to_the_bit(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     tensors = {
         kind: torch.randint(0, 2, (3, 5), generator=generator).to(dtype)
-        for kind, dtype in DTYPES.items()
+        for kind, dtype in TORCH.items()
         if kind not in ("F8_E4M3", "F8_E5M2")
     }
     tensors |= {"eight": torch.randn(7, generator=generator).to(torch.float8_e4m3fn)}
     tensors |= {"scalar": torch.tensor(1.5), "empty": torch.zeros(0, 4), "deep": torch.randn(1, 2, 1, 3)}
     save_file(tensors, tmp_path / "x.safetensors", metadata={"format": "pt"})
-    ours = read_file(tmp_path / "x.safetensors")
+    ours = read_tensors(tmp_path / "x.safetensors")
     assert ours.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert ours[name].dtype == tensor.dtype
@@ -64,7 +65,7 @@ def test_values_are_converted_piece_by_piece(
 ) -> None:
     monkeypatch.setattr(tensor_files, "CHUNK", 64)  # bytes
     tensors = {n: torch.randn(n) for n in range(1, 70, 4)}
-    named = {f"{own}.{n}": t.to(DTYPES[own]) for n, t in tensors.items() for own in ("F32", "BF16", "F16", "F64")}
+    named = {f"{own}.{n}": t.to(TORCH[own]) for n, t in tensors.items() for own in ("F32", "BF16", "F16", "F64")}
     save_file({**named, "whole": torch.arange(9)}, tmp_path / "model.safetensors")
     for name, tensor in TensorFiles(tmp_path).tensors(dtype):
         expected = torch.arange(9) if name == "whole" else named[name].to(dtype)  # whole numbers are left alone
@@ -180,7 +181,7 @@ def test_any_header_is_read_or_refused(
 ) -> None:
     path = file_of(tmp_path_factory.mktemp("fuzz") / "x.safetensors", header, bytes(size))
     try:
-        tensors = read_file(path)
+        tensors = read_tensors(path)
     except UnmaskError as error:
         one_line(error)
     else:
@@ -192,7 +193,7 @@ def test_every_sound_header_is_read_as_the_library_reads_it(
     tmp_path_factory: pytest.TempPathFactory, described: list[tuple[str, list[int]]]
 ) -> None:
     path = tmp_path_factory.mktemp("sound") / "x.safetensors"
-    tensors = {f"t{i}": torch.zeros(shape, dtype=DTYPES[kind]) for i, (kind, shape) in enumerate(described)}
+    tensors = {f"t{i}": torch.zeros(shape, dtype=TORCH[kind]) for i, (kind, shape) in enumerate(described)}
     save_file(tensors, path)
     assert {n: s.shape for n, s in read_header(path).items()} == {n: tuple(t.shape) for n, t in load_file(path).items()}
 
@@ -283,9 +284,9 @@ def test_pickles_and_lone_shards_say_what_to_do(tmp_path: Path) -> None:
 
 def test_the_way_to_convert_a_pickle_is_right(tmp_path: Path) -> None:
     torch.save({"x": torch.arange(6.0).view(2, 3).T}, tmp_path / "FILE")
-    code = tensor_files.HOW.split('"')[1].replace("FILE", str(tmp_path / "FILE"))
+    code = foreign.CONVERT.split('"')[1].replace("FILE", str(tmp_path / "FILE"))
     exec(code.replace("model.safetensors", str(tmp_path / "model.safetensors")))
-    assert torch.equal(read_file(tmp_path / "model.safetensors")["x"], torch.arange(6.0).view(2, 3).T)
+    assert torch.equal(read_tensors(tmp_path / "model.safetensors")["x"], torch.arange(6.0).view(2, 3).T)
 
 
 # --- the report of what does not fit ------------------------------------------------------------------------

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from unmask.checkpoints.special_tokens import TokenFiles, Tokens, resolve
+from unmask.checkpoints.tokens import TokenFiles, Tokens, resolve
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig, build
 
@@ -50,10 +50,7 @@ class Family:
         self, raw: dict[str, Any], source: str, files: TokenFiles | None = None
     ) -> tuple[ModelConfig, Tokens]:
         """Our config of theirs and where its special tokens come from; impossible values raise UnmaskError."""
-        method = raw.get("quantization_config")
-        if method:
-            name = method.get("quant_method", "") if isinstance(method, dict) else ""
-            raise UnmaskError(f"{source}: weights quantised by {name!r:.40} are not read; load the unquantised model")
+        raw = without_absent_ids(raw)
         fields = self.read(raw)
         tokens = resolve(raw, fields, files or TokenFiles(), (self.mask, self.eos, self.turn), source)
         if tokens.mask is None and self.needs_mask:
@@ -79,11 +76,39 @@ class Family:
         return out
 
 
+def ends_of(config: ModelConfig, family: Family | None) -> tuple[str, str]:
+    """What the head, were it not tied, and the embedding are called in the files; "" for a head without a name."""
+    ours = ("head.weight", "embedding.weight")
+    if family is None:
+        return ours
+    named = dict(family.names(replace(config, tie_embeddings=False)))
+    return named.get(ours[0], ""), named[ours[1]]
+
+
+def without_absent_ids(raw: dict[str, Any]) -> dict[str, Any]:
+    """config.json without start, end and padding ids below 0, which mean that there is none."""
+    out = dict(raw)
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = out.get(key)
+        if isinstance(value, list):
+            out[key] = [id for id in value if not _is_negative(id)] or None
+        elif _is_negative(value):
+            out[key] = None
+    if isinstance(out.get("text_config"), dict):
+        out["text_config"] = without_absent_ids(out["text_config"])
+    return out
+
+
+def _is_negative(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value < 0
+
+
 def require(raw: dict[str, Any], family: str, **expected: Any) -> None:
     """Raises UnmaskError where a key of config.json has another value than the network can have; a missing or null
     key passes. A tuple lists the values that pass."""
     for key, values in expected.items():
-        options, value = values if isinstance(values, tuple) else (values,), raw.get(key)
+        options = values if isinstance(values, tuple) else (values,)
+        value = raw.get(key)
         if value is not None and value not in options:
             wanted = " or ".join(repr(option) for option in options)
             raise UnmaskError(f"model config: {key} {value!r:.60} is not supported; {family} is read with {wanted}")

@@ -8,7 +8,7 @@ import sys
 import torch
 from torch import nn
 
-from unmask.models.unfilled import unfilled
+from unmask.models.network import unfilled
 
 
 def test_parameters_have_shapes_and_no_values() -> None:

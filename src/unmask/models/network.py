@@ -1,4 +1,4 @@
-"""Networks of which only the shapes exist."""
+"""Making networks: from scratch with random weights, or of shapes only, to be filled from a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,6 +8,25 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+from unmask.models.config import ModelConfig
+from unmask.models.diffusion_gemma import DiffusionGemma
+from unmask.models.transformer import Transformer
+
+
+def fresh(config: ModelConfig, seed: int) -> Transformer:
+    """A network to be trained from scratch, its random weights those of the seed."""
+    return _class(config)(config).initialise(seed)
+
+
+def on_meta(config: ModelConfig) -> Transformer:
+    """A network whose parameters have shapes and no values."""
+    with unfilled():
+        return _class(config)(config)
+
+
+def _class(config: ModelConfig) -> type[Transformer]:
+    return DiffusionGemma if config.layout == "canvas" else Transformer
 
 
 class _NoInitialisation(TorchFunctionMode):

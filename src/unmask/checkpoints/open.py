@@ -1,0 +1,264 @@
+"""Opening a checkpoint: what a model is, read from its small files once; its weights when they are asked for."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unmask.checkpoints import hub, tokens
+from unmask.checkpoints.families import registry
+from unmask.checkpoints.families.family import Family, ends_of
+from unmask.checkpoints.folder import GENERATION, Folder
+from unmask.checkpoints.foreign import refuse_quantised
+from unmask.checkpoints.safetensors import TensorFiles, same_bytes
+from unmask.decoding.methods import DecodingDefaults
+from unmask.errors import UnmaskError
+from unmask.models.config import ModelConfig
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+
+    from unmask.models.transformer import Transformer
+
+log = logging.getLogger(__name__)
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+UNNAMED = ("model", "final", "best", "last", "")  # folders that say nothing of what is in them
+# fields of a config that no tensor depends on: how a network is read may change, what it is may not
+READINGS = ("layout", "block_length", "shift", "corruption", "noise_schedule", "noise_range", "mask_in_softmax",
+            "mask_token_id", "eos_token_id", "bos_token_id", "pad_token_id", "max_length")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model as it lies on disk.
+
+    Attributes:
+        path: Its folder or GGUF file.
+        name: What to call it.
+        folder: Its files; the weights are read from here.
+        raw_config: config.json as found, or as the GGUF file says it.
+        family: Whose layout the files have; None for our own.
+        config: The network.
+        origins: Where the ids of mask, eos, bos and pad come from.
+        notes: What the files disagree about, and what was left alone.
+        defaults: How it decodes where the caller does not say.
+        base: The model that an adapter was made for; None for a whole model.
+        base_name: That model's name, as the adapter's folder gives it.
+        device: Where `network` puts the weights.
+        dtype: float32, bfloat16, float16, or "auto" for the files' own.
+    """
+
+    path: Path
+    name: str
+    folder: Folder
+    raw_config: dict[str, Any]
+    family: Family | None
+    config: ModelConfig
+    origins: dict[str, str]
+    notes: tuple[str, ...]
+    defaults: DecodingDefaults
+    base: Checkpoint | None = None
+    base_name: str | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    @classmethod
+    def open(cls, name: str | Path, device: str = "cpu", dtype: str = "float32") -> Checkpoint:
+        """Finds a model by name, folder or GGUF file and reads all about it but the weights.
+
+        Raises:
+            UnmaskError: There is no such model, or something in its files is wrong; the message names it.
+        """
+        if dtype not in DTYPES:
+            raise UnmaskError(f"dtype '{dtype}' is unknown; use one of {', '.join(DTYPES)}")
+        path = hub.find(str(name))
+        folder = Folder(path)
+        raw = folder.config
+        try:
+            found = _recognise(folder, raw)
+        except UnmaskError as error:
+            message = str(error)
+            if message.startswith("model config:"):
+                message = f"{folder.source}:{message.removeprefix('model config:')}"
+            raise UnmaskError(message) from None
+        base = None
+        if folder.base is not None:
+            if Folder(hub.find(folder.base)).base is not None:
+                raise UnmaskError(f"{path}: its base '{folder.base}' is an adapter itself; it must be a whole model")
+            base = cls.open(folder.base, device, dtype)
+        return replace(found, base=base, base_name=folder.base, device=device, dtype=dtype)
+
+    @property
+    def _text(self) -> Checkpoint:
+        """Whose tokenizer and templates it has: an adapter its base's."""
+        return self if self.base is None else self.base
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """None where the files have none: ids go in and come out."""
+        return tokens.load_tokenizer(self._text.folder)
+
+    @cached_property
+    def templates(self) -> dict[str, str]:
+        """Chat templates (Jinja) by name; the plain one is "default", and "tool_use" is for requests with tools."""
+        return tokens.chat_templates(self._text.folder)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The plain chat template; None without one."""
+        return self.templates.get("default")
+
+    @cached_property
+    def special_tokens(self) -> dict[str, str]:
+        """What chat templates know as bos_token, eos_token, pad_token, unk_token and so on."""
+        return tokens.special_tokens(self._text.folder, self._text.config, self.tokenizer)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a compiled backend is worth its start-up: 50M parameters and more, embeddings aside."""
+        c = self.config
+        return c.num_layers * c.hidden_size * (2 * c.hidden_size + 3 * c.intermediate_size) > 5e7
+
+    def network(self, **changes: Any) -> Transformer:
+        """Reads the weights into a network, in evaluation mode.
+
+        Args:
+            changes: Fields of the config that no tensor depends on, for a network that is to be trained on in another
+                way: `layout="block_causal", block_length=16, shift=True` makes a block diffusion model of an AR base
+                that keeps its shifted head.
+
+        Raises:
+            UnmaskError: The device cannot be used, the weights do not fit their config or the free memory, or a
+                change is one that tensors depend on.
+        """
+        import torch
+
+        from unmask.checkpoints import adapter_files, weights
+
+        for name in sorted(changes.keys() - set(READINGS)):
+            known = ", ".join(READINGS)
+            raise UnmaskError(f"{name} of '{self.name}' is settled by its weights; what can change: {known}")
+        self.say()
+        device = usable_device(self.device)
+        dtype = None if self.dtype == "auto" else getattr(torch, self.dtype)
+        if self.base is None:
+            return weights.read_network(self, replace(self.config, **changes), dtype, device)
+        if changes:
+            raise UnmaskError(f"'{self.name}' is an adapter; change how its base '{self.base_name}' is read instead")
+        return adapter_files.load(self.folder, self.base.network(), self.config)
+
+    def say(self) -> None:
+        """Logs, as a warning each, what the files disagree about and what was left alone."""
+        for note in self.notes:
+            log.warning("%s: %s", self.folder.source, note)
+
+    def weight_files(self) -> list[Path]:
+        """The files that hold its weights, and those of its base."""
+        beside = [] if self.path.is_file() else sorted(self.path.iterdir())
+        own = [self.path] if self.path.is_file() else [p for p in beside if p.suffix in (".safetensors", ".gguf")]
+        return own if self.base is None else [*own, *self.base.weight_files()]
+
+
+def usable_device(name: str) -> torch.device:
+    """The torch device of a name; raises UnmaskError where it cannot be used."""
+    import torch
+
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UnmaskError(f"device '{name}' cannot be used ({reason}); try device='cpu'") from None
+
+
+def _recognise(folder: Folder, raw: dict[str, Any]) -> Checkpoint:
+    """A checkpoint by its config and the tokenizer's files."""
+    source = folder.source
+    refuse_quantised(raw, source)
+    family = registry.recognise(raw, source, folder.path.absolute().name)
+    values = folder.json(GENERATION)
+    if family is None:
+        config = ModelConfig.from_dict(raw, source)
+        ids = {role: getattr(config, f"{role}_token_id") for role in tokens.ROLES}
+        origins = {role: "nowhere" if id is None else "config.json" for role, id in ids.items()}
+        notes: list[str] = []
+        decoding = {**_sampled(config), **values}
+    else:
+        files = tokens.token_files(folder)
+        config, settled = family.understand(raw, source, files)
+        origins = dict(settled.origins)
+        notes = list(settled.notes)
+        if family.borrows_mask and config.mask_token_id is None:
+            borrowed = _borrowed(folder, raw, files)
+            if borrowed is not None and borrowed < config.vocab_size:
+                config = replace(config, mask_token_id=borrowed)
+                origins["mask"] = "a control token that no text holds"
+        code = raw.get("auto_map")
+        if isinstance(code, dict) and code:
+            named = ", ".join(sorted({str(v).split(".")[0] for v in code.values()}))
+            notes.append(f"code of the checkpoint's own is not run: auto_map names {named!r:.200}")
+        # another maker's generation_config.json speaks of other things than ours
+        decoding = {"eos_token_ids": list(settled.ends), **family.defaults, **family.generation(raw, values)}
+    if config.tie_embeddings and _has_own_head(folder, config, family):
+        config = replace(config, tie_embeddings=False)
+        notes.append("tie_word_embeddings is true, but a head of other values is stored; it is used, and not tied")
+    return Checkpoint(
+        path=folder.path,
+        name=_name(folder.path),
+        folder=folder,
+        raw_config=raw,
+        family=family,
+        config=config,
+        origins=origins,
+        notes=tuple(notes),
+        defaults=DecodingDefaults.read(decoding, str(folder.path / GENERATION)),
+    )
+
+
+def _has_own_head(folder: Folder, config: ModelConfig, family: Family | None) -> bool:
+    """Whether the files of a network that is tied by its config hold another head, which counts, as in transformers.
+
+    Where only the head is stored it is the embedding under the other's name.
+    """
+    weights = None
+    with suppress(UnmaskError):  # what is wrong with weights is said when they are read
+        weights = None if folder.path.is_file() or folder.gguf is not None else folder.weights
+    if not isinstance(weights, TensorFiles):
+        return False
+    head, embedding = ends_of(config, family)
+    if head in weights.stored and embedding not in weights.stored:
+        weights.rename(head, embedding)
+    one = weights.stored.get(head)
+    other = weights.stored.get(embedding)
+    return one is not None and other is not None and one.shape == other.shape and not same_bytes(one, other)
+
+
+def _name(path: Path) -> str:
+    """What to call a model: its file or folder, or the folder around one that is only called `model`."""
+    if path.is_file():
+        return path.stem
+    whole = path.absolute()
+    return next((part for part in (whole.name, *(p.name for p in whole.parents)) if part not in UNNAMED), "model")
+
+
+def _borrowed(folder: Folder, raw: dict[str, Any], files: tokens.TokenFiles) -> int | None:
+    """A control token for the mask of a vocabulary that has none; None where there is none to spare."""
+    special = {token: name for token, name in files.added.items() if token in files.control}
+    used = [raw.get(f"{name}_token_id") for name in ("bos", "eos", "pad")]
+    flat = [i for ids in used for i in (ids if isinstance(ids, list) else [ids])]
+    with suppress(UnmaskError, UnicodeDecodeError):  # it can score text without a mask, if not write
+        return tokens.free_token(special, flat, tokens.chat_templates(folder).get("default"), folder.source)
+    return None
+
+
+def _sampled(config: ModelConfig) -> dict[str, Any]:
+    """Decoding defaults of a network of our own that no rule can decode."""
+    if config.output == "log_score":
+        return {"sampler": "analytic", "temperature": 1.0, "noise_removal": "ancestral"}
+    if config.corruption == "uniform" and config.layout == "bidirectional":
+        return {"sampler": "ancestral", "temperature": 1.0, "noise_removal": "ancestral"}
+    return {}

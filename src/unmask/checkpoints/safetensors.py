@@ -1,0 +1,290 @@
+"""safetensors files: the header, read and checked without the library; tensors, read one at a time; writing.
+
+A file is eight bytes of header length, a JSON header, and the tensors' bytes one after the other. Everything the
+header says is checked against the file's size before it is believed. Files are read, not mapped: a mapped file counts
+as memory of the process for as long as one of its tensors lives, and changes the network where it changes on disk.
+Torch is imported where tensors are made.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from unmask.checkpoints.foreign import unreadable
+from unmask.errors import UnmaskError
+from unmask.files import read_json, replacing
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+DTYPES = {  # torch's name and bytes of a value
+    "BOOL": ("bool", 1), "U8": ("uint8", 1), "I8": ("int8", 1), "F8_E5M2": ("float8_e5m2", 1),
+    "F8_E4M3": ("float8_e4m3fn", 1), "U16": ("uint16", 2), "I16": ("int16", 2), "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2), "U32": ("uint32", 4), "I32": ("int32", 4), "F32": ("float32", 4), "U64": ("uint64", 8),
+    "I64": ("int64", 8), "F64": ("float64", 8), "C64": ("complex64", 8),
+}  # fmt: skip
+CHUNK = 2**24  # bytes read at a time where values are converted
+LONGEST_HEADER = 100_000_000  # bytes, the library's own limit
+MOST_DIMENSIONS = 16
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where one tensor lies: `start` and `size` in bytes, from the file's start."""
+
+    path: Path
+    name: str
+    kind: str  # a key of DTYPES
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Torch's type of its values."""
+        import torch
+
+        dtype: torch.dtype = getattr(torch, DTYPES[self.kind][0])
+        return dtype
+
+
+def read_header(path: Path) -> dict[str, Stored]:
+    """Every tensor of a file by name, in the order of bytes; a missing, cut or hostile file raises UnmaskError."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if start == b"version ":
+                raise UnmaskError(f"{path} is only a pointer to a file kept by Git LFS; fetch it with: git lfs pull")
+            if size < 8 or not 0 < length <= min(size - 8, LONGEST_HEADER):
+                raise _damaged(path, f"is too short for its header: {size} bytes, a header of {length}")
+            header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_without_repeats)
+    except OSError as error:
+        reason = f"{error.strerror or error}"
+        raise UnmaskError(f"{path} cannot be read ({reason}); copy or download it again") from None
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"has a header that is not JSON: {str(error)!r:.120}") from None
+    if not isinstance(header, dict):
+        raise _damaged(path, "has a header that is not a mapping")
+    out = {}
+    data = 8 + length
+    for name, entry in header.items():
+        if name != "__metadata__":
+            out[name] = _stored(path, name, entry, data)
+    end = data
+    ordered = sorted(out.values(), key=lambda t: (t.start, t.size))
+    for tensor in ordered:
+        if tensor.start != end:
+            raise _damaged(path, f"has a gap or an overlap before {tensor.name!r:.80}")
+        end += tensor.size
+    if end != size:
+        what = f"{end - size} bytes short" if end > size else f"{size - end} bytes too long"
+        raise _damaged(path, f"is {what}; it was cut or not fully downloaded")
+    return {tensor.name: tensor for tensor in ordered}
+
+
+def _stored(path: Path, name: str, entry: Any, data: int) -> Stored:
+    fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    kind, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not isinstance(kind, str) or kind not in DTYPES:
+        raise UnmaskError(f"{path}: tensor {name!r:.80} has dtype {kind!r:.40}, which is not read")
+    if not _sizes(shape) or len(shape) > MOST_DIMENSIONS:
+        raise _damaged(path, f"has an impossible shape of {name!r:.80}: {shape!r:.80}")
+    if not _sizes(offsets) or len(offsets) != 2:
+        raise _damaged(path, f"has impossible data_offsets of {name!r:.80}: {offsets!r:.80}")
+    start, end = offsets
+    if end - start != math.prod(shape) * DTYPES[kind][1]:
+        raise _damaged(path, f"gives {name!r:.80} {end - start} bytes, its shape {shape!r:.80} needs others")
+    return Stored(path, name, kind, tuple(shape), data + start, end - start)
+
+
+def _sizes(values: Any) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        raise ValueError("a name stands twice")
+    return out
+
+
+def _damaged(path: Path, what: str) -> UnmaskError:
+    return UnmaskError(f"{path} is not a readable safetensors file: it {what}; copy or download it again")
+
+
+def read(file: FileIO, stored: Stored, dtype: torch.dtype | None, buffer: Tensor, transposed: bool = False) -> Tensor:
+    """One tensor of an open file, in its own memory; floating-point values in `dtype` (None: the file's).
+
+    buffer: bytes [CHUNK] that values pass which are converted or transposed. It is the caller's, for all tensors:
+    one of its own beside every tensor would leave holes in the heap as large as the weights.
+    """
+    import torch
+
+    own = stored.dtype
+    target = own if dtype is None or not own.is_floating_point else dtype
+    file.seek(stored.start)
+    if target == own and not transposed:
+        flat = torch.empty(stored.size, dtype=torch.uint8)
+        _fill(file, flat, stored)
+        return flat.view(own).view(stored.shape)
+    out = torch.empty(stored.shape[::-1] if transposed else stored.shape, dtype=target)
+    rows = out.T if transposed else out.view(-1, 1)
+    size = rows.shape[1] * own.itemsize
+    buffer = buffer if size <= len(buffer) else torch.empty(size, dtype=torch.uint8)
+    step = len(buffer) // max(size, 1)
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        data = buffer[: len(part) * size]
+        _fill(file, data, stored)
+        part.copy_(data.view(own).view(part.shape))
+    return out
+
+
+def _fill(file: FileIO, flat: Tensor, stored: Stored) -> None:
+    """Reads as many bytes as `flat` [n] has."""
+    values: Any = flat.numpy()
+    view = memoryview(values)
+    while len(view):
+        count = file.readinto(view)
+        if not count:  # cut since the header was read
+            raise UnmaskError(f"{stored.path} ends inside {stored.name!r:.80}; copy or download it again")
+        view = view[count:]
+
+
+def same_bytes(one: Stored, other: Stored) -> bool:
+    """Whether two tensors hold the same values of the same type."""
+    if (one.kind, one.shape) != (other.kind, other.shape):
+        return False
+    try:
+        with one.path.open("rb") as first, other.path.open("rb") as second:
+            first.seek(one.start)
+            second.seek(other.start)
+            for start in range(0, one.size, CHUNK):
+                count = min(CHUNK, one.size - start)
+                if first.read(count) != second.read(count):
+                    return False
+    except OSError as error:
+        raise UnmaskError(f"{one.path} cannot be read ({error.strerror or error})") from None
+    return True
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file; a missing, cut or hostile file raises UnmaskError."""
+    import torch
+
+    if not path.is_file():
+        raise UnmaskError(f"{path} does not exist; a checkpoint folder holds config.json and {WEIGHTS}")
+    header = read_header(path)
+    try:
+        with path.open("rb", buffering=0) as file:
+            return {name: read(file, stored, None, torch.empty(0)) for name, stored in header.items()}
+    except OSError as error:
+        raise UnmaskError(f"{path} cannot be read ({error.strerror or error})") from None
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file whole or not at all."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        try:
+            save_file(contiguous, str(temporary), metadata=metadata)
+            temporary.chmod(0o644)  # the library makes files that only their owner can read
+        except SafetensorError as error:  # the library reports a full disk as its own error
+            raise OSError(str(error)) from None
+
+
+class TensorFiles:
+    """The safetensors files of a folder, one or sharded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source = folder
+        index = folder / INDEX
+        single = folder / WEIGHTS
+        listed: dict[str, str] = {}
+        if single.is_file():
+            shards = [single]
+        elif index.is_file():
+            listed = self._indexed(index)
+            shards = sorted({folder / shard for shard in listed.values()})
+        else:
+            raise unreadable(folder, WEIGHTS)
+        self.stored: dict[str, Stored] = {}
+        for shard in shards:
+            header = read_header(shard)
+            for name in sorted(header.keys() & self.stored.keys()):
+                raise UnmaskError(f"{shard} and {self.stored[name].path.name} both hold tensor {name!r:.80}")
+            self.stored |= header
+        for name, home in listed.items():
+            if name not in self.stored or self.stored[name].path.name != home:
+                raise UnmaskError(
+                    f"{index} says that {home} holds {name!r:.80}, which it does not; download both again"
+                )
+
+    def _indexed(self, index: Path) -> dict[str, str]:
+        """The index's weight_map, with every shard there."""
+        mapping = read_json(index).get("weight_map")
+        names = list(mapping.values()) if isinstance(mapping, dict) and mapping else [None]
+        for name in {n if isinstance(n, str) else repr(n): n for n in names}.values():
+            if (
+                not isinstance(name, str)
+                or not name.isprintable()
+                or Path(name).name != name
+                or not name.endswith(".safetensors")
+            ):
+                raise UnmaskError(f"{index} names {name!r:.120}, which is not a safetensors file of this folder")
+            try:
+                there = (self.source / name).is_file()
+            except OSError:  # the name is too long to be one
+                there = False
+            if not there:
+                raise UnmaskError(f"{self.source / name} is missing; {index.name} asks for it, download it again")
+        return {name: str(home) for name, home in mapping.items()} if isinstance(mapping, dict) else {}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's shape, from the headers alone."""
+        return {name: stored.shape for name, stored in self.stored.items()}
+
+    def bytes_by_dtype(self) -> dict[str, int]:
+        """Bytes of all tensors of each type, by the format's own names."""
+        out: dict[str, int] = {}
+        for stored in self.stored.values():
+            out[stored.kind] = out.get(stored.kind, 0) + stored.size
+        return out
+
+    def rename(self, old: str, new: str) -> None:
+        """Gives a tensor another name from here on."""
+        self.stored[new] = replace(self.stored.pop(old), name=new)
+
+    def tensors(self, dtype: torch.dtype | None, transposed: tuple[str, ...] = ()) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor in the order of the files; only one is held here at a time.
+
+        dtype: of floating-point values, None: the file's. transposed: ends of names of tensors that are stored
+        [in, out] and given [out, in].
+        """
+        import torch
+
+        buffer = torch.empty(CHUNK, dtype=torch.uint8)
+        by_file: dict[Path, list[Stored]] = {}
+        for stored in self.stored.values():
+            by_file.setdefault(stored.path, []).append(stored)
+        for path, tensors in by_file.items():
+            try:
+                with path.open("rb", buffering=0) as file:
+                    for stored in tensors:
+                        yield stored.name, read(file, stored, dtype, buffer, stored.name.endswith(transposed))
+            except OSError as error:
+                raise UnmaskError(f"{path} cannot be read ({error.strerror or error}); download it again") from None

@@ -1,0 +1,180 @@
+"""Writing checkpoints: what was loaded comes back, in its family's own layout or as SDAR folders for other engines.
+
+What SDAR can say is found out by reading back what would be written: the first field that differs is why not.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from unmask.checkpoints import adapter_files
+from unmask.checkpoints.families import registry, sdar
+from unmask.checkpoints.folder import (
+    CONFIG,
+    GENERATION,
+    TEMPLATE,
+    TEMPLATES,
+    TEXT_FILES,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+)  # fmt: skip
+from unmask.checkpoints.safetensors import WEIGHTS, write_tensors
+from unmask.checkpoints.weights import weights_to_save
+from unmask.errors import UnmaskError
+from unmask.files import replacing, write_text
+from unmask.models.adapter import own_parameters
+from unmask.models.config import ModelConfig
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from unmask.checkpoints.open import Checkpoint
+    from unmask.models.transformer import Transformer
+
+SGLANG = "sglang.yaml"  # what SGLang 0.5.23 must be told, for it takes no block length from config.json
+SGLANG_MASK = 151669  # id of the mask that SGLang 0.5.23 takes every SDAR to have
+FIRST = ("adapter_rank", "adapter_width", "corruption", "layout", "shift")  # differences that say most
+CLASS = "configuration_sdar"
+# transformers knows no SDAR: its folders bring their config class along
+CODE = """from transformers import PretrainedConfig
+
+
+class SDARConfig(PretrainedConfig):
+    model_type = "{model_type}"
+"""
+
+
+def write_checkpoint(
+    folder: Path,
+    config: dict[str, Any],
+    weights: dict[str, Tensor],
+    tokenizer: Tokenizer | None,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Writes a checkpoint folder's files, each whole or not at all; names and config as the layout has them."""
+    write_tensors(folder / WEIGHTS, weights, metadata)
+    if tokenizer is not None:
+        write_text(folder / TOKENIZER, tokenizer.to_str(pretty=False))
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def save_new(folder: Path, network: Transformer, tokenizer: Tokenizer | None, decoding: dict[str, Any]) -> None:
+    """Writes a network that was made here, in our own layout."""
+    raw = network.config.to_dict()
+    write_checkpoint(folder, raw, weights_to_save(network, None, raw), tokenizer)
+    write_text(folder / GENERATION, json.dumps(decoding, indent=2) + "\n")
+
+
+def save_again(folder: Path, network: Transformer, checkpoint: Checkpoint, decoding: dict[str, Any]) -> None:
+    """Writes a network beside all else that its checkpoint has: tokenizer, chat templates, special tokens, decoding.
+
+    Args:
+        folder: Where to.
+        network: Of the checkpoint, or one that went on from it; read in another way, it is saved in our own layout.
+        checkpoint: What it was read from.
+        decoding: How it decodes, for a layout that has no words of its own for that.
+    """
+    if checkpoint.base is not None:
+        adapter_files.save(folder, network, dict(own_parameters(network)), checkpoint.base_name or "")
+        write_text(folder / GENERATION, json.dumps(decoding, indent=2) + "\n")
+        return
+    family = checkpoint.family if network.config == checkpoint.config else None
+    raw = checkpoint.raw_config if network.config == checkpoint.config else network.config.to_dict()
+    if family is not None:
+        lost = [name for name in checkpoint.folder.weights.shapes() if name.startswith(family.unread)]
+        if lost:
+            raise UnmaskError(
+                f"model '{checkpoint.name}' has {len(lost)} tensors that are not read, {lost[0]!r} among them; "
+                "saving would lose them, copy its folder instead"
+            )
+        if registry.recognise(raw, CONFIG, folder.absolute().name) is not family:  # its old folder's name said it
+            raw = {**raw, "architectures": list(family.architectures[:1])}
+    generation = decoding
+    if family is not None:
+        generation = checkpoint.folder.json(GENERATION)
+    _save_text(folder, checkpoint)
+    write_checkpoint(folder, raw, weights_to_save(network, family, raw), None)
+    if generation:
+        write_text(folder / GENERATION, json.dumps(generation, indent=2) + "\n")
+
+
+def _save_text(folder: Path, checkpoint: Checkpoint) -> None:
+    """Tokenizer, special tokens and chat templates: copies of the files, or what a GGUF file says in their place."""
+    source = checkpoint.folder
+    named = [name for name in TEXT_FILES if source.has(name)]
+    named += [f"{TEMPLATES}/{path.name}" for path in sorted(source.path.glob(f"{TEMPLATES}/*.jinja"))]
+    copies = {name: (source.path / name).read_bytes() for name in named}
+    if TOKENIZER not in copies and checkpoint.tokenizer is not None:
+        copies[TOKENIZER] = checkpoint.tokenizer.to_str(pretty=False).encode()
+        tokens = {"tokenizer_class": "PreTrainedTokenizerFast", **checkpoint.special_tokens}
+        copies.setdefault(TOKENIZER_CONFIG, (json.dumps(tokens, indent=2) + "\n").encode())
+    if not any(name.endswith(".jinja") for name in copies) and source.gguf is not None:
+        for name, text in checkpoint.templates.items():
+            file = TEMPLATE if name == "default" else f"{TEMPLATES}/{name}.jinja"
+            copies.setdefault(file, text.encode())
+    for name, content in copies.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_bytes(content)
+
+
+def sdar_config(config: ModelConfig, name: str) -> dict[str, Any]:
+    """config.json of a network in SDAR's words. Raises UnmaskError naming the first thing SDAR has no words for."""
+    raw = sdar.write(config)
+    mine = config.to_dict()
+    theirs = sdar.FAMILY.config(raw, f"model '{name}' as SDAR").to_dict()
+    for field in (*FIRST, *(field.name for field in fields(config))):
+        if mine[field] != theirs[field]:
+            raise UnmaskError(
+                f"model '{name}' cannot be written as SDAR: its {field} is {mine[field]!r:.60}, where SDAR has "
+                f"{theirs[field]!r:.60}; docs/serving.md says what a recipe needs"
+            )
+    if config.mask_token_id is None:
+        raise UnmaskError(f"model '{name}' cannot be written as SDAR: it has no mask token")
+    return {**raw, "auto_map": {"AutoConfig": f"{CLASS}.SDARConfig"}}
+
+
+def export_sdar(
+    folder: Path,
+    network: Transformer,
+    name: str,
+    tokenizer: Tokenizer | None,
+    chat_template: str | None = None,
+    ends: tuple[int, ...] = (),
+    threshold: float | None = None,
+) -> None:
+    """Writes a network as an SDAR folder, all of it or nothing.
+
+    ends: ids that end an answer besides the config's. threshold: of SGLang's decoding; None leaves it its own. Raises
+    UnmaskError for a network that SDAR cannot express, and for a folder that holds something.
+    """
+    config = network.config
+    raw = sdar_config(config, name)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UnmaskError(f"{folder} holds something already; choose another folder")
+    weights = weights_to_save(network, sdar.FAMILY, raw)
+    raw["torch_dtype"] = str(network.embedding.weight.dtype).removeprefix("torch.")
+    stops = [end for end in (config.eos_token_id, *ends) if end is not None]
+    generation = {"eos_token_id": stops, "bos_token_id": config.bos_token_id, "pad_token_id": config.pad_token_id}
+    known = None if threshold is None else f"threshold: {threshold}\n"
+    with replacing(folder) as made:
+        write_checkpoint(made, raw, weights, tokenizer, {"format": "pt"})
+        write_text(made / GENERATION, json.dumps(generation, indent=2) + "\n")
+        write_text(made / f"{CLASS}.py", CODE.format(model_type=raw["model_type"]))
+        write_text(made / SGLANG, f"block_size: {config.block_length}\n{known or ''}")
+        if tokenizer is not None:
+            write_text(made / TOKENIZER_CONFIG, json.dumps(_tokens(config, tokenizer), indent=2) + "\n")
+        if chat_template is not None:
+            write_text(made / TEMPLATE, chat_template)
+
+
+def _tokens(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """tokenizer_config.json: what the special tokens are called."""
+    roles = {"mask": config.mask_token_id, "eos": config.eos_token_id}
+    roles |= {"bos": config.bos_token_id, "pad": config.pad_token_id}
+    named = {f"{role}_token": tokenizer.id_to_token(id) for role, id in roles.items() if id is not None}
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.max_length, **named}

@@ -1,0 +1,87 @@
+"""What mixes positions in a layer. Attention is one mixer; `MIXERS` names them all.
+
+Another mixer, attention-free or not, is a file with a module that has `forward(x_BTD, context)`, its entry in `MIXERS`
+and its name in `config.MixerName`. Its weights' names in public checkpoints are its family's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from unmask.attention import AttentionMask, attend
+from unmask.models.config import ModelConfig
+from unmask.models.layers import Projection, make_norm
+
+
+class KeyValueCache(Protocol):
+    """What attention needs of a cache: keep this window's keys and values, return all visible ones."""
+
+    def update(self, layer: int, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a layer knows of a pass besides its input.
+
+    Attributes:
+        rope: cos and sin [B, T, r] of the columns' positions.
+        mask: Who may attend to whom.
+        cache: Keys and values of what was read before; None without.
+        gate_BT1: 1 where an adapter acts, or at a canvas's columns; None for nowhere.
+    """
+
+    rope: tuple[Tensor, Tensor]
+    mask: AttentionMask = None
+    cache: KeyValueCache | None = None
+    gate_BT1: Tensor | None = None
+
+
+def rotate(x_BHTK: Tensor, cos_BTr: Tensor, sin_BTr: Tensor) -> Tensor:
+    """Rotates the first 2r features of each head, pairing feature i with i + r."""
+    r = cos_BTr.shape[-1]
+    cos = cos_BTr[:, None].to(x_BHTK.dtype)
+    sin = sin_BTr[:, None].to(x_BHTK.dtype)
+    a = x_BHTK[..., :r]
+    b = x_BHTK[..., r : 2 * r]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, x_BHTK[..., 2 * r :]], -1)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.width = config.head_dim
+        size = config.hidden_size
+        queries = config.num_heads * config.head_dim
+        keys = config.num_kv_heads * config.head_dim
+        self.q_proj = Projection(size, queries, config.qkv_bias, config.adapter_rank)
+        self.k_proj = Projection(size, keys, config.qkv_bias, config.adapter_rank)
+        self.v_proj = Projection(size, keys, config.qkv_bias, config.adapter_rank)
+        self.o_proj = Projection(queries, size, config.out_bias, config.adapter_rank)
+        self.q_norm = make_norm(config, config.head_dim) if config.qk_norm else None
+        self.k_norm = make_norm(config, config.head_dim) if config.qk_norm else None
+
+    def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
+        batch, length, _ = x_BTD.shape
+        gate = context.gate_BT1
+        q = self.q_proj(x_BTD, gate).view(batch, length, -1, self.width)
+        k = self.k_proj(x_BTD, gate).view(batch, length, -1, self.width)
+        v = self.v_proj(x_BTD, gate).view(batch, length, -1, self.width).transpose(1, 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q = self.q_norm(q)
+            k = self.k_norm(k)
+        q = rotate(q.transpose(1, 2), *context.rope)
+        k = rotate(k.transpose(1, 2), *context.rope)
+        if context.cache is not None:
+            k, v = context.cache.update(self.layer, k, v)
+        return self.o_proj(attend(q, k, v, context.mask).transpose(1, 2).reshape(batch, length, -1), gate)
+
+
+MIXERS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {"attention": Attention}
