@@ -53,7 +53,10 @@ class DiffusionLM:
         backend: str = "torch",
     ) -> None:
         """A network in memory, or one that `loaded` describes: that is read when needed. backend: what generates."""
-        self._model, self.tokenizer, self.name, self.loaded = model, tokenizer, name, loaded
+        self._model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.loaded = loaded
         self.defaults = defaults or DecodingDefaults()
         if model is None and loaded is None:
             raise ValueError("a DiffusionLM needs a network or what describes one")

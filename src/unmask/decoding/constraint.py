@@ -22,7 +22,8 @@ class Constraint:
     """
 
     def __init__(self, row: Row, grammar: Grammar) -> None:
-        self.row, self.grammar = row, grammar
+        self.row = row
+        self.grammar = grammar
         self.first = self.place = row.request.given.index(False)
         self.here = START  # the state before `place`
 
@@ -36,7 +37,8 @@ class Constraint:
         if place <= self.first:
             return START
         if place < self.place:
-            self.place, self.here = self.first, START
+            self.place = self.first
+            self.here = START
         self.here = self.grammar.read(self.row.canvas.ids[0, self.place : place].tolist(), self.here)
         self.place = place
         return self.here
@@ -44,10 +46,12 @@ class Constraint:
     def allowed(self, start: int, end: int, target: Array) -> Array:
         """Tokens that each position `target` [n] of the window from start to end - 1 may have, given all that is
         written elsewhere: bool [n, V]. What follows the window is open."""
-        start, state, left = *self._begin(start), self.row.length - end
+        start, state = self._begin(start)
+        left = self.row.length - end
         if len(target) == 1 and end - start == 1:
             return self.grammar.allowed(state, left + 1)[None]
-        ids, is_open = self.row.canvas.ids[0, start:end], self.row.masked[start:end]
+        ids = self.row.canvas.ids[0, start:end]
+        is_open = self.row.masked[start:end]
         return self.grammar.allowed_at(ids, is_open, state, left, target - start)
 
     def _begin(self, start: int) -> tuple[int, int]:
@@ -61,7 +65,8 @@ class Constraint:
 
     def after(self, drafts: Array, start: int) -> Array:
         """Tokens that may follow the text before `start` and each of its drafts in turn, bool [drafts + 1, V]."""
-        state, rows = self.state(start), []
+        state = self.state(start)
+        rows = []
         for place, token in enumerate([*drafts.tolist(), None]):
             rows.append(self.grammar.allowed(state, self.row.length - start - place))
             state = state if token is None else self.grammar.step(state, token)
@@ -87,7 +92,8 @@ class Constraint:
         with, together with all surer ones. bool [L]."""
         places = chosen.nonzero()[0]
         places = places[(-sureness[places]).argsort(kind="stable")]
-        start, state, left = *self._begin(start), self.row.length - end
+        start, state = self._begin(start)
+        left = self.row.length - end
         is_open = (ids == self.row.canvas.mask_id)[start:end]
         kept = self.grammar.accept(ids[start:end], is_open, places - start, tokens[places], state, left)
         out = np.zeros_like(chosen)
@@ -99,15 +105,20 @@ class Constraint:
     ) -> dict[int, tuple[int, float]]:
         """Other tokens for positions `left_out` whose proposals did not go with surer ones: each the best, or a draw,
         of what is still allowed, one after another; with their probabilities. ids [L]: with all that is committed."""
-        ids, out, warm = ids.copy(), dict[int, tuple[int, float]](), self.row.request.temperature > 0
-        start, state, left = *self._begin(start), self.row.length - end
+        ids = ids.copy()
+        out = dict[int, tuple[int, float]]()
+        warm = self.row.request.temperature > 0
+        start, state = self._begin(start)
+        left = self.row.length - end
         row_of = {int(p): i for i, p in enumerate(result.target)}
         for place in left_out.tolist():
-            is_open, row = (ids == self.row.canvas.mask_id)[start:end], row_of[place]
+            is_open = (ids == self.row.canvas.mask_id)[start:end]
+            row = row_of[place]
             allowed = self.grammar.allowed_at(ids[start:end], is_open, state, left, np.array([place - start]))
             if not result.logits.restrict(np.array([result.offset + row]), allowed)[0]:
                 continue
             p = result.probabilities(np.array([row]))[0]
             token = draw(p, result.sampling.token_draw[row]) if warm else int(p.argmax())
-            ids[place], out[place] = token, (token, float(p[token]))
+            ids[place] = token
+            out[place] = (token, float(p[token]))
         return out

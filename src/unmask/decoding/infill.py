@@ -72,7 +72,8 @@ def parse_template(text: str, tokenizer: Tokenizer) -> Template:
         raise UnmaskError("the template has no gap; write [[mask:4]] or [[mask:1-3]] where text is wanted")
     gaps = list[Sequence[int]]()
     for match in matches:
-        low, high = int(match[1]), int(match[2] or match[1])
+        low = int(match[1])
+        high = int(match[2] or low)
         if not 1 <= low <= high:
             raise UnmaskError(
                 f"gap {match[0]} is impossible: lengths are at least 1 and the first not above the second"

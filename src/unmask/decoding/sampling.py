@@ -12,9 +12,14 @@ import numpy as np
 
 from unmask.canvas import Array
 
-TOKEN_DRAW, CHOICE_DRAW, ACCEPT_DRAW = 0, 1, 2  # purposes of draws: a token, a position, whether a draft holds
+# purposes of draws: a token, a position, whether a draft holds
+TOKEN_DRAW = 0
+CHOICE_DRAW = 1
+ACCEPT_DRAW = 2
 COLD = 1e-9  # temperatures below it are 0: logits over them are no longer numbers
-_GOLDEN, _MIX1, _MIX2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX2 = np.uint64(0x94D049BB133111EB)
 
 
 def _mix(x: Array) -> Array:
@@ -129,8 +134,8 @@ def _highest(row: Array, k: int) -> Array:
         return np.sort((-row).argsort(kind="stable")[:k])
     values = row[ids]
     edge = np.partition(values, len(ids) - k)[len(ids) - k]
-    above, level = ids[values > edge], ids[values == edge]
-    return np.sort(np.concatenate([above, level[: k - len(above)]]))
+    above = ids[values > edge]
+    return np.sort(np.concatenate([above, ids[values == edge][: k - len(above)]]))
 
 
 def warmed(logits_NV: Array, temperature_N: Array, top_k_N: Array, top_p_N: Array) -> Array:
@@ -139,7 +144,8 @@ def warmed(logits_NV: Array, temperature_N: Array, top_k_N: Array, top_p_N: Arra
     warm = temperature_N > 0
     if warm.any():
         logits /= np.where(warm, temperature_N, 1.0)[:, None]
-        top_k, top_p = np.where(warm, top_k_N, 0), np.where(warm, top_p_N, 1.0)
+        top_k = np.where(warm, top_k_N, 0)
+        top_p = np.where(warm, top_p_N, 1.0)
         if ((top_k > 0) | (top_p < 1)).any():
             logits = keep_top(logits, top_k, top_p)
     return logits
@@ -161,11 +167,13 @@ def propose(
     """
     warm = temperature_N > 0
     filtered = warm & ((top_k_N > 0) | (top_p_N < 1))
-    parts, places = [], []
+    parts = []
+    places = []
     for rows in ((~warm).nonzero()[0], (warm & ~filtered).nonzero()[0]):  # a row is scored alike in any company
         if len(rows):
             # at temperature 0 a sum of float32 exponentials is exact enough to compare confidences by
-            hot, logits = bool(warm[rows[0]]), logits_NV[rows]
+            hot = bool(warm[rows[0]])
+            logits = logits_NV[rows]
             logits = logits / temperature_N[rows, None] if hot else logits
             if banned is not None:
                 logits[:, banned] = -np.inf

@@ -9,7 +9,8 @@ class Stops:
     """Says whether finished tokens hold one of some texts, decoding only the newest of them; one for each request."""
 
     def __init__(self, stops: list[str], decode: Callable[[list[int]], str]) -> None:
-        self.stops, self.decode = stops, decode
+        self.stops = stops
+        self.decode = decode
         self.seen = 0  # tokens that hold no stop
         # every token is a byte of text at least; those without text (control tokens) are why there are some more
         self.margin = max(len(stop.encode(errors="replace")) for stop in stops) + 16

@@ -12,7 +12,6 @@ from unmask.backends.torch import TorchBackend
 from unmask.canvas import Array
 from unmask.decoding.loop import Decoder
 from unmask.decoding.methods import DecodingDefaults, sample
-from unmask.decoding.methods.ancestral import race
 from unmask.decoding.request import Asked, Request
 from unmask.errors import UnmaskError
 from unmask.layout import Layout
@@ -39,6 +38,12 @@ DIVIDED = (
 )
 
 DUO_NOISE: dict[str, NetworkSchedule] = {"LogLinear": "log_linear", "Cosine": "cosine"}
+
+
+def race(weights_NV: Array, u_NV: Array) -> Array:
+    """Tokens [N] drawn with chances in proportion to weights, by uniform draws for every token: the first of
+    exponential arrivals wins. The references' sampler, with their guards against logarithms of 0."""
+    return (weights_NV / (1e-10 - np.log(u_NV + 1e-10))).argmax(-1)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from conformance.checks.checks import difference, unequal
 from unmask.canvas import Array
 from unmask.decoding.budget import StepBudget, plan
 from unmask.decoding.convention import Convention
-from unmask.decoding.methods.edit_rule import edits, penalised, progress
+from unmask.decoding.methods.edit_rule import edits, progress
 from unmask.decoding.methods.renoise_rule import RenoiseOptions, accept, settled, temperature
 from unmask.decoding.rules import RULES, RuleOptions
 from unmask.decoding.sampling import Scores, propose
@@ -150,3 +150,11 @@ def joint_threshold(case: Case, tensors: Tensors, mask_id: int) -> str:
         or unequal(post_steps.tolist(), case["post_edit_steps_after"])
         or unequal(finished.tolist(), case["finished"])
     )
+
+
+def penalised(logits: Array, ids: Array, penalty: float) -> Array:
+    """Logits [B, L, V] with the token left of each position made less likely there (SGLang's penalty_lambda)."""
+    out = logits.copy()
+    row, position = np.indices(ids[:, 1:].shape)
+    out[row, position + 1, ids[:, :-1]] -= penalty
+    return out

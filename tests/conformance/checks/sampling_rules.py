@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from conformance.checks.ancestral import race
 from conformance.checks.checks import unequal
 from conformance.checks.rules import Case, Tensors
 from unmask.backends import torch as torch_backend
 from unmask.backends.torch import TorchLogits
 from unmask.decoding import sampling
 from unmask.decoding.feed import Sampling
-from unmask.decoding.methods.ancestral import nucleus, race
+from unmask.decoding.methods.ancestral import nucleus
 
 
 def survivors(reference: str, case: Case, tensors: Tensors, mask_id: int) -> str:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conformance.checks.ancestral import race
 from unmask.canvas import Array
 from unmask.decoding.methods.ancestral import (
     SamplerOptions,
@@ -23,7 +24,6 @@ from unmask.decoding.methods.ancestral import (
     plan,
     posterior,
     psi_posterior,
-    race,
 )
 from unmask.decoding.methods.score_sampling import analytic, denoised, euler, reached, score_of, staggered
 from unmask.noise import NoiseSchedule

@@ -137,12 +137,6 @@ def nucleus(p_NV: Array, top_p: float) -> Array:
     return kept / kept.sum(-1, keepdims=True)
 
 
-def race(weights_NV: Array, u_NV: Array) -> Array:
-    """Tokens [N] drawn with chances in proportion to weights, by uniform draws for every token: the first of
-    exponential arrivals wins. The references' sampler, with their guards against logarithms of 0."""
-    return (weights_NV / (1e-10 - np.log(u_NV + 1e-10))).argmax(-1)
-
-
 def inverse(weights_NV: Array, u_N: Array) -> Array:
     """Tokens [N] drawn with chances in proportion to weights, by one uniform draw each; a weight below 0, as
     ratios of a network that is not exact can give, is none."""

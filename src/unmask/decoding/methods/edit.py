@@ -134,7 +134,9 @@ class InsertDelete(Editing):
             p[[row.canvas.mask_id, *forbidden]] = -1.0
             return int(p.argmax()), float(p.max())
 
-        ids, masked, frozen = row.canvas.ids[0, window], row.masked[window], row.canvas.frozen[0, window]
+        ids = row.canvas.ids[0, window]
+        masked = row.masked[window]
+        frozen = row.canvas.frozen[0, window]
         proposed = scores.token[0, window], scores.confidence[0, window]
         change = self.revision.step(ids, masked, frozen, *proposed, second, self.controls, self.rule, self.options)
         if self.cache == "exact":

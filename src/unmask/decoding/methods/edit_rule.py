@@ -48,11 +48,3 @@ def progress(changed: Array, had_masks: Array, post_steps: Array, max_post_steps
     if it had more than `max_post_steps` steps without one. had_masks: bool [B], before the step."""
     post_steps = post_steps + ~had_masks
     return Progress((~had_masks & ~changed.any(1)) | (post_steps > max_post_steps), post_steps)
-
-
-def penalised(logits: Array, ids: Array, penalty: float) -> Array:
-    """Logits [B, L, V] with the token left of each position made less likely there (SGLang's penalty_lambda)."""
-    out = logits.copy()
-    row, position = np.indices(ids[:, 1:].shape)
-    out[row, position + 1, ids[:, :-1]] -= penalty
-    return out

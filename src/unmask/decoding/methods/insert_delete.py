@@ -100,8 +100,10 @@ class Revision:
         self.seen.add(tuple(ids.tolist()))
         for place in np.flatnonzero(chosen).tolist():
             self.tried.setdefault(place, set()).add(int(token[place]))
-        deleted, inserted = chosen & (token == controls.delete), chosen & (token == controls.insert)
-        gone, pushed = set(np.flatnonzero(deleted).tolist()), set(np.flatnonzero(inserted).tolist())
+        deleted = chosen & (token == controls.delete)
+        inserted = chosen & (token == controls.insert)
+        gone = set(np.flatnonzero(deleted).tolist())
+        pushed = set(np.flatnonzero(inserted).tolist())
         self.original = moved(self.original, gone, pushed, len(ids), False)
         return Change(chosen & ~deleted & ~inserted, token, confidence, deleted, inserted)
 
