@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,10 +24,11 @@ from unmask.errors import UnmaskError
 from unmask.serving.api import errors, execution, openapi, playground
 from unmask.serving.api.access import AccessControl, AccessRules, note
 from unmask.serving.api.answers import Answer
+from unmask.serving.api.anthropic import CountRequest
 from unmask.serving.api.endpoints import ENDPOINTS, Endpoint
 from unmask.serving.api.errors import INVALID, MISSING, APIError
 from unmask.serving.api.planner import Models, Plan, Planner, RequestLimits, can_chat, can_fill
-from unmask.serving.api.schema import DetokenizeRequest, TokenizeRequest
+from unmask.serving.api.schema import DetokenizeRequest, StreamOptions, TokenizeRequest
 from unmask.serving.api.streaming import EventStream, Stream
 from unmask.serving.api.strict_json import parse
 from unmask.serving.api.structure import Compiler, Structure
@@ -104,6 +106,8 @@ class Service:
             "/health": self._health,
             "/metrics": self._metrics,
             "/version": self._version,
+            "/api/version": self._version,
+            "/api/tags": self._tags,
             "/openapi.json": openapi.answer(JSONResponse(described)),
             "/docs": openapi.answer(HTMLResponse(openapi.page(described))),
         }
@@ -111,6 +115,7 @@ class Service:
             **{endpoint.path: partial(self.answer, endpoint=endpoint) for endpoint in ENDPOINTS},
             "/tokenize": self._tokenize,
             "/detokenize": self._detokenize,
+            "/v1/messages/count_tokens": self._count_tokens,
         }
         return [
             *(Route(path, handler, methods=["GET"]) for path, handler in reads.items()),
@@ -148,6 +153,8 @@ class Service:
             body = endpoint.dialect.request(sent)
         except ValidationError as error:
             raise errors.invalid(error, {}) from None
+        if body.stream and body is not sent:  # other APIs tell the usage of every stream
+            body = body.model_copy(update={"stream_options": StreamOptions(include_usage=True)})
         return ReadRequest(sent, body, self.planner.structure(body))
 
     async def _whole(self, answer: Answer) -> dict[str, Any]:
@@ -200,6 +207,20 @@ class Service:
 
     async def _version(self, request: Request) -> Response:
         return JSONResponse({"version": unmask.__version__})
+
+    async def _tags(self, request: Request) -> Response:
+        """The models, as Ollama's clients list them."""
+        told = {"size": 0, "digest": "", "modified_at": datetime.fromtimestamp(self.began, UTC).isoformat()}
+        found = [{"name": name, "model": name, **told, "details": {}} for name in self.models.models]
+        return JSONResponse({"models": found})
+
+    async def _count_tokens(self, request: Request) -> Response:
+        raw = await request.body()
+        return JSONResponse(await self.workers.do(partial(self._counted, raw), len(raw)))
+
+    def _counted(self, raw: bytes) -> dict[str, int]:
+        body = read_body(raw, CountRequest).chat()
+        return {"input_tokens": len(self.planner.prompt_of(body, body, self.planner.structure(body)))}
 
     async def _tokenize(self, request: Request) -> Response:
         raw = await request.body()

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from unmask.serving.api import edits
+from unmask.serving.api import anthropic, edits, ollama, openai_responses
 from unmask.serving.api.answers import APPLY, CHAT, EDIT, INFILL, TEXT, AnswerFormat
 from unmask.serving.api.dialect import Dialect
 from unmask.serving.api.planner import Plan, Planner
@@ -90,5 +90,45 @@ ENDPOINTS = (
         plan=edits.plan_apply,
         format=APPLY,
         example={"messages": [{"role": "user", "content": APPLIED}]},
+    ),
+    Endpoint(
+        path="/v1/responses",
+        summary="Answer a dialogue, as OpenAI's Responses API; nothing is stored",
+        body=openai_responses.ResponsesRequest,
+        reply=openai_responses.ResponsesReply,
+        plan=Planner.chat,
+        format=CHAT,
+        example={"input": "Why is the sky blue?", "max_output_tokens": 64},
+        dialect=openai_responses.Responses(),
+    ),
+    Endpoint(
+        path="/v1/messages",
+        summary="Answer a dialogue, as Anthropic's API",
+        body=anthropic.MessagesRequest,
+        reply=anthropic.MessagesReply,
+        plan=Planner.chat,
+        format=CHAT,
+        example={"messages": HELLO, "max_tokens": 64},
+        dialect=anthropic.Messages(),
+    ),
+    Endpoint(
+        path="/api/chat",
+        summary="Answer a dialogue, as Ollama's API; streams unless told not to",
+        body=ollama.ChatBody,
+        reply=ollama.Reply,
+        plan=Planner.chat,
+        format=CHAT,
+        example={"messages": HELLO, "stream": False, "options": {"num_predict": 64}},
+        dialect=ollama.Chat(),
+    ),
+    Endpoint(
+        path="/api/generate",
+        summary="Continue a prompt, as Ollama's API; streams unless told not to",
+        body=ollama.GenerateBody,
+        reply=ollama.Reply,
+        plan=ollama.plan_generate,
+        format=TEXT,
+        example={"prompt": "Emma was", "stream": False, "options": {"num_predict": 16}},
+        dialect=ollama.Generate(),
     ),
 )

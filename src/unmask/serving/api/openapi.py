@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import unmask
+from unmask.serving.api.anthropic import CountRequest, TokenCount
 from unmask.serving.api.errors import ErrorBody
 from unmask.serving.api.replies import Detokenized, Health, ModelCard, ModelList, Tokenized, Version
 from unmask.serving.api.schema import DetokenizeRequest, TokenizeRequest
@@ -73,6 +74,7 @@ def describe(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
         )
     add_post("/tokenize", "Token ids of a text or a dialogue", TokenizeRequest, Tokenized)
     add_post("/detokenize", "The text of token ids", DetokenizeRequest, Detokenized)
+    add_post("/v1/messages/count_tokens", "Tokens of a dialogue, as Anthropic's API", CountRequest, TokenCount)
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     add("/v1/models", "The models that are served", ModelList, "get", {})
     add("/v1/models/{name}", "One model and what it can be asked for", ModelCard, "get", {"parameters": [name]})

@@ -1,0 +1,262 @@
+"""Clients of other APIs, unchanged, against a live server: what they read is what /v1/chat/completions writes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import openai
+import pytest
+from live_server import Live
+
+HELLO: list[Any] = [{"role": "user", "content": "the cat"}]
+SCHEMA = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+
+
+@pytest.fixture(scope="module")
+def client(live: Live) -> openai.OpenAI:
+    return openai.OpenAI(base_url=live.url, api_key="none", max_retries=0, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def written(client: openai.OpenAI) -> str:
+    """The text of the same dialogue at the same settings."""
+    reply = client.chat.completions.create(model="talker", messages=HELLO, max_tokens=24, temperature=0, seed=1)
+    return reply.choices[0].message.content or ""
+
+
+def test_openai_responses(client: openai.OpenAI, written: str) -> None:
+    asked: dict[str, Any] = {"model": "talker", "max_output_tokens": 24, "temperature": 0, "extra_body": {"seed": 1}}
+    reply = client.responses.create(input="the cat", **asked)
+    assert reply.output_text == written
+    assert reply.status in ("completed", "incomplete")
+    assert reply.usage is not None
+    assert reply.usage.total_tokens == reply.usage.input_tokens + reply.usage.output_tokens
+    events = list(client.responses.create(input=HELLO, stream=True, **asked))
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == written
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert events[0].type == "response.created"
+    last: Any = events[-1]
+    assert last.response.output_text == written
+    assert last.response.usage.model_dump() == reply.usage.model_dump()
+    with pytest.raises(openai.BadRequestError, match="previous_response_id"):
+        client.responses.create(input="a", previous_response_id="resp_1", model="talker")
+
+
+def test_openai_responses_call_functions_and_read_their_results(client: openai.OpenAI) -> None:
+    tool: Any = {"type": "function", "name": "roll", "parameters": SCHEMA, "strict": True}
+    asked: dict[str, Any] = {"model": "talker", "tools": [tool], "tool_choice": "required", "max_output_tokens": 60}
+    reply: Any = client.responses.create(input="roll", **asked)
+    call = reply.output[0]
+    assert (call.type, call.name) == ("function_call", "roll")
+    assert json.loads(call.arguments)["n"] in (1, 2)
+    with client.responses.stream(input="roll", **asked) as stream:
+        final: Any = stream.get_final_response()
+    assert json.loads(final.output[0].arguments)["n"] in (1, 2)
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "ok"}
+    again = client.responses.create(
+        model="talker", input=[*HELLO, call.model_dump(), result], tools=[tool], tool_choice="none", max_output_tokens=5
+    )
+    assert again.output_text
+
+
+def test_anthropic(live: Live, written: str) -> None:
+    anthropic = pytest.importorskip("anthropic")
+    client = anthropic.Anthropic(base_url=live.url.removesuffix("/v1"), api_key="none", max_retries=0)
+    asked: dict[str, Any] = {"model": "talker", "messages": HELLO, "max_tokens": 24, "extra_body": {"temperature": 0}}
+    reply = client.messages.create(**asked)
+    assert reply.content[0].text == written
+    assert reply.stop_reason in ("end_turn", "max_tokens")
+    with client.messages.stream(**asked) as stream:
+        assert "".join(stream.text_stream) == written
+        final = stream.get_final_message()
+    assert final.usage.output_tokens == reply.usage.output_tokens
+    assert client.messages.count_tokens(model="talker", messages=HELLO).input_tokens == reply.usage.input_tokens
+    tools = [{"name": "roll", "description": "rolls", "input_schema": SCHEMA}]
+    asked = {"model": "talker", "messages": HELLO, "max_tokens": 60, "tools": tools, "tool_choice": {"type": "any"}}
+    call = client.messages.create(**asked)
+    assert (call.stop_reason, call.content[0].name) == ("tool_use", "roll")
+    assert call.content[0].input["n"] in (1, 2)
+    with client.messages.stream(**asked) as stream:
+        assert stream.get_final_message().content[0].input["n"] in (1, 2)
+    result = [{"type": "tool_result", "tool_use_id": call.content[0].id, "content": "ok"}]
+    history = [*HELLO, {"role": "assistant", "content": call.content}, {"role": "user", "content": result}]
+    assert client.messages.create(**{**asked, "messages": history, "tool_choice": {"type": "none"}}).content
+    with pytest.raises(anthropic.BadRequestError, match="max_tokens"):
+        client.messages.create(model="talker", messages=HELLO, max_tokens=0)
+    with pytest.raises(anthropic.NotFoundError, match="not served"):
+        client.messages.create(model="claude", messages=HELLO, max_tokens=5)
+
+
+def test_anthropics_key_is_taken(start: Any) -> None:
+    from unmask.serving.api.access import AccessRules
+    from unmask.serving.api.app import Settings
+
+    locked = start(settings=Settings(AccessRules(keys=("open-sesame",))))
+    body = {"model": "talker", "messages": HELLO, "max_tokens": 2}
+    assert locked.send("/v1/messages", body, headers={"x-api-key": "open-sesame"})[0] == 200
+    status, reply = locked.send("/v1/messages", body, headers={"x-api-key": "wrong"})
+    assert (status, reply["type"], reply["error"]["type"]) == (401, "error", "authentication_error")
+
+
+def test_ollama(live: Live, written: str) -> None:
+    ollama = pytest.importorskip("ollama")
+    client = ollama.Client(host=live.url.removesuffix("/v1"))
+    assert {model.model for model in client.list().models} == set(live.models)
+    options = {"temperature": 0, "num_predict": 24, "seed": 1}
+    reply = client.chat(model="talker", messages=HELLO, options=options)
+    assert reply.message.content == written
+    assert reply.done
+    parts = list(client.chat(model="talker", messages=HELLO, options=options, stream=True))
+    assert "".join(part.message.content or "" for part in parts) == written
+    assert parts[-1].eval_count == reply.eval_count
+    formed = client.chat(model="talker", messages=HELLO, format=SCHEMA, options={"num_predict": 40})
+    assert json.loads(formed.message.content)["n"] in (1, 2)
+    text = client.generate(model="canvas", prompt="the cat", options={"num_predict": 8, "seed": 1})
+    assert text.response == live.models["canvas"].generate("the cat", 8, seed=1).text
+    with pytest.raises(ollama.ResponseError, match="not served"):
+        client.chat(model="llama3", messages=HELLO)
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "roll"}}])
+@pytest.mark.parametrize("stream", [False, True])
+def test_tools_on_a_template_that_knows_none(client: openai.OpenAI, choice: Any, stream: bool) -> None:
+    tools: Any = [{"type": "function", "function": {"name": "roll", "parameters": SCHEMA}}]
+    asked: dict[str, Any] = {"model": "talker", "messages": HELLO, "tools": tools, "tool_choice": choice}
+    asked |= {"max_tokens": 60, "temperature": 1.0}
+    if stream:
+        parts = list(client.chat.completions.create(**asked, stream=True))
+        calls = [call for part in parts for call in part.choices[0].delta.tool_calls or ()]
+        name, arguments = calls[0].function.name, "".join(call.function.arguments or "" for call in calls)
+        assert parts[-1].choices[0].finish_reason == "tool_calls"
+    else:
+        choice_made = client.chat.completions.create(**asked).choices[0]
+        call: Any = (choice_made.message.tool_calls or [None])[0]
+        name, arguments = call.function.name, call.function.arguments
+        assert choice_made.finish_reason == "tool_calls"
+    assert name == "roll"
+    assert json.loads(arguments)["n"] in (1, 2)
+
+
+def test_a_history_of_calls_on_a_template_that_knows_none(client: openai.OpenAI) -> None:
+    call = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "roll", "arguments": ""},
+    }  # as some clients write {}
+    history: Any = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "name": "roll", "content": "2"},
+    ]
+    assert client.chat.completions.create(model="talker", messages=history, max_tokens=4).choices[0].message.content
+
+
+def test_allowed_tools(live: Live) -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("roll", "flip")]
+    one = {"type": "function", "function": {"name": "flip"}}
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [one]}}
+    body = {"model": "talker", "messages": HELLO, "tools": tools, "tool_choice": choice, "max_tokens": 60}
+    status, reply = live.send("/v1/chat/completions", body)
+    assert status == 200, reply
+    assert reply["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "flip"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"structured_outputs": {"choice": ["yes (a.b)", "no"]}},
+        {"guided_choice": ["yes (a.b)", "no"]},
+        {"guided_regex": "yes \\(a\\.b\\)|no"},
+    ],
+)
+def test_choices(live: Live, given: dict[str, Any]) -> None:
+    body = {"model": "talker", "messages": HELLO, "max_tokens": 30, "temperature": 1.0, **given}
+    status, reply = live.send("/v1/chat/completions", body)
+    assert status == 200, reply
+    assert reply["choices"][0]["message"]["content"] in ("yes (a.b)", "no")
+
+
+def test_guided_json(live: Live) -> None:
+    for given in (
+        {"guided_json": SCHEMA},
+        {"structured_outputs": {"json": SCHEMA}},
+        {"guided_json": json.dumps(SCHEMA)},
+    ):
+        status, reply = live.send("/v1/completions", {"model": "left", "prompt": "a", "max_tokens": 30, **given})
+        assert status == 200, reply
+        assert json.loads(reply["choices"][0]["text"])["n"] in (1, 2)
+
+
+def test_tokenize_and_back(live: Live) -> None:
+    lm = live.models["talker"]
+    status, reply = live.send("/tokenize", {"model": "talker", "prompt": "the cat é", "return_token_strs": True})
+    assert (status, reply["count"], reply["max_model_len"]) == (200, len(reply["tokens"]), lm.config.max_length)
+    assert live.send("/detokenize", {"model": "talker", "tokens": reply["tokens"]})[1]["prompt"] == "the cat é"
+    chat = live.send("/tokenize", {"model": "talker", "messages": HELLO})[1]
+    answered = live.send("/v1/chat/completions", {"model": "talker", "messages": HELLO, "max_tokens": 2})[1]
+    assert chat["count"] == answered["usage"]["prompt_tokens"]
+    assert live.send("/detokenize", {"model": "talker", "tokens": [10**6]})[0] == 400
+    assert live.send("/tokenize", {"model": "talker"})[0] == 400
+
+
+def test_version_and_length(live: Live) -> None:
+    import unmask
+
+    assert live.send("/version")[1] == {"version": unmask.__version__}
+    for card in live.send("/v1/models")[1]["data"]:
+        assert card["max_model_len"] == live.models[card["id"]].config.max_length
+
+
+def test_echo(live: Live) -> None:
+    body = {"model": "canvas", "prompt": ["the cat", "a dog"], "max_tokens": 4, "seed": 1}
+    plain, echoed = (live.send("/v1/completions", {**body, **more})[1]["choices"] for more in ({}, {"echo": True}))
+    assert [choice["text"] for choice in echoed] == [
+        prompt + choice["text"] for prompt, choice in zip(body["prompt"], plain, strict=True)
+    ]
+
+
+def test_chat_template_kwargs_reach_the_template(live: Live) -> None:
+    body = {"model": "talker", "messages": HELLO, "max_tokens": 2, "chat_template_kwargs": {"enable_thinking": False}}
+    assert live.send("/v1/chat/completions", body)[0] == 200
+    body["chat_template_kwargs"] = {"messages": 1}
+    assert live.send("/v1/chat/completions", body)[0] == 400
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"repetition_penalty": 1.0}, {"top_k": -1}, {"min_p": 0}, {"ignore_eos": False}, {"top_logprobs": 0},
+        {"functions": None}, {"chat_template_kwargs": {}}, {"reasoning_effort": "none"}, {"prompt_cache_key": "k"},
+        {"safety_identifier": "s"}, {"presence_penalty": 0}, {"frequency_penalty": 0}, {"logit_bias": {}},
+        {"stream_options": {"include_usage": True}, "stream": False}, {"min_tokens": 0}, {"stop_token_ids": []},
+        {"realtime": True}, {"metadata": {}}, {"n": 1}, {"service_tier": "auto"}, {"stop": []},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("mode", ["diffusion", "ar", "verify"])
+def test_fields_at_values_that_change_nothing(live: Live, given: dict[str, Any], mode: str) -> None:
+    body = {"model": "talker", "messages": HELLO, "max_tokens": 6, "seed": 1, "mode": mode}
+    plain = live.send("/v1/chat/completions", body)[1]["choices"][0]["message"]
+    status, reply = live.send("/v1/chat/completions", {**body, **given})
+    assert status == 200, reply
+    assert reply["choices"][0]["message"] == plain
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"presence_penalty": 1.5}, {"frequency_penalty": 1.0}, {"repetition_penalty": 1.3}, {"min_p": 0.2},
+        {"logit_bias": {"5": 100}}, {"stop_token_ids": [7]}, {"min_tokens": 5}, {"ignore_eos": True},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("mode", ["diffusion", "ar", "verify"])
+def test_sampling_fields_are_those_of_generate(live: Live, given: dict[str, Any], mode: str) -> None:
+    lm = live.models["talker"]
+    body = {"model": "talker", "messages": HELLO, "max_tokens": 12, "seed": 1, "temperature": 0.8, "mode": mode}
+    status, reply = live.send("/v1/chat/completions", {**body, **given})
+    try:
+        out = lm.generate(HELLO, 12, mode=mode, seed=1, temperature=0.8, **given)
+    except Exception:
+        assert status == 400
+    else:
+        assert reply["choices"][0]["message"]["content"] == out.text
