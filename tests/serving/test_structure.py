@@ -55,6 +55,11 @@ HERMES = (
 PLAIN = "{% for t in tools %}{{ t.function.name }}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}"
 
 
+def described(template: str) -> Any:
+    """What says that a model has this chat template."""
+    return SimpleNamespace(templates={"default": template}, special_tokens={})
+
+
 @pytest.fixture(scope="module")
 def tools_live(drafting: Callable[..., Any], start: Any) -> Live:
     text = '<tool_call>\n{"name": "move", "arguments": {"to": "b", "how": "fast"}}\n</tool_call> the cat sat ' * 4
@@ -65,7 +70,7 @@ def tools_live(drafting: Callable[..., Any], start: Any) -> Live:
     made = {"caller": HERMES, "plain": PLAIN}
     return start(
         models={
-            name: DiffusionLM(network, tokenizer, options, name, SimpleNamespace(chat_template=template))  # type: ignore[arg-type]
+            name: DiffusionLM(network, tokenizer, options, name, described(template))
             for name, template in made.items()
         }
     )

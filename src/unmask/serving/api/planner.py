@@ -158,7 +158,7 @@ class Planner:
         tools = []
         if chat is not None and chat.tools and structure is not None and structure.calls is not None:
             tools = [tool.model_dump(exclude_none=True) for tool in chat.tools]
-        if not renders_tools(lm.chat_template):
+        if not renders_tools(lm.templates):
             messages = as_plain_messages(messages, tools)
             tools = []
         variables = (chat.chat_template_kwargs if chat is not None else None) or {}

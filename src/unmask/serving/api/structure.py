@@ -142,7 +142,7 @@ def _tools(body: ChatRequest, lm: DiffusionLM) -> Iterator[Structure]:
     if wanted:
         functions = [(name, schema) for name, schema in functions if name in wanted]
     mode = choice.allowed_tools.mode if isinstance(choice, AllowedTools) else choice
-    form = form_of(lm.chat_template)
+    form = form_of(lm.templates)
     free = mode in (None, "auto")
     yield Structure(ToolRule.of(form, functions, free, bool(body.parallel_tool_calls)), "tools", form, free)
 
