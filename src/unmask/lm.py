@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
-
-import numpy as np
 
 from unmask import backends
 from unmask.canvas import Frame
@@ -16,12 +13,11 @@ from unmask.checkpoints.open import Checkpoint
 from unmask.decoding.feed import Backend
 from unmask.decoding.infill import Template, mean_log_confidence, parse_template, settle_lengths
 from unmask.decoding.loop import Decoder
-from unmask.decoding.methods import BLOCK, DecodingDefaults, Way, capabilities, choose
-from unmask.decoding.methods.renoise_rule import noise
-from unmask.decoding.request import Prepared, Request
-from unmask.decoding.stops import Stops
+from unmask.decoding.methods import DecodingDefaults, capabilities
+from unmask.decoding.prepare import Preparer
+from unmask.decoding.request import Prepared
 from unmask.errors import UnmaskError
-from unmask.layout import GROUPED, PADDING, Coordinates, Layout, LayoutKind
+from unmask.layout import PADDING, Coordinates
 from unmask.models.config import ModelConfig
 from unmask.output import Filled, Run
 from unmask.prompts import Prompt, encode, encode_text, is_single, render_chat
@@ -166,7 +162,7 @@ class DiffusionLM:
         if ids.dim() != 2 or ids.dtype.is_floating_point or not ids.numel():
             raise UnmaskError("input_ids must be a non-empty [B, L] tensor of integers")
         self._check_ids(ids, "input_ids")
-        shape = self._layout(layout or ("causal" if self.config.layout == "drafts" else None), block_length)
+        shape = self.preparer.layout(layout or ("causal" if self.config.layout == "drafts" else None), block_length)
         windows = self.config.windows
         with torch.inference_mode():
             if attention_mask is None and shape.kind != "canvas":
@@ -276,27 +272,22 @@ class DiffusionLM:
         **options: Any,
     ) -> Prepared:
         """The requests of a generation, checked, for a decoder of any company. Arguments as for `generate`."""
-        rows = self.encode(prompt)
-        if max_new_tokens < 1:
-            raise UnmaskError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        if self.config.layout in GROUPED and not all(rows):
-            raise UnmaskError(f"model '{self.name}' has no start-of-text token; give it a prompt of at least one token")
         stops = [stop] if isinstance(stop, str) else stop or []
-        held = self._grammar(json_schema, regex, grammar)
-        if held is not None:
-            _check_ending(stops, options)
-        seed = secrets.randbits(31) if seed is None else seed
-        way = choose(self.name, self.config, self.defaults, mode, options)
-        base = way.request(seed)
-        if held is not None:
-            base = _held(way, base, held)
-            held.check(max_new_tokens)
-        requests = [self._request(base, row, max_new_tokens, seed + number) for number, row in enumerate(rows)]
-        if stops:
-            decode = self._need_tokenizer().decode
-            requests = [replace(request, stop=Stops(stops, decode)) for request in requests]
-        layout = self._layout_of(way, base.block_length)
-        return Prepared(requests, layout, self._ends(way.asked.options), base.cache != "none", stops)
+        return self.preparer.write(
+            self.encode(prompt),
+            max_new_tokens,
+            mode=mode,
+            seed=seed,
+            stops=stops,
+            decode=self._need_tokenizer().decode if stops else None,
+            grammar=self._grammar(json_schema, regex, grammar),
+            options=options,
+        )
+
+    @property
+    def preparer(self) -> Preparer:
+        """What makes requests for this model, with its defaults as they are now."""
+        return Preparer(self.name, self.config, self.defaults)
 
     def capabilities(self) -> dict[str, Any]:
         """What this model can be asked for, as plain data (it is JSON as it stands).
@@ -326,10 +317,7 @@ class DiffusionLM:
 
     def room(self, tokens: int) -> int:
         """How many new tokens fit behind a prompt; whole canvases, of a model that writes those."""
-        room = self.config.max_length - tokens
-        way = choose(self.name, self.config, self.defaults, None, {})
-        block = way.request(0).block_length or 1
-        return room // block * block if way.method.whole_canvases else room
+        return self.preparer.room(tokens)
 
     def encode(self, prompt: Prompt) -> list[list[int]]:
         """The token ids that a prompt stands for, a row for each of a batch; chats as the template writes them."""
@@ -356,15 +344,8 @@ class DiffusionLM:
 
     def _vocabulary(self) -> Vocabulary:
         config = self.config
-        ends = self._ends(self.defaults)
+        ends = self.preparer.ends(self.defaults)
         return Vocabulary.of(self._need_tokenizer(), config.vocab_size, ends, config.pad_token_id, config.mask_token_id)
-
-    def _ends(self, options: DecodingDefaults) -> frozenset[int]:
-        """Tokens that end a text."""
-        own = () if self.config.eos_token_id is None else (self.config.eos_token_id,)
-        return frozenset(
-            options.stop_token_ids if options.ignore_eos else (*own, *options.eos_token_ids, *options.stop_token_ids)
-        )
 
     def _grammar(self, schema: Any, regex: str | None, grammar: Grammar | None) -> Grammar | None:
         """What all of the text has to match, None where nothing is asked for."""
@@ -384,8 +365,6 @@ class DiffusionLM:
                 f"model '{self.name}' writes after its prompt and cannot fill gaps; use a model that denoises masks"
             )
         tokenizer = self._need_tokenizer()
-        if options.get("block_length") is not None:
-            raise UnmaskError("option 'block_length' changes nothing here; a template is filled as a whole")
         parsed = parse_template(template, tokenizer)
         prepare = self.prepare_fill(parsed, **options)
 
@@ -414,18 +393,7 @@ class DiffusionLM:
         self, template: Template, seed: int | None = None, **options: Any
     ) -> Callable[[list[list[int]]], Prepared]:
         """Checks a template and options as for `fill`; gives what makes requests of lists of gap lengths."""
-        self._check_fits(template.length(template.longest), "the template with its longest gaps")
-        way = choose(self.name, self.config, self.defaults, None, options)
-        base = way.request(secrets.randbits(31) if seed is None else seed)
-        layout = self._layout_of(way, base.block_length)
-        base = replace(base, block_length=None, ends=False)
-
-        def prepare(candidates: list[list[int]]) -> Prepared:
-            canvases = [template.canvas(lengths, 0) for lengths in candidates]
-            requests = [replace(base, ids=self._noised(ids, given, base.seed), given=given) for ids, given in canvases]
-            return Prepared(requests, layout)
-
-        return prepare
+        return self.preparer.fill(template, seed, options)
 
     def likelihood(
         self,
@@ -447,36 +415,6 @@ class DiffusionLM:
         ids = [self._need_tokenizer().encode(text, add_special_tokens=False).ids for text in texts]
         return score_texts(self.model, texts, ids, method, samples, seed, batch, progress)
 
-    def _request(self, base: Request, row: list[int], max_new_tokens: int, seed: int) -> Request:
-        """A request to write after a prompt; a model that denoises random tokens writes whole canvases, and one
-        whose blocks are to be whole fills up its last where there is room."""
-        count = max_new_tokens
-        block = base.block_length or 1
-        if base.method.whole_canvases:
-            count = -(-count // block) * block
-        elif base.convention.whole_blocks:
-            whole = count + -(count if base.convention.blocks_from_prompt else len(row) + count) % block
-            count = whole if len(row) + whole <= self.config.max_length else count
-        self._check_fits(len(row) + count, f"a prompt of {len(row)} tokens and {count} new ones")
-        given = [True] * len(row) + [False] * count
-        ids = self._noised(row + [0] * count, given, seed)
-        return replace(base, ids=ids, given=given, seed=seed, wanted=max_new_tokens)
-
-    def _layout_of(self, way: Way, block_length: int | None) -> Layout:
-        asked = way.asked.options.layout
-        return self._layout(None if asked == "auto" else asked, block_length)
-
-    def _layout(self, layout: str | None, block_length: int | None) -> Layout:
-        kind = layout or self.config.layout
-        canvas = self.config.layout == "canvas"
-        known = ("causal", "canvas") if canvas else ("bidirectional", "causal", "block_causal")
-        if layout is not None and layout not in known:
-            raise UnmaskError(f"layout '{kind}' is not one of model '{self.name}'; use {', '.join(known)}")
-        block = block_length or self.config.block_length or BLOCK
-        if block < 1:
-            raise UnmaskError(f"block_length must be at least 1, got {block}")
-        return Layout(cast(LayoutKind, kind), block if kind in ("block_causal", "canvas") else 1)
-
     def _check_ids(self, ids: Any, what: str) -> None:
         if int(ids.min()) < 0 or int(ids.max()) >= self.config.vocab_size:
             raise UnmaskError(f"{what} holds an id outside the vocabulary of {self.config.vocab_size}")
@@ -485,38 +423,7 @@ class DiffusionLM:
         if length > self.config.max_length:
             raise UnmaskError(f"{length} tokens are more than model '{self.name}' reads ({self.config.max_length})")
 
-    def _check_fits(self, length: int, what: str) -> None:
-        room = self.config.max_length
-        if length > room:
-            raise UnmaskError(f"{what} do not fit the canvas of {room} tokens: {length - room} too many; shorten one")
-
-    def _noised(self, ids: list[int], given: list[bool], seed: int) -> list[int]:
-        """The canvas to begin with: masks, or random tokens of the seed, where nothing is given."""
-        mask = self.config.mask_token_id
-        place = np.arange(len(ids))
-        start = noise(seed, 0, place, self.config.vocab_size) if mask is None else np.full(len(ids), mask)
-        out: list[int] = np.where(given, ids, start).tolist()
-        return out
-
     def _need_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
             raise UnmaskError(f"model '{self.name}' has no tokenizer.json; give it token ids instead of text")
         return self.tokenizer
-
-
-def _check_ending(stops: list[str], options: dict[str, Any]) -> None:
-    """Raises UnmaskError for what would end a text that a grammar has to complete."""
-    for name in ("eos_token_ids", "stop_token_ids", "ignore_eos", "min_tokens"):
-        if options.get(name):
-            raise UnmaskError(f"a grammar ends with the model's own ends of text; leave out {name}")
-    if stops:
-        raise UnmaskError("a stop would cut what a grammar completes; leave out one of them")
-
-
-def _held(way: Way, request: Request, grammar: Grammar) -> Request:
-    """The request with a grammar; raises UnmaskError where it cannot be held to it."""
-    reason = way.method.no_grammar(way.asked)
-    if reason is not None:
-        raise UnmaskError(reason)
-    convention = replace(request.convention, whole_blocks=False)
-    return replace(request, grammar=grammar, rule=replace(request.rule, convention=convention))
