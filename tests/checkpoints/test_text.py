@@ -1,4 +1,4 @@
-"""The text side of checkpoints, beside transformers: special tokens, chat templates, tokenizers; and that it comes back."""
+"""The text side of checkpoints, beside transformers: special tokens, templates, tokenizers; all of it comes back."""
 
 from __future__ import annotations
 

@@ -190,6 +190,9 @@ def _recognise(folder: Folder, raw: dict[str, Any]) -> Checkpoint:
     else:
         files = tokens.token_files(folder)
         config, settled = family.understand(raw, source, files)
+        if settled.mask is None and family.unmasked is not None:
+            family = family.unmasked
+            config, settled = family.understand(raw, source, files)
         origins = dict(settled.origins)
         notes = list(settled.notes)
         if family.borrows_mask and config.mask_token_id is None:

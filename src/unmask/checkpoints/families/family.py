@@ -43,7 +43,7 @@ class Family:
     # tensors in their files that follow from the config: not read, and written again
     unread: tuple[str, ...] = ()  # how the names of tensors begin that are in their files and not in the network
     borrows_mask: bool = False  # an AR vocabulary has no mask; a control token that no text holds stands in
-    needs_mask: str = ""  # what a model of this architecture without a mask token is, which is refused
+    unmasked: Family | None = None  # what a model of this architecture without a mask token is
     limits: str = ""  # what is not as in the reference, said by `unmask models inspect`
 
     def understand(
@@ -53,11 +53,6 @@ class Family:
         raw = without_absent_ids(raw)
         fields = self.read(raw)
         tokens = resolve(raw, fields, files or TokenFiles(), (self.mask, self.eos, self.turn), source)
-        if tokens.mask is None and self.needs_mask:
-            raise UnmaskError(
-                f"{source}: {self.needs_mask}; a diffusion model made of it names its mask, as mask_token_id here or "
-                "as a token of tokenizer.json"
-            )
         fields |= {"mask_token_id": tokens.mask, "eos_token_id": tokens.eos, "bos_token_id": tokens.bos}
         fields["pad_token_id"] = tokens.pad
         config: ModelConfig = build(ModelConfig, fields, source)

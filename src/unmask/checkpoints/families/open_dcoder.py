@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unmask.checkpoints.families import dream, llama
+from unmask.checkpoints.families import autoregressive, dream, llama
 from unmask.checkpoints.families.family import Family
 
 FAMILY = Family(
@@ -13,5 +13,5 @@ FAMILY = Family(
     names=llama.names,
     defaults={"rule": "entropy_bound", "temperature": 0.6},
     turn=151645,  # <|im_end|>
-    needs_mask="this is a plain Qwen2, which writes from left to right and is not read",
+    unmasked=autoregressive.QWEN2,
 )

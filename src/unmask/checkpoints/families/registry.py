@@ -6,6 +6,7 @@ from typing import Any
 
 from unmask.checkpoints.families import (
     a2d,
+    autoregressive,
     diffugpt,
     diffullama,
     diffusion_gemma,
@@ -16,7 +17,6 @@ from unmask.checkpoints.families import (
     llada,
     llada2,
     llada_moe,
-    llama_ar,
     nemotron,
     open_dcoder,
     sdar,
@@ -44,18 +44,24 @@ FAMILIES = [
         diffusion_gemma,
         diffugpt,
         diffullama,
-        llama_ar,
     )
 ]
-FAMILIES += dit.FAMILIES
+FAMILIES += [*autoregressive.FAMILIES, *dit.FAMILIES]
 # architectures that are known and not read, and why
 UNREADABLE = {
     "ModernBertForMaskedLM": "the network has no local attention with rotations of its own, no norm of the embeddings, "
     "no gated GELU and no prediction head, all of which ModernBERT has",
     "NemotronLabsDiffusionVLMModel": "it reads images; the text models of the family are read",
+    **dict.fromkeys(
+        ("GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"),
+        "its embeddings are scaled and its norms add one to their weights, which the network of plain models does not",
+    ),
     "WeDLMForCausalLM": "it is decoded with causal attention over reordered tokens, for which there is no loop",
 }
 BY_TYPE = {
+    "gemma": "GemmaForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
     "modernbert": "ModernBertForMaskedLM",
     "nemotron_labs_diffusion_vlm": "NemotronLabsDiffusionVLMModel",
     "wedlm": "WeDLMForCausalLM",

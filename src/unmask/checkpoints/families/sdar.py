@@ -12,14 +12,20 @@ from unmask.models.config import ModelConfig
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
     block = {"layout": "block_causal", "block_length": raw.get("block_size") or 4}
-    fields = {**llama.read(raw), "qk_norm": True, "mask_in_softmax": True, **block}
-    if raw.get("num_experts") is None:
+    return {**read_qwen3(raw), "mask_in_softmax": True, **block}
+
+
+def read_qwen3(raw: dict[str, Any]) -> dict[str, Any]:
+    """Of Qwen3, dense or with experts."""
+    fields = {**llama.read(raw), "qk_norm": True}
+    experts = raw.get("num_experts", raw.get("num_local_experts"))  # the newer spelling
+    if experts is None:
         return fields
     if raw.get("decoder_sparse_step", 1) != 1 or raw.get("mlp_only_layers"):
-        raise UnmaskError("model config: SDAR-MoE is read with experts in every layer (decoder_sparse_step 1)")
+        raise UnmaskError("model config: Qwen3 is read with experts in every layer (decoder_sparse_step 1)")
     return {
         **fields,
-        "num_experts": raw["num_experts"],
+        "num_experts": experts,
         "experts_per_token": raw.get("num_experts_per_tok"),
         "expert_size": raw.get("moe_intermediate_size"),
         "router_normalise": raw.get("norm_topk_prob", False),

@@ -1,0 +1,90 @@
+"""Plain autoregressive families give the logits of transformers, and are bases for block diffusion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from unmask import DiffusionLM, UnmaskError
+from unmask.checkpoints.open import Checkpoint
+
+SIZES = {
+    "vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 96,
+}  # fmt: skip
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "llama tied": ("Llama", {"tie_word_embeddings": True}),
+    "llama with biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
+    "qwen2": ("Qwen2", {}),
+    "qwen3": ("Qwen3", {"head_dim": 32}),
+    "qwen3 tied": ("Qwen3", {"head_dim": 32, "tie_word_embeddings": True}),
+    "qwen3 experts": ("Qwen3Moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}),
+    "mistral": ("Mistral", {"sliding_window": None}),
+    "mistral with a window": ("Mistral", {"sliding_window": 48, "head_dim": 32}),
+}
+
+
+def make(kind: str, folder: Path) -> Any:
+    """A random model of transformers, saved."""
+    name, options = KINDS[kind]
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**{**SIZES, **options})
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    for parameter_name, parameter in model.named_parameters():
+        if "norm" not in parameter_name:
+            torch.nn.init.normal_(parameter, std=0.15)
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
+    model = make(kind, tmp_path / "theirs")
+    lm = DiffusionLM.from_pretrained(tmp_path / "theirs")
+    assert lm.config.layout == "causal"
+    assert lm.config.max_length == (48 if "window" in kind else 96)
+    ids = torch.randint(97, (2, lm.config.max_length), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        theirs = model(ids).logits
+    torch.testing.assert_close(lm.logits(ids)[:, 1:], theirs[:, :-1], atol=1e-4, rtol=1e-4)
+    lm.save_pretrained(tmp_path / "ours")
+    again = type(model).from_pretrained(tmp_path / "ours").eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(again(ids).logits, theirs)
+
+
+@pytest.mark.parametrize("name", ["Gemma", "Gemma2"])
+def test_gemma_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
+    config = getattr(transformers, f"{name}Config")(**{**SIZES, "head_dim": 16})
+    getattr(transformers, f"{name}ForCausalLM")(config).save_pretrained(tmp_path)
+    with pytest.raises(UnmaskError, match=f"{name}ForCausalLM is known but not read"):
+        DiffusionLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_a_base_is_read_in_another_way_and_saved_so(shift: bool, tmp_path: Path) -> None:
+    make("qwen3", tmp_path / "base")
+    base = Checkpoint.open(tmp_path / "base")
+    network = base.network(layout="block_causal", block_length=4, shift=shift, mask_token_id=96)
+    assert (network.config.layout, network.config.block_length, network.config.shift) == ("block_causal", 4, shift)
+    assert torch.equal(network.embedding.weight, base.network().embedding.weight)
+    DiffusionLM(network, None, loaded=base).save_pretrained(tmp_path / "made")
+    made = Checkpoint.open(tmp_path / "made")
+    assert made.family is None
+    assert made.config == network.config
+    ids = torch.arange(20)[None]
+    assert torch.equal(made.network()(ids), network(ids))
+
+
+def test_what_the_weights_settle_does_not_change(tmp_path: Path) -> None:
+    make("llama", tmp_path)
+    base = Checkpoint.open(tmp_path)
+    with pytest.raises(UnmaskError, match="hidden_size of"):
+        base.network(hidden_size=32)
+    with pytest.raises(UnmaskError, match="block_length"):
+        base.network(layout="block_causal")
