@@ -10,8 +10,9 @@ from jsonschema import Draft202012Validator
 
 from unmask.structured.dfa import compile_language, intersection
 from unmask.structured.effort import Effort
+from unmask.structured.json_numbers import decimals, integers, multiples
 from unmask.structured.json_schema import read_schema
-from unmask.structured.json_text import decimals, integers, literal, multiples
+from unmask.structured.json_text import literal
 from unmask.structured.language import Dfa, Language
 
 SMALL = st.integers(-2000, 2000)

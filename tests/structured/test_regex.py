@@ -3,12 +3,13 @@
 import itertools
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from unmask.errors import UnmaskError
-from unmask.structured.dfa import compile_language, intersection
+from unmask.structured.dfa import compile_language, finite, intersection, without
 from unmask.structured.effort import Effort
 from unmask.structured.language import Dfa, Members, Repeat, Seq, text
 from unmask.structured.regex import read_regex
@@ -118,7 +119,8 @@ def test_ranges_of_characters_in_utf8(one: int, other: int, codes: list[int]) ->
 @pytest.mark.parametrize(
     "pattern",
     [
-        "(", ")", "a)", "[", "[]", "[^]", "*", "+a", "a**", "a{2}{3}", "a{3,2}", "(?=a)", "(?!a)", "(?<=a)", "(?<!a)",
+        "(", ")", "a)", "[", "[]", "[^]", "*", "+a", "a**", "a{2}{3}", "a{3,2}",
+        "b(?=a)", "(b(?!a))", "(?<=a)", "(?<!a)",
         r"(a)\1", r"\b", r"\B", "(?i)a", "(?>a)", "a*+", r"\p{L}", r"\A", r"\Z", "a^b", "a$b", "(^a)b", "b(a$)b",
         "(^a)+", "^*", "$?", "a{,3}", "[z-a]",
         r"[\d-z]", "\\", r"\ud83d", r"\01", r"\q", "(?P=x)", "a(", "(" * 200 + ")" * 200, "x" * 30_000,
@@ -183,3 +185,43 @@ def test_repetitions_with_separators(low: int, more: int | None, separated: bool
         assert dfa.holds(word.encode()) == (low <= count and (high is None or count <= high))
     assert not dfa.holds(b"<a,>")
     assert not dfa.holds(b"<,a>")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(?!ab)[ab]{1,3}", "(?=.*b)(?=.*a)[ab]*", "^(?!a$)[ab]{0,2}$", "(?!^b)a|(?=b)[ab]+", "(?!)a", "(?=)b",
+        "(?!a|b)[abc]*",
+    ],
+)  # fmt: skip
+def test_look_ahead_at_the_start(pattern: str) -> None:
+    dfa = automaton(pattern)
+    for length in range(5):
+        for letters in itertools.product("abc", repeat=length):
+            text = "".join(letters)
+            assert dfa.holds(text.encode()) == bool(re.fullmatch(pattern, text)), text
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 40])
+def test_finite_languages_and_their_complements(size: int) -> None:
+    rng = np.random.default_rng(size)
+    texts = {bytes(rng.integers(97, 100, rng.integers(0, 5)).tolist()) for _ in range(size)}
+    some = finite(sorted(texts), Effort())
+    embedded = compile_language(Seq((some,)), Effort())
+    others = without(read_regex("[abc]*"), Seq((some,)), Effort())
+    for length in range(5):
+        for codes in itertools.product(b"abc", repeat=length):
+            text_ = bytes(codes)
+            assert some.holds(text_) == embedded.holds(text_) == (text_ in texts) != others.holds(text_)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, None), (2, None), (0, 2), (2, 2), (3, 9), (0, 0), (5, None)])
+@pytest.mark.parametrize("required", [[False] * 4, [True, False, True, False]])
+def test_members_counted(low: int, high: int | None, required: list[bool]) -> None:
+    parts = tuple((text(letter), needed) for letter, needed in zip("abcd", required, strict=True))
+    dfa = compile_language(Members(parts, text(","), low, high), Effort())
+    for chosen in itertools.product([False, True], repeat=4):
+        written = ",".join(letter for letter, here in zip("abcd", chosen, strict=True) if here)
+        fits = low <= sum(chosen) <= (4 if high is None else high)
+        fits = fits and all(here or not needed for here, needed in zip(chosen, required, strict=True))
+        assert dfa.holds(written.encode()) == fits, written

@@ -5,13 +5,13 @@ Sizes are checked while they grow (`Effort`), since either construction can blow
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from unmask.canvas import Array
 from unmask.structured.effort import Effort
-from unmask.structured.language import Dfa, Language
+from unmask.structured.language import Alt, Dfa, Language
 from unmask.structured.nfa import Nfa
 
 Moves = list[tuple[int, int, int]]
@@ -168,3 +168,57 @@ def _product(one: Dfa, other: Dfa, effort: Effort) -> Dfa:
     index = np.array(states)
     final = one.final[index[:, 0]] & other.final[index[:, 1]]
     return trim(Dfa(np.array(rows, np.int32), group.reshape(-1).astype(np.uint8), final))
+
+
+def finite(texts: Iterable[bytes], effort: Effort) -> Dfa:
+    """The smallest automaton of just these texts."""
+    following: list[dict[int, int]] = [{}]  # a tree of prefixes; -1 marks an end
+    for value in texts:
+        effort.spend(1 + len(value) // 16)
+        node = 0
+        for byte in value:
+            if byte not in following[node]:
+                following[node][byte] = len(following)
+                following.append({})
+            node = following[node][byte]
+        following[node][-1] = 0
+    number: dict[tuple[tuple[int, int], ...], int] = {}
+    merged = [0] * len(following)
+    for node in range(len(following) - 1, -1, -1):  # nodes that go on alike are one state, the root the last
+        key = tuple(sorted((byte, merged[target] if byte >= 0 else 0) for byte, target in following[node].items()))
+        merged[node] = number.setdefault(key, len(number))
+    effort.check_states(len(number))
+    used = sorted({byte for key in number for byte, _ in key if byte >= 0})
+    group = np.zeros(256, np.uint8)
+    group[used] = 1 + np.arange(len(used))
+    table = np.zeros((len(number) + 1, len(used) + 1), np.int32)
+    final = np.zeros(len(number) + 1, bool)
+    for key, state in number.items():
+        for byte, target in key:
+            if byte < 0:
+                final[len(number) - state] = True
+            else:
+                table[len(number) - state, group[byte]] = len(number) - target
+    return trim(Dfa(table, group, final))
+
+
+def without(node: Language, excluded: Language, effort: Effort) -> Dfa:
+    """Texts of a language that are not in another."""
+    other = compile_language(excluded, effort)
+    states = len(other.table)
+    table = np.vstack([other.table, np.zeros((2, other.table.shape[1]), np.int32)])
+    table[table == 0] = states + 1  # where the other is dead everything may follow
+    table[0] = 0
+    final = np.append(~other.final, [True, True])
+    final[0] = False
+    if other.is_empty:
+        table[1:] = 1
+    return _product(compile_language(node, effort), Dfa(table, other.group, final), effort)
+
+
+def apart(languages: list[Language], pieces: tuple[Language, ...], effort: Effort) -> list[Language]:
+    """Any of the languages cut into pieces that have no text in common; those that are empty are left out."""
+    if not pieces:
+        return [Alt(tuple(languages))]
+    cut = [intersection([Alt(tuple(languages)), piece], effort) for piece in pieces]
+    return [part for part in cut if not (isinstance(part, Dfa) and part.is_empty)]

@@ -4,16 +4,20 @@ It is a part of what is valid, chosen so that it can be decided token by token w
 - values are written as `json_text` says; members stand in the order of `properties`;
 - honoured: `type` (or a list), `enum`, `const`, `properties`, `required`, `additionalProperties`, `items`,
   `prefixItems`, `minItems`, `maxItems`, `minLength`, `maxLength`, `pattern` (see `regex`), `format` (those in
-  `json_text.FORMATS`), `minimum`, `maximum`, `exclusiveMinimum`, `exclusiveMaximum`, `multipleOf` (whole, up to
-  1000), `anyOf`, `allOf`, `oneOf` (of alternatives that surely exclude each other), `$ref` within the document,
-  `minProperties` and `maxProperties` where they change nothing, `unevaluatedProperties` false, annotations;
-- members that `properties` does not list are written only if `required` names them, or if no member is listed (then
-  `propertyNames` holds too, and a name may come twice); items after `prefixItems` only if `items` describes them;
+  `json_text.FORMATS`; others are annotations), `minimum`, `maximum`, `exclusiveMinimum`, `exclusiveMaximum`,
+  `multipleOf`, `uniqueItems`, `anyOf`, `allOf`, `oneOf` (of alternatives that surely exclude each other), `$ref`
+  within the document, `minProperties`, `maxProperties`, `propertyNames`, `patternProperties`,
+  `unevaluatedProperties` false, annotations;
+- members that `properties` does not list are written only if `required` names them, or if no member is listed (a name
+  may then come twice); where `patternProperties` are given only their names, and no name that several of them match;
+  items after `prefixItems` only if `items` describes them;
+- items that must be unique stand in a fixed order: listed values in theirs, strings by their first letter, numbers by
+  their length and first digit, and at most one array and one object, since two might be equal;
 - a value without a type has the type that its keywords are about, or else any, nested up to `Sizes.any_depth`;
 - a schema that contains itself is followed `Sizes.unrolled` times, and deeper values are not written;
 - where lengths are bounded, strings of more than `Sizes.longest` characters and arrays of more than `Sizes.most_items`
   are written only if they must be.
-Every other keyword (`not`, `if`, `patternProperties`, `uniqueItems`, `contains`, ...) raises UnmaskError: a
+Every other keyword (`not`, `if`, `contains`, ...) raises UnmaskError: a
 constraint is honoured or refused, never ignored.
 """
 
@@ -26,17 +30,18 @@ from functools import lru_cache
 from typing import Any
 
 from unmask.errors import UnmaskError
-from unmask.structured import json_text
-from unmask.structured.dfa import intersection
+from unmask.structured import json_numbers, json_text
+from unmask.structured.dfa import apart, compile_language, intersection, without
 from unmask.structured.effort import Effort, too_large
 from unmask.structured.json_text import COLON, COMMA, member, quoted
 from unmask.structured.language import NOTHING, Alt, Language, Members, Repeat, Seq, Text, text
 from unmask.structured.regex import read_regex
 from unmask.structured.schema_alternatives import ANYTHING, Alternatives, Path, kinds
-from unmask.structured.schema_merge import Part, bounds, empty_range
+from unmask.structured.schema_merge import Part, bounds, empty_range, member_schema, same, type_of
 
 DEEPEST = 30
 LONGEST_TEXT = 500_000
+MOST_OF_SET = 64  # characters of a string with a bound, among items that have to differ
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class _Reader:
     def _of_part(self, part: Part, path: Path, depth: int) -> Language:
         if "enum" in part:
             try:
-                return Alt(tuple(map(json_text.literal, part["enum"])))
+                return json_text.literals(part["enum"], self.effort)
             except ValueError as error:
                 raise UnmaskError(f"JSON schema: a value of 'enum' or 'const' is not JSON: {error}") from None
         written = kinds(part)
@@ -125,38 +130,68 @@ class _Reader:
         return self._number(part, kind == "integer")
 
     def _object(self, part: Part, path: Path, depth: int) -> Language:
-        listed = part.get("properties", {})
-        rest = part.get("additionalProperties", True)
         required = part.get("required", [])
-        names = dict.fromkeys((*listed, *required))
         least = part.get("minProperties", 0)
         most = part.get("maxProperties")
-        named = part.get("propertyNames", True)
-        if names and named not in (True, {"type": "string"}):
-            raise UnmaskError("JSON schema: 'propertyNames' beside listed members is not supported; drop it")
-        if names:
-            if least > len(required) or (most is not None and most < len(names)):
-                raise UnmaskError(
-                    "JSON schema: 'minProperties' and 'maxProperties' beside 'properties' are not supported; "
-                    "use 'required', and list only the members wanted"
-                )
-            members = tuple(
-                (member(name, self.value(listed.get(name, rest), path, depth + 1)), name in required) for name in names
-            )
-            return Seq((Text(b"{"), Members(members, COMMA), Text(b"}")))
-        if rest is False:
-            return NOTHING if least else Text(b"{}")
-        if least > 1:  # names might be written twice
-            raise UnmaskError("JSON schema: 'minProperties' above 1 is not supported for members of any name")
-        most = None if most is None else min(most, self.sizes.most_items)
-        name = self.value({"allOf": [{"type": "string"}, named]}, path, depth + 1)
-        return any_names(name, self.value(rest, path, depth + 1), least, most)
+        named = {"allOf": [{"type": "string"}, part.get("propertyNames", True)]}
+        name = self.value(named, path, depth + 1)
+        listed = list(dict.fromkeys((*part.get("properties", {}), *required)))
+        if not listed:
+            return self._open_object(part, path, depth, least, most)
+        if "propertyNames" in part:
+            names = compile_language(name, self.effort)
+            listed = [
+                one for one in listed if names.holds(json.dumps(one, ensure_ascii=False).encode(errors="replace"))
+            ]
+            if not set(required) <= set(listed):
+                return NOTHING
+        members = tuple(
+            (member(one, self.value(member_schema(part, one), path, depth + 1)), one in required) for one in listed
+        )
+        # bounds that always hold cost nothing
+        low = 0 if least <= len(required) else least
+        high = None if most is None or most >= len(listed) else most
+        return Seq((Text(b"{"), Members(members, COMMA, low, high), Text(b"}")))
+
+    def _open_object(self, part: Part, path: Path, depth: int, least: int, most: int | None) -> Language:
+        """An object whose members have any names, or those of `patternProperties`."""
+        rest = part.get("additionalProperties", True)
+        schemas = part.get("patternProperties", {})
+        limits = part.get("propertyNames", True)
+        names = [
+            self.value({"allOf": [{"type": "string", "pattern": pattern}, limits]}, path, depth + 1)
+            for pattern in schemas
+        ]
+        if not schemas:
+            if rest is False:
+                return NOTHING if least else Text(b"{}")
+            names = [self.value({"allOf": [{"type": "string"}, limits]}, path, depth + 1)]
+        values = [self.value(schema, path, depth + 1) for schema in (schemas.values() if schemas else [rest])]
+        if len(names) > 1:  # of those that several patterns match nothing is written
+            names = [
+                without(name, Alt(tuple(other for other in names if other is not name)), self.effort) for name in names
+            ]
+        most = None if most is None else max(least, min(most, self.sizes.most_items))
+        if least < 2:
+            pairs = tuple(Seq((name, COLON, value)) for name, value in zip(names, values, strict=True))
+            return Seq((Text(b"{"), Repeat(Alt(pairs), least, most, COMMA), Text(b"}")))
+        # a name must not come twice: names of different first letters, in their order
+        pairs = tuple(
+            Seq((piece, COLON, value))
+            for name, value in zip(names, values, strict=True)
+            for piece in apart([name], json_text.APART, self.effort)
+        )
+        if len(pairs) < least:
+            raise UnmaskError(f"JSON schema: 'minProperties' {least} is more than can be told apart; use 'required'")
+        return Seq((Text(b"{"), Members(tuple((pair, False) for pair in pairs), COMMA, least, most), Text(b"}")))
 
     def _array(self, part: Part, path: Path, depth: int) -> Language:
         low = part.get("minItems", 0)
         high = part.get("maxItems")
         if low > SIZES[0].most_items:
             raise too_large(f"the JSON schema asks for more than {SIZES[0].most_items} items")
+        if part.get("uniqueItems") and (high is None or high > 1):
+            return self._set(part, path, depth, low, high)
         first = [self.value(schema, path, depth + 1) for schema in part.get("prefixItems", [])[:high]]
         if first and "items" not in part:  # what the schema says nothing about is written only if it must be
             high = max(low, len(first))
@@ -167,9 +202,43 @@ class _Reader:
         # lengths below that of the prefix one by one, then the whole prefix with what follows it
         options = [json_text.array(first[:length]) for length in range(low, len(first))]
         more = Repeat(Seq((COMMA, rest)), max(0, low - len(first)), None if most is None else most - len(first))
-        head = json_text.array(first)
-        assert isinstance(head, Seq)
-        return Alt((*options, Seq((*head.parts[:-1], more, head.parts[-1]))))
+        return Alt((*options, json_text.array(first, more)))
+
+    def _set(self, part: Part, path: Path, depth: int, low: int, high: int | None) -> Language:
+        """Items that surely differ: values of a list in its order, or strings and numbers by their first characters."""
+        if part.get("prefixItems"):
+            raise UnmaskError("JSON schema: 'uniqueItems' beside 'prefixItems' is not supported; drop one of them")
+        by_kind: dict[str, list[Language]] = {kind: [] for kind in ANYTHING}
+        listed: list[Any] = []
+        all_listed = True
+        for inner, way in self.alternatives.of(part.get("items", True), path):
+            kinds_here = kinds(inner)
+            values = inner.get("enum", [True, False] if kinds_here == ["boolean"] else None)
+            for value in values or []:
+                if not any(same(value, other) for other in listed):
+                    listed.append(value)
+            all_listed &= values is not None
+            if "enum" in inner:
+                for value in inner["enum"]:
+                    by_kind[type_of(value).replace("integer", "number")].append(json_text.literal(value))
+                continue
+            for kind in kinds_here:
+                short = {**inner, "maxLength": min(inner["maxLength"], MOST_OF_SET)} if "maxLength" in inner else inner
+                by_kind[kind.replace("integer", "number")].append(self._of_type(kind, short, way, depth + 1))
+        if all_listed and len(listed) <= self.sizes.most_items:
+            items = [json_text.literal(value) for value in listed]
+        else:
+            pieces = {"string": json_text.APART, "number": json_numbers.APART, "boolean": json_text.BOOLEANS}
+            items = []
+            for kind, languages in by_kind.items():
+                if languages:
+                    items += apart(languages, pieces.get(kind, ()), self.effort)
+        if low > len(items):
+            raise UnmaskError(
+                f"JSON schema: {low} items of 'uniqueItems' are more than can be told apart; ask for fewer"
+            )
+        most = None if high is None or high >= len(items) else high
+        return Seq((Text(b"["), Members(tuple((item, False) for item in items), COMMA, low, most), Text(b"]")))
 
     def _string(self, part: Part) -> Language:
         low = part.get("minLength", 0)
@@ -177,7 +246,8 @@ class _Reader:
         if low > SIZES[0].longest:
             raise too_large(f"the JSON schema asks for strings of more than {SIZES[0].longest} characters")
         wanted: list[Language] = [
-            read_regex(pattern, search=True, write=json_text.character) for pattern in part.get("patterns", [])
+            read_regex(pattern, search=True, write=json_text.character, effort=self.effort)
+            for pattern in part.get("patterns", [])
         ]
         wanted += [read_regex(json_text.FORMATS[name]) for name in part.get("formats", [])]
         if low or high is not None or not wanted:
@@ -189,25 +259,27 @@ class _Reader:
         low, high = bounds(part)
         factor = part.get("multipleOf")
         if low is None and high is None and factor is None:
-            return json_text.INTEGER if whole else json_text.NUMBER
+            return json_numbers.INTEGER if whole else json_numbers.NUMBER
         digits = max(len(str(abs(int(bound[0])))) for bound in (low, high, (Decimal(0), False)) if bound)
         if digits > 30:
             raise UnmaskError("JSON schema: bounds of numbers with more than 30 digits are not supported")
         # few enough digits that two numbers written differently are two numbers in floating point
-        places = 0 if whole or factor else max(0, min(json_text.DECIMALS, json_text.DIGITS - 1 - digits))
+        places = 0 if whole else max(0, min(json_numbers.DECIMALS, json_numbers.DIGITS - 1 - digits))
         edges: list[int | None] = []
         for bound, up in ((low, True), (high, False)):
-            edge = None if bound is None else json_text.whole(bound[0], places, up)
+            edge = None if bound is None else json_numbers.rounded(bound[0], places, up)
             if bound is not None and edge is not None and bound[1] and Decimal(edge).scaleb(-places) == bound[0]:
                 edge += 1 if up else -1
             edges.append(edge)
-        if low is None and high is None:
-            ranged = json_text.INTEGER
-        elif edges[0] is not None and edges[1] is not None and edges[0] > edges[1]:
+        if edges[0] is not None and edges[1] is not None and edges[0] > edges[1]:
             return NOTHING
+        if low is None and high is None:
+            ranged = json_numbers.INTEGER if whole else json_numbers.PLAIN
         else:
-            ranged = json_text.decimals(edges[0], edges[1], places)
-        return ranged if not factor else intersection([ranged, json_text.multiples(factor)], self.effort)
+            ranged = json_numbers.decimals(edges[0], edges[1], places)
+        if factor is None:
+            return ranged
+        return intersection([ranged, json_numbers.multiples_of(factor, whole, self.effort)], self.effort)
 
 
 @lru_cache
@@ -215,7 +287,7 @@ def anything(depth: int) -> Language:
     """Any JSON value, nested up to a depth."""
     scalars: tuple[Language, ...] = (
         quoted(Repeat(json_text.ANY_CHARACTER)),
-        json_text.NUMBER,
+        json_numbers.NUMBER,
         *map(text, ("true", "false", "null")),
     )
     if not depth:

@@ -1,4 +1,4 @@
-"""How JSON values are written: strings, numbers within bounds, literals, and the formats of JSON Schema.
+"""How JSON values are written: strings, literals, and the formats of JSON Schema; numbers are in `json_numbers`.
 
 Each value has one spelling only, apart from one optional space after ',' and ':'. Characters stand for themselves;
 only '"', the backslash and five control characters are escaped, and other control characters are never written.
@@ -7,53 +7,77 @@ only '"', the backslash and five control characters are escaped, and other contr
 from __future__ import annotations
 
 import json
-from decimal import Decimal
 from typing import Any
 
-import numpy as np
-
+from unmask.structured.dfa import finite
+from unmask.structured.effort import Effort
 from unmask.structured.language import (
     EMPTY,
     LAST,
-    NOTHING,
     Alt,
     Chars,
-    Dfa,
     Language,
     Ranges,
     Repeat,
     Seq,
     Text,
+    complement,
     optional,
     overlap,
     text,
 )
-from unmask.structured.regex import read_regex
 
+MOST_TEXTS = 16  # listed values that are not yet merged into one automaton
 _ESCAPES = {0x22: '\\"', 0x5C: "\\\\", 0x8: "\\b", 0x9: "\\t", 0xA: "\\n", 0xC: "\\f", 0xD: "\\r"}
 _PLAIN: Ranges = ((0x20, 0x21), (0x23, 0x5B), (0x5D, LAST))
 COMMA = Seq((Text(b","), optional(Text(b" "))))
 COLON = Seq((Text(b":"), optional(Text(b" "))))
-DIGITS = 15  # most that are written: a number of 15 digits survives binary floating point
-DECIMALS = 6
-INTEGER = read_regex(rf"-?(0|[1-9]\d{{0,{DIGITS - 1}}})")
-NUMBER = Seq((INTEGER, read_regex(rf"(\.\d{{1,{DIGITS}}})?([eE][+-]?\d{{1,2}})?")))
-MOST_MULTIPLE = 1000
 
 _TIME = r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)"
 _DATE = r"[12]\d{3}-((0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31)"
+_CLOCK = r"(\d{1,4}H(\d{1,4}M(\d{1,4}S)?)?|\d{1,4}M(\d{1,4}S)?|\d{1,4}S)"
+_DAYS = r"(\d{1,3}D|\d{1,3}M(\d{1,3}D)?|\d{1,3}Y(\d{1,3}M(\d{1,3}D)?)?)"
 _HOST = r"[a-z0-9]{1,20}(-[a-z0-9]{1,20})?(\.[a-z0-9]{1,20})?\.[a-z]{2,6}"
+_EMAIL = rf"[A-Za-z0-9]+([._+-][A-Za-z0-9]+){{0,4}}@{_HOST}"
 _BYTE = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+_IPV4 = rf"{_BYTE}(\.{_BYTE}){{3}}"
+_IPV6 = r"[0-9a-f]{1,4}(:[0-9a-f]{1,4}){7}"
+# networks have no bits set behind their prefix
+_NETWORK4 = rf"({_IPV4}/32|{_BYTE}\.{_BYTE}\.{_BYTE}\.0/24|{_BYTE}\.{_BYTE}\.0\.0/16|{_BYTE}\.0\.0\.0/8)"
+_NETWORK6 = rf"({_IPV6}/128|[0-9a-f]{{1,4}}(:[0-9a-f]{{1,4}}){{3}}::/64)"
+_INTERFACE4 = rf"{_IPV4}/(3[0-2]|[12]?\d)"
+_INTERFACE6 = rf"{_IPV6}/(12[0-8]|1[01]\d|[1-9]?\d)"
+_URI = rf"https?://{_HOST}(:[1-9]\d{{0,3}})?(/[A-Za-z0-9._~-]+)*/?(\?[A-Za-z0-9._~=&-]+)?(#[A-Za-z0-9._~-]+)?"
+_POINTER = r"(/[A-Za-z0-9._-]+)*"
+# what is written for a format; any other format is an annotation, and so is one without an expression here
 FORMATS = {
     "date": _DATE,
     "time": _TIME,
     "date-time": f"({_DATE})T{_TIME}",
-    "email": rf"[A-Za-z0-9]+([._+-][A-Za-z0-9]+){{0,4}}@{_HOST}",
-    "hostname": _HOST,
-    "ipv4": rf"{_BYTE}(\.{_BYTE}){{3}}",
-    "ipv6": r"[0-9a-f]{1,4}(:[0-9a-f]{1,4}){7}",
-    "uri": rf"https?://{_HOST}(:[1-9]\d{{0,3}})?(/[A-Za-z0-9._~-]+)*/?(\?[A-Za-z0-9._~=&-]+)?(#[A-Za-z0-9._~-]+)?",
+    "duration": f"P(\\d{{1,3}}W|{_DAYS}(T{_CLOCK})?|T{_CLOCK})",
+    **dict.fromkeys(("email", "idn-email", "name-email"), _EMAIL),
+    **dict.fromkeys(("hostname", "idn-hostname"), _HOST),
+    "ipv4": _IPV4,
+    "ipv6": _IPV6,
+    "ipv4network": _NETWORK4,
+    "ipv6network": _NETWORK6,
+    "ipv4interface": _INTERFACE4,
+    "ipv6interface": _INTERFACE6,
+    "ipvanyaddress": f"({_IPV4}|{_IPV6})",
+    "ipvanynetwork": f"({_NETWORK4}|{_NETWORK6})",
+    "ipvanyinterface": f"({_INTERFACE4}|{_INTERFACE6})",
+    **dict.fromkeys(("uri", "iri", "uri-reference", "iri-reference", "uri-template", "multi-host-uri"), _URI),
     "uuid": r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+    **{
+        f"uuid{n}": rf"[0-9a-f]{{8}}-[0-9a-f]{{4}}-{n}[0-9a-f]{{3}}-[89ab][0-9a-f]{{3}}-[0-9a-f]{{12}}"
+        for n in range(1, 9)
+    },
+    "json-pointer": _POINTER,
+    "relative-json-pointer": rf"(0|[1-9]\d?)(#|{_POINTER})",
+    "regex": r"\^?([A-Za-z0-9_ ,:@/-]|\.|\.\*|\[(a-z|A-Z|0-9)\][*+]?)*\$?",
+    **dict.fromkeys(("byte", "base64"), r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"),
+    "base64url": r"([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{2}==|[A-Za-z0-9_-]{3}=)?",
+    "color": r"#[0-9a-fA-F]{6}",
 }
 
 
@@ -65,6 +89,17 @@ def character(ranges: Ranges) -> Language:
 
 
 ANY_CHARACTER = character(((0, LAST),))
+
+
+# strings that surely differ: by their first character, letters of both cases and all other characters together
+_FIRST: list[Ranges] = [((code, code),) for code in range(0x30, 0x3A)]
+_FIRST += [((0x41 + letter, 0x41 + letter), (0x61 + letter, 0x61 + letter)) for letter in range(26)]
+_FIRST.append(complement(((0x30, 0x39), (0x41, 0x5A), (0x61, 0x7A))))
+APART: tuple[Language, ...] = (
+    Text(b'""'),
+    *(Seq((Text(b'"'), character(first), Repeat(ANY_CHARACTER), Text(b'"'))) for first in _FIRST),
+)
+BOOLEANS: tuple[Language, ...] = (Text(b"true"), Text(b"false"))
 
 
 def quoted(content: Language) -> Language:
@@ -83,8 +118,22 @@ def literal(value: Any) -> Language:
         return Text(json.dumps(value).encode())
 
 
-def array(items: list[Language]) -> Language:
-    return Seq((Text(b"["), *_separated(items), Text(b"]")))
+def literals(values: list[Any], effort: Effort) -> Language:
+    """Any one of these JSON values. Raises ValueError for what JSON has no spelling of."""
+    scalars = []
+    others: list[Language] = []
+    for value in values:
+        language = literal(value)
+        if isinstance(language, Text):
+            scalars.append(language.value)
+        else:
+            others.append(language)
+    return Alt((finite(scalars, effort), *others)) if len(scalars) > MOST_TEXTS else Alt(tuple(map(literal, values)))
+
+
+def array(items: list[Language], more: Language = EMPTY) -> Language:
+    """An array of these items, and what `more` writes behind them."""
+    return Seq((Text(b"["), *_separated(items), more, Text(b"]")))
 
 
 def _separated(parts: list[Language]) -> list[Language]:
@@ -93,117 +142,3 @@ def _separated(parts: list[Language]) -> list[Language]:
 
 def member(name: str, value: Language) -> Language:
     return Seq((literal(name), COLON, value))
-
-
-def integers(low: int | None, high: int | None) -> Language:
-    """Whole numbers from low to high (None: no bound of the schema's; as many digits as are usual)."""
-    if low is None and high is None:
-        return INTEGER
-    return decimals(low, high, 0)
-
-
-def decimals(low: int | None, high: int | None, places: int) -> Language:
-    """Numbers from low to high, both in units of 10^-places, without exponent; at least one bound is given."""
-    # without the other bound: some digits more than the one that is there
-    length = max(len(str(abs(bound))) for bound in (low, high) if bound is not None)
-    most = 10 ** max(length + 1, DIGITS if places == 0 else places + 9) - 1
-    low = -most if low is None else low
-    high = most if high is None else high
-    parts: list[Language] = []
-    if low < 0:
-        parts.append(Seq((Text(b"-"), _positive(max(1, -high), -low, places))))
-    parts.append(_positive(max(0, low), high, places))
-    return Alt(tuple(parts))
-
-
-def _positive(low: int, high: int, places: int) -> Language:
-    if low > high:
-        return NOTHING
-    unit = 10**places
-    (first, rest) = divmod(low, unit)
-    (last, most) = divmod(high, unit)
-    if first == last:
-        return Seq((text(str(first)), _fraction(rest, most, places)))
-    parts = [Seq((text(str(first)), _fraction(rest, unit - 1, places)))]
-    parts.append(Seq((text(str(last)), _fraction(0, most, places))))
-    inside = []
-    for length in range(len(str(first + 1)), len(str(last - 1)) + 1):
-        begin = max(first + 1, 10 ** (length - 1) if length > 1 else 0)
-        end = min(last - 1, 10**length - 1)
-        if begin <= end:
-            inside.append(_between(str(begin), str(end)))
-    return Alt((*parts, Seq((Alt(tuple(inside)), _fraction(0, unit - 1, places)))))
-
-
-def _between(low: str, high: str) -> Language:
-    """Digits from low to high, which are of one length."""
-    if not low:
-        return EMPTY
-    if low[0] == high[0]:
-        return Seq((text(low[0]), _between(low[1:], high[1:])))
-    length = len(low) - 1
-    least = "0" * length
-    most = "9" * length
-    first = int(low[0]) + (low[1:] != least)
-    last = int(high[0]) - (high[1:] != most)
-    parts: list[Language] = [Seq((_digit(first, last), Repeat(_digit(0, 9), length, length)))]
-    if low[1:] != least:
-        parts.append(Seq((text(low[0]), _between(low[1:], most))))
-    if high[1:] != most:
-        parts.append(Seq((text(high[0]), _between(least, high[1:]))))
-    return Alt(tuple(parts))
-
-
-def _digit(first: int, last: int) -> Language:
-    return Chars(((0x30 + first, 0x30 + last),)) if first <= last else NOTHING
-
-
-def _fraction(low: int, high: int, places: int) -> Language:
-    """A point and digits, or neither: fractions from low to high in units of 10^-places."""
-    if not places:
-        return EMPTY
-    some = Seq((Text(b"."), _decimals(str(low).zfill(places), str(high).zfill(places), False)))
-    return Alt((some, EMPTY)) if low == 0 else some
-
-
-def _decimals(low: str, high: str, may_stop: bool = True) -> Language:
-    """Digits of a fraction from low to high, of which zeros at the end may be left out."""
-    if not low:
-        return EMPTY
-    least = "0" * (len(low) - 1)
-    most = "9" * (len(low) - 1)
-    if low == least + "0" and high == most + "9":
-        return Repeat(_digit(0, 9), int(not may_stop), len(low))
-    if low[0] == high[0]:
-        parts: list[Language] = [Seq((text(low[0]), _decimals(low[1:], high[1:])))]
-    else:
-        parts = [
-            Seq((text(low[0]), _decimals(low[1:], most))),
-            Seq((_digit(int(low[0]) + 1, int(high[0]) - 1), _decimals(least, most))),
-            Seq((text(high[0]), _decimals(least, high[1:]))),
-        ]
-    if may_stop and low == least + "0":
-        parts.append(EMPTY)
-    return Alt(tuple(parts))
-
-
-def multiples(factor: int) -> Dfa:
-    """Whole numbers that the factor divides: a state for each remainder, one for '-', one for the start, one for 0."""
-    # states: 0 dead, 1 start, 2 after '-', 3 after a leading zero, 4 + r remainder r
-    group = np.zeros(256, np.uint8)
-    group[ord("-")] = 1
-    group[ord("0") : ord("9") + 1] = 2 + np.arange(10)
-    table = np.zeros((4 + factor, 12), np.int32)
-    table[1, 1] = 2
-    table[1, 2] = 3
-    table[1:3, 3:] = 4 + np.arange(1, 10) % factor
-    table[4:, 2:] = 4 + (10 * np.arange(factor)[:, None] + np.arange(10)) % factor
-    final = np.zeros(4 + factor, bool)
-    final[3] = final[4] = True
-    return Dfa(table, group, final)
-
-
-def whole(value: Decimal, places: int, up: bool) -> int:
-    """A bound in units of 10^-places, rounded inwards."""
-    scaled = value.scaleb(places)
-    return int(scaled.to_integral_value("ROUND_CEILING" if up else "ROUND_FLOOR"))

@@ -54,10 +54,13 @@ class Repeat:
 
 @dataclass(frozen=True, eq=False)
 class Members:
-    """Parts in this order, each but the required ones left out at will, with the separator between those written."""
+    """Parts in this order, each but the required ones left out at will, with the separator between those written;
+    `low` to `high` parts in all (None: any number)."""
 
     parts: tuple[tuple[Language, bool], ...]
     separator: Language
+    low: int = 0
+    high: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
+
 from unmask.structured.effort import Effort
 from unmask.structured.language import Alt, Chars, Dfa, Language, Members, Ranges, Repeat, Seq, Text
 
@@ -74,8 +76,8 @@ class Nfa:
                 return end
             case Repeat():
                 return self._repeat(node, start)
-            case Members(parts, separator):
-                return self._members(parts, separator, start)
+            case Members():
+                return self._members(node, start)
             case Dfa():
                 return self._embed(node, start)
 
@@ -109,24 +111,33 @@ class Nfa:
             self.skips[again].append(entry)
         return end
 
-    def _members(self, parts: tuple[tuple[Language, bool], ...], separator: Language, start: int) -> int:
-        none = start  # nothing written yet, and something
-        some = self.state()
-        for part, required in parts:
-            entry = self.state()
-            after = self.state()
-            before = self.state()
-            self.skips[none].append(entry)
-            self.skips[self.add(separator, some)].append(entry)
-            self.skips[self.add(part, entry)].append(after)
+    def _members(self, node: Members, start: int) -> int:
+        cap = max(node.low, 1) if node.high is None else node.high
+        counted = {0: start}  # where each number of parts is written; without an upper bound `cap` is that or more
+        for part, required in node.parts:
+            entries: dict[int, int] = {}
+            for count, state in counted.items():
+                target = min(count + 1, cap)
+                if count != node.high:
+                    before = self.add(node.separator, state) if count else state
+                    if target not in entries:
+                        entries[target] = self.state()
+                    self.skips[before].append(entries[target])
+            after = {}
+            for target, entry in entries.items():
+                after[target] = self.state()
+                self.skips[self.add(part, entry)].append(after[target])
             if not required:
-                self.skips[none].append(before)
-                self.skips[some].append(after)
-            none = before
-            some = after
+                for count, state in counted.items():
+                    if count in after:
+                        self.skips[state].append(after[count])
+                    else:
+                        after[count] = state
+            counted = after
         end = self.state()
-        self.skips[none].append(end)
-        self.skips[some].append(end)
+        for count, state in counted.items():
+            if count >= node.low:
+                self.skips[state].append(end)
         return end
 
     def _embed(self, dfa: Dfa, start: int) -> int:
@@ -137,14 +148,15 @@ class Nfa:
         for _ in dfa.table:
             self.state()
         self.skips[start].append(first + 1)
-        for source in range(1, len(dfa.table)):
-            row = dfa.table[source][dfa.group].tolist()
-            low = 0
-            for byte in range(1, 257):
-                if byte == 256 or row[byte] != row[low]:
-                    if row[low]:
-                        self.moves[first + source].append((low, byte - 1, first + row[low]))
-                    low = byte
-            if dfa.final[source]:
-                self.skips[first + source].append(end)
+        rows = dfa.table[1:, dfa.group]
+        changes = np.ones((len(rows), 257), bool)
+        changes[:, 1:256] = rows[:, 1:] != rows[:, :-1]
+        source, low = changes[:, :256].nonzero()
+        high = changes[:, 1:].nonzero()[1]
+        target = rows[source, low]
+        alive = target > 0
+        for move in zip(*(part[alive].tolist() for part in (source, low, high, target)), strict=True):
+            self.moves[first + 1 + move[0]].append((move[1], move[2], first + move[3]))
+        for state in dfa.final.nonzero()[0].tolist():
+            self.skips[first + state].append(end)
         return end

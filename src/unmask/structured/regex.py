@@ -3,7 +3,8 @@ r"""Regular expressions as languages: what Python's `re` and ECMA-262 (the patte
 Honoured: literals, `.`, classes, `\d \w \s \D \W \S`, escapes, groups, `|`, `* + ?`, `{n} {n,} {n,m}` (lazy or not),
 and `^ $` at the edges of the expression or of its alternatives. Where the two dialects differ on which characters
 match, only those that match in both are written: `\d` and `\w` are ASCII, and so are `\D` and `\W`; `.` writes no line
-break of any kind. Refused: look-around, back-references, `\b`, inline flags, possessive quantifiers, `\p`.
+break of any kind. Look-ahead may stand at the start. Refused:
+any other look-around, back-references, `\b`, inline flags, possessive quantifiers, `\p`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from unmask.errors import UnmaskError
+from unmask.structured.dfa import intersection, without
+from unmask.structured.effort import Effort
 from unmask.structured.language import EMPTY, LAST, Alt, Chars, Language, Ranges, Repeat, Seq, complement, union
 
 MOST_CHARACTERS = 20_000  # of an expression, and groups within groups
@@ -45,12 +48,19 @@ class _Branch:
     node: Language
     from_start: bool
     to_end: bool
+    ahead: tuple[tuple[bool, Language], ...] = ()  # texts that it must (True) or must not begin with
 
 
-def read_regex(pattern: str, search: bool = False, write: Callable[[Ranges], Language] = Chars) -> Language:
+def read_regex(
+    pattern: str,
+    search: bool = False,
+    write: Callable[[Ranges], Language] = Chars,
+    effort: Effort | None = None,
+) -> Language:
     """The texts that match the whole pattern or, where `search`, that hold a match anywhere.
 
-    write: how a character out of some ranges is written. Raises UnmaskError for what is malformed or refused.
+    write: how a character out of some ranges is written. effort: what look-ahead may cost. Raises UnmaskError for
+    what is malformed or refused.
     """
     if len(pattern) > MOST_CHARACTERS:
         raise UnmaskError(f"the regular expression has {len(pattern)} characters, more than {MOST_CHARACTERS}")
@@ -59,14 +69,16 @@ def read_regex(pattern: str, search: bool = False, write: Callable[[Ranges], Lan
     if reader.at < len(pattern):
         raise reader.error("a ')' that closes nothing", reader.at)
     anything = Repeat(write(ALL))
-    sides = [
-        Seq((
-            *([anything] if search and not branch.from_start else []),
-            branch.node,
-            *([anything] if search and not branch.to_end else []),
-        ))
-        for branch in branches
-    ]  # fmt: skip
+    sides: list[Language] = []
+    for branch in branches:
+        before = [anything] if search and not branch.from_start else []
+        side: Language = Seq((*before, branch.node, *([anything] if search and not branch.to_end else [])))
+        if branch.ahead and before:
+            raise reader.error("look-ahead without '^' before it", 0)
+        for wanted, ahead in branch.ahead:
+            effort = effort or Effort()
+            side = intersection([side, ahead], effort) if wanted else without(side, ahead, effort)
+        sides.append(side)
     return Alt(tuple(sides))
 
 
@@ -95,6 +107,7 @@ class _Reader:
         """One alternative; one that is nothing but a group gives the group's own, which may be anchored."""
         parts: list[Language] = []
         alone: list[_Branch] | None = None
+        ahead: list[tuple[bool, Language]] = []
         from_start = to_end = False
         while self.at < len(self.pattern) and self.pattern[self.at] not in "|)":
             place = self.at
@@ -110,6 +123,9 @@ class _Reader:
                 continue
             if to_end:
                 raise self.error("'$' anywhere but at the end", place - 1)
+            if depth == 0 and not parts and self.pattern.startswith(("(?=", "(?!"), self.at):
+                ahead.append(self._look_ahead())
+                continue
             inner = self._group(depth) if self._take("(") else None
             part = self._character() if inner is None else Alt(tuple(branch.node for branch in inner))
             repeated = self._quantifier(part)
@@ -119,8 +135,21 @@ class _Reader:
                 alone = inner
             parts.append(repeated)
         if alone is not None:
-            return [_Branch(b.node, b.from_start or from_start, b.to_end or to_end) for b in alone]
-        return [_Branch(Seq(tuple(parts)) if parts else EMPTY, from_start, to_end)]
+            return [_Branch(b.node, b.from_start or from_start, b.to_end or to_end, tuple(ahead)) for b in alone]
+        return [_Branch(Seq(tuple(parts)) if parts else EMPTY, from_start, to_end, tuple(ahead))]
+
+    def _look_ahead(self) -> tuple[bool, Language]:
+        """Look-ahead at the start of the expression: whether it is wanted, and all texts that begin so."""
+        opened = self.at
+        wanted = self.pattern[opened + 2] == "="
+        self.at += 3
+        inner = self.branches(1)
+        if not self._take(")"):
+            raise self.error("a '(' that is never closed", opened)
+        if self._quantified():
+            raise self.error("a repeated look-ahead", opened)
+        anything = Repeat(self.write(ALL))
+        return wanted, Alt(tuple(Seq((b.node, *([] if b.to_end else [anything]))) for b in inner))
 
     def _more(self) -> bool:
         return self.at < len(self.pattern) and self.pattern[self.at] not in "|)$"

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from unmask.errors import UnmaskError
 from unmask.structured.effort import Effort, too_large
 from unmask.structured.schema_keywords import read_keywords
-from unmask.structured.schema_merge import FAMILIES, Part, merge, narrowed
+from unmask.structured.schema_merge import FAMILIES, Part, member_schema, merge, narrowed
 
 ANYTHING = ("object", "array", "string", "number", "boolean", "null")
 MOST_ALTERNATIVES = 256
@@ -109,10 +109,8 @@ class Alternatives:
         """False where a required member of an object, and of nothing else, has no valid value."""
         if part.get("type") != ["object"]:
             return True
-        listed = part.get("properties", {})
-        rest = part.get("additionalProperties", True)
         return all(
-            any(self._may_hold(inner, way) for inner, way in self.of(listed.get(name, rest), path))
+            any(self._may_hold(inner, way) for inner, way in self.of(member_schema(part, name), path))
             for name in part.get("required", [])
         )
 

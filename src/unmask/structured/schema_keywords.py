@@ -7,13 +7,17 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from unmask.errors import UnmaskError
-from unmask.structured.json_text import FORMATS, MOST_MULTIPLE
+from unmask.structured.json_numbers import DECIMALS
+from unmask.structured.json_text import FORMATS
 from unmask.structured.schema_merge import TYPES, Part, narrowed, same
 
 _ANNOTATIONS = (
     "title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "$comment",
     "$schema", "$id", "$defs", "definitions", "contentMediaType", "contentEncoding", "discriminator",
+    "$anchor", "nullable", "xml", "externalDocs", "enumNames", "enumDescriptions", "markdownDescription", "id",
+    "propertyOrdering", "deprecationMessage",
 )  # fmt: skip
+MOST_PATTERNS = 16
 _COMBINED = ("$ref", "allOf", "anyOf", "oneOf", "unevaluatedProperties")
 
 
@@ -31,7 +35,7 @@ def read_keywords(schema: Any, is_root: bool) -> tuple[Part | None, Part]:
             combined[key] = _combination(key, value)
         elif key == "$id" and not is_root:
             raise UnmaskError("JSON schema: '$id' inside the document is not supported; refer to '#/$defs/name'")
-        elif key not in (*_ANNOTATIONS, "const") and (key, value) != ("uniqueItems", False):
+        elif key not in (*_ANNOTATIONS, "const") and not key.startswith("x-"):
             raise UnmaskError(f"JSON schema: keyword {_short(key)} is not supported; remove it, or say it another way")
     if "const" in schema:
         own["enum"] = [value for value in own.get("enum", [schema["const"]]) if same(value, schema["const"])]
@@ -75,11 +79,23 @@ def _number(key: str, value: Any) -> Decimal:
     return number
 
 
-def _factor(key: str, value: Any) -> int:
+def _factor(key: str, value: Any) -> Decimal:
     number = _number(key, value)
-    if number <= 0 or number % 1 or number > MOST_MULTIPLE:
-        raise _bad(key, value, f"a whole number from 1 to {MOST_MULTIPLE} here")
-    return int(number)
+    if number <= 0 or number.as_tuple().exponent < -DECIMALS:  # type: ignore[operator]
+        raise _bad(key, value, f"a number above 0 of at most {DECIMALS} decimals")
+    return number
+
+
+def _flag(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _bad(key, value, "true or false")
+    return value
+
+
+def _patterns(key: str, value: Any) -> dict[str, Any]:
+    if len(_schemas(key, value)) > MOST_PATTERNS:
+        raise _bad(key, value, f"an object of at most {MOST_PATTERNS} expressions here")
+    return _schemas(key, value)
 
 
 def _types(key: str, value: Any) -> list[str]:
@@ -127,9 +143,9 @@ def _pattern(key: str, value: Any) -> list[str]:
 
 
 def _format(key: str, value: Any) -> list[str]:
-    if not isinstance(value, str) or value not in FORMATS:
-        raise _bad(key, value, f"one of {', '.join(FORMATS)} here; other formats are not supported")
-    return [value]
+    if not isinstance(value, str):
+        raise _bad(key, value, "a name")
+    return [value] if value in FORMATS else []
 
 
 _PLAIN: dict[str, Callable[[str, Any], Any]] = {
@@ -142,6 +158,8 @@ _PLAIN: dict[str, Callable[[str, Any], Any]] = {
     "items": _schema,
     "prefixItems": _list,
     "multipleOf": _factor,
+    "uniqueItems": _flag,
+    "patternProperties": _patterns,
     **{f"{side}{what}": _count for side in ("min", "max") for what in ("Length", "Items", "Properties")},
     **{key: _number for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")},
 }

@@ -6,19 +6,33 @@ A part is a dict of the keywords that `json_schema` builds from. `patterns` and 
 
 from __future__ import annotations
 
+import functools
 import math
 from decimal import Decimal
 from typing import Any
 
 from unmask.errors import UnmaskError
+from unmask.structured.dfa import compile_language
+from unmask.structured.effort import Effort
+from unmask.structured.json_text import FORMATS
+from unmask.structured.language import Dfa
+from unmask.structured.regex import read_regex
 
 Part = dict[str, Any]
 _LARGER = ("minLength", "minItems", "minProperties", "minimum", "exclusiveMinimum")
 _SMALLER = ("maxLength", "maxItems", "maxProperties", "maximum", "exclusiveMaximum")
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 FAMILIES = {  # which type each keyword is about
-    "object": ("properties", "required", "additionalProperties", "propertyNames", "minProperties", "maxProperties"),
-    "array": ("items", "prefixItems", "minItems", "maxItems"),
+    "object": (
+        "properties",
+        "required",
+        "additionalProperties",
+        "propertyNames",
+        "minProperties",
+        "maxProperties",
+        "patternProperties",
+    ),
+    "array": ("items", "prefixItems", "minItems", "maxItems", "uniqueItems"),
     "string": ("minLength", "maxLength", "patterns", "formats"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
 }
@@ -43,20 +57,48 @@ def merge(one: Part, other: Part) -> Part | None:
         elif key == "propertyNames":
             out[key] = both(a, b)
         elif key == "multipleOf":
-            out[key] = math.lcm(a, b)
+            places = max(0, *(-int(x.as_tuple().exponent) for x in (a, b)))
+            out[key] = Decimal(math.lcm(int(a.scaleb(places)), int(b.scaleb(places)))).scaleb(-places)
+        elif key == "uniqueItems":
+            out[key] = a or b
+        elif key == "patternProperties":
+            out[key] = {**a, **b, **{pattern: both(a[pattern], b[pattern]) for pattern in a.keys() & b.keys()}}
     _merge_properties(one, other, out)
     _merge_items(one, other, out)
     return narrowed(out)
 
 
+def member_schema(part: Part, name: str) -> Any:
+    """The schema of the member of this name."""
+    found = [schema for pattern, schema in part.get("patternProperties", {}).items() if _matches(pattern, name)]
+    if name in part.get("properties", {}):
+        found.append(part["properties"][name])
+    return functools.reduce(both, found) if found else part.get("additionalProperties", True)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return _automaton(pattern).holds(name.encode(errors="replace"))
+
+
+@functools.lru_cache(maxsize=256)
+def _automaton(pattern: str) -> Dfa:
+    effort = Effort(seconds=1.0)
+    return compile_language(read_regex(pattern, search=True, effort=effort), effort)
+
+
 def _merge_properties(one: Part, other: Part, out: Part) -> None:
-    """A name that one part does not list is ruled by its additionalProperties."""
+    """A name that one part does not list is ruled by its patternProperties or additionalProperties."""
     names = dict.fromkeys((*one.get("properties", {}), *other.get("properties", {})))
-    sides = [(part.get("properties", {}), part.get("additionalProperties", True)) for part in (one, other)]
     if names:
-        out["properties"] = {name: both(*(own.get(name, rest) for own, rest in sides)) for name in names}
+        out["properties"] = {name: both(member_schema(one, name), member_schema(other, name)) for name in names}
+    for part, beside in ((one, other), (other, one)):
+        for pattern in part.get("patternProperties", {}):
+            if pattern not in beside.get("patternProperties", {}):
+                out["patternProperties"][pattern] = both(
+                    out["patternProperties"][pattern], beside.get("additionalProperties", True)
+                )
     if any("additionalProperties" in part for part in (one, other)):
-        out["additionalProperties"] = both(*(rest for _, rest in sides))
+        out["additionalProperties"] = both(*(part.get("additionalProperties", True) for part in (one, other)))
 
 
 def _merge_items(one: Part, other: Part, out: Part) -> None:
@@ -107,17 +149,18 @@ def narrowed(part: Part) -> Part | None:
     """The part with its listed values checked against its other keywords; None where nothing is left of it."""
     if "enum" in part:
         left = [value for value in part["enum"] if _allows(part, value)]
+        for name in part.get("formats", []):  # values of another form say that it is only an annotation
+            left = [
+                value for value in left if not isinstance(value, str) or _matches(f"^({FORMATS[name]})$", value)
+            ] or left
         return {"enum": left} if left else None
     if part.get("type") == []:
         return None
     kinds = part.get("type")
     if kinds is not None and all(empty_range(part, kind) for kind in kinds):
         return None
-    if kinds == ["object"]:
-        listed = part.get("properties", {})
-        rest = part.get("additionalProperties", True)
-        if any(listed.get(name, rest) is False for name in part.get("required", [])):
-            return None
+    if kinds == ["object"] and any(member_schema(part, name) is False for name in part.get("required", [])):
+        return None
     return part
 
 
@@ -150,7 +193,8 @@ def _allows(part: Part, value: Any) -> bool:
     if "type" in part and kind not in part["type"] and not (kind == "integer" and "number" in part["type"]):
         return False
     family = "number" if kind == "integer" else kind
-    present = [key for key in FAMILIES.get(family, ()) if key in part]
+    present = [key for key in FAMILIES.get(family, ()) if key in part and (key, part[key]) != ("uniqueItems", False)]
+    present = [key for key in present if key != "formats"]  # of listed values an annotation
     if family == "string":
         short = part.get("minLength", 0)
         long = part.get("maxLength", math.inf)

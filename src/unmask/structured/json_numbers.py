@@ -1,0 +1,197 @@
+"""How JSON numbers are written: within bounds, and multiples of a factor."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from math import lcm
+
+import numpy as np
+
+from unmask.errors import UnmaskError
+from unmask.structured.dfa import finite, intersection, trim
+from unmask.structured.effort import Effort
+from unmask.structured.language import EMPTY, NOTHING, Alt, Chars, Dfa, Language, Repeat, Seq, Text, text
+from unmask.structured.regex import read_regex
+
+DIGITS = 15  # most that are written: a number of 15 digits survives binary floating point
+DECIMALS = 6
+INTEGER = read_regex(rf"-?(0|[1-9]\d{{0,{DIGITS - 1}}})")
+NUMBER = Seq((INTEGER, read_regex(rf"(\.\d{{1,{DIGITS}}})?([eE][+-]?\d{{1,2}})?")))
+PLAIN = Seq((read_regex(r"-?(0|[1-9]\d{0,8})"), read_regex(rf"(\.\d{{1,{DECIMALS}}})?")))
+# numbers that surely differ: by sign, number of digits before the point, and the first of them
+_PLACES = rf"(\.\d{{1,{DECIMALS}}})?"
+APART = (
+    read_regex(rf"0{_PLACES}"),
+    *(read_regex(rf"{first}\d{{{more}}}{_PLACES}") for more in range(6) for first in range(1, 10)),
+    read_regex(rf"[1-9]\d{{6,8}}{_PLACES}"),
+    read_regex(rf"-(0\.0{{0,{DECIMALS - 1}}}[1-9]|[1-9]\d{{0,8}}{_PLACES})"),
+)
+MOST_REMAINDERS = 12_000  # states of the automaton of multiples
+SAFE_ROUNDING = Decimal(2) ** -54  # of a factor: exact multiples then divide without rest in floating point too
+CHECKED_MULTIPLES = 10_000  # of a factor that binary floating point rounds, those checked one by one
+
+
+def integers(low: int | None, high: int | None) -> Language:
+    """Whole numbers from low to high (None: no bound of the schema's; as many digits as are usual)."""
+    if low is None and high is None:
+        return INTEGER
+    return decimals(low, high, 0)
+
+
+def decimals(low: int | None, high: int | None, places: int) -> Language:
+    """Numbers from low to high, both in units of 10^-places, without exponent; at least one bound is given."""
+    # without the other bound: some digits more than the one that is there
+    length = max(len(str(abs(bound))) for bound in (low, high) if bound is not None)
+    most = 10 ** max(length + 1, DIGITS if places == 0 else places + 9) - 1
+    low = -most if low is None else low
+    high = most if high is None else high
+    parts: list[Language] = []
+    if low < 0:
+        parts.append(Seq((Text(b"-"), _positive(max(1, -high), -low, places))))
+    parts.append(_positive(max(0, low), high, places))
+    return Alt(tuple(parts))
+
+
+def _positive(low: int, high: int, places: int) -> Language:
+    if low > high:
+        return NOTHING
+    unit = 10**places
+    (first, rest) = divmod(low, unit)
+    (last, most) = divmod(high, unit)
+    if first == last:
+        return Seq((text(str(first)), _fraction(rest, most, places)))
+    parts = [Seq((text(str(first)), _fraction(rest, unit - 1, places)))]
+    parts.append(Seq((text(str(last)), _fraction(0, most, places))))
+    inside = []
+    for length in range(len(str(first + 1)), len(str(last - 1)) + 1):
+        begin = max(first + 1, 10 ** (length - 1) if length > 1 else 0)
+        end = min(last - 1, 10**length - 1)
+        if begin <= end:
+            inside.append(_between(str(begin), str(end)))
+    return Alt((*parts, Seq((Alt(tuple(inside)), _fraction(0, unit - 1, places)))))
+
+
+def _between(low: str, high: str) -> Language:
+    """Digits from low to high, which are of one length."""
+    if not low:
+        return EMPTY
+    if low[0] == high[0]:
+        return Seq((text(low[0]), _between(low[1:], high[1:])))
+    length = len(low) - 1
+    least = "0" * length
+    most = "9" * length
+    first = int(low[0]) + (low[1:] != least)
+    last = int(high[0]) - (high[1:] != most)
+    parts: list[Language] = [Seq((_digit(first, last), Repeat(_digit(0, 9), length, length)))]
+    if low[1:] != least:
+        parts.append(Seq((text(low[0]), _between(low[1:], most))))
+    if high[1:] != most:
+        parts.append(Seq((text(high[0]), _between(least, high[1:]))))
+    return Alt(tuple(parts))
+
+
+def _digit(first: int, last: int) -> Language:
+    return Chars(((0x30 + first, 0x30 + last),)) if first <= last else NOTHING
+
+
+def _fraction(low: int, high: int, places: int) -> Language:
+    """A point and digits, or neither: fractions from low to high in units of 10^-places."""
+    if not places:
+        return EMPTY
+    some = Seq((Text(b"."), _decimals(str(low).zfill(places), str(high).zfill(places), False)))
+    return Alt((some, EMPTY)) if low == 0 else some
+
+
+def _decimals(low: str, high: str, may_stop: bool = True) -> Language:
+    """Digits of a fraction from low to high, of which zeros at the end may be left out."""
+    if not low:
+        return EMPTY
+    least = "0" * (len(low) - 1)
+    most = "9" * (len(low) - 1)
+    if low == least + "0" and high == most + "9":
+        return Repeat(_digit(0, 9), int(not may_stop), len(low))
+    if low[0] == high[0]:
+        parts: list[Language] = [Seq((text(low[0]), _decimals(low[1:], high[1:])))]
+    else:
+        parts = [
+            Seq((text(low[0]), _decimals(low[1:], most))),
+            Seq((_digit(int(low[0]) + 1, int(high[0]) - 1), _decimals(least, most))),
+            Seq((text(high[0]), _decimals(least, high[1:]))),
+        ]
+    if may_stop and low == least + "0":
+        parts.append(EMPTY)
+    return Alt(tuple(parts))
+
+
+def multiples_of(factor: Decimal, whole: bool, effort: Effort) -> Language:
+    """Numbers that the factor divides, in decimal and for validators that divide in floating point.
+
+    Where the factor is exact in binary these are all. Otherwise a validator may find 0.07 to be no multiple of 0.01:
+    the first multiples are checked one by one, and larger ones are written if floating point holds them exactly.
+    """
+    places = max(0, -int(factor.normalize().as_tuple().exponent))
+    unit = int(factor.scaleb(places))
+    rounding = abs(Decimal(float(factor)) / factor - 1)
+    if rounding and not (whole and rounding <= SAFE_ROUNDING):
+        checked = _checked(factor, places, effort)
+        return intersection([INTEGER, checked], effort) if whole else checked
+    if whole:
+        unit = lcm(unit, 10**places) // 10**places
+        places = 0
+    zeros = 0 if places else len(str(unit)) - len(str(unit).rstrip("0"))
+    unit //= 10**zeros
+    if unit * (places + 2) > MOST_REMAINDERS:
+        raise UnmaskError(f"JSON schema: 'multipleOf' {factor} has too many remainders; use a rounder number")
+    exact = multiples(unit, places)
+    if not zeros:
+        return exact
+    return Alt((Text(b"0"), Seq((intersection([exact, read_regex(r"-?[1-9]\d*")], effort), Text(b"0" * zeros)))))
+
+
+def _checked(factor: Decimal, places: int, effort: Effort) -> Language:
+    """Multiples of a factor that floating point rounds, which it still divides."""
+    unit = int(factor.scaleb(places))
+    count = np.arange(CHECKED_MULTIPLES)
+    values = count * unit / 10**places
+    quotient = values / float(factor)
+    texts = [f"{Decimal(n * unit).scaleb(-places):f}" for n in count[quotient == np.floor(quotient)].tolist()]
+    short = ["0", *(value.rstrip("0").rstrip(".") for value in texts[1:])]
+    first = finite([(sign + value).encode() for value in (*texts, *short) for sign in ("", "-")], effort)
+    larger = unit * 5**places
+    if larger * (places + 2) > MOST_REMAINDERS or abs(Decimal(float(factor)) / factor - 1) > SAFE_ROUNDING:
+        return first
+    return Alt((first, multiples(larger, places)))
+
+
+def multiples(factor: int, places: int = 0) -> Dfa:
+    """Decimals of at most `places` digits behind the point that factor / 10^places divides."""
+    # states: 0 dead, 1 start, 2 after '-', 3 after a leading zero; then each remainder before the point, after the
+    # point, and after each digit behind it
+    group = np.zeros(256, np.uint8)
+    group[ord("-")] = 1
+    group[ord("0") : ord("9") + 1] = 2 + np.arange(10)
+    group[ord(".")] = 12
+    table = np.zeros((4 + factor * (places + 2), 13), np.int32)
+    remainder = np.arange(factor)
+    table[1, 1] = 2
+    table[1:3, 2] = 3
+    table[1:3, 3:12] = 4 + np.arange(1, 10) % factor
+    final = np.zeros(len(table), bool)
+    final[3] = True
+    following = (10 * remainder[:, None] + np.arange(10)) % factor
+    for digits in range(-1, places + 1):  # behind the point; -1: before it
+        here = slice(4 + factor * (digits + 1), 4 + factor * (digits + 2))
+        final[here] = remainder * 10 ** (places - max(digits, 0)) % factor == 0
+        if digits < places:
+            table[here, 2:12] = 4 + factor * (digits + 2 if digits >= 0 else 0) + following
+    if places:
+        table[4 : 4 + factor, 12] = 4 + factor + remainder
+        table[3, 12] = 4 + factor
+    final[4 + factor : 4 + 2 * factor] = False
+    return trim(Dfa(table, group, final))
+
+
+def rounded(value: Decimal, places: int, up: bool) -> int:
+    """A bound in units of 10^-places, rounded inwards."""
+    scaled = value.scaleb(places)
+    return int(scaled.to_integral_value("ROUND_CEILING" if up else "ROUND_FLOOR"))
