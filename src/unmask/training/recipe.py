@@ -18,6 +18,7 @@ from unmask.objectives.masked import AR, BD3LM, MDLM
 from unmask.objectives.objective import Objective
 from unmask.objectives.score import DUO, SEDD
 from unmask.training.data import DataConfig
+from unmask.training.lora import LoraConfig
 from unmask.training.precision import Precision
 from unmask.training.self_text import KINDS, TextConfig
 
@@ -48,6 +49,9 @@ class TrainingConfig:
     clip_norm: float = 1.0
     ema: float = 0.99
     precision: Precision = "no"  # of the products: f32, bf16, or auto, bf16 where the machine computes in it
+    gradient_checkpointing: bool = False  # blocks are computed again in the backward pass, to hold less
+    compile: bool = False  # torch.compile, block by block
+    samples: int = 0  # held-out prompts that are answered at every check of a fine-tuning, and scored
     threads: int = 0  # CPU threads per process; 0: torch's default
     save_every: int = 200
     validate_every: int = 200
@@ -102,6 +106,7 @@ class Recipe:
                 "training.validate_every": training.validate_every >= 1,
                 "training.validation_rows": training.validation_rows >= 1,
                 "training.threads": training.threads >= 0,
+                "training.samples": training.samples >= 0,
                 "data.length": data.length >= 2,
                 "data.cut": 0 <= data.cut <= 1,
                 "data.vocab_size": data.vocab_size >= 258 or data.tokenizer != "bpe",
@@ -197,6 +202,32 @@ class AdaptRecipe(Recipe):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRecipe(Recipe):
+    """A model that is loaded and trained on, all of it or by LoRA. The objective may be another than it was made with:
+    an autoregressive base becomes a diffusion model by `mdlm` or `bd3lm`, and then says `objective.shift`: whether its
+    head goes on scoring the next position."""
+
+    command: ClassVar[str] = "finetune"
+    base: str  # a model's name, folder, GGUF file, or a PEFT adapter's folder
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    shift_is_given: bool = False  # set by the reader: whether the recipe says objective.shift
+
+    def check(self) -> None:
+        super().check()
+        if isinstance(self.objective, Drafts):
+            raise UnmaskError("recipe: objective drafts trains an adapter; name the base as model.base, `unmask adapt`")
+        if self.data.format == "dialogues":
+            raise UnmaskError("recipe: data.format 'dialogues' is for adapters; fine-tune on messages, prompts or text")
+        self.within(
+            {
+                "lora.rank": self.lora.rank >= 0,
+                "lora.alpha": 0 < self.lora.alpha < 1e4,
+                "lora.targets": len(self.lora.targets) > 0,
+            }
+        )
+
+
 def read_recipe(path: Path, overrides: list[str], output: Path | None = None) -> Recipe:
     """Reads a YAML recipe and applies `section.field=value` overrides; raises UnmaskError on any flaw.
 
@@ -214,9 +245,12 @@ def read_recipe(path: Path, overrides: list[str], output: Path | None = None) ->
 
 
 def parse_recipe(tree: Any, source: str, output: Path | None = None) -> Recipe:
-    """Builds the recipe from plain mappings: of an adapter where `model` names a base, else of a new network."""
+    """Builds the recipe from plain mappings: a fine-tuning where there is a `base`, an adapter where `model` names one,
+    else a new network."""
     if not isinstance(tree, dict):
         raise UnmaskError(f"{source}: a recipe is a mapping of {', '.join(f.name for f in fields(TrainRecipe))}")
+    if "base" in tree:
+        return _finetune(tree, source)
     model = tree.get("model")
     if not isinstance(model, dict):
         raise UnmaskError(f"{source}: section 'model' is missing or not a mapping")
@@ -230,6 +264,27 @@ def parse_recipe(tree: Any, source: str, output: Path | None = None) -> Recipe:
         made["text"] = build(TextConfig, tree.get("text", {}), f"{source}: text")
     made["data"] = build(DataConfig, made.get("data", {}), f"{source}: data")
     recipe: Recipe = build(AdaptRecipe if adapts else TrainRecipe, made, source)
+    recipe.check()
+    return recipe
+
+
+def _finetune(tree: dict[str, Any], source: str) -> FinetuneRecipe:
+    """Whole documents in rows by default, and answers that begin blocks where there are blocks."""
+    objective = read_objective(tree.get("objective"), source)
+    data = tree.get("data", {})
+    if isinstance(data, dict):
+        block = objective.block_length if isinstance(objective, BD3LM) else 0
+        whole = data.get("whole", True)
+        data = {"whole": whole, "answer_block": block if whole else 0, **data}
+    made = {
+        **tree,
+        "objective": objective,
+        "data": build(DataConfig, data, f"{source}: data"),
+        "training": build(TrainingConfig, _plain_no(tree.get("training", {})), f"{source}: training"),
+        "lora": build(LoraConfig, tree.get("lora", {}), f"{source}: lora"),
+        "shift_is_given": "shift" in tree["objective"],
+    }
+    recipe: FinetuneRecipe = build(FinetuneRecipe, made, source)
     recipe.check()
     return recipe
 

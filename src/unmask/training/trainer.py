@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -22,6 +23,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
 
 from unmask.checkpoints.folder import GENERATION
 from unmask.checkpoints.save import write_checkpoint
@@ -153,6 +155,11 @@ class Trainer:
         self.held_out = material.held_out
         self.teacher = material.teacher
         self.network = material.network.to(self.device)
+        for block in self.network.blocks:
+            if self.config.gradient_checkpointing:
+                block.forward = partial(recompute, block.forward, use_reentrant=False)
+            if self.config.compile:
+                block.compile()
         self.model = self.accelerator.prepare_model(Scored(self.network, recipe.objective))
         iterations = torch.bfloat16 if native_bf16(self.device) else torch.float32
         self.optimizers = make_optimizers(self.network, self.config, iterations)

@@ -1,0 +1,316 @@
+"""Fine-tuning of anything that loads: all weights or LoRA, autoregressive or diffusion, from one into the other."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from unmask.checkpoints.folder import TEMPLATE
+from unmask.checkpoints.weights import weight_table
+from unmask.errors import UnmaskError
+from unmask.files import write_text
+from unmask.lm import DiffusionLM
+from unmask.models.transformer import Transformer
+from unmask.objectives.objective import Objective
+from unmask.training import lora
+from unmask.training.data import DataConfig, make_rows
+from unmask.training.documents import Document, Documents
+from unmask.training.ema import put
+from unmask.training.framing import Framing
+from unmask.training.precision import choose_precision
+from unmask.training.recipe import FinetuneRecipe
+from unmask.training.teacher import Teacher
+from unmask.training.token_file import tokenise
+from unmask.training.trainer import Material, Trainer
+
+SHOWN = 3  # examples of a dry run
+
+
+@dataclass
+class Base:
+    """A loaded model that is about to be trained on."""
+
+    lm: DiffusionLM
+    objective: Objective  # with the head shift settled
+    changes: dict[str, Any]  # fields of its config that the objective changes
+    paths: list[str]  # of projections with LoRA
+
+    @property
+    def network(self) -> Transformer:
+        return self.lm.model
+
+
+def open_base(recipe: FinetuneRecipe) -> Base:
+    """Loads the base as the objective reads it, its parameters to train asking for gradients.
+
+    Raises:
+        UnmaskError: where the base cannot be trained so.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype, _ = choose_precision(recipe.training.precision, torch.device(device))
+    frozen = recipe.lora.rank > 0 and dtype == torch.bfloat16
+    source = Path(recipe.base)
+    peft = source if (source / lora.CONFIG).is_file() else None
+    name = recipe.base if peft is None else _base_of(peft)
+    lm = DiffusionLM.from_pretrained(name, device, "bfloat16" if frozen else "float32", backend="torch")
+    network = lm.model
+    if peft is not None:
+        config, tensors = lora.read_peft(peft, network, _table(lm))
+        paths = lora.attach(network, config, 0)
+        put({n: p for n, p in network.named_parameters() if n in tensors}, tensors)
+        lora.merge(network, paths, config)
+    objective, changes = _settle(recipe, lm)
+    network.config = replace(network.config, **changes)
+    lm.config = network.config
+    network.train()
+    if recipe.lora.rank:
+        paths = lora.attach(network, recipe.lora, recipe.seed)
+        if not recipe.lora.merge:
+            lora.peft_names(paths, _table(lm))
+        return Base(lm, objective, changes, paths)
+    network.requires_grad_(True)
+    return Base(lm, objective, changes, [])
+
+
+def _base_of(peft: Path) -> str:
+    raw = json.loads((peft / lora.CONFIG).read_text(encoding="utf-8"))
+    name = raw.get("base_model_name_or_path") if isinstance(raw, dict) else None
+    if not isinstance(name, str) or not name:
+        raise UnmaskError(f"{peft / lora.CONFIG} names no base_model_name_or_path")
+    return name
+
+
+def _table(lm: DiffusionLM) -> dict[str, list[str]]:
+    """Names of the base's own layout and ours."""
+    family = None if lm.loaded is None else lm.loaded.family
+    return weight_table(lm.model, family)
+
+
+def _settle(recipe: FinetuneRecipe, lm: DiffusionLM) -> tuple[Objective, dict[str, Any]]:
+    """The objective with its head shift, and what it changes about the base's config."""
+    config = lm.config
+    objective = recipe.objective
+    if config.layout in ("drafts", "canvas"):
+        raise UnmaskError(f"base '{recipe.base}' has layout '{config.layout}', which is not fine-tuned; take its base")
+    if config.max_length < recipe.data.length:
+        raise UnmaskError(
+            f"base '{recipe.base}' reads {config.max_length} tokens, less than data.length {recipe.data.length}"
+        )
+    if not recipe.shift_is_given:
+        wanted = objective.network(asdict(config))["layout"]
+        if config.layout == "causal" != wanted:
+            raise UnmaskError(
+                f"base '{recipe.base}' is autoregressive: say objective.shift: true (its head goes on scoring the next "
+                "position) or false (it learns to score its own)"
+            )
+        objective = replace(objective, shift=config.shift)
+    try:
+        settled = objective.network(asdict(config))
+    except ValueError as error:
+        raise UnmaskError(f"recipe: objective {error}; base '{recipe.base}' was not made for it") from None
+    mask = settled.pop("mask_token_id", config.mask_token_id)
+    readings = {"layout", "block_length", "shift"}
+    for name in settled.keys() - readings:
+        if _as_tuple(getattr(config, name)) != _as_tuple(settled[name]):
+            raise UnmaskError(
+                f"base '{recipe.base}' has {name} {getattr(config, name)!r}, the objective needs {settled[name]!r}"
+            )
+    if config.layout != "causal" and settled["layout"] == "causal":
+        raise UnmaskError(
+            f"base '{recipe.base}' is a diffusion model, which objective ar would unmake; use mdlm, bd3lm"
+        )
+    if mask is None and objective.needs_mask and config.corruption == "absorbing":
+        raise UnmaskError(f"base '{recipe.base}' has no mask token, nor a control token to spare for one")
+    block = settled.get("block_length", 0)
+    wanted = {**settled, "block_length": block if settled["layout"] == "block_causal" else 0}
+    return objective, {name: wanted[name] for name in readings if wanted[name] != getattr(config, name)}
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def make_framing(recipe: FinetuneRecipe, base: Base) -> Framing:
+    """Documents as this base reads them, with its own template, start and end."""
+    lm = base.lm
+    if lm.tokenizer is None:
+        raise UnmaskError(f"base '{recipe.base}' has no tokenizer.json, so text cannot be put into tokens")
+    if lm.config.eos_token_id is None:
+        raise UnmaskError(f"base '{recipe.base}' names no end of text; add eos_token_id to its config.json")
+    return Framing(
+        tokenizer=lm.tokenizer,
+        eos=lm.config.eos_token_id,
+        mask=lm.config.mask_token_id,
+        template=getattr(lm, "templates", None) or lm.chat_template,
+        special_tokens=lm.special_tokens,
+        model=f"base '{recipe.base}'",
+        answer_by_answer=recipe.data.answer_block > 0,
+    )
+
+
+def make_material(recipe: FinetuneRecipe, base: Base) -> Material:
+    """Network, rows and held-out rows of a fine-tuning."""
+    framing = make_framing(recipe, base)
+    data = recipe.data
+
+    def rows(files: tuple[str, ...], config: DataConfig, seed: int) -> Any:
+        return make_rows(tokenise(Documents(files, config), framing), config, seed, recipe.objective.eos, framing.eos)
+
+    kept = {"overlong": "drop"} if data.overlong == "refuse" else {}  # of held-out text what fits is enough
+    held = rows(data.validation, replace(data, cut=0.0, **kept), 0) if data.validation else None  # type: ignore[arg-type]
+    return Material(
+        network=base.network,
+        rows=rows(data.files, data, recipe.seed),
+        held_out=held,
+        tokenizer=base.lm.tokenizer,
+        teacher=Teacher(base.network) if base.objective.needs_teacher else None,
+        fingerprint=Documents(data.files, data).fingerprint(),
+    )
+
+
+class Finetuner(Trainer):
+    """Trains a loaded model on; its finished model is whole in its base's own layout, a LoRA adapter in PEFT's."""
+
+    def __init__(self, recipe: FinetuneRecipe, folder: Path, console: Console | None = None) -> None:
+        self.base = open_base(recipe)
+        self.lora = recipe.lora
+        self.base_name = recipe.base
+        self.asked = list(Documents(recipe.data.validation, recipe.data)) if recipe.training.samples else []
+        material = make_material(recipe, self.base)
+        super().__init__(replace(recipe, objective=self.base.objective), folder, console, material)
+        lm = self.base.lm
+        self.decode = DiffusionLM(self.network, lm.tokenizer, self._defaults(), lm.name, lm.loaded)
+
+    def _defaults(self) -> Any:
+        """The base's decoding where its kind stays the same, else none but its ends of text; the recipe's over them."""
+        defaults = self.base.lm.defaults
+        ends = {"eos_token_ids": list(defaults.eos_token_ids)}
+        values = {**(ends if self.base.changes else asdict(defaults)), **self.recipe.decoding}
+        return type(defaults).read(values, "recipe: decoding")
+
+    def dry_run(self) -> None:
+        """Says what a run would do: rows, tokens, memory, steps, and examples with what is learned in brackets."""
+        print = self.console.print
+        tokens = self.corpus.tokens  # type: ignore[attr-defined]
+        learned = int(tokens.learned.sum())
+        trained = sum(p.numel() for p in self.trained.values())
+        total = self.network.num_parameters()
+        steps = self.config.steps
+        epochs = steps * self.config.batch_size / max(1, self.corpus.num_rows)
+        held = self.held_out.num_rows if self.held_out else 0
+        gigabytes = (sum(p.numel() * p.element_size() for p in self.network.parameters()) + 16 * trained) / 1e9
+        lines = [
+            f"base {self.base_name}, objective {self.recipe.objective}",
+            f"documents {tokens.documents:,}, tokens {len(tokens.ids):,}, learned {learned:,}",
+            f"rows {self.corpus.num_rows:,} of {self.recipe.data.length} tokens, held out {held:,}",
+            f"steps {steps:,} of {self.config.batch_size} rows: {epochs:.2f} epochs",
+            f"parameters {total:,}, trained {trained:,} ({trained / total:.1%})",
+            f"memory {gigabytes:.2f} GB for weights, gradients, averages and moments, activations apart",
+        ]
+        for line in lines:
+            print(line, highlight=False, markup=False)
+        for number in range(min(SHOWN, tokens.documents)):
+            print(f"--- example {number + 1}, what is learned between ⟦ and ⟧", markup=False)
+            print(shown_example(self.tokenizer, *tokens.document(number)), highlight=False, markup=False)
+
+    def _validate(self) -> dict[str, float]:
+        record = super()._validate()
+        asked = [d for d in self.asked if d.prompt or d.messages][: self.config.samples]
+        if not asked:
+            return record
+        right = 0
+        self.network.eval()
+        with self.ema.in_place(), torch.no_grad():
+            for number, document in enumerate(asked):
+                prompt, expected = question(document)
+                longest = max(8, self.recipe.data.length // 2)
+                written = self.decode.generate(prompt, longest, temperature=0.0, seed=0).text
+                right += written.strip() == expected.strip()
+                if number == 0:
+                    self.console.print(
+                        f"sample at step {self.step}: {written.strip()!r}", highlight=False, markup=False
+                    )
+        self.network.train()
+        return {**record, "exact_match": right / len(asked)}
+
+    def _save_model(self) -> None:
+        weights = self.finished_weights()
+        if self.lora.rank:
+            names = {} if self.lora.merge and self._joined() else lora.peft_names(self.base.paths, _table(self.base.lm))
+            folder = self.folder / "adapter" if self.lora.merge else self.model_folder
+            if names:
+                lora.save_peft(folder, weights, self.lora, names, self.base_name)
+            if not self.lora.merge:
+                write_text(self.model_folder / "README.md", self.card())
+                return self._save_curve(self.recipe.name)
+        put(self.trained, weights)
+        if self.lora.rank:
+            lora.merge(self.network, self.base.paths, self.lora)
+        self.network.to(torch.bfloat16).eval()
+        base = self.base.lm
+        loaded = None if self.base.changes else base.loaded  # another kind of model has our own layout
+        lm = DiffusionLM(self.network, base.tokenizer, self._defaults(), self.recipe.name, loaded)
+        lm.save_pretrained(self.model_folder)
+        if base.chat_template is not None and not (self.model_folder / TEMPLATE).is_file():
+            write_text(self.model_folder / TEMPLATE, base.chat_template)
+        write_text(self.model_folder / "README.md", self.card())
+        self._save_curve(self.recipe.name)
+        return None
+
+    def _joined(self) -> bool:
+        """Whether the base's layout joins a projection that has an adapter with others."""
+        try:
+            lora.peft_names(self.base.paths, _table(self.base.lm))
+        except UnmaskError:
+            return True
+        return False
+
+    def card(self) -> str:
+        """The model card: what it was made from and how, and its scores."""
+        checks = [record for record in self.history if "validation" in record]
+        best = min(checks, key=lambda record: record["validation"]) if checks else self.history[-1]
+        scores = {k: v for k, v in best.items() if k not in ("learning_rate", "grad_norm", "seconds")}
+        rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in scores.items())
+        recipe = self.recipe
+        adapted = f"LoRA of rank {self.lora.rank} on {len(self.base.paths)} projections"
+        way = adapted if self.lora.rank else "all weights"
+        return (
+            f"---\nbase_model: {self.base_name}\n---\n# {recipe.name}\n\n"
+            f"Fine-tuned from `{self.base_name}` ({way}) by `unmask finetune`.\n\n"
+            f"- Data: {', '.join(recipe.data.files)}\n- Objective: `{recipe.objective}`\n"
+            f"- Training: `{recipe.training}`\n- Seed: {recipe.seed}\n\n| figure | value |\n|---|---|\n{rows}\n"
+        )
+
+
+def question(document: Document) -> tuple[Any, str]:
+    """What is asked of a model for a document, and the answer that it should give."""
+    if not document.messages:
+        return document.prompt, document.text
+    last = max(i for i, message in enumerate(document.messages) if message["role"] == "assistant")
+    return list(document.messages[:last]), str(document.messages[last].get("content") or "")
+
+
+def shown_example(tokenizer: Any, ids: Any, learned: Any) -> str:
+    """A document's text, learned stretches in brackets."""
+    out = []
+    start = 0
+    for end in range(1, len(ids) + 1):
+        if end == len(ids) or learned[end] != learned[start]:
+            text = tokenizer.decode(ids[start:end].tolist(), skip_special_tokens=False)
+            out.append(f"⟦{text}⟧" if learned[start] else text)
+            start = end
+    return "".join(out)
+
+
+def finetune(recipe: FinetuneRecipe, output: Path, dry_run: bool = False, console: Console | None = None) -> Path:
+    """Runs a recipe, or only says what it would do; returns the folder of the finished model."""
+    trainer = Finetuner(recipe, output, console)
+    if dry_run:
+        trainer.dry_run()
+        return trainer.model_folder
+    return trainer.run()
