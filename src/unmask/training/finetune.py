@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from unmask.checkpoints.folder import TEMPLATE
 from unmask.checkpoints.weights import weight_table
 from unmask.errors import UnmaskError
 from unmask.files import write_text
@@ -146,7 +145,7 @@ def make_framing(recipe: FinetuneRecipe, base: Base) -> Framing:
         tokenizer=lm.tokenizer,
         eos=lm.config.eos_token_id,
         mask=lm.config.mask_token_id,
-        template=getattr(lm, "templates", None) or lm.chat_template,
+        template=lm.templates or None,
         special_tokens=lm.special_tokens,
         model=f"base '{recipe.base}'",
         answer_by_answer=recipe.data.answer_block > 0,
@@ -252,12 +251,8 @@ class Finetuner(Trainer):
         if self.lora.rank:
             lora.merge(self.network, self.base.paths, self.lora)
         self.network.to(torch.bfloat16).eval()
-        base = self.base.lm
-        loaded = None if self.base.changes else base.loaded  # another kind of model has our own layout
-        lm = DiffusionLM(self.network, base.tokenizer, self._defaults(), self.recipe.name, loaded)
+        lm = DiffusionLM(self.network, self.base.lm.tokenizer, self._defaults(), self.recipe.name, self.base.lm.loaded)
         lm.save_pretrained(self.model_folder)
-        if base.chat_template is not None and not (self.model_folder / TEMPLATE).is_file():
-            write_text(self.model_folder / TEMPLATE, base.chat_template)
         write_text(self.model_folder / "README.md", self.card())
         self._save_curve(self.recipe.name)
         return None

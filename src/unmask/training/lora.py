@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmask.checkpoints.weights import read_tensors, write_tensors
+from unmask.checkpoints.safetensors import read_tensors, write_tensors
 from unmask.errors import UnmaskError
 from unmask.files import write_text
 from unmask.models.transformer import Transformer
