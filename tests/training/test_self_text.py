@@ -58,7 +58,8 @@ def dialogues(folder: Path) -> list[tuple[list[int], int]]:
 def of_base(lm: DiffusionLM, template: str | None, tokenizer: bool = True) -> DiffusionLM:
     """The same network with another template, with or without its tokenizer."""
     assert lm.loaded is not None
-    loaded = replace(lm.loaded, chat_template=template)
+    loaded = replace(lm.loaded)
+    vars(loaded)["templates"] = {} if template is None else {"default": template}
     return DiffusionLM(lm.model, lm.tokenizer if tokenizer else None, name="chat", loaded=loaded)
 
 

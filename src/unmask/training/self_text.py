@@ -19,7 +19,6 @@ import numpy as np
 from unmask.canvas import Frame
 from unmask.errors import UnmaskError
 from unmask.files import read_json, write_text
-from unmask.prompts import render_chat
 from unmask.training.dialogues import read_shard, write_shard
 
 if TYPE_CHECKING:
@@ -60,13 +59,14 @@ class Surroundings:
     @staticmethod
     def of(lm: DiffusionLM) -> Surroundings:
         """Raises UnmaskError for a base whose template cannot tell where turns begin and end."""
-        tokenizer, template, name = lm.tokenizer, lm.chat_template, lm.name
-        if tokenizer is None or template is None:
+        tokenizer = lm.tokenizer
+        name = lm.name
+        if tokenizer is None or lm.chat_template is None:
             lacks = "tokenizer" if tokenizer is None else "chat template"
             raise UnmaskError(f"model '{name}' has no {lacks}, so it cannot write dialogues; take a base made to chat")
         messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
-        start, found, middle = render_chat(messages[:1], template, name).partition(_USER)
-        _, answered, end = render_chat(messages, template, name).partition(_ANSWER)
+        start, found, middle = lm.render_chat(messages[:1]).partition(_USER)
+        _, answered, end = lm.render_chat(messages).partition(_ANSWER)
         before, between, after = (tokenizer.encode(t, add_special_tokens=False).ids for t in (start, middle, end))
         special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         config = lm.config
