@@ -53,7 +53,7 @@ def models(tiny: Callable[..., Transformer], drafting: Callable[..., Any]) -> di
     return {
         "canvas": Backed(tiny(0)),
         "blocks": Backed(tiny(1, layout="block_causal", block_length=4)),
-        "drafts": Backed(drafting(1)[1]),
+        "drafts": Backed(drafting(1, max_length=400)[1]),
     }
 
 
@@ -261,3 +261,87 @@ def test_closing_lets_what_runs_finish_or_fails_it(models: dict[str, Backed]) ->
     for sink in sinks:
         assert isinstance(sink.end(), Failed)
     models["drafts"].pause = 0.0
+
+
+def test_a_long_job_does_not_keep_out_short_ones_nor_another_model(models: dict[str, Backed]) -> None:
+    """Each is charged its own length, later ones pass the one that does not fit, and that one is not starved."""
+    models["drafts"].pause = models["blocks"].pause = 0.003
+    long, short = prepared("drafts", 2, 60, mode="ar"), prepared("drafts", 2, 4, mode="ar")
+    probe = Engine(models)
+    key = Job.of("drafts", long, print)[0].key
+    one = probe.cache_bytes(key, 1, 128)
+    probe.close()
+    engine = Engine(models, Limits(slots=16, cache_bytes=4 * one))
+    wide = prepared("drafts", 130, 20, mode="ar")  # of two steps of the cache's length
+    sinks = [start(engine, "drafts", asked)[1] for asked in (long, short, wide, wide, short, short)]
+    other = start(engine, "blocks", prepared("blocks", 2, 2))[1]
+    began = time.monotonic()
+    other.done()
+    assert time.monotonic() - began < 1
+    for sink, asked in zip(sinks, (long, short, wide, wide, short, short), strict=True):
+        assert sink.done().ids == alone(models, "drafts", asked)
+    models["drafts"].pause = models["blocks"].pause = 0.0
+    engine.close()
+
+
+def test_a_job_that_does_not_fit_yet_is_passed_for_a_while_only(
+    models: dict[str, Backed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unmask.serving import engine as module
+
+    models["drafts"].pause = 0.002
+    small = prepared("drafts", 2, 40, mode="ar")
+    large = prepared("drafts", 140, 10, mode="ar")
+    probe = Engine(models)
+    one = probe.cache_bytes(Job.of("drafts", small, print)[0].key, 1, 128)
+    probe.close()
+    monkeypatch.setattr(module, "PATIENCE", 0.2)
+    engine = Engine(models, Limits(slots=8, queue=1000, cache_bytes=2 * one))
+    ended: list[str] = []
+    feeding = True
+
+    def feed(event: Event) -> None:
+        """A stream of small jobs that never ends by itself: each begins the next one."""
+        if not isinstance(event, Step):
+            ended.append("small")
+            if feeding:
+                engine.submit(Job.of("drafts", small, feed))
+
+    for _ in range(3):
+        engine.submit(Job.of("drafts", small, feed))
+    wait_until(lambda: engine.running > 0)
+    _, sink = start(engine, "drafts", large)
+    assert isinstance(sink.end(), Done)
+    assert "small" in ended
+    feeding = False
+    models["drafts"].pause = 0.0
+    wait_until(lambda: engine.idle)
+    engine.close()
+
+
+def test_one_model_does_not_hold_all_slots(models: dict[str, Backed]) -> None:
+    models["drafts"].pause = 0.01
+    engine = Engine(models, Limits(slots=2, queue=20))
+    crowd = [start(engine, "drafts", prepared("drafts", 2, 40, mode="ar"))[0] for _ in range(8)]
+    wait_until(lambda: engine.running == 2)
+    _, sink = start(engine, "canvas", prepared("canvas", 2, 2))
+    began = time.monotonic()
+    sink.done()
+    assert time.monotonic() - began < 1
+    assert engine.running == 2
+    engine.cancel(crowd)
+    models["drafts"].pause = 0.0
+    engine.close()
+
+
+def test_long_prompts_are_read_a_few_at_a_time(models: dict[str, Backed]) -> None:
+    engine = Engine(models, Limits(slots=8, prefill_chunk=3))
+    models["drafts"].pause = 0.01
+    readers = [start(engine, "drafts", prepared("drafts", 30, 4, mode="ar"))[1] for _ in range(6)]
+    short = start(engine, "drafts", prepared("drafts", 2, 2, mode="ar"))[1]
+    short.done()
+    assert sum(sink.events.empty() for sink in readers) >= 4
+    for sink in readers:
+        assert sink.done().ids == alone(models, "drafts", prepared("drafts", 30, 4, mode="ar"))
+    models["drafts"].pause = 0.0
+    engine.close()

@@ -67,6 +67,7 @@ def test_the_middle_is_filled(client: Client) -> None:
     asked = {"model": "canvas", "prompt": "the cat", "suffix": " the mat.", "max_tokens": 512, "temperature": 0.0}
     text = client.post("/fim/completions", asked)["choices"][0]["text"]
     assert text
+    assert client.post("/fim/completions", {**asked, "presence_penalty": 1.5})["choices"][0]["text"]
     stop = text[1:3]
     cut = client.post("/fim/completions", {**asked, "stop": [stop]})["choices"][0]
     assert (cut["text"], cut["finish_reason"]) == (text[: text.index(stop)], "stop")
@@ -80,4 +81,10 @@ def test_a_region_is_rewritten_and_an_update_applied(client: Client) -> None:
         answer = client.post(f"/{path}/completions", asked)
         assert answer["object"] == f"{path}.completion"
         content = answer["choices"][0]["message"]["content"]
+        more = {"stream_options": {"include_usage": True}, "stream": False, "nextEdit": True, "realtime": True}
+        penalised = client.post(f"/{path}/completions", {**asked, **more, "presence_penalty": 1.0, "seed": 1})
+        assert penalised["choices"][0]["message"]["content"]
+        streamed = client.chunks(f"/{path}/completions", {**asked, "seed": 1})
+        same = client.post(f"/{path}/completions", {**asked, "seed": 1})["choices"][0]["message"]["content"]
+        assert "".join(part["choices"][0]["delta"].get("content") or "" for part in streamed) == same
         assert content == "None" or (content.startswith("```") and content.endswith("```"))

@@ -128,6 +128,28 @@ def test_logprobs(client: openai.OpenAI) -> None:
     assert bare is None
 
 
+@pytest.mark.parametrize("content", ["🦙 é 日本語", "the cat ☕"])
+def test_bytes_of_logprobs_are_the_tokens_own(client: openai.OpenAI, content: str) -> None:
+    """Tokens of part of a character, forced by a grammar: joined, the bytes are the content's."""
+    reply = client.chat.completions.create(
+        model="talker", messages=HELLO, max_tokens=60, logprobs=True, extra_body={"guided_choice": [content]}
+    )
+    choice = reply.choices[0]
+    assert choice.message.content == content
+    assert choice.logprobs is not None
+    entries = [entry.bytes or [] for entry in choice.logprobs.content or [] if entry.token != "<|endoftext|>"]
+    assert b"".join(map(bytes, entries)).decode() == content
+
+
+def test_a_canvas_model_near_its_limit_writes_what_fits(live: Live) -> None:
+    lm = live.models["noisy"]
+    block = lm.room(0) and lm.config.block_length
+    prompt = [1] * (lm.config.max_length - block - 3)
+    status, reply = live.send("/v1/completions", {"model": "noisy", "prompt": prompt, "seed": 1})
+    assert status == 200, reply
+    assert 0 < reply["usage"]["completion_tokens"] <= 16
+
+
 def test_models_and_errors_are_openais(client: openai.OpenAI) -> None:
     assert {m.id for m in client.models.list()} == {"talker", "canvas", "left", "blocks", "noisy"}
     assert client.models.retrieve("canvas").model_dump()["can_fill"] is True

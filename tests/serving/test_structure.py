@@ -70,8 +70,7 @@ def tools_live(drafting: Callable[..., Any], start: Any) -> Live:
     made = {"caller": HERMES, "plain": PLAIN}
     return start(
         models={
-            name: DiffusionLM(network, tokenizer, options, name, described(template))
-            for name, template in made.items()
+            name: DiffusionLM(network, tokenizer, options, name, described(template)) for name, template in made.items()
         }
     )
 

@@ -31,6 +31,7 @@ LAST = 5.0  # seconds after the grace time in which answers that failed are stil
 HEAD_SECONDS = 10.0  # within which a connection has to send the head of a request
 CONNECTIONS = 1000  # open at once, as far as the process may have files
 OTHER_FILES = 64  # that a process needs besides connections
+SWITCH_SECONDS = 0.001  # after which a busy thread lets the event loop's go on; Python's own default is 0.005
 WARN_SECONDS = 10.0  # between two lines in the log about too many connections
 
 
@@ -166,8 +167,8 @@ class Server(uvicorn.Server):
         self, app: ASGIApp, engine: Closing, grace: float, ready: Callable[[str], None] = lambda url: None
     ) -> None:
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        room = CONNECTIONS if files == resource.RLIM_INFINITY else min(CONNECTIONS, files - OTHER_FILES)
-        protocol = type("BoundedConnection", (Connection,), {"most": max(8, room), "unasked": {}})
+        room = CONNECTIONS if files == resource.RLIM_INFINITY else max(8, min(CONNECTIONS, files - OTHER_FILES))
+        protocol = type("BoundedConnection", (Connection,), {"most": room, "unasked": {}})
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -176,7 +177,7 @@ class Server(uvicorn.Server):
             # the same with and without uvicorn's extras, which come with Ray
             loop="asyncio",
             http=protocol,
-            backlog=256,
+            backlog=max(8, room // 4),  # so many are accepted before any of them is looked at
             timeout_graceful_shutdown=int(grace + LAST),
             server_header=False,
         )
@@ -232,6 +233,7 @@ def make_server(
 
 def serve(server: Server, names: Iterable[str], listener: socket.socket) -> None:
     """Serves until a signal comes."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("unmask").setLevel(logging.INFO)
 

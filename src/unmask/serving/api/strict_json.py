@@ -14,6 +14,7 @@ import numpy as np
 from unmask.serving.api.errors import APIError
 
 DEPTH = 64  # of lists and objects in each other
+CONTAINERS = 50_000  # lists and objects: each takes more memory than the bytes that it is written with
 STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 ODD = re.compile(rb"\\u[dD][89a-fA-F]|\d[eE]\+?\d\d|\d{300}")  # perhaps half of a surrogate pair, or infinite
 
@@ -22,8 +23,7 @@ def parse(body: bytes) -> Any:
     """The value of a body; anything odd raises APIError 400 with one sentence."""
     if not body.strip():
         raise APIError(400, "the request has no body")
-    if _depth(body) > DEPTH:
-        raise APIError(400, f"the body is nested deeper than {DEPTH} levels")
+    _check_nesting(body)
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_constant, object_pairs_hook=_object)
     except UnicodeDecodeError:
@@ -44,14 +44,17 @@ def parse(body: bytes) -> Any:
     return value
 
 
-def _depth(body: bytes) -> int:
-    """How many lists and objects stand in each other at most."""
+def _check_nesting(body: bytes) -> None:
+    """Refuses too many lists and objects, or too many in each other, before any is made."""
     if body.count(b"[") + body.count(b"{") <= DEPTH:
-        return 0
+        return
     bytes_N = np.frombuffer(STRINGS.sub(b"", body), np.uint8)
     opens_N = (bytes_N == ord("[")) | (bytes_N == ord("{"))
     closes_N = (bytes_N == ord("]")) | (bytes_N == ord("}"))
-    return int((opens_N.astype(np.int32) - closes_N).cumsum().max(initial=0))
+    if (opens_N.astype(np.int32) - closes_N).cumsum().max(initial=0) > DEPTH:
+        raise APIError(400, f"the body is nested deeper than {DEPTH} levels")
+    if opens_N.sum() > CONTAINERS:
+        raise APIError(400, f"the body holds more than {CONTAINERS} lists and objects")
 
 
 def _constant(name: str) -> Any:
