@@ -131,7 +131,8 @@ class DiffusionLM:
                 self.model,
                 self.name,
                 tokenizer=self.tokenizer,
-                chat_template=self.chat_template,
+                templates=self.templates,
+                special_tokens=self.special_tokens,
                 ends=self.defaults.eos_token_ids,
                 threshold=self.defaults.threshold if self.defaults.rule == "threshold" else None,
             )

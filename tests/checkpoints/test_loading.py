@@ -132,6 +132,7 @@ def test_an_unknown_family_says_what_was_looked_at(tmp_path: Path) -> None:
     [
         ("llada", {"block_type": "sequential"}),
         ("llada", {"alibi": True}),
+        ("llada", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}),
         ("llada", {"layer_norm_type": "default"}),
         ("dream", {"use_sliding_window": True}),
         ("dream", {"layer_types": ["sliding_attention"]}),

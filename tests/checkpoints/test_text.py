@@ -444,3 +444,25 @@ def test_keys_of_a_gguf_that_are_not_read_are_refused(
     with pytest.raises(UnmaskError, match=named) as caught:
         Checkpoint.open(gguf_writer(tmp_path / "x.gguf", extra=more))
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_only_template_is_the_plain_one_whatever_its_name(folder: Path) -> None:
+    write(folder, "tokenizer_config.json", {**NAMED, "chat_template": [{"name": "chat", "template": BOS}]})
+    assert ours(folder) == "<s>hello"
+
+
+def test_an_adapter_beside_the_weights_is_said_not_to_be_applied(folder: Path) -> None:
+    write(folder, "adapter_config.json", {"peft_type": "LORA"})
+    write(folder, "adapter_model.safetensors", "")
+    assert "not applied" in Checkpoint.open(folder).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("embedding_multiplier", 12.0), ("final_logit_softcapping", 30.0), ("rotary_pct", 0.5), ("use_logn_attn", True)],
+)
+def test_keys_of_other_networks_are_refused_by_name(key: str, value: Any, folder: Path) -> None:
+    raw = json.loads((folder / "config.json").read_text())
+    write(folder, "config.json", {**raw, key: value})
+    with pytest.raises(UnmaskError, match=key):
+        Checkpoint.open(folder)

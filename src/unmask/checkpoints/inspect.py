@@ -168,7 +168,7 @@ def _options(config: ModelConfig) -> str:
     for name, value in asdict(config).items():
         required = name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
         if not required and name not in skipped and not name.endswith("_token_id") and value != plain[name]:
-            told.append(name if value is True else f"no {name}" if value is False else f"{name} {value}")
+            told.append(name if value is True else f"no {name}" if value is False else f"{name} {value}"[:60])
     return ", ".join(told) or "none"
 
 

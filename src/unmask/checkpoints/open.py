@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.checkpoints import hub, tokens
 from unmask.checkpoints.families import registry
-from unmask.checkpoints.families.family import Family, ends_of
+from unmask.checkpoints.families.family import Family, ends_of, without_absent_ids
 from unmask.checkpoints.folder import GENERATION, Folder
 from unmask.checkpoints.foreign import refuse_quantised
 from unmask.checkpoints.safetensors import TensorFiles, same_bytes
@@ -204,8 +204,14 @@ def _recognise(folder: Folder, raw: dict[str, Any]) -> Checkpoint:
         if isinstance(code, dict) and code:
             named = ", ".join(sorted({str(v).split(".")[0] for v in code.values()}))
             notes.append(f"code of the checkpoint's own is not run: auto_map names {named!r:.200}")
+        if any(folder.path.glob("adapter_model.*")):
+            notes.append("an adapter made by PEFT lies beside the weights; it is not applied")
         # another maker's generation_config.json speaks of other things than ours
-        decoding = {"eos_token_ids": list(settled.ends), **family.defaults, **family.generation(raw, values)}
+        decoding = {
+            "eos_token_ids": list(settled.ends),
+            **family.defaults,
+            **family.generation(without_absent_ids(raw), without_absent_ids(values)),
+        }
     if config.tie_embeddings and _has_own_head(folder, config, family):
         config = replace(config, tie_embeddings=False)
         notes.append("tie_word_embeddings is true, but a head of other values is stored; it is used, and not tied")

@@ -6,6 +6,7 @@ What SDAR can say is found out by reading back what would be written: the first 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,11 +116,14 @@ def _save_text(folder: Path, checkpoint: Checkpoint) -> None:
         copies.setdefault(TOKENIZER_CONFIG, (json.dumps(tokens, indent=2) + "\n").encode())
     if not any(name.endswith(".jinja") for name in copies) and source.gguf is not None:
         for name, text in checkpoint.templates.items():
-            file = TEMPLATE if name == "default" else f"{TEMPLATES}/{name}.jinja"
-            copies.setdefault(file, text.encode())
+            copies.setdefault(_template_file(name), text.encode())
     for name, content in copies.items():
         with replacing(folder / name) as temporary:
             temporary.write_bytes(content)
+
+
+def _template_file(name: str) -> str:
+    return TEMPLATE if name == "default" else f"{TEMPLATES}/{name}.jinja"
 
 
 def sdar_config(config: ModelConfig, name: str) -> dict[str, Any]:
@@ -143,14 +147,21 @@ def export_sdar(
     network: Transformer,
     name: str,
     tokenizer: Tokenizer | None,
-    chat_template: str | None = None,
+    templates: Mapping[str, str] | None = None,
+    special_tokens: Mapping[str, str] | None = None,
     ends: tuple[int, ...] = (),
     threshold: float | None = None,
 ) -> None:
     """Writes a network as an SDAR folder, all of it or nothing.
 
-    ends: ids that end an answer besides the config's. threshold: of SGLang's decoding; None leaves it its own. Raises
-    UnmaskError for a network that SDAR cannot express, and for a folder that holds something.
+    Args:
+        templates: Chat templates by name.
+        special_tokens: Such as "bos_token", as text.
+        ends: Ids that end an answer besides the config's.
+        threshold: Of SGLang's decoding; None leaves it its own.
+
+    Raises:
+        UnmaskError: SDAR cannot express the network, or the folder holds something.
     """
     config = network.config
     raw = sdar_config(config, name)
@@ -167,9 +178,10 @@ def export_sdar(
         write_text(made / f"{CLASS}.py", CODE.format(model_type=raw["model_type"]))
         write_text(made / SGLANG, f"block_size: {config.block_length}\n{known or ''}")
         if tokenizer is not None:
-            write_text(made / TOKENIZER_CONFIG, json.dumps(_tokens(config, tokenizer), indent=2) + "\n")
-        if chat_template is not None:
-            write_text(made / TEMPLATE, chat_template)
+            tokens = {**_tokens(config, tokenizer), **(special_tokens or {})}
+            write_text(made / TOKENIZER_CONFIG, json.dumps(tokens, indent=2) + "\n")
+        for name, text in (templates or {}).items():
+            write_text(made / _template_file(name), text)
 
 
 def _tokens(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:

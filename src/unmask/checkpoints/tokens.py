@@ -185,7 +185,13 @@ def load_tokenizer(folder: Folder) -> Tokenizer | None:
 
 
 def chat_templates(folder: Folder) -> dict[str, str]:
-    """Chat templates (Jinja) by name, "default" for the plain one; looked for where transformers does, newest first."""
+    """Chat templates (Jinja) by name, looked for where transformers does, newest first. The plain one is "default"; so
+    is the only one, whatever its name."""
+    templates = _found_templates(folder)
+    return dict.fromkeys(["default"], *templates.values()) if len(templates) == 1 else templates
+
+
+def _found_templates(folder: Folder) -> dict[str, str]:
     found = {"default": folder.path / "chat_template.jinja"} if folder.has("chat_template.jinja") else {}
     found |= {path.stem: path for path in sorted(folder.path.glob("additional_chat_templates/*.jinja"))}
     if found:

@@ -19,7 +19,8 @@ ROPE = {
     FULL: {"rope_type": "proportional", "rope_theta": 1000000.0, "partial_rotary_factor": 0.25},
 }
 
-LAYERWISE = {"sliding_window": None, "layer_types": None, "rope_parameters": None}  # read layer by layer, not for all
+# read layer by layer, or in another way than those of plain models
+LAYERWISE = dict.fromkeys(("sliding_window", "layer_types", "rope_parameters", "final_logit_softcapping"))
 
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from unmask.models.config import ModelConfig
 def read(raw: dict[str, Any]) -> dict[str, Any]:
     shape = {"block_type": "llama", "activation_type": ("silu", "swiglu"), "layer_norm_type": "rms", "rope": True}
     off = ("alibi", "attention_layer_norm", "input_emb_norm", "scale_logits", "bias_for_layer_norm")
-    require(raw, "LLaDA", **shape, **dict.fromkeys(off, False))
+    require(raw, "LLaDA", **shape, **dict.fromkeys(off, False), rope_scaling=(), rope_parameters=())
     bias = raw.get("include_bias", False)
     qkv_bias = raw.get("include_qkv_bias")
     return {

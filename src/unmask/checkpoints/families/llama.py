@@ -9,6 +9,16 @@ from unmask.checkpoints.families.family import Names, require
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
 
+NOTHING: tuple[Any, ...] = ()  # a key that is refused whatever it says
+# what other networks of this build have, and ours does not: keys, and their values that change nothing
+UNREAD: dict[str, Any] = {
+    **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logits_scaling", "scale_emb"), (1, 1.0)),
+    **dict.fromkeys(("rotary_pct", "rope_ratio"), (1, 1.0)),
+    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"), NOTHING),
+    **dict.fromkeys(("attention_multiplier", "scale_depth", "rotary_dim", "attention_chunk_size"), NOTHING),
+    **dict.fromkeys(("use_logn_attn", "use_dynamic_ntk", "alibi", "use_parallel_residual", "parallel_attn"), False),
+}
+
 
 def names(config: ModelConfig, root: str = "model.", head: str = "lm_head") -> Names:
     """The Hugging Face Llama/Qwen names."""
@@ -56,7 +66,7 @@ def read(raw: dict[str, Any], partial: bool = False) -> dict[str, Any]:
 
     partial: the family may rotate a part of each head only.
     """
-    require(raw, "this family", hidden_act=("silu", "swish"), use_sliding_window=False)
+    require(raw, "this family", hidden_act=("silu", "swish"), use_sliding_window=False, **UNREAD)
     eos = raw.get("eos_token_id")
     window = raw.get("sliding_window")
     layers = raw.get("layer_types")
