@@ -19,6 +19,7 @@ from unmask.cli.pull import pull
 from unmask.cli.race import race
 from unmask.cli.recipes import recipes
 from unmask.cli.serve import serve
+from unmask.cli.solve import solve
 from unmask.cli.train import train
 from unmask.errors import UnmaskError
 
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Diffusion language models that write text all at once.",
 )
-for command in (generate, chat, fill, race, train, finetune, adapt, pull, serve, batch, export):
+for command in (generate, chat, fill, solve, race, train, finetune, adapt, pull, serve, batch, export):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(models, name="models")

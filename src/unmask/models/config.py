@@ -55,6 +55,8 @@ class ModelConfig:
     rope_fraction: float = 1.0  # share of each head that is rotated
     rope_factors: tuple[float, ...] = ()  # what each pair's frequency is divided by, for longer texts; empty: by 1
     rope_scale: float = 1.0  # of cos and sin
+    grid: tuple[int, ...] = ()  # canvases are cells: rows, columns, rows and columns of a box; scores biased by them
+    loops: int = 1  # times that the stack of blocks is passed, the embeddings added again each time
     learned_positions: bool = False  # a table added to the embeddings, beside or instead of rotation
     qk_norm: bool = False
     qkv_bias: bool = False
@@ -132,6 +134,7 @@ class ModelConfig:
         if self.layout in ("block_causal", "canvas") and self.block_length < 1:
             raise UnmaskError(f"model config: a {self.layout} model needs block_length >= 1")
         self._check_attention()
+        self._check_grid()
         self._check_tokens()
 
     def _check_rope(self) -> None:
@@ -157,6 +160,21 @@ class ModelConfig:
         if (delete is None) != (insert is None) or (delete is not None and delete in (insert, self.mask_token_id)):
             raise UnmaskError(
                 f"model config: delete_token_id {delete} and insert_token_id {insert} must be two tokens, not the mask"
+            )
+
+    def _check_grid(self) -> None:
+        if not 1 <= self.loops < 1000:
+            raise UnmaskError(f"model config: loops must be at least 1 and below 1000, got {self.loops}")
+        if not self.grid:
+            return
+        rows, columns, box_rows, box_columns = [*self.grid, 0, 0, 0, 0][:4]
+        fine = len(self.grid) == 4 and rows > 0 and columns > 0
+        if box_rows or box_columns:
+            fine = fine and box_rows > 0 and box_columns > 0 and not rows % box_rows and not columns % box_columns
+        if not fine or rows * columns != self.max_length or self.layout != "bidirectional":
+            raise UnmaskError(
+                f"model config: grid {list(self.grid)} must be rows, columns and a box's rows and columns that divide "
+                f"them (0, 0 for none), {self.max_length} cells in all (max_length), under the bidirectional layout"
             )
 
     def _check_experts(self) -> None:

@@ -178,6 +178,7 @@ class DiffusionGemma(Transformer):
         cache: KeyValueCache | None = None,
         time_B: Tensor | None = None,
         gate_BT: Tensor | None = None,
+        every_loop: bool = False,
         signal_BTD: Tensor | None = None,
     ) -> Tensor:
         """Final hidden states [B, T, D], before any un-shift and before the head.

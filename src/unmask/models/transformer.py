@@ -17,6 +17,7 @@ from unmask.attention import AttentionMask
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
 from unmask.models.draft_head import Chain
+from unmask.models.grid import GridBias
 from unmask.models.layers import MLP, Bottleneck, make_norm
 from unmask.models.mixers import MIXERS, Context, KeyValueCache
 from unmask.models.moe import MixtureOfExperts
@@ -134,6 +135,7 @@ class Transformer(nn.Module):
         self.time_embedding = TimeEmbedding(size) if size else None
         self.final_modulation = nn.Linear(size, 2 * config.hidden_size) if size else None
         self.mask_embedding = nn.Parameter(torch.zeros(config.hidden_size)) if config.adapted else None
+        self.grid_bias = GridBias(config.grid, config.num_heads) if config.grid else None
         self.chain = Chain(config.hidden_size, config.chain_width) if config.chain_width else None
         self.register_buffer("draft_vocabulary", None, persistent=False)
         if config.tie_embeddings:
@@ -160,6 +162,8 @@ class Transformer(nn.Module):
             elif parameter.dim() == 2:
                 out = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(parameter, std=residual if out else std, generator=generator)
+        if self.grid_bias is not None:
+            self.grid_bias.initialise()
         return self
 
     def hidden(
@@ -170,8 +174,10 @@ class Transformer(nn.Module):
         cache: KeyValueCache | None = None,
         time_B: Tensor | None = None,
         gate_BT: Tensor | None = None,
+        every_loop: bool = False,
     ) -> Tensor:
-        """Final hidden states [B, T, D], before any un-shift and before the head.
+        """Final hidden states [B, T, D], before any un-shift and before the head; of every loop with every_loop,
+        [loops * B, T, D], the first loop's rows first.
 
         positions_BT defaults to 0..T-1; with a cache the mask covers the cache's slots; time_B is the
         noise level that an adaLN network is conditioned on, and is ignored by others; gate_BT (bool) says
@@ -194,14 +200,30 @@ class Transformer(nn.Module):
             drafted = gate_BT & (ids_BT == self.config.mask_token_id)
             x = torch.where(drafted[..., None], self.mask_embedding.to(x.dtype), x)
             gate = gate_BT[..., None].to(x.dtype)
+        if self.grid_bias is not None:
+            mask = self._grid_mask(self.grid_bias, ids_BT.shape[1], mask, x.dtype)
         context = Context(rope, mask, cache, gate)
-        for block in self.blocks:
-            x = block(x, context, condition)
-        x = self.norm(x)
+        given = x
+        states: list[Tensor] = []
+        for loop in range(self.config.loops):
+            x = given if loop == 0 else x + given
+            for block in self.blocks:
+                x = block(x, context, condition)
+            if every_loop:
+                states.append(x)
+        x = self.norm(torch.cat(states) if every_loop else x)
         if self.final_modulation is not None and condition is not None:
             shift, scale = self.final_modulation(condition)[:, None].chunk(2, -1)
             x = x * (1 + scale) + shift
         return x
+
+    def _grid_mask(self, grid: GridBias, length: int, mask: AttentionMask, dtype: torch.dtype) -> Tensor:
+        """The bias of the grid's relations, minus infinity where the mask forbids; raises UnmaskError for other
+        canvases than whole grids."""
+        if length != grid.size or not (mask is None or isinstance(mask, Tensor)):
+            raise UnmaskError(f"a network of a grid reads whole canvases of {grid.size} cells, not {length}")
+        bias: Tensor = grid(dtype)
+        return bias if mask is None else bias.masked_fill(~mask, -torch.inf)
 
     def unshift(self, x_BTD: Tensor, positions_BT: Tensor | None = None) -> Tensor:
         """Moves a shifted head's states one to the right, so that row i scores position i.

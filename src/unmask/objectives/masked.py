@@ -148,9 +148,18 @@ class MDLM(Objective):
 
     def loss(self, model: Denoiser, noised: Noised) -> Tensor:
         rows = noised.rows
-        hidden = model.hidden(noised.inputs, rows.position, training_mask(self.layout, rows), time_B=noised.time)
+        mask = training_mask(self.layout, rows)
         banned = model.config.mask_token_id if self.forbid_mask else None
-        return scored_loss(model, model.unshift(hidden, rows.position), noised, banned)
+        loops = model.config.loops
+        position = rows.position
+        if loops == 1:
+            hidden = model.hidden(noised.inputs, position, mask, time_B=noised.time)
+        else:  # a looped network is scored after every loop, so that fewer or more of them can be used later
+            hidden = model.hidden(noised.inputs, position, mask, time_B=noised.time, every_loop=True)
+            position = position.repeat(loops, 1)
+            weights = noised.weights.repeat(loops, 1) / loops
+            noised = replace(noised, targets=noised.targets.repeat(loops, 1), weights=weights)
+        return scored_loss(model, model.unshift(hidden, position), noised, banned)
 
 
 @dataclass(frozen=True)

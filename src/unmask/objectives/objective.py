@@ -94,7 +94,15 @@ class Denoiser(Protocol):
     config: Any
     head: torch.nn.Linear
 
-    def hidden(self, ids_BT: Tensor, positions_BT: Tensor, mask: AttentionMask, *, time_B: Tensor | None) -> Tensor: ...
+    def hidden(
+        self,
+        ids_BT: Tensor,
+        positions_BT: Tensor,
+        mask: AttentionMask,
+        *,
+        time_B: Tensor | None,
+        every_loop: bool = False,
+    ) -> Tensor: ...
 
     def unshift(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor: ...
 

@@ -24,12 +24,13 @@ class DataConfig:
 
     files are paths, folders or globs; text files are one document each unless `split` (a regular expression) says where
     new documents begin; `dialogues` are shards of token ids that `unmask adapt` writes. JSONL and Parquet rows hold
-    `text`, or `prompt` and `response` (the prompt is given, the response learned), or `messages` (answers are learned).
+    `text`, or `prompt` and `response` (the prompt is given, the response learned), or `messages` (answers are learned);
+    rows of `canvases` hold `canvas` and `given` (the same with "." where a token is to be learned).
     """
 
     files: tuple[str, ...]
     validation: tuple[str, ...] = ()
-    format: Literal["auto", "text", "jsonl", "parquet", "dialogues"] = "auto"  # auto: by a file's ending
+    format: Literal["auto", "text", "jsonl", "parquet", "dialogues", "canvases"] = "auto"  # auto: by a file's ending
     columns: dict[str, str] = field(default_factory=dict)  # text, prompt, response, messages, tools: their names there
     split: str = ""
     tokenizer: TokenizerKind = "bpe"

@@ -34,6 +34,7 @@ from unmask.models.network import fresh
 from unmask.models.transformer import Transformer
 from unmask.objectives.draws import Draws
 from unmask.objectives.objective import Noised, Objective, Rows
+from unmask.training.canvases import Canvases, read_canvases
 from unmask.training.checkpointer import Checkpointer, Progress
 from unmask.training.data import Corpus, DataConfig, WholeDocuments, make_rows
 from unmask.training.documents import Documents
@@ -90,6 +91,8 @@ def make_material(recipe: TrainRecipe) -> Material:
     data = recipe.data
     if data.format == "dialogues":
         raise UnmaskError("data.format 'dialogues' holds the ids of a base model; use `unmask adapt`")
+    if data.format == "canvases":
+        return _canvas_material(recipe)
     documents = Documents(data.files, data)
     if data.tokenizer_file:
         tokenizer = read_tokenizer(Path(data.tokenizer_file))
@@ -119,6 +122,18 @@ def make_material(recipe: TrainRecipe) -> Material:
         fingerprint=documents.fingerprint(),
         free_text=bool(training.tokens.learned.all()),
     )
+
+
+def _canvas_material(recipe: TrainRecipe) -> Material:
+    """Canvases that are filled in place, and a fresh network for them."""
+    data = recipe.data
+    found = read_canvases(data.files)
+    tokenizer = train_tokenizer(data.tokenizer, (row.canvas for row in found[:1000]), data.vocab_size)
+    config = recipe.network_config(special_tokens(tokenizer, data, recipe.model))
+    held = Canvases(read_canvases(data.validation), tokenizer, data.length, 0) if data.validation else None
+    rows = Canvases(found, tokenizer, data.length, recipe.seed)
+    network = Transformer(config).initialise(recipe.seed)
+    return Material(network=network, rows=rows, held_out=held, tokenizer=tokenizer, fingerprint=rows.fingerprint())
 
 
 class Trainer:

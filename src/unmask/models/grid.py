@@ -1,0 +1,48 @@
+"""Attention bias by the relations of a grid's cells, in place of positions in a line."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+RELATIONS = ("self", "row", "column", "box")
+
+
+def relations(rows: int, columns: int, box_rows: int, box_columns: int) -> Tensor:
+    """Which cells are in which relation, bool [R, L, L], L cells row by row; box sizes of 0 leave the boxes out."""
+    cell = torch.arange(rows * columns)
+    row = cell // columns
+    column = cell % columns
+    groups = [cell, row, column]
+    if box_rows:
+        groups.append(row // box_rows * (columns // box_columns) + column // box_columns)
+    return torch.stack([group[:, None] == group[None] for group in groups])
+
+
+class GridBias(nn.Module):
+    """What a head adds to a score for every relation that two cells are in, learned for each head.
+
+    Args:
+        grid: rows, columns, and rows and columns of a box (0, 0 for none).
+    """
+
+    relation_RLL: Tensor
+
+    def __init__(self, grid: tuple[int, ...], heads: int) -> None:
+        super().__init__()
+        rows, columns, box_rows, box_columns = grid
+        self.size = rows * columns
+        found = relations(rows, columns, box_rows, box_columns)
+        self.weight = nn.Parameter(torch.zeros(heads, len(found)))
+        self.register_buffer("relation_RLL", found.float(), persistent=False)
+
+    @torch.no_grad()
+    def initialise(self, strength: float = 3.0) -> None:
+        """Starts every head on one relation, the ones between different cells first."""
+        count = self.weight.shape[1]
+        for head in range(self.weight.shape[0]):
+            self.weight[head, (head + 1) % count] = strength
+
+    def forward(self, dtype: torch.dtype) -> Tensor:
+        """Bias [1, H, L, L]."""
+        return torch.einsum("hr,rij->hij", self.weight, self.relation_RLL)[None].to(dtype)

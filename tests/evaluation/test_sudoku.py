@@ -1,0 +1,39 @@
+"""Sudoku grids: reading, clashes, solutions."""
+
+from __future__ import annotations
+
+import pytest
+
+from unmask.errors import UnmaskError
+from unmask.evaluation.sudoku import first_clash, read_grid, solutions
+
+PUZZLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
+SOLVED = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
+
+
+def test_the_one_solution() -> None:
+    assert solutions(PUZZLE) == [SOLVED]
+    assert first_clash(SOLVED) is None
+
+
+def test_grids_as_people_write_them() -> None:
+    spaced = "\n".join(PUZZLE[9 * row : 9 * row + 9].replace(".", "0") for row in range(9))
+    assert read_grid(spaced) == PUZZLE
+
+
+def test_several_solutions_and_none() -> None:
+    assert len(solutions("." * 81)) == 2
+    assert solutions("12345678." + "." * 8 + "9" + "." * 63) == []
+
+
+@pytest.mark.parametrize(
+    ("grid", "named"),
+    [
+        (PUZZLE[:-1], "81 cells, this one 80"),
+        ("x" + PUZZLE[1:], "not 'x'"),
+        ("55" + PUZZLE[2:], "row 1, column 1 and in row 1, column 2"),
+    ],
+)
+def test_what_is_no_sudoku_gets_one_line(grid: str, named: str) -> None:
+    with pytest.raises(UnmaskError, match=named):
+        read_grid(grid)
