@@ -217,7 +217,7 @@ def test_impossible_grammars(pattern: str, vocabulary: Vocabulary, message: str)
 
 def test_a_large_table_is_refused() -> None:
     with pytest.raises(UnmaskError, match="entries"):
-        Grammar.of_regex("(ab){100}", TOY, Effort(entries=1000))
+        Grammar.of_regex("(ab){100}", TOY, Effort(entries=100))
 
 
 def test_byte_letters_are_those_of_the_tokenizers() -> None:

@@ -274,3 +274,14 @@ def test_random_schemas(schema: Any, seed: int) -> None:
         ids = left_to_right(grammar, grammar.shortest + extra, rng, 256)
         written = bytes(itertools.takewhile(lambda token: token != 256, ids.tolist())).decode()
         assert schema_of.is_valid(json.loads(written)), written
+
+
+def test_2500_names(vocabulary: Vocabulary) -> None:
+    """As the bounds of a server have them, with names that share little."""
+    rng = np.random.default_rng(0)
+    names = sorted({"".join(map(chr, rng.integers(97, 123, rng.integers(4, 20)))) for _ in range(2500)})
+    schema = {"type": "object", "properties": {"name": {"enum": names}, "n": {"type": "integer"}}, "required": ["name"]}
+    grammar = Grammar.of_schema(schema, vocabulary, Effort(seconds=5, entries=2_000_000))
+    for length in (grammar.shortest, 24):
+        check(schema, left_to_right(grammar, length, rng), vocabulary)
+        check(schema, full_canvas(grammar, length, 4, rng), vocabulary)

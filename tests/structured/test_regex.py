@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unmask.errors import UnmaskError
-from unmask.structured.dfa import compile_language, finite, intersection, without
+from unmask.structured.dfa import compile_language, finite, intersection, minimal, without
 from unmask.structured.effort import Effort
 from unmask.structured.language import Dfa, Members, Repeat, Seq, text
 from unmask.structured.regex import read_regex
@@ -225,3 +225,16 @@ def test_members_counted(low: int, high: int | None, required: list[bool]) -> No
         fits = low <= sum(chosen) <= (4 if high is None else high)
         fits = fits and all(here or not needed for here, needed in zip(chosen, required, strict=True))
         assert dfa.holds(written.encode()) == fits, written
+
+
+@pytest.mark.parametrize(
+    ("pattern", "states"),
+    [("(ab|cb)*", 3), ("a{0,3}|b{0,3}", 7), ("(a|b)*abb", 5), ("a?", 3), ("[^x]{3}", 26), ("(aa|ba)c|[ab]ac", 5)],
+)
+def test_minimal(pattern: str, states: int) -> None:
+    whole = automaton(pattern)
+    small = minimal(whole, Effort())
+    assert len(small.table) == states
+    for length in range(6):
+        for codes in itertools.product(b"abc", repeat=length):
+            assert small.holds(bytes(codes)) == whole.holds(bytes(codes))

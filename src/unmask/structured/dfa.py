@@ -119,6 +119,40 @@ def trim(dfa: Dfa) -> Dfa:
     return renumber(dfa, np.where(alive, alive.cumsum(), 0))
 
 
+def minimal(dfa: Dfa, effort: Effort) -> Dfa:
+    """The same language with the fewest states (Moore's refinement, on hashes of rows that are checked in the end)."""
+    count = len(dfa.table)
+    source, column = dfa.table.nonzero()
+    if not len(source):
+        return dfa
+    target = dfa.table[source, column]
+    starts = np.searchsorted(source, np.arange(count))
+    ends = np.append(starts[1:], len(source))
+    rng = np.random.default_rng(0)
+    weights: Array = rng.integers(1, 2**62, dfa.table.shape[1], dtype=np.uint64)
+    weight = weights[column]
+    values = rng.integers(1, 2**62, count + 1, dtype=np.uint64)
+    classes = dfa.final.astype(np.int64)
+    found = 0
+    while True:
+        effort.check_time()
+        summed = np.zeros(len(source) + 1, np.uint64)
+        summed[1:] = (values[classes][target] * weight).cumsum()
+        _, classes = np.unique(summed[ends] - summed[starts] + values[classes] * np.uint64(3), return_inverse=True)
+        classes = classes.reshape(-1)
+        if classes.max() == found:
+            break
+        found = int(classes.max())
+    # the dead state and the start keep their numbers
+    order = np.unique(classes, return_index=True)[1].argsort().argsort()
+    new = order[classes]
+    if new[1] != 1:
+        return dfa
+    merged = renumber(dfa, new)
+    alike = (merged.table[new] == new[dfa.table]).all() and (merged.final[new] == dfa.final).all()
+    return merged if alike else dfa
+
+
 def renumber(dfa: Dfa, new: Array) -> Dfa:
     """States under new numbers; those with number 0 are dropped, and those with one number must be alike."""
     count = int(new.max()) + 1

@@ -18,8 +18,8 @@ class Effort:
 
     seconds: float = 5.0  # of this thread's work
     nodes: int = 200_000  # parts of the expanded expression
-    states: int = 16_000  # of a deterministic automaton
-    entries: int = 24_000_000  # of the table of tokens by states, 4 bytes each
+    states: int = 40_000  # of a deterministic automaton
+    entries: int = 8_000_000  # steps of the automaton over tokens, 20 bytes each
     started: float = field(default_factory=time.thread_time)
     made: int = 0
 

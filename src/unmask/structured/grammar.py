@@ -29,7 +29,7 @@ import numpy as np
 
 from unmask.canvas import Array
 from unmask.errors import UnmaskError
-from unmask.structured.dfa import compile_language
+from unmask.structured.dfa import compile_language, minimal
 from unmask.structured.effort import Effort, TooLarge
 from unmask.structured.json_schema import SIZES, Sizes, read_schema
 from unmask.structured.language import Language
@@ -48,28 +48,22 @@ class Grammar:
 
     def __init__(self, language: Language, vocabulary: Vocabulary, what: str, effort: Effort) -> None:
         """Compiles a language; `what` names the rule in messages. Raises UnmaskError if it is too large or empty."""
-        dfa = compile_language(language, effort)
+        dfa = minimal(compile_language(language, effort), effort)
         if dfa.is_empty:
             raise UnmaskError(f"no text fits {what}: its constraints exclude each other or have no end")
         automaton = over_tokens(dfa, vocabulary, effort)
         self.what = what
-        self.after = automaton.after
-        self.kind = automaton.kind
-        self.final = automaton.final
-        self._edges = automaton.edges
-        self._automaton = automaton
-        self._distance = automaton.distance
-        self._ended = automaton.ended
-        self._most = max(_REMEMBERED, _REMEMBERED_BYTES // (2 * len(automaton.after)))
+        self.automaton = automaton
         self._has_end = bool(vocabulary.ends)
+        self._most = max(_REMEMBERED, _REMEMBERED_BYTES // (2 * automaton.states))
         # of each kind of tokens: how many there are, and the first
-        self._members = np.bincount(self.kind, minlength=self.after.shape[1])
-        self._first = np.full(self.after.shape[1], -1)
-        self._first[self.kind[::-1]] = np.arange(len(self.kind))[::-1]
-        if self.shortest > len(self.after):
+        self._members = np.bincount(automaton.kind_of, minlength=automaton.kinds)
+        self._first = np.full(automaton.kinds, -1)
+        self._first[automaton.kind_of[::-1]] = np.arange(len(automaton.kind_of))[::-1]
+        if self.shortest > automaton.states:
             raise UnmaskError(f"no text that fits {what} can be spelled with the tokens of this model")
         self._memory: dict[tuple[Any, ...], Array] = {}
-        self._exactly = [self.final]  # without an end of text: states that end after just so many tokens
+        self._exactly = [automaton.final]  # without an end of text: states that end after just so many tokens
 
     @staticmethod
     def of_regex(pattern: str, vocabulary: Vocabulary, effort: Effort | None = None) -> Grammar:
@@ -99,13 +93,14 @@ class Grammar:
     @property
     def size(self) -> int:
         """Bytes of its tables."""
-        tables = (self.after, self.kind, self._distance, *self._edges)
-        return sum(table.nbytes for table in tables)
+        automaton = self.automaton
+        tables = (automaton.source, automaton.kind, automaton.target, *automaton.by_kind[1:], *automaton.edges)
+        return sum(table.nbytes for table in (*tables, automaton.kind_of, automaton.distance))
 
     @property
     def shortest(self) -> int:
         """Fewest tokens of a text that fits; an end of text is not counted."""
-        return int(self._distance[START])
+        return int(self.automaton.distance[START])
 
     def check(self, length: int) -> None:
         """Raises UnmaskError if no text that fits can be written within `length` tokens (without an end: in just so
@@ -119,26 +114,33 @@ class Grammar:
 
     def step(self, state: int, token: int) -> int:
         """The state after a token; 0 is dead."""
-        return int(self.after[state, self.kind[token]])
+        return self.automaton.step(state, token)
 
     def read(self, tokens: Sequence[int], state: int = START) -> int:
         """The state after tokens."""
-        for kind in self.kind[list(tokens)].tolist():
-            state = int(self.after[state, kind])
+        for token in tokens:
+            state = self.automaton.step(state, token)
         return state
 
     def may_end(self, state: int) -> bool:
         """Whether the text is complete here."""
-        return bool(self.final[state])
+        return bool(self.automaton.final[state])
 
     def must_end(self, state: int) -> bool:
         """Whether the text is complete here and nothing can follow."""
-        following = self.after[state]
-        return bool(self.final[state]) and not ((following != DEAD) & (following != self._ended)).any()
+        return self.may_end(state) and not (self.automaton.following(state)[1] != self.automaton.ended).any()
 
     def allowed(self, state: int, left: int) -> Array:
         """Tokens that may come next with `left` positions left, this one included, bool [V]."""
-        return self._completable(left - 1)[self.after[state]][self.kind]
+        out = np.zeros(self.automaton.kinds, bool)
+        out[self._kinds(state, left)[0]] = True
+        return out[self.automaton.kind_of]
+
+    def _kinds(self, state: int, left: int) -> tuple[Array, Array]:
+        """Kinds of tokens that may come next with `left` positions left, and the states after them."""
+        kinds, targets = self.automaton.following(state)
+        fits = self._completable(left - 1)[targets]
+        return kinds[fits], targets[fits]
 
     def forced(self, state: int, left: int) -> list[int]:
         """The tokens that must come next, as long as there is just one that may, up to an end of text.
@@ -147,12 +149,12 @@ class Grammar:
             left: Positions that are left, the next one included.
         """
         out = list[int]()
-        while left > len(out) and not self.final[state]:
-            kinds = self._completable(left - len(out) - 1)[self.after[state]].nonzero()[0]
+        while left > len(out) and not self.automaton.final[state]:
+            kinds, targets = self._kinds(state, left - len(out))
             if len(kinds) != 1 or self._members[kinds[0]] != 1:
                 break
             out.append(int(self._first[kinds[0]]))
-            state = int(self.after[state, kinds[0]])
+            state = int(targets[0])
         return out
 
     def allowed_at(
@@ -168,14 +170,14 @@ class Grammar:
         before = self._from_left(ids, is_open, state)
         wanted = [self._completable(left)]
         for i in range(count - 1, -1, -1):
-            wanted.append(self._backward(wanted[-1]) if is_open[i] else wanted[-1][self.after[:, self.kind[ids[i]]]])
+            wanted.append(self._backward(wanted[-1]) if is_open[i] else self._before(int(ids[i]), wanted[-1]))
         wanted.reverse()
         places = is_open.nonzero()[0] if places is None else places
         rows = [
             self._kinds_between(before[i] & wanted[i] if is_open[i] else before[i], wanted[i + 1])
             for i in places.tolist()
         ]
-        return np.array(rows, bool).reshape(len(rows), self.after.shape[1])[:, self.kind]
+        return np.array(rows, bool).reshape(len(rows), self.automaton.kinds)[:, self.automaton.kind_of]
 
     def feasible(self, ids: Array, is_open: Array, state: int = START, left: int = 0) -> bool:
         """Whether what is committed has a completion; arguments as for `allowed_at`."""
@@ -213,25 +215,33 @@ class Grammar:
 
     def _from_left(self, ids: Array, is_open: Array, state: int) -> list[Array]:
         """Before each position and after the last, the states that it can be in: bool [S] each."""
-        reached = np.zeros(len(self.after), bool)
+        reached = np.zeros(self.automaton.states, bool)
         reached[state] = state != DEAD
         out = [reached]
-        kinds = self.kind[np.where(is_open, 0, ids)].tolist()
-        for kind, free in zip(kinds, is_open.tolist(), strict=True):
-            if free:
-                reached = self._forward(reached)
-            else:
-                following = self.after[reached, kind]
-                reached = np.zeros(len(self.after), bool)
-                reached[following] = True
-                reached[DEAD] = False
+        for token, free in zip(ids.tolist(), is_open.tolist(), strict=True):
+            reached = self._forward(reached) if free else self._after(token, reached)
             out.append(reached)
+        return out
+
+    def _after(self, token: int, reached: Array) -> Array:
+        """States that one token leads to."""
+        source, target = self.automaton.of_kind(self.automaton.kind_of[token])
+        return self._marked(target[reached[source]])
+
+    def _before(self, token: int, wanted: Array) -> Array:
+        """States from which one token leads to a wanted one."""
+        source, target = self.automaton.of_kind(self.automaton.kind_of[token])
+        return self._marked(source[wanted[target]])
+
+    def _marked(self, states: Array) -> Array:
+        out = np.zeros(self.automaton.states, bool)
+        out[states] = True
         return out
 
     def _completable(self, left: int) -> Array:
         """States from which a text can be completed in the positions left, bool [S]."""
         if self._has_end:
-            return self._distance <= left
+            return np.asarray(self.automaton.distance <= left)
         exactly = self._exactly
         while len(exactly) <= left:  # a new list each time: others may be reading this one
             exactly = [*exactly, self._backward(exactly[-1])]
@@ -239,37 +249,28 @@ class Grammar:
         return exactly[left]
 
     def _forward(self, reached: Array) -> Array:
-        """States that one token leads to."""
-
-        def find() -> Array:
-            source, target = self._edges
-            out = np.zeros(len(self.after), bool)
-            out[target[reached[source]]] = True
-            return out
-
-        return self._remember(("forward", reached.tobytes()), find)
+        """States that some token leads to."""
+        source, target = self.automaton.edges
+        return self._remember(("forward", reached.tobytes()), lambda: self._marked(target[reached[source]]))
 
     def _backward(self, wanted: Array) -> Array:
         """States from which some token leads to a wanted one."""
-
-        def find() -> Array:
-            source, target = self._edges
-            out = np.zeros(len(self.after), bool)
-            out[source[wanted[target]]] = True
-            return out
-
-        return self._remember(("backward", wanted.tobytes()), find)
+        source, target = self.automaton.edges
+        return self._remember(("backward", wanted.tobytes()), lambda: self._marked(source[wanted[target]]))
 
     def _kinds_between(self, reached: Array, wanted: Array) -> Array:
         """Kinds of tokens that lead from a reached state to a wanted one, bool [C]."""
 
         def find() -> Array:
-            edge_kinds = self._automaton.edge_kinds
-            if edge_kinds is None:
-                return np.asarray(wanted[self.after[reached]].any(0))
-            source, target = self._edges
-            bits = np.bitwise_or.reduce(edge_kinds[reached[source] & wanted[target]], axis=0)
-            return np.unpackbits(bits, count=self.after.shape[1]).astype(bool)
+            automaton = self.automaton
+            edge_kinds = automaton.edge_kinds
+            if edge_kinds is not None:
+                source, target = automaton.edges
+                bits = np.bitwise_or.reduce(edge_kinds[reached[source] & wanted[target]], axis=0)
+                return np.unpackbits(bits, count=automaton.kinds).astype(bool)
+            out = np.zeros(automaton.kinds, bool)
+            out[automaton.kind[reached[automaton.source] & wanted[automaton.target]]] = True
+            return out
 
         return self._remember(("kinds", reached.tobytes(), wanted.tobytes()), find)
 

@@ -72,6 +72,14 @@ class Grammars:
         self._touching = threading.Lock()
         self._read: Vocabulary | None = None
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What the tokens spell."""
+        with self._reading:
+            if self._read is None:
+                self._read = self._vocabulary()
+            return self._read
+
     def find(self, rule: Rule) -> Grammar | None:
         """What is compiled already."""
         with self._touching:
@@ -85,10 +93,7 @@ class Grammars:
         known = self.find(rule)
         if known is not None:
             return known
-        with self._reading:
-            if self._read is None:
-                self._read = self._vocabulary()
-        known = rule.compiled(self._read, effort())
+        known = rule.compiled(self.vocabulary, effort())
         self._keep(rule, known)
         return known
 

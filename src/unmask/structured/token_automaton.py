@@ -1,10 +1,11 @@
 """An automaton over tokens, made from one over bytes: exact, however tokens split the text.
 
 Every token maps each state to the state after its bytes. Tokens that map all states alike form one *kind*: a
-vocabulary of 49,152 tokens has tens to a few thousand kinds under a grammar, so the whole table fits in memory and
-sets of states are pushed through it with a few numpy calls.
+vocabulary of 49,152 tokens has tens to a few thousand kinds under a grammar. Of the table of states and kinds only
+what leads anywhere is kept, a few hundredths of it, and sets of states are pushed through it with a few numpy calls.
 
-Shapes: S states, C kinds, V tokens, M edges (pairs of states that some token joins).
+Shapes: S states, C kinds, V tokens, E steps (state, kind and the state after it), M edges (pairs of states that some
+token joins).
 """
 
 from __future__ import annotations
@@ -21,50 +22,82 @@ from unmask.structured.vocabulary import Vocabulary
 
 DEAD = 0
 START = 1
-MOST_EDGE_BYTES = 2**26
+MOST_EDGE_BYTES = 2**24
 
 
 @dataclass(frozen=True, eq=False)
 class TokenAutomaton:
-    """after: int32 [S, C], the state that a kind of token leads to from a state. kind: int32 [V], kind 0 leads
-    nowhere. final: bool [S], where the text may end. ended: the state after an end of text, its number S - 1."""
+    """source, kind, target: int32 [E], every step, by state and then by kind. kind_of: int32 [V], kind 0 leads
+    nowhere. final: bool [S], where the text may end; the last state is the one after an end of text."""
 
-    after: Array
+    source: Array
     kind: Array
+    target: Array
+    kind_of: Array
+    kinds: int
     final: Array
 
     @property
+    def states(self) -> int:
+        return len(self.final)
+
+    @property
     def ended(self) -> int:
-        return len(self.after) - 1
+        """The state after an end of text."""
+        return self.states - 1
+
+    @cached_property
+    def rows(self) -> list[int]:
+        """Where the steps from each state begin, and where the last ones end."""
+        starts: list[int] = np.searchsorted(self.source, np.arange(self.states + 1)).tolist()
+        return starts
+
+    @cached_property
+    def by_kind(self) -> tuple[list[int], Array, Array]:
+        """Where the steps of each kind begin, and their sources and targets."""
+        order = self.kind.argsort(kind="stable")
+        starts: list[int] = np.searchsorted(self.kind[order], np.arange(self.kinds + 1)).tolist()
+        return starts, self.source[order], self.target[order]
+
+    def following(self, state: int) -> tuple[Array, Array]:
+        """Kinds of tokens that may come at a state, and the states after them."""
+        here = slice(self.rows[state], self.rows[state + 1])
+        return self.kind[here], self.target[here]
+
+    def step(self, state: int, token: int) -> int:
+        """The state after a token; 0 is dead."""
+        kinds, targets = self.following(state)
+        kind = self.kind_of[token]
+        place = int(kinds.searchsorted(kind))
+        return int(targets[place]) if place < len(kinds) and kinds[place] == kind else DEAD
+
+    def of_kind(self, kind: int) -> tuple[Array, Array]:
+        """Every state that a kind of tokens may come at, and the states after them."""
+        starts, sources, targets = self.by_kind
+        here = slice(starts[kind], starts[kind + 1])
+        return sources[here], targets[here]
 
     @cached_property
     def edges(self) -> tuple[Array, Array]:
         """(source, target) [M] of every pair of states that a token joins, by source; both alive."""
-        count = len(self.after)
-        sources = []
-        targets = []
-        for first in range(0, count, 256):
-            rows = self.after[first : first + 256]
-            joined = np.zeros((len(rows), count), bool)
-            joined[np.arange(len(rows))[:, None], rows] = True
-            joined[:, DEAD] = False
-            source, target = joined.nonzero()
-            sources.append(source + first)
-            targets.append(target)
-        return np.concatenate(sources), np.concatenate(targets)
+        pairs = np.unique(self._pairs)
+        return pairs // self.states, pairs % self.states
+
+    @property
+    def _pairs(self) -> Array:
+        return np.asarray(self.source.astype(np.int64) * self.states + self.target)
 
     @cached_property
     def edge_kinds(self) -> Array | None:
         """Bits [M, C / 8] of the kinds of tokens that join each edge; None where they would not fit in memory."""
-        source, target = self.edges
-        kinds = self.after.shape[1]
-        if len(source) * -(-kinds // 8) > MOST_EDGE_BYTES:
+        pairs, edge = np.unique(self._pairs, return_inverse=True)
+        width = -(-self.kinds // 8)
+        if len(pairs) * width > MOST_EDGE_BYTES:
             return None
-        bits = np.zeros((len(source), -(-kinds // 8)), np.uint8)
-        for first in range(0, len(source), 4096):
-            part = slice(first, first + 4096)
-            bits[part] = np.packbits(self.after[source[part]] == target[part, None], axis=1)
-        return bits
+        bits = np.zeros(len(pairs) * width, np.uint8)
+        place = edge.reshape(-1) * width + self.kind // 8
+        np.bitwise_or.at(bits, place, (128 >> (self.kind % 8)).astype(np.uint8))
+        return bits.reshape(-1, width)
 
     @cached_property
     def distance(self) -> Array:
@@ -72,7 +105,7 @@ class TokenAutomaton:
         source, target = self.edges
         order = target.argsort(kind="stable")
         source = source[order]
-        starts = np.searchsorted(target[order], np.arange(len(self.after) + 1))
+        starts = np.searchsorted(target[order], np.arange(self.states + 1))
         far = np.iinfo(np.int32).max
         out = np.where(self.final, 0, far).astype(np.int64)
         reached = self.final.nonzero()[0]
@@ -88,38 +121,47 @@ class TokenAutomaton:
 def over_tokens(dfa: Dfa, vocabulary: Vocabulary, effort: Effort) -> TokenAutomaton:
     """The automaton of the texts of a language, in tokens. States that tokens cannot bring to an end are dead."""
     maps, of_token = _maps(dfa, vocabulary, effort)
-    used, kind = np.unique(of_token, return_inverse=True)
-    states = len(dfa.table)
-    after = np.zeros((states + 1, len(used) + 2), np.int32)
-    after[:states, : len(used)] = maps[used].T
-    # ends and fillers are the last two kinds
-    kind = kind.reshape(-1).astype(np.int32)
-    kind[list(vocabulary.fillers)] = len(used) + 1
-    kind[list(vocabulary.ends)] = len(used)
-    final = np.append(dfa.final, True)
-    after[final, len(used)] = states
-    after[states, len(used) + 1] = states
-    if not vocabulary.ends:
-        final[states] = False
-        after[:, len(used)] = after[:, len(used) + 1] = DEAD
-    automaton = TokenAutomaton(after, kind, final)
-    lost = automaton.distance > len(after)
+    used = np.union1d([0], of_token)
+    ended = len(dfa.table)
+    end_kind = len(used)
+    filler_kind = end_kind + 1
+    kind_of = np.searchsorted(used, of_token).astype(np.int32)
+    kind_of[list(vocabulary.fillers)] = filler_kind
+    kind_of[list(vocabulary.ends)] = end_kind
+    final = np.append(dfa.final, bool(vocabulary.ends))
+    sources = [maps[number][0] for number in used.tolist()]
+    targets = [maps[number][1] for number in used.tolist()]
+    kinds = [np.full(len(source), kind, np.int32) for kind, source in enumerate(sources)]
+    if vocabulary.ends:
+        sources += [final.nonzero()[0], np.array([ended])]
+        targets += [np.full(final.sum(), ended), np.array([ended])]
+        kinds += [np.full(final.sum(), end_kind), np.array([filler_kind])]
+    source = np.concatenate(sources).astype(np.int32)
+    kind = np.concatenate(kinds).astype(np.int32)
+    order = np.lexsort((kind, source))
+    target = np.concatenate(targets).astype(np.int32)[order]
+    automaton = TokenAutomaton(source[order], kind[order], target, kind_of, filler_kind + 1, final)
+    lost = automaton.distance > automaton.states
     if not lost[1:].any():
         return automaton
-    return TokenAutomaton(np.where(lost[after], DEAD, after).astype(np.int32), kind, final)
+    alive = ~lost[target]
+    return TokenAutomaton(source[order][alive], kind[order][alive], target[alive], kind_of, filler_kind + 1, final)
 
 
-def _maps(dfa: Dfa, vocabulary: Vocabulary, effort: Effort) -> tuple[Array, Array]:
-    """Distinct maps of states to states [D, S] and the one of each token [V]; map 0 leads nowhere.
+def _maps(dfa: Dfa, vocabulary: Vocabulary, effort: Effort) -> tuple[list[tuple[Array, Array]], Array]:
+    """Distinct maps of states to states, as (states, states after them), and the one of each token [V]; map 0 leads
+    nowhere.
 
     Walks the tree of prefixes level by level: a node's map is its parent's, one byte on. Nodes with a parent's map
     and a group of bytes in common share the work.
     """
     states, groups = dfa.table.shape
     columns = np.ascontiguousarray(dfa.table.T)
-    maps = np.zeros((256, states), np.int32)
-    maps[1] = np.arange(states)
-    number = {maps[0].tobytes(): 0, maps[1].tobytes(): 1}
+    nowhere = np.zeros(0, np.int32)
+    everywhere = np.arange(1, states, dtype=np.int32)
+    maps = [(nowhere, nowhere), (everywhere, everywhere)]
+    number = {source.tobytes() + target.tobytes(): i for i, (source, target) in enumerate(maps)}
+    entries = 0
     known: dict[int, int] = {}  # map and group of bytes, to the map after them
     of_token = np.zeros(len(vocabulary), np.int64)
     above = np.array([1])
@@ -131,17 +173,21 @@ def _maps(dfa: Dfa, vocabulary: Vocabulary, effort: Effort) -> tuple[Array, Arra
             if key < groups:  # nowhere, and so are all below
                 continue
             if key not in known:
-                row = columns[key % groups][maps[key // groups]]
-                found = number.setdefault(row.tobytes(), len(number))
+                source, before = maps[key // groups]
+                target = columns[key % groups][before]
+                alive = target > 0
+                source = source[alive]
+                target = target[alive]
+                found = number.setdefault(source.tobytes() + target.tobytes(), len(maps))
                 if found == len(maps):
-                    maps = np.concatenate([maps, np.zeros_like(maps)])
-                if (len(number) + 256) * (states + 1) > effort.entries:
+                    maps.append((source, target))
+                    entries += len(source)
+                if entries > effort.entries:
                     raise too_large(f"its table of tokens has more than {effort.entries} entries")
                 if len(known) % 256 == 0:
                     effort.check_time()
-                maps[found] = row
                 known[key] = found
             here[i] = known[key]
         above = here[inverse.reshape(-1)]
         of_token[level.token] = above[level.node]
-    return maps[: len(number)], of_token
+    return maps, of_token

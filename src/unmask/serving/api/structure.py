@@ -48,10 +48,10 @@ class StructureLimits:
     seconds: float = 5.0  # of compiling it
 
     def effort(self) -> Effort:
-        return Effort(seconds=self.seconds, entries=8_000_000)
+        return Effort(seconds=self.seconds, entries=4_000_000)
 
     def short_effort(self) -> Effort:
-        return ShortEffort(seconds=min(self.seconds, SHORT_SECONDS), entries=8_000_000)
+        return ShortEffort(seconds=min(self.seconds, SHORT_SECONDS), entries=4_000_000)
 
 
 @dataclass(frozen=True)
