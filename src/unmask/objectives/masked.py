@@ -146,20 +146,28 @@ class MDLM(Objective):
         """The network's input."""
         return noised_BL
 
-    def loss(self, model: Denoiser, noised: Noised) -> Tensor:
+    def states(self, model: Denoiser, noised: Noised) -> Tensor:
+        """Hidden states [B, L, D] of a corrupted batch, each at the token that it scores."""
+        rows = noised.rows
+        hidden = model.hidden(noised.inputs, rows.position, training_mask(self.layout, rows), time_B=noised.time)
+        return model.unshift(hidden, rows.position)
+
+    def banned(self, model: Denoiser) -> int | None:
+        """The token that cannot be predicted."""
+        mask: int | None = model.config.mask_token_id
+        return mask if self.forbid_mask else None
+
+    def loss(self, model: Denoiser, noised: Any) -> Tensor:
+        loops = model.config.loops
+        if loops == 1 or self.layout.kind != "bidirectional":
+            return scored_loss(model, self.states(model, noised), noised, self.banned(model))
+        # a looped network is scored after every loop, so that fewer or more of them can be used later
         rows = noised.rows
         mask = training_mask(self.layout, rows)
-        banned = model.config.mask_token_id if self.forbid_mask else None
-        loops = model.config.loops
-        position = rows.position
-        if loops == 1:
-            hidden = model.hidden(noised.inputs, position, mask, time_B=noised.time)
-        else:  # a looped network is scored after every loop, so that fewer or more of them can be used later
-            hidden = model.hidden(noised.inputs, position, mask, time_B=noised.time, every_loop=True)
-            position = position.repeat(loops, 1)
-            weights = noised.weights.repeat(loops, 1) / loops
-            noised = replace(noised, targets=noised.targets.repeat(loops, 1), weights=weights)
-        return scored_loss(model, model.unshift(hidden, position), noised, banned)
+        hidden = model.hidden(noised.inputs, rows.position, mask, time_B=noised.time, every_loop=True)
+        weights = noised.weights.repeat(loops, 1) / loops
+        each = replace(noised, targets=noised.targets.repeat(loops, 1), weights=weights)
+        return scored_loss(model, model.unshift(hidden, rows.position.repeat(loops, 1)), each, self.banned(model))
 
 
 @dataclass(frozen=True)
@@ -200,22 +208,23 @@ class BD3LM(MDLM):
         """None: a row has as many noise levels as blocks (the reference feeds its adaLN zeros)."""
         return None
 
-    def loss(self, model: Denoiser, noised: Noised) -> Tensor:
+    def states(self, model: Denoiser, noised: Noised) -> Tensor:
         rows = noised.rows
         if not self.shift and not bool(rows.supervised.all()):
-            return self._loss_of_answers(model, noised)
+            return self._states_of_answers(model, noised)
         length = noised.targets.shape[1]
         positions = torch.cat([rows.position, rows.position], 1)
         hidden = model.hidden(noised.inputs, positions, training_mask(self.layout, rows), time_B=noised.time)
         own = hidden[:, :length]
-        if self.shift:
-            starts_block = ((rows.position % self.block_length == 0) & (rows.position > 0))[..., None]
-            before = model.unshift(hidden[:, length:], rows.position)
-            own = torch.where(starts_block, before, model.unshift(own, rows.position))
-        return scored_loss(model, own, noised, model.config.mask_token_id if self.forbid_mask else None)
+        if not self.shift:
+            return own
+        starts_block = ((rows.position % self.block_length == 0) & (rows.position > 0))[..., None]
+        before = model.unshift(hidden[:, length:], rows.position)
+        return torch.where(starts_block, before, model.unshift(own, rows.position))
 
-    def _loss_of_answers(self, model: Denoiser, noised: Noised) -> Tensor:
-        """The same loss where some tokens are given: the noised copy holds only blocks with something to learn."""
+    def _states_of_answers(self, model: Denoiser, noised: Noised) -> Tensor:
+        """The same states where some tokens are given: the noised copy holds only blocks with something to learn, and
+        the others' states are zeros."""
         rows = noised.rows
         number = rows.starts_block(self.block_length).long().cumsum(1) - 1
         learned = torch.zeros_like(number).scatter_reduce(1, number, rows.supervised.long(), "amax").gather(1, number)
@@ -228,6 +237,5 @@ class BD3LM(MDLM):
         copy = torch.cat([torch.full_like(place, NOISED), torch.full_like(rows.ids, CLEAN)], 1)
         mask = render(self.layout, Coordinates(position, document, copy))
         hidden = model.hidden(ids, position, mask, time_B=noised.time)[:, :kept]
-        weights = torch.where(real, noised.weights.gather(1, place), 0.0)
-        part = replace(noised, targets=noised.targets.gather(1, place), weights=weights)
-        return scored_loss(model, hidden, part, model.config.mask_token_id if self.forbid_mask else None)
+        where = place[..., None].expand_as(hidden)
+        return hidden.new_zeros((*rows.ids.shape, hidden.shape[-1])).scatter(1, where, hidden)

@@ -13,6 +13,7 @@ import yaml
 from unmask.decoding.methods import DecodingDefaults
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig, build
+from unmask.objectives.distill import CertaintyForcing, Distilled
 from unmask.objectives.drafts import Drafts
 from unmask.objectives.masked import AR, BD3LM, MDLM
 from unmask.objectives.objective import Objective
@@ -29,6 +30,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "sedd": SEDD,
     "duo": DUO,
     "drafts": Drafts,
+    "distill": Distilled,
+    "certainty": CertaintyForcing,
 }
 LARGEST_VOCABULARY = 2**22  # stands in for a tokenizer's until there is one
 
@@ -135,6 +138,8 @@ class TrainRecipe(Recipe):
         super().check()
         if isinstance(self.objective, Drafts):
             raise UnmaskError("recipe: objective drafts adapts a base: name it as model.base and run `unmask adapt`")
+        if self.objective.needs_teacher:
+            raise UnmaskError("recipe: the objective learns from a base: name it as base and run `unmask finetune`")
         for name in ("adapter_rank", "adapter_width", "chain_width", "attention"):
             if self.model.get(name):
                 raise UnmaskError(f"recipe: model.{name} is of adapters and loaded checkpoints; leave it out")
