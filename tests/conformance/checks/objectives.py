@@ -49,7 +49,7 @@ class FixedLogits:
 
     def __init__(self, logits: Tensor, mask_id: int, shift: bool = False, scores: bool = False) -> None:
         self.logits, self.shift, self.scores = logits, shift, scores
-        self.config = SimpleNamespace(mask_token_id=mask_id)
+        self.config = SimpleNamespace(mask_token_id=mask_id, loops=1)
         self.head: Any = SimpleNamespace(weight=torch.eye(logits.shape[-1]), bias=None)
 
     def hidden(self, ids: Tensor, positions: Tensor, mask: Any, *, time_B: Tensor | None) -> Tensor:
