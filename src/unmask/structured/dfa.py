@@ -129,8 +129,7 @@ def minimal(dfa: Dfa, effort: Effort) -> Dfa:
     starts = np.searchsorted(source, np.arange(count))
     ends = np.append(starts[1:], len(source))
     rng = np.random.default_rng(0)
-    weights: Array = rng.integers(1, 2**62, dfa.table.shape[1], dtype=np.uint64)
-    weight = weights[column]
+    weight = rng.integers(1, 2**62, len(dfa.table[0]), dtype=np.uint64)[column]
     values = rng.integers(1, 2**62, count + 1, dtype=np.uint64)
     classes = dfa.final.astype(np.int64)
     found = 0
