@@ -112,7 +112,7 @@ def expected_shapes(model: Transformer, family: Family | None) -> dict[str, Shap
     out = {}
     for theirs, ours in weight_table(model, family).items():
         parts = [model.get_parameter(name).shape for name in ours]
-        shape = (sum(part[0] for part in parts), *parts[0][1:])
+        shape = tuple(parts[0]) if len(parts) == 1 else (sum(part[0] for part in parts), *parts[0][1:])
         out[theirs] = shape[::-1] if _transposed(theirs, family) else shape
     return out
 
@@ -152,8 +152,9 @@ def load_weights(
         if not tensor.is_floating_point():
             raise UnmaskError(f"{weights.source}: tensor {name!r} has dtype {tensor.dtype}, expected floating point")
         tensor = tensor.to(device)
-        sizes = [model.get_parameter(ours).shape[0] for ours in table[name]]
-        for ours, piece in zip(table[name], torch.split(tensor, sizes) if len(sizes) > 1 else [tensor], strict=True):
+        joined = len(table[name]) > 1
+        sizes = [model.get_parameter(ours).shape[0] for ours in table[name]] if joined else []
+        for ours, piece in zip(table[name], torch.split(tensor, sizes) if joined else [tensor], strict=True):
             module, _, leaf = ours.rpartition(".")
             setattr(model.get_submodule(module), leaf, torch.nn.Parameter(piece))
     if model.config.tie_embeddings:
