@@ -305,8 +305,8 @@ class TorchBackend:
         row = tensor(feed.row)
         column = tensor(feed.column)
         if isinstance(self.model, DiffusionGemma):
-            hidden = self.model.hidden(*columns, gate_BT=gate, signal_BTD=self._signal(feed, anchor != TEXT))
-            return self._scored(self.model.head(hidden[row, column]).float(), feed, soften=self.model.signal)
+            hidden = self.model.hidden(*columns, gate_BT=gate, condition_BTD=self._signal(feed, anchor != TEXT))
+            return self._scored(self.model.head(hidden[row, column]).float(), feed, soften=self.model.mean_embedding)
         hidden = self.model.hidden(*columns, tensor(feed.time), gate)
         states = hidden[row, column]
         logits = self.model.head(states).float()

@@ -81,7 +81,7 @@ def refuse_quantised(raw: Mapping[str, Any], source: str) -> None:
     method = raw.get("quantization_config")
     named = method.get("quant_method", "") if isinstance(method, dict) else ""
     mlx = raw.get("quantization")
-    if isinstance(mlx, dict) and not named:
+    if isinstance(mlx, dict) and mlx and not named:
         raise UnmaskError(
             f"{source}: weights quantised by 'MLX' to {mlx.get('bits')!r:.10} bits are not read; load the unquantised "
             "model, or make one on a Mac: mlx_lm.convert --dequantize"

@@ -181,6 +181,8 @@ def find(name: str) -> Path:
     entry = get(name)
     if name not in ENTRIES and (path.is_dir() or (path.suffix == ".gguf" and path.is_file())):
         return path
+    if path.is_file() and name not in ENTRIES:
+        raise UnmaskError(f"model '{name}' is a file; name the folder that it is in")
     if entry is None:
         names = ", ".join(ENTRIES)
         raise UnmaskError(f"model '{name}' is neither a folder nor a GGUF file nor one of: {names}")

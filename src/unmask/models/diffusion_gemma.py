@@ -142,9 +142,9 @@ class SelfConditioning(nn.Module):
         self.mlp = MLP(config, config.intermediate_size)
         self.eps = config.norm_eps
 
-    def forward(self, x: Tensor, signal: Tensor | None) -> Tensor:
-        """x and signal [B, T, D]; no signal is a signal of zeros."""
-        x = x if signal is None else x + self.mlp(self.norm(signal))
+    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        """x and condition [B, T, D]; none is one of zeros."""
+        x = x if condition is None else x + self.mlp(self.norm(condition))
         return F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype)
 
 
@@ -165,7 +165,7 @@ class DiffusionGemma(Transformer):
         x = self.embedding(ids_BT)
         return x * torch.tensor(self.config.hidden_size**0.5, dtype=x.dtype)
 
-    def signal(self, p_NV: Tensor) -> Tensor:
+    def mean_embedding(self, p_NV: Tensor) -> Tensor:
         """Self-conditioning [N, D] from the distributions of the step before: the mean embedding."""
         weight = self.embedding.weight
         return p_NV.to(weight.dtype) @ weight * torch.tensor(self.config.hidden_size**0.5, dtype=weight.dtype)
@@ -179,19 +179,19 @@ class DiffusionGemma(Transformer):
         time_B: Tensor | None = None,
         gate_BT: Tensor | None = None,
         every_loop: bool = False,
-        signal_BTD: Tensor | None = None,
+        condition_BTD: Tensor | None = None,
     ) -> Tensor:
         """Final hidden states [B, T, D], before any un-shift and before the head.
 
         positions_BT defaults to 0..T-1. gate_BT (bool): which columns are of a canvas, None for none.
-        signal_BTD: what a canvas's columns are conditioned on, 0 at others; None for none. time_B is ignored.
+        condition_BTD: what a canvas's columns are conditioned on, 0 at others; None for none. time_B is ignored.
         """
         if positions_BT is None:
             positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None]
         x = self._embed(ids_BT)
         gate = None if gate_BT is None else gate_BT[..., None]
         if gate is not None:
-            x = torch.where(gate, self.self_conditioning(x, signal_BTD), x)
+            x = torch.where(gate, self.self_conditioning(x, condition_BTD), x)
         ropes: dict[tuple[float, ...], Rope] = {}
         for block, layer in zip(self.blocks, self.config.attention, strict=True):
             kind = (layer.rope_theta, layer.head_dim, layer.rotated_pairs)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Chain(nn.Module):
+class DraftHead(nn.Module):
     """state + out(silu(gate(x)) * inner(x)), x: state, the state before it and the embedding of the token before it,
     each at unit root mean square. Shapes: D hidden size, C width."""
 

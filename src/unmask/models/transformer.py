@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from unmask.attention import AttentionMask
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
-from unmask.models.draft_head import Chain
+from unmask.models.draft_head import DraftHead
 from unmask.models.grid import GridBias
 from unmask.models.layers import MLP, Bottleneck, make_norm
 from unmask.models.mixers import MIXERS, Context, KeyValueCache
@@ -136,7 +136,7 @@ class Transformer(nn.Module):
         self.final_modulation = nn.Linear(size, 2 * config.hidden_size) if size else None
         self.mask_embedding = nn.Parameter(torch.zeros(config.hidden_size)) if config.adapted else None
         self.grid_bias = GridBias(config.grid, config.num_heads) if config.grid else None
-        self.chain = Chain(config.hidden_size, config.chain_width) if config.chain_width else None
+        self.chain = DraftHead(config.hidden_size, config.chain_width) if config.chain_width else None
         self.register_buffer("draft_vocabulary", None, persistent=False)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight

@@ -94,7 +94,7 @@ class _Reader:
         gate = torch.full_like(position, canvas, dtype=torch.bool)
         self.cache.begin(position, ~gate, start)
         mask = WindowMasks.of(Layout("canvas"), self.windows, q, k)
-        return self.model.hidden(ids, position, mask, self.cache, gate_BT=gate if canvas else None, signal_BTD=signal)
+        return self.model.hidden(ids, position, mask, self.cache, gate_BT=gate if canvas else None, condition_BTD=signal)
 
 
 def _hidden(lm: DiffusionLM, text: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def _behind(lm: DiffusionLM, text: Tensor, canvas: Tensor, signal: Tensor | None
 def _conditioned(lm: DiffusionLM, text: Tensor, canvas: Tensor, before: Tensor, rows: int) -> Tensor:
     """Canvas logits where the first `rows` rows are told what the step before thought."""
     assert isinstance(lm.model, DiffusionGemma)
-    signal = lm.model.signal(before.softmax(-1))
+    signal = lm.model.mean_embedding(before.softmax(-1))
     signal[rows:] = 0
     return _behind(lm, text, canvas, signal)
 
