@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from unmask import backends
 from unmask.canvas import Frame
+from unmask.checkpoints.hub import cache
 from unmask.checkpoints.open import Checkpoint
 from unmask.decoding.feed import Backend
 from unmask.decoding.infill import Template, mean_log_confidence, parse_template, settle_lengths
@@ -59,7 +60,7 @@ class DiffusionLM:
         self.config: ModelConfig = model.config if model is not None else cast(Checkpoint, loaded).config
         self.computes = backend
         self._backend: Backend | None = None
-        self.grammars = Grammars(self._vocabulary)
+        self.grammars = Grammars(self._vocabulary, lambda: cache() / "grammars")
 
     @classmethod
     def from_pretrained(

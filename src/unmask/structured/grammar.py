@@ -34,7 +34,7 @@ from unmask.structured.effort import Effort, TooLarge
 from unmask.structured.json_schema import SIZES, Sizes, read_schema
 from unmask.structured.language import Language
 from unmask.structured.regex import read_regex
-from unmask.structured.token_automaton import DEAD, START, over_tokens
+from unmask.structured.token_automaton import DEAD, START, TokenAutomaton, over_tokens
 from unmask.structured.vocabulary import Vocabulary
 
 _REMEMBERED = 1024  # answers that are kept at the least
@@ -46,29 +46,41 @@ class Grammar:
 
     start = START
 
-    def __init__(self, language: Language, vocabulary: Vocabulary, what: str, effort: Effort) -> None:
-        """Compiles a language; `what` names the rule in messages. Raises UnmaskError if it is too large or empty."""
-        dfa = minimal(compile_language(language, effort), effort)
-        if dfa.is_empty:
-            raise UnmaskError(f"no text fits {what}: its constraints exclude each other or have no end")
-        automaton = over_tokens(dfa, vocabulary, effort)
-        self.what = what
+    def __init__(self, automaton: TokenAutomaton, what: str, has_end: bool, widest: bool = True) -> None:
+        """
+        Args:
+            what: Names the rule in messages.
+            has_end: Whether there are end-of-text tokens.
+            widest: Whether nothing of the rule was left out to make it smaller.
+        """
         self.automaton = automaton
-        self._has_end = bool(vocabulary.ends)
+        self.what = what
+        self.widest = widest
+        self._has_end = has_end
         self._most = max(_REMEMBERED, _REMEMBERED_BYTES // (2 * automaton.states))
         # of each kind of tokens: how many there are, and the first
         self._members = np.bincount(automaton.kind_of, minlength=automaton.kinds)
         self._first = np.full(automaton.kinds, -1)
         self._first[automaton.kind_of[::-1]] = np.arange(len(automaton.kind_of))[::-1]
-        if self.shortest > automaton.states:
-            raise UnmaskError(f"no text that fits {what} can be spelled with the tokens of this model")
         self._memory: dict[tuple[Any, ...], Array] = {}
         self._exactly = [automaton.final]  # without an end of text: states that end after just so many tokens
 
     @staticmethod
+    def compile(language: Language, vocabulary: Vocabulary, what: str, effort: Effort, widest: bool = True) -> Grammar:
+        """The grammar of a language. Raises UnmaskError if it is too large or empty."""
+        dfa = minimal(compile_language(language, effort), effort)
+        if dfa.is_empty:
+            raise UnmaskError(f"no text fits {what}: its constraints exclude each other or have no end")
+        made = Grammar(over_tokens(dfa, vocabulary, effort), what, bool(vocabulary.ends), widest)
+        if made.shortest > made.automaton.states:
+            raise UnmaskError(f"no text that fits {what} can be spelled with the tokens of this model")
+        return made
+
+    @staticmethod
     def of_regex(pattern: str, vocabulary: Vocabulary, effort: Effort | None = None) -> Grammar:
         """Texts that match the whole of a regular expression."""
-        return Grammar(read_regex(pattern), vocabulary, "the regular expression", effort or Effort())
+        effort = effort or Effort()
+        return Grammar.compile(read_regex(pattern, effort=effort), vocabulary, "the regular expression", effort)
 
     @staticmethod
     def of_schema(schema: Any, vocabulary: Vocabulary, effort: Effort | None = None) -> Grammar:
@@ -81,14 +93,12 @@ class Grammar:
         read: Callable[[Effort, Sizes], Language], vocabulary: Vocabulary, what: str, effort: Effort
     ) -> Grammar:
         """A language that is read in the widest of several sizes that can be compiled."""
-        for sizes in SIZES:  # rather shorter strings than a refusal
+        for sizes in SIZES[:-1]:  # rather shorter strings than a refusal
             try:
-                return Grammar(read(effort, sizes), vocabulary, what, effort)
+                return Grammar.compile(read(effort, sizes), vocabulary, what, effort, sizes is SIZES[0])
             except TooLarge:
-                if sizes is SIZES[-1]:
-                    raise
                 effort = replace(effort, made=0)  # the time goes on
-        raise AssertionError
+        return Grammar.compile(read(effort, SIZES[-1]), vocabulary, what, effort, widest=False)
 
     @property
     def size(self) -> int:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from unmask.errors import UnmaskError
+from unmask.structured.disk_cache import DiskCache
 from unmask.structured.effort import Effort
 from unmask.structured.grammar import Grammar
 from unmask.structured.vocabulary import Vocabulary
 
 KEPT = 256  # grammars that are kept, and their tables
 KEPT_BYTES = 256 << 20
+LONG = 0.1  # seconds of compiling that are worth a file
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,12 @@ def json_text(value: Any) -> str:
 class Grammars:
     """Grammars over one vocabulary, which is read from the tokenizer when the first is asked for.
 
-    Any thread may ask, and none waits for another's rule to be compiled.
+    Any thread may ask, and none waits for another's rule to be compiled. What took long to compile is kept in `folder`
+    for the next process.
     """
 
-    def __init__(self, vocabulary: Callable[[], Vocabulary]) -> None:
+    def __init__(self, vocabulary: Callable[[], Vocabulary], folder: Callable[[], Path] | None = None) -> None:
+        self._disk = None if folder is None else DiskCache(folder)
         self._vocabulary = vocabulary
         self._known = OrderedDict[Rule, Grammar]()
         self._reading = threading.Lock()
@@ -93,9 +99,22 @@ class Grammars:
         known = self.find(rule)
         if known is not None:
             return known
-        known = rule.compiled(self.vocabulary, effort())
+        known = self._from_disk(rule, effort)
         self._keep(rule, known)
         return known
+
+    def _from_disk(self, rule: Rule, effort: Callable[[], Effort]) -> Grammar:
+        """A grammar of the folder, or compiled and put there."""
+        if self._disk is None:
+            return rule.compiled(self.vocabulary, effort())
+        kept = self._disk.load(repr(rule), self.vocabulary)
+        if kept is not None:
+            return kept
+        began = time.thread_time()
+        made = rule.compiled(self.vocabulary, effort())
+        if made.widest and time.thread_time() - began >= LONG:
+            self._disk.save(repr(rule), self.vocabulary, made)
+        return made
 
     def _keep(self, rule: Rule, made: Grammar) -> None:
         with self._touching:

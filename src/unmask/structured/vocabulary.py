@@ -5,8 +5,10 @@ Shapes: V tokens, N nodes of one depth of the tree.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,10 +39,19 @@ class Vocabulary:
     spelled: Sequence[bytes | None]
     ends: frozenset[int] = frozenset()
     fillers: frozenset[int] = frozenset()
-    levels: list[Level] = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "levels", list(_levels(self.spelled, self.ends | self.fillers)))
+    @cached_property
+    def levels(self) -> list[Level]:
+        """The tree of prefixes, from depth 1 on."""
+        return list(_levels(self.spelled, self.ends | self.fillers))
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Tells vocabularies apart."""
+        sizes = [-1 if text is None else len(text) for text in self.spelled]
+        digest = hashlib.sha256(repr((sizes, sorted(self.ends), sorted(self.fillers))).encode())
+        digest.update(b"".join(text or b"" for text in self.spelled))
+        return digest.digest()
 
     def __len__(self) -> int:
         return len(self.spelled)
