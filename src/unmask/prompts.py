@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from functools import lru_cache
 from operator import index
 from typing import TYPE_CHECKING, Any
 
@@ -111,44 +108,15 @@ def render_chat(
         called = message["content"] is None and message.get("tool_calls")
         if not isinstance(message["role"], str) or not (isinstance(message["content"], str) or called):
             raise UnmaskError("a chat message's 'role' and 'content' must be text")
+    from unmask import templates  # Jinja takes a while to import
+
     known = {**(special_tokens or {}), "documents": None, **variables}
     try:
         own = {"messages": messages, "tools": tools, "add_generation_prompt": add_generation_prompt}
-        return str(_compiled(template).render(**{**known, **own}))
+        return templates.render(template, {**known, **own})
     except Exception as error:  # a template is foreign code: it can raise whatever Python can
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnmaskError(f"model '{name}': its chat template refuses these messages ({reason})") from None
-
-
-@lru_cache(maxsize=8)
-def _compiled(template: str) -> Any:
-    """A template with all that transformers gives those of the hub."""
-    from jinja2 import TemplateError, nodes
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}` marks what an assistant wrote; its text stays as it is."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Any) -> nodes.Node | list[nodes.Node]:
-            next(parser.stream)
-            body: list[nodes.Node] = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return body
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    def to_json(value: Any, indent: int | None = None, **options: Any) -> str:
-        return json.dumps(value, **{"ensure_ascii": False, "indent": indent, **options})
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
-    )
-    environment.filters["tojson"] = to_json  # Jinja's own escapes for HTML
-    environment.globals |= {"raise_exception": raise_exception, "strftime_now": lambda form: f"{datetime.now():{form}}"}
-    return environment.from_string(template)
 
 
 def _plain(prompt: Any) -> Any:
@@ -185,7 +153,8 @@ def encode_text(text: str, tokenizer: Tokenizer | None, config: ModelConfig, nam
     """The ids of a text alone, with nothing put before it; raises UnmaskError for a token that the model lacks."""
     if tokenizer is None:
         raise UnmaskError(f"model '{name}' has no tokenizer.json; give it token ids instead of text")
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    # as a batch: the tokenizer then lets other threads go on meanwhile
+    ids: list[int] = tokenizer.encode_batch([text], add_special_tokens=False)[0].ids
     if ids and max(ids) >= config.vocab_size:
         token = tokenizer.id_to_token(max(ids))
         raise UnmaskError(

@@ -30,6 +30,19 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+class AnthropicError(BaseModel):
+    """The same as Anthropic's clients read it."""
+
+    type: str
+    error: ErrorDetail
+
+
+class OllamaError(BaseModel):
+    """The same as Ollama's clients read it."""
+
+    error: str
+
+
 class APIError(Exception):
     """An answer that is not a success. `param` names the field at fault."""
 
@@ -57,6 +70,13 @@ class APIError(Exception):
         if path.startswith("/api/"):  # Ollama's
             return {"error": self.detail.message}
         return ErrorBody(error=self.detail).model_dump()
+
+    @staticmethod
+    def schema(path: str) -> type[BaseModel]:
+        """What such a body is."""
+        if path.startswith("/v1/messages"):
+            return AnthropicError
+        return OllamaError if path.startswith("/api/") else ErrorBody
 
     def response(self, path: str = "") -> JSONResponse:
         return JSONResponse(self.body(path), self.status, self.headers)

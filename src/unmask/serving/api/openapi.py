@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 import unmask
 from unmask.serving.api.anthropic import CountRequest, TokenCount
-from unmask.serving.api.errors import ErrorBody
+from unmask.serving.api.errors import AnthropicError, APIError, ErrorBody, OllamaError
 from unmask.serving.api.replies import Detokenized, Health, ModelCard, ModelList, Tokenized, Version
 from unmask.serving.api.schema import DetokenizeRequest, TokenizeRequest
 
@@ -45,7 +45,7 @@ td,th{border-bottom:1px solid #ccc;padding:.3rem .5rem;text-align:left;vertical-
 def describe(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     """OpenAPI 3.1 of all addresses."""
     paths: dict[str, Any] = {}
-    models: dict[type[BaseModel], None] = {ErrorBody: None}
+    models: dict[type[BaseModel], None] = {ErrorBody: None, AnthropicError: None, OllamaError: None}
 
     def add(path: str, summary: str, reply: type[BaseModel] | None, method: str, more: dict[str, Any]) -> None:
         good: dict[str, Any] = {"description": "The answer."}
@@ -53,7 +53,7 @@ def describe(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
             models[reply] = None
             good["content"] = {"application/json": {"schema": _reference(reply)}} | more.pop("events", {})
         statuses = WRONG if method == "post" else {code: WRONG[code] for code in (401, 404, 421)}
-        wrong = {str(code): _wrong(text) for code, text in statuses.items()}
+        wrong = {str(code): _wrong(text, path) for code, text in statuses.items()}
         paths.setdefault(path, {})[method] = {"summary": summary, "responses": {"200": good, **wrong}, **more}
 
     def add_post(path: str, summary: str, body: type[BaseModel], reply: type[BaseModel], **more: Any) -> None:
@@ -79,7 +79,7 @@ def describe(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     add("/v1/models", "The models that are served", ModelList, "get", {})
     add("/v1/models/{name}", "One model and what it can be asked for", ModelCard, "get", {"parameters": [name]})
     add("/health", "Whether requests are taken", Health, "get", {})
-    paths["/health"]["get"]["responses"]["503"] = {**_wrong(WRONG[503]), "content": _content(Health)}
+    paths["/health"]["get"]["responses"]["503"] = {**_wrong(WRONG[503], "/health"), "content": _content(Health)}
     add("/version", "The version of the package", Version, "get", {})
     add("/metrics", "Figures in Prometheus' format", None, "get", {})
     _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=REFERENCE)
@@ -95,8 +95,8 @@ def _content(model: type[BaseModel]) -> dict[str, Any]:
     return {"application/json": {"schema": _reference(model)}}
 
 
-def _wrong(text: str) -> dict[str, Any]:
-    return {"description": text, "content": _content(ErrorBody)}
+def _wrong(text: str, path: str) -> dict[str, Any]:
+    return {"description": text, "content": _content(APIError.schema(path))}
 
 
 def answer(response: Response) -> Callable[[Request], Awaitable[Response]]:
