@@ -60,7 +60,7 @@ def create_app(models: Models, engine: Engine, settings: Settings | None = None)
     app = Starlette(routes=[*routes, *playground.routes()])
     app.router.redirect_slashes = False
     metrics.paths.add("/")
-    for kind in (APIError, UnmaskError, Refused, TimeoutError):
+    for kind in (APIError, UnmaskError, ValidationError, Refused, TimeoutError):
         app.add_exception_handler(kind, _failed)
     app.add_exception_handler(HTTPException, _not_found)
     return AccessControl.around(app, chosen.access, metrics, chosen.origins)
@@ -149,10 +149,7 @@ class Service:
 
     def _read(self, raw: bytes, endpoint: Endpoint) -> ReadRequest:
         sent = read_body(raw, endpoint.body)
-        try:
-            body = endpoint.dialect.request(sent)
-        except ValidationError as error:
-            raise errors.invalid(error, {}) from None
+        body = endpoint.dialect.request(sent)
         if body.stream and body is not sent:  # other APIs tell the usage of every stream
             body = body.model_copy(update={"stream_options": StreamOptions(include_usage=True)})
         return ReadRequest(sent, body, self.planner.structure(body))

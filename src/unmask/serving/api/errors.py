@@ -91,7 +91,7 @@ def of(error: BaseException) -> APIError:
     if isinstance(error, APIError):
         return error
     if isinstance(error, ValidationError):
-        return APIError(400, "the body does not hold to the schema")
+        return invalid(error, {})  # of what another API's body becomes
     if isinstance(error, UnmaskError):
         return _of_option(str(error))
     if isinstance(error, Refused):
