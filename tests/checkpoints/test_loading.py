@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from unmask.checkpoints import folder as folders
+from unmask.checkpoints import gguf, memory, safetensors, weights
 from unmask.checkpoints import inspect as inspection
-from unmask.checkpoints import memory, weights
 from unmask.checkpoints.families import registry
 from unmask.checkpoints.folder import CONFIG
 from unmask.checkpoints.inspect import inspect, lines, parameters
 from unmask.checkpoints.open import Checkpoint
 from unmask.checkpoints.safetensors import WEIGHTS, TensorFiles
+from unmask.checkpoints.save import save_again
 from unmask.errors import UnmaskError
 
 FIXTURES = Path(__file__).parents[1] / "conformance"
@@ -49,6 +53,40 @@ def refused(folder: Path) -> str:
     message = str(caught.value)
     assert len(message.splitlines()) == 1, message
     return message
+
+
+# --- opening --------------------------------------------------------------------------------------------------
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, seen: Counter[Path]) -> None:
+    real = getattr(module, name)
+
+    def count(path: Path) -> Any:
+        seen[Path(path)] += 1
+        return real(path)
+
+    monkeypatch.setattr(module, name, count)
+
+
+@pytest.mark.parametrize("kind", ["folder", "gguf"])
+def test_each_header_is_read_once(
+    kind: str, tmp_path: Path, gguf_writer: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: Counter[Path] = Counter()
+    counted(monkeypatch, gguf, "read", seen)
+    counted(monkeypatch, safetensors, "read_header", seen)
+    counted(monkeypatch, folders, "read_json", seen)
+    path = copy("dream", tmp_path / "model") if kind == "folder" else gguf_writer(tmp_path / "x.gguf")
+    if kind == "folder":
+        (path / "tokenizer_config.json").write_text('{"chat_template": "x"}')
+    found = Checkpoint.open(path)
+    network = found.network()
+    _ = (found.tokenizer, found.templates, found.special_tokens, found.chat_template)
+    found.network()
+    save_again(tmp_path / "again", network, found, {})
+    read = {place for place in seen if place.is_relative_to(path)}
+    assert read
+    assert {seen[place] for place in read} == {1}
 
 
 # --- memory -------------------------------------------------------------------------------------------------

@@ -427,6 +427,7 @@ def test_factors_of_a_ggufs_frequencies(gguf_writer: Writer, weights: Callable[.
         ({"rope.scaling.yarn_ext_factor": 0.5}, "yarn_ext_factor"),
         ({"attention.scale": 0.5}, "attention.scale"),
         ({"logit_scale": 0.5}, "logit_scale"),
+        ({"attention.causal": False}, "attention.causal"),
         ({"attention.sliding_window": 64}, "sliding_window"),
         ({"attention.value_length": 8}, "different widths"),
         ({"rope.scale_linear": float("inf")}, "scale_linear"),
@@ -438,8 +439,8 @@ def test_keys_of_a_gguf_that_are_not_read_are_refused(
 ) -> None:
     def more(writer: gguf.GGUFWriter) -> None:
         for key, value in keys.items():
-            add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}[type(value)]
-            add(f"llama.{key}", value)
+            kinds = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32, bool: writer.add_bool}
+            kinds[type(value)](f"llama.{key}", value)
 
     with pytest.raises(UnmaskError, match=named) as caught:
         Checkpoint.open(gguf_writer(tmp_path / "x.gguf", extra=more))

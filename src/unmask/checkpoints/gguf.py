@@ -123,7 +123,8 @@ class GGUF:
         if self._number("llama.attention.value_length", head) != head:
             raise UnmaskError(f"{self.source}: values and keys have different widths, which no Llama model has")
         for key, value in self.metadata.items():
-            if key.startswith("llama.") and key.removeprefix("llama.") not in READ and value not in (0, "none", ""):
+            plain = (True,) if key == "llama.attention.causal" else (0, "none", "")
+            if key.startswith("llama.") and key.removeprefix("llama.") not in READ and value not in plain:
                 raise UnmaskError(f"{self.source}: {key!r:.80} is {value!r:.40}, which cannot be read yet")
         mask = free_token(self.special_tokens(), list(ids.values()), self.templates().get("default"), str(self.source))
         ends = [id for role, id in ids.items() if role in ("eos", *ENDS)]

@@ -94,7 +94,8 @@ class _Reader:
         gate = torch.full_like(position, canvas, dtype=torch.bool)
         self.cache.begin(position, ~gate, start)
         mask = WindowMasks.of(Layout("canvas"), self.windows, q, k)
-        return self.model.hidden(ids, position, mask, self.cache, gate_BT=gate if canvas else None, condition_BTD=signal)
+        own = gate if canvas else None
+        return self.model.hidden(ids, position, mask, self.cache, gate_BT=own, condition_BTD=signal)
 
 
 def _hidden(lm: DiffusionLM, text: Tensor) -> Tensor:
