@@ -34,7 +34,8 @@ class Asked:
 async def messages(app: ASGIApp, asked: Asked) -> AsyncGenerator[Message, None]:
     """What an application sends, and before the last message its notes. Closing this is hanging up."""
     sent: asyncio.Queue[Message | None] = asyncio.Queue()
-    scope, given = asked.scope(), False
+    scope = asked.scope()
+    given = False
 
     async def receive() -> Message:
         nonlocal given
@@ -67,7 +68,8 @@ async def messages(app: ASGIApp, asked: Asked) -> AsyncGenerator[Message, None]:
 
 async def whole(app: ASGIApp, asked: Asked) -> tuple[int, bytes]:
     """Status and body of an answer."""
-    status, body = 0, bytearray()
+    status = 0
+    body = bytearray()
     async with aclosing(messages(app, asked)) as sent:
         async for message in sent:
             if message["type"] == "http.response.start":

@@ -89,7 +89,8 @@ def _entry(number: int, id: str, raw: bytes) -> Entry:
 
 def survey(path: Path) -> dict[str, str | None]:
     """Id and custom_id of every line. A custom_id that stands twice raises UnmaskError."""
-    out, lines = dict[str, str | None](), dict[str, int]()
+    out = dict[str, str | None]()
+    lines = dict[str, int]()
     for entry in read(path):
         if entry.custom_id is not None:
             first = lines.setdefault(entry.custom_id, entry.number)
@@ -110,7 +111,10 @@ class Answers:
 
         Raises UnmaskError for a file that another run writes, or that holds anything else.
         """
-        self.path, self.done, self.failed, self.tokens = path, set[str](), 0, 0
+        self.path = path
+        self.done = set[str]()
+        self.failed = 0
+        self.tokens = 0
         self.made = not path.exists()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +136,8 @@ class Answers:
 
     def _take(self, asked: dict[str, str | None]) -> int:
         """Reads what is there; bytes of it that stay."""
-        size, custom_ids = 0, set(asked.values())
+        size = 0
+        custom_ids = set(asked.values())
         with open(self.file, "rb", closefd=False) as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
@@ -141,7 +146,8 @@ class Answers:
                     return size
                 try:
                     record = json.loads(line)
-                    id, response = record["id"], record["response"]
+                    id = record["id"]
+                    response = record["response"]
                     self._count(response)
                 except (ValueError, KeyError, TypeError):
                     raise self._foreign(number) from None

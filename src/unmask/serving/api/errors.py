@@ -11,7 +11,10 @@ from starlette.responses import JSONResponse
 from unmask.errors import UnmaskError
 from unmask.serving.engine import Refused
 
-INVALID, MISSING, BUSY, FAULT = "invalid_request_error", "not_found_error", "server_busy", "server_error"
+INVALID = "invalid_request_error"
+MISSING = "not_found_error"
+BUSY = "server_busy"
+FAULT = "server_error"
 MANY = 2000  # mistakes in one body of which no list is made
 
 
@@ -145,7 +148,9 @@ def _names(location: tuple[int | str, ...], value: Any) -> list[int | str]:
 
 
 def _sentence(error: Any, name: str) -> str:
-    kind, message, context = error["type"], str(error["msg"]), error.get("ctx", {})
+    kind = error["type"]
+    message = str(error["msg"])
+    context = error.get("ctx", {})
     where = f"field '{name}'" if name else "the body"
     if kind == "extra_forbidden":
         return f"{where} is unknown to this server and would be ignored; leave it out"

@@ -56,7 +56,8 @@ def alternatives(body: ChatRequest | CompletionRequest) -> int | None:
 
 
 def max_tokens(body: Dialogue) -> int | None:
-    one, other = body.max_tokens, body.max_completion_tokens
+    one = body.max_tokens
+    other = body.max_completion_tokens
     if one is not None and other is not None and one != other:
         raise refuse("max_tokens", "and max_completion_tokens are two names of one thing and must agree")
     return other if one is None else one

@@ -33,7 +33,9 @@ from unmask.serving.api.tool_calls import as_plain_messages, renders_tools
 from unmask.serving.api.writer import Region
 from unmask.structured.tool_calls import CallForm
 
-CHAT_TOKENS, COMPLETION_TOKENS, GAP_TOKENS = 1024, 16, 64  # where the client does not say, and as far as they fit
+CHAT_TOKENS = 1024  # where the client does not say, and as far as they fit
+COMPLETION_TOKENS = 16
+GAP_TOKENS = 64
 LONGEST_TOKEN = 1024  # characters
 UNREAD_WHEN_FILLING = ("mode", "stop", "block_length")
 

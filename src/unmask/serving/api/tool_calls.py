@@ -110,7 +110,8 @@ class CallReader:
 
     def finish(self) -> list[Delta]:
         """The text that was held back; the rest of a call's frame is dropped."""
-        rest, self.waiting = self.waiting, ""
+        rest = self.waiting
+        self.waiting = ""
         if not rest or self.calls:
             return []
         self.content += rest
@@ -134,7 +135,8 @@ class CallReader:
             place = len(self.waiting) - keep
         if place == 0:
             return None
-        text, self.waiting = self.waiting[:place], self.waiting[place:]
+        text = self.waiting[:place]
+        self.waiting = self.waiting[place:]
         self.content += text
         return [{"content": text}]
 
@@ -148,7 +150,9 @@ class CallReader:
         if brace < 0:
             return None
         name = json.loads(self.waiting[begin:place].rstrip().rstrip(",") + "}")["name"]
-        self.waiting, self.inside, self.depth = self.waiting[brace:], True, 0
+        self.waiting = self.waiting[brace:]
+        self.inside = True
+        self.depth = 0
         function = {"name": name, "arguments": ""}
         call = {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
         self.calls.append({**call, "function": dict(function)})
@@ -159,14 +163,17 @@ class CallReader:
         end = len(self.waiting)
         for place, letter in enumerate(self.waiting):
             if self.quoted:
-                self.quoted, self.escaped = self.escaped or letter != '"', not self.escaped and letter == "\\"
+                self.quoted = self.escaped or letter != '"'
+                self.escaped = not self.escaped and letter == "\\"
             elif letter in "{}":
                 self.depth += 1 if letter == "{" else -1
                 if self.depth == 0:
-                    end, self.inside = place + 1, False
+                    end = place + 1
+                    self.inside = False
                     break
             else:
                 self.quoted = letter == '"'
-        text, self.waiting = self.waiting[:end], self.waiting[end:]
+        text = self.waiting[:end]
+        self.waiting = self.waiting[end:]
         self.calls[-1]["function"]["arguments"] += text
         return [{"tool_calls": [{"index": len(self.calls) - 1, "function": {"arguments": text}}]}]

@@ -46,7 +46,9 @@ class Detokenizer:
     """Text of a growing list of tokens; only what no later token can change is given out."""
 
     def __init__(self, decode: Decode) -> None:
-        self.decode, self.window, self.given = decode, list[int](), ""
+        self.decode = decode
+        self.window = list[int]()
+        self.given = ""
 
     def push(self, ids: list[int]) -> str:
         """Takes more tokens; returns the text that has become certain."""
@@ -55,11 +57,13 @@ class Detokenizer:
         certain = text.rstrip(BROKEN)
         if not certain.startswith(self.given):
             return ""  # this decoder changed what stood: wait for what it makes of it
-        new, self.given = certain[len(self.given) :], certain
+        new = certain[len(self.given) :]
+        self.given = certain
         if certain == text and len(self.window) > 4 * CONTEXT:
             kept = self.decode(self.window[-CONTEXT:])
             if kept and not kept.startswith(BROKEN) and text.endswith(kept):
-                self.window, self.given = self.window[-CONTEXT:], kept
+                self.window = self.window[-CONTEXT:]
+                self.given = kept
         return new
 
 
@@ -67,7 +71,9 @@ class Writer:
     """Follows one job. Positions of frames count from the region's start."""
 
     def __init__(self, canvas: list[int], region: Region, decode: Decode) -> None:
-        self.canvas, self.region, self.decode = list(canvas), region, decode
+        self.canvas = list(canvas)
+        self.region = region
+        self.decode = decode
         self.logprobs: dict[int, Alternatives] = {}
         self.detokenizer = Detokenizer(decode)
         self.read = region.start  # tokens before it went into the detokenizer
@@ -97,14 +103,17 @@ class Writer:
                 self.closed = True
             else:
                 keep = _beginning_of_a_stop(text, self.region.stops)
-                text, self.held = text[: len(text) - keep], text[len(text) - keep :]
+                self.held = text[len(text) - keep :]
+                text = text[: len(text) - keep]
         self.sent += text
         return text
 
     def snapshot(self) -> str:
         """The region as it stands, noise shown as shade."""
         self.changed = False
-        text, run, region = "", list[int](), self.region
+        text = ""
+        run = list[int]()
+        region = self.region
         for token in [*self.canvas[region.start : region.end], -1]:
             noise = token == region.mask_id
             if noise or token == -1 or token in region.eos_ids:
@@ -121,7 +130,8 @@ class Writer:
     def finish(self, done: Done) -> tuple[str, Written]:
         """The text that is still to be appended, and the whole outcome."""
         self.canvas = done.ids
-        region, stops = self.region, list(self.region.stops)
+        region = self.region
+        stops = list(self.region.stops)
         written = done.ids[region.start : min(region.end, done.edge)]
         ids = up_to_end(written, region.eos_ids, region.mask_id)
         whole = self.decode(ids)
