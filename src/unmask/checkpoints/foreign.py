@@ -16,7 +16,8 @@ CONVERT = (
 )
 MERGE = (
     'merge the two: python -c "from peft import AutoPeftModelForCausalLM as P; '
-    "P.from_pretrained('{folder}').merge_and_unload().save_pretrained('merged')\" and load the folder 'merged'"
+    "P.from_pretrained('{folder}').merge_and_unload().save_pretrained('merged')\" and load the folder 'merged'; "
+    "or fine-tune with lora.merge: true"
 )
 # a file of the folder, matched from its start, and what it says of the whole
 SIGNS = (

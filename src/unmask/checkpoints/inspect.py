@@ -9,6 +9,7 @@ from unmask.checkpoints import memory, weights
 from unmask.checkpoints.folder import CONFIG
 from unmask.checkpoints.open import Checkpoint
 from unmask.checkpoints.safetensors import TensorFiles
+from unmask.decoding.methods import DecodingDefaults
 from unmask.errors import UnmaskError
 from unmask.models.adapter import own_parameters
 from unmask.models.config import ModelConfig
@@ -153,8 +154,9 @@ def lines(record: dict[str, Any]) -> list[tuple[str, str]]:
     free = record["memory_available"]
     shapes = ", ".join(f"{n} {_bytes(record['parameters'] * b)}" for n, b in (("float32", 4), ("bfloat16", 2)))
     out.append(("memory", shapes + ("" if free is None else f"; {_bytes(free)} is free")))
-    chosen = {k: v for k, v in record["decoding"].items() if v is not None}
-    out.append(("decoding", ", ".join(f"{k} {v}" for k, v in chosen.items())))
+    usual = asdict(DecodingDefaults())
+    own = [f"{k} {v}" for k, v in record["decoding"].items() if v != usual[k] or k in ("rule", "sampler")]
+    out.append(("decoding", ", ".join(own)))
     out += [("limits", record["limits"])] if record["limits"] else []
     return out + [("note", note) for note in record["notes"]]
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MASK_NAME = re.compile(r"\W*(\w+_)?mask(_token)?\W*|<M>", re.IGNORECASE)
 
 ROLES = ("mask", "eos", "bos", "pad")
+LARGEST_TEMPLATE = 2**22  # bytes
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,8 @@ def _found_templates(folder: Folder) -> dict[str, str]:
 
 def _read_template(path: Path) -> str:
     try:
+        if path.stat().st_size > LARGEST_TEMPLATE:
+            raise UnmaskError(f"{path} has {path.stat().st_size} bytes, which no chat template has; copy it again")
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise UnmaskError(f"{path} cannot be read as UTF-8 text ({error})") from None
