@@ -34,7 +34,9 @@ def read_shard(path: Path) -> dict[str, Tensor]:
     fine = {"ids", "length", "answer"} <= shard.keys()
     fine = fine and all(column.dim() == 1 and column.dtype == torch.int32 for column in shard.values())
     if fine:
-        ids, length, answer = shard["ids"], shard["length"], shard["answer"]
+        ids = shard["ids"]
+        length = shard["length"]
+        answer = shard["answer"]
         fine = len(answer) == len(length) and int(length.sum()) == len(ids) and bool((ids >= 0).all())
         fine = fine and bool(((length >= 1) & (answer >= 0) & (answer <= length)).all())
     if not fine:
@@ -50,21 +52,26 @@ class Dialogues:
     """
 
     def __init__(self, patterns: tuple[str, ...], length: int, seed: int) -> None:
-        self.length, self.seed = length, seed
+        self.length = length
+        self.seed = seed
         paths = sorted({path for pattern in patterns for path in glob.glob(pattern)})
         if not paths:
             raise UnmaskError(f"corpus {', '.join(patterns)}: no such file; `unmask adapt` writes it first")
-        ids, lengths, answers = [], [], []
+        ids = []
+        lengths = []
+        answers = []
         for path in paths:
             shard = read_shard(Path(path))
             ids.append(shard["ids"].numpy())
             lengths.append(shard["length"].numpy())
             answers.append(shard["answer"].numpy())
-        self.ids, self.answers = np.concatenate(ids), np.concatenate(answers)
+        self.ids = np.concatenate(ids)
+        self.answers = np.concatenate(answers)
         if not len(self.ids):
             raise UnmaskError(f"corpus {', '.join(paths)}: holds no dialogue; make the text again")
         self.starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
-        self.epoch, self.packed = -1, self._pack(0)
+        self.epoch = -1
+        self.packed = self._pack(0)
 
     @property
     def tokens(self) -> int:
@@ -92,16 +99,21 @@ class Dialogues:
     def rows(self, first: int, count: int) -> Rows:
         """Rows number first .. first + count of the endless stream of epochs."""
         shape = (count, self.length)
-        ids, document = np.zeros(shape, np.int64), np.full(shape, PADDING, np.int64)
+        ids = np.zeros(shape, np.int64)
+        document = np.full(shape, PADDING, np.int64)
         supervised = np.zeros(shape, bool)
         for i in range(count):
             epoch, place = divmod(first + i, self.num_rows)
             if epoch != self.epoch:
-                self.epoch, self.order = epoch, self._pack(epoch)
+                self.epoch = epoch
+                self.order = self._pack(epoch)
             at = 0
             for number in self.order[place % len(self.order)]:
                 piece = self.ids[self.starts[number] : self.starts[number + 1]][: self.length]
-                end, answer = at + len(piece), at + int(self.answers[number])
-                ids[i, at:end], document[i, at:end], supervised[i, answer:end] = piece, number, True
+                end = at + len(piece)
+                answer = at + int(self.answers[number])
+                ids[i, at:end] = piece
+                document[i, at:end] = number
+                supervised[i, answer:end] = True
                 at = end
         return Rows.of(torch.from_numpy(ids), torch.from_numpy(document), torch.from_numpy(supervised))

@@ -16,8 +16,11 @@ class TrainingProgress:
     """A bar on a terminal, a line every so often in a log; scalars under `folder`/tensorboard."""
 
     def __init__(self, folder: Path, steps: int, tokens_per_step: int, console: Console, active: bool) -> None:
-        self.folder, self.steps, self.tokens = folder, steps, tokens_per_step
-        self.console, self.active = console, active
+        self.folder = folder
+        self.steps = steps
+        self.tokens = tokens_per_step
+        self.console = console
+        self.active = active
         columns = (
             TextColumn("training"),
             BarColumn(),
@@ -51,7 +54,8 @@ class TrainingProgress:
         """Shows one step's record (step, loss, learning_rate, grad_norm, seconds, maybe validation)."""
         if not self.active:
             return
-        step, now = int(record["step"]), self.tokens / record["seconds"]
+        step = int(record["step"])
+        now = self.tokens / record["seconds"]
         self.speed = now if not self.speed else 0.9 * self.speed + 0.1 * now
         self.bar.update(self.task, completed=step, loss=record["loss"], speed=self.speed)
         for name in ("loss", "validation", "learning_rate", "grad_norm"):
@@ -68,7 +72,8 @@ class TextProgress:
     """Progress of text being written: a bar on a terminal, a line every so often in a log."""
 
     def __init__(self, total: int, console: Console) -> None:
-        self.total, self.console = total, console
+        self.total = total
+        self.console = console
         columns = (
             TextColumn("text"),
             BarColumn(),
@@ -92,7 +97,9 @@ class TextProgress:
         """Told of every token; shows some of them."""
         now = time.perf_counter()
         if self.first < 0:
-            self.first, self.began, self.logged = tokens, now, now
+            self.first = tokens
+            self.began = now
+            self.logged = now
         elif tokens < self.total and now - self.shown < 0.2:
             return
         self.shown = now

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 SETTINGS = "text.json"  # beside the shards: what they were made with
 KINDS = ("held", "train")  # shards of text, in the order they are made in
 ROUNDS = 8  # of turns that are sampled for a shard before a base is given up
-_USER, _ANSWER = "UserSaysThis", "AnswerSaysThat"  # stand-ins, to find a template's own text around them
+_USER = "UserSaysThis"  # stand-ins, to find a template's own text around them
+_ANSWER = "AnswerSaysThat"
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,14 @@ def make_text(
         while made < wanted:
             name = f"{kind}-{number:04d}.safetensors"
             if name not in sizes:
-                done, rng = sum(sizes.values()), np.random.default_rng([seed, KINDS.index(kind), number])
+                done = sum(sizes.values())
+                rng = np.random.default_rng([seed, KINDS.index(kind), number])
                 dialogues = _Writer(lm, config, around, rng, progress, done).dialogues()
                 write_shard(folder / name, dialogues)
                 sizes[name] = sum(len(ids) for ids, _ in dialogues)
                 progress(sum(sizes.values()))
-            made, number = made + sizes[name], number + 1
+            made = made + sizes[name]
+            number = number + 1
 
 
 def _claim(folder: Path, base: str, config: TextConfig, seed: int) -> None:
@@ -118,7 +121,8 @@ def _claim(folder: Path, base: str, config: TextConfig, seed: int) -> None:
     amount = ("tokens", "held_tokens")
     settings = {"base": base, "seed": seed, **{k: v for k, v in asdict(config).items() if k not in amount}}
     text = json.dumps(settings, indent=2) + "\n"
-    path, shards = folder / SETTINGS, sorted(folder.glob("*.safetensors"))
+    path = folder / SETTINGS
+    shards = sorted(folder.glob("*.safetensors"))
     if path.is_file():
         if read_json(path) != json.loads(text):
             raise UnmaskError(f"{folder} holds text of another base, seed or sampling; choose another --output")
@@ -151,7 +155,8 @@ class _Writer:
 
     def turns(self) -> list[list[int]]:
         """User's turns that say something, ended in time and hold no control token."""
-        config, around = self.config, self.around
+        config = self.config
+        around = self.around
         length = min(config.length, self.lm.config.max_length)
         most = min(config.turn, length - len(around.before) - len(around.between) - 1)
         openings = self.openings()
@@ -167,14 +172,16 @@ class _Writer:
 
     def openings(self) -> list[list[int]]:
         """Token ids that each turn of a batch begins with."""
-        texts, tokenizer = self.config.openings, self.lm.tokenizer
+        texts = self.config.openings
+        tokenizer = self.lm.tokenizer
         assert tokenizer is not None
         ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
         return [ids[i] for i in self.rng.integers(len(ids), size=self.config.batch)]
 
     def answered(self, prompts: list[list[int]]) -> list[tuple[list[int], int]]:
         """The prompts with the answers that say something."""
-        config, sizes = self.config, [len(prompt) for prompt in prompts]
+        config = self.config
+        sizes = [len(prompt) for prompt in prompts]
         # all rows are given the same room, so the longest may go on for longer than a dialogue: that is cut
         room = min(config.length - min(sizes), self.lm.config.max_length - max(sizes))
         written = self.done + sum(sizes)
@@ -207,7 +214,8 @@ class _Writer:
         outputs = self.lm.generate(
             prompts, room, mode="ar", temperature=temperature, top_k=top_k, top_p=1.0, seed=seed, streamer=streamer
         )
-        mask, written = self.lm.config.mask_token_id, []
+        mask = self.lm.config.mask_token_id
+        written = []
         for prompt, output in zip(prompts, outputs, strict=True):
             ids = output.written[len(prompt) :].tolist()
             written.append(ids[: ids.index(mask)] if mask in ids else ids)
