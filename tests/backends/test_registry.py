@@ -73,6 +73,8 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "chain_width": [{"chain_width": 32, "layout": "drafts", "block_length": 4}],
     "attention": [{"layout": "canvas", "block_length": 4, "attention": [[32, 2, 1e4, 16]] * 2}],
     "logit_softcap": [{"logit_softcap": 2.0}],
+    "loops": [{"loops": 2}],
+    "grid": [{"grid": (16, 16, 4, 4), "layout": "bidirectional"}],
     "shift": [{"shift": False}],
     "corruption": [{"corruption": "uniform"}, {"corruption": "uniform", "mask_token_id": None}],
     "noise_schedule": [{"noise_schedule": "geometric"}],
