@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from typing import Any
 
 import numpy as np
@@ -285,3 +286,27 @@ def test_2500_names(vocabulary: Vocabulary) -> None:
     for length in (grammar.shortest, 24):
         check(schema, left_to_right(grammar, length, rng), vocabulary)
         check(schema, full_canvas(grammar, length, 4, rng), vocabulary)
+
+
+NESTED_SETS = {"type": "object", "minProperties": 5, "additionalProperties": {"type": "array", "uniqueItems": True}}
+MANY_PATTERNS = {"patternProperties": {f"(a|b)*a(a|b){{{n}}}$": {"minimum": n} for n in range(9, 16)}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "array", "uniqueItems": True, "minItems": 9, "items": NESTED_SETS},
+        {"type": "array", "uniqueItems": True, "items": {"type": "string", "pattern": "^(a|b)*a(a|b){14}$"}},
+        {"allOf": [{**MANY_PATTERNS, "properties": {f"{i}{j}": {} for j in range(99)}} for i in range(30)]},
+        {"type": "string", "pattern": "^(?=(a|b)*a(a|b){15})(?=(a|b)*b(a|b){15}).*$"},
+        {"properties": {f"p{i}": {"type": "number", "multipleOf": i + 0.7} for i in range(300)}},
+        {"enum": [f"{i * 7919 % 100_003:x}{i * 104_729 % 1_000_003:x}" for i in range(20_000)]},
+    ],
+    ids=range(6),
+)
+def test_hostile_sets_patterns_and_names_are_refused_in_time(schema: Any, vocabulary: Vocabulary) -> None:
+    began = time.thread_time()
+    with pytest.raises(UnmaskError) as error:
+        Grammar.of_schema(schema, vocabulary, Effort(seconds=1.0, entries=1_000_000))
+    assert time.thread_time() - began < 4
+    assert "\n" not in str(error.value)

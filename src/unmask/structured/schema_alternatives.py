@@ -39,6 +39,7 @@ class Alternatives:
     def of(self, schema: Any, path: Path) -> list[tuple[Part, Path]]:
         """A schema as parts of which at least one has to hold, without references and combinations."""
         self.effort.spend(4)
+        self.effort.check_time()
         if isinstance(schema, bool):
             return [({}, path)] if schema else []
         own, combined = read_keywords(schema, self.root is schema)
@@ -83,6 +84,7 @@ class Alternatives:
         for one, path in some:
             for other, inner in others:
                 self.effort.spend(4)
+                self.effort.check_time()  # merging may match names with patterns
                 merged = merge(one, other)
                 if merged is not None:
                     out.append((merged, path + inner[shared:]))

@@ -82,7 +82,7 @@ def _matches(pattern: str, name: str) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _automaton(pattern: str) -> Dfa:
-    effort = Effort(seconds=1.0)
+    effort = Effort(seconds=0.1, states=2000)
     return compile_language(read_regex(pattern, search=True, effort=effort), effort)
 
 
