@@ -129,7 +129,7 @@ NOT_HONOURED: list[Any] = [
     {"oneOf": [{"type": "integer"}, {"type": "number"}]}, {"oneOf": [{"type": "string"}, {"maxLength": 3}]},
     {"oneOf": [{"type": "object", "properties": {"a": {}}}, {"type": "object", "required": ["a"]}]},
     {"oneOf": [{"minimum": 3}, {"type": "string"}]}, {"oneOf": [{"type": "null"}, {"oneOf": [{"minLength": 0}]}]},
-    {"enum": ["a", "b"], "pattern": "a"},
+    {"enum": [[1], [2]], "minItems": 1},
     {"const": {"a": 1}, "unevaluatedProperties": False}, {"type": "string", "pattern": "a(?=a)"},
     {"type": "string", "pattern": "(?=a)"}, {"type": "string", "pattern": "^(?<=a)b"},
     {"$schema": "http://json-schema.org/draft-07/schema#", "$defs": {"a": {}}, "$ref": "#/$defs/a", "minLength": 3},

@@ -203,4 +203,13 @@ WRITTEN: dict[str, tuple[Any, Any]] = {
     "unknown format": ({"type": "string", "format": "my-format", "maxLength": 8}, "anything"),
     "format beside enum": ({"type": "string", "format": "date", "enum": ["today", "2024-01-01"]}, "2024-01-01"),
     "many names": ({"enum": [*ENTITIES, None, 3]}, "light.bath_39"),
+    "tuple of draft 7": (
+        {"$schema": DRAFT_7, "type": "array", "items": [{"type": "string"}, {"type": "integer"}], "minItems": 2},
+        ["a", 1],
+    ),
+    "tuple and more of draft 7": (
+        {"$schema": DRAFT_7, "type": "array", "items": [{"const": 1}], "additionalItems": {"type": "boolean"}},
+        [1, True],
+    ),
+    "pattern beside enum": ({"enum": ["ab", "b", 3], "pattern": "^a"}, "ab"),
 }

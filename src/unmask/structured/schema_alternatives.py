@@ -42,7 +42,7 @@ class Alternatives:
         self.effort.check_time()
         if isinstance(schema, bool):
             return [({}, path)] if schema else []
-        own, combined = read_keywords(schema, self.root is schema)
+        own, combined = read_keywords(schema, self.root is schema, self.draft == DRAFTS[-1])
         self._check_draft(own or {}, combined)
         if own is None:
             return []
@@ -73,8 +73,6 @@ class Alternatives:
         """Refuses what older drafts would ignore."""
         if "$ref" in combined and len(own) + len(combined) > 1 and self.draft in ("draft-06", "draft-07"):
             raise UnmaskError(f"JSON schema: {self.draft} ignores keywords beside '$ref'; put both into 'allOf'")
-        if "prefixItems" in own and self.draft != "2020-12":
-            raise UnmaskError(f"JSON schema: {self.draft} ignores 'prefixItems'; set '$schema' to draft 2020-12")
 
     def _cross(
         self, some: list[tuple[Part, Path]], others: list[tuple[Part, Path]], shared: int

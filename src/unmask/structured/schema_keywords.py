@@ -21,12 +21,21 @@ MOST_PATTERNS = 16
 _COMBINED = ("$ref", "allOf", "anyOf", "oneOf", "unevaluatedProperties")
 
 
-def read_keywords(schema: Any, is_root: bool) -> tuple[Part | None, Part]:
-    """A schema's own assertions as a part (None: no value meets them), and its references and combinations."""
+def read_keywords(schema: Any, is_root: bool, newest: bool) -> tuple[Part | None, Part]:
+    """A schema's own assertions as a part (None: no value meets them), and its references and combinations.
+
+    newest: whether tuples are written as `prefixItems`, and not as a list of `items` and `additionalItems`.
+    """
     if not isinstance(schema, dict):
         raise UnmaskError(f"JSON schema: {_short(schema)} stands where a schema belongs; use an object, true or false")
     own: Part = {}
     combined: Part = {}
+    if not newest and isinstance(schema.get("items"), list):
+        rest = {"items": schema["additionalItems"]} if "additionalItems" in schema else {}
+        kept = {key: value for key, value in schema.items() if key not in ("items", "additionalItems")}
+        schema = {**kept, "prefixItems": schema["items"], **rest}
+    elif not newest and "prefixItems" in schema:
+        raise UnmaskError("JSON schema: older drafts ignore 'prefixItems'; set '$schema' to draft 2020-12")
     for key, value in schema.items():
         if key in _READERS:
             read, name = _READERS[key]

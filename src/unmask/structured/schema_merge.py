@@ -194,12 +194,11 @@ def _allows(part: Part, value: Any) -> bool:
         return False
     family = "number" if kind == "integer" else kind
     present = [key for key in FAMILIES.get(family, ()) if key in part and (key, part[key]) != ("uniqueItems", False)]
-    present = [key for key in present if key != "formats"]  # of listed values an annotation
     if family == "string":
         short = part.get("minLength", 0)
         long = part.get("maxLength", math.inf)
-        present = [key for key in present if key not in ("minLength", "maxLength")]
-        fits = short <= len(value) <= long
+        present = []
+        fits = short <= len(value) <= long and all(_matches(pattern, value) for pattern in part.get("patterns", []))
     elif family == "number":
         low, high = bounds(part)
         exact = Decimal(repr(value))
