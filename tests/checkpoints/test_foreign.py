@@ -149,6 +149,7 @@ def test_the_state_of_a_training_run_and_its_folder(folder: Path, tmp_path: Path
     message = refused(state)
     assert "unmask train" in message
     assert str(run / "model") in message
+    assert "has not ended" in refused(run)
     shutil.copytree(folder, run / "model")
     assert f"such as {run / 'model'}" in refused(run)
 

@@ -21,6 +21,7 @@ import pytest
 from unmask import DiffusionLM
 from unmask.checkpoints import hub as pull
 from unmask.checkpoints.hub import ENTRIES, Entry, File, Package
+from unmask.checkpoints.open import Checkpoint
 from unmask.cli.main import main
 from unmask.errors import UnmaskError
 
@@ -316,6 +317,23 @@ def test_the_hub(data: bytes, monkeypatch: pytest.MonkeyPatch, toy: Path) -> Non
     hub(monkeypatch, None)
     assert pull.find("owner/name") == folder  # offline ever after
     assert "pip install 'unmask[hub]'" in refused("owner/other")
+
+
+def test_templates_of_the_hub_come_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy: Path, data: bytes
+) -> None:
+    def snapshot(repo: str, local_dir: str, **options: Any) -> str:
+        (Path(local_dir) / pull.TEMPLATES).mkdir()
+        (Path(local_dir) / pull.TEMPLATES / "tool_use.jinja").write_text("tools")
+        (Path(local_dir) / pull.TEMPLATES / "code.py").write_text("")
+        (Path(local_dir) / "chat_template.jinja").write_text("plain")
+        (Path(local_dir) / "toy.gguf").write_bytes(data)
+        return local_dir
+
+    hub(monkeypatch, snapshot)
+    folder = pull.find("owner/templates")
+    assert Checkpoint.open(folder).templates == {"default": "plain", "tool_use": "tools"}
+    assert [path.name for path in (folder / pull.TEMPLATES).iterdir()] == ["tool_use.jinja"]
 
 
 def test_the_hub_fails(monkeypatch: pytest.MonkeyPatch, toy: Path) -> None:

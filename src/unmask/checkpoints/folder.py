@@ -24,7 +24,6 @@ TOKEN_NAMES = "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
 GENERATION = "generation_config.json"
 TEMPLATE = "chat_template.jinja"
-TEMPLATES = "additional_chat_templates"  # a folder of further ones
 OLDER_TEMPLATE = "chat_template.json"
 ADAPTER = "adapter.json"
 # what belongs to the text side of a model and is saved again as it was

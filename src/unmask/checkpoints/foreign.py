@@ -64,6 +64,11 @@ def unreadable(folder: Path, missing: str) -> UnmaskError:
     if inside:
         best = "model" if "model" in inside else inside[-1]
         return UnmaskError(f"{folder} is no model itself but holds {len(inside)}; name one, such as {folder / best}")
+    if any(name.startswith("checkpoint-") for name in files):
+        return UnmaskError(
+            f"{folder} is a run of `unmask train` that has not ended; the same command goes on, and at its end the "
+            f"model is in {folder / 'model'}"
+        )
     return UnmaskError(
         f"{folder / missing} does not exist; a checkpoint folder holds config.json and model.safetensors"
     )

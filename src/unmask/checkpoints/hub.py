@@ -30,6 +30,7 @@ from unmask.files import write_text
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all (0: not known)
 SHIPPED = Path(__file__).parent.parent / "weights"
 CONFIG = "config.json"  # installed last: a folder that has it is complete
+TEMPLATES = "additional_chat_templates"  # the one folder of a hub repository that is kept
 CHECKED = ".checked.json"  # name of a file to its size, time and hash when that was found right
 STALE = 24 * 3600.0  # seconds after which a temporary folder was left by a killed process
 
@@ -214,6 +215,8 @@ def pull(name: str, progress: Progress = lambda done, total: None) -> Path:
             _add_side_files(target if by_hand else new, new)
             target.mkdir(exist_ok=True)
             for path in sorted(new.iterdir(), key=lambda path: path.name == CONFIG):
+                if path.is_dir():
+                    shutil.rmtree(target / path.name, ignore_errors=True)
                 os.replace(path, target / path.name)
             if entry.files:
                 _remember(target, entry.files)
@@ -327,6 +330,10 @@ def _from_hub(entry: Entry, source: Hub, work: Path, new: Path) -> None:
         _cannot_fetch(entry, _first_line(error))
     except Exception as error:  # the library raises many kinds
         _cannot_fetch(entry, _first_line(error))
+    if (work / TEMPLATES).is_dir():
+        (new / TEMPLATES).mkdir()
+        for path in sorted((work / TEMPLATES).glob("*.jinja")):
+            os.replace(path, new / TEMPLATES / path.name)
     for path in sorted(work.iterdir()):
         if path.is_file() and path.suffix in (".json", ".jinja", ".safetensors", ".gguf"):
             os.replace(path, new / path.name)

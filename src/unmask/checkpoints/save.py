@@ -19,11 +19,11 @@ from unmask.checkpoints.folder import (
     CONFIG,
     GENERATION,
     TEMPLATE,
-    TEMPLATES,
     TEXT_FILES,
     TOKENIZER,
     TOKENIZER_CONFIG,
-)  # fmt: skip
+)
+from unmask.checkpoints.hub import TEMPLATES
 from unmask.checkpoints.safetensors import WEIGHTS, write_tensors
 from unmask.checkpoints.weights import weights_to_save
 from unmask.errors import UnmaskError
