@@ -252,3 +252,28 @@ def test_tokenizers_that_decode_otherwise_are_refused() -> None:
     tokenizer.decoder = decoders.Metaspace()
     with pytest.raises(UnmaskError, match="decodes by 'Metaspace'"):
         Vocabulary.of(tokenizer, 10)
+
+
+FORKED = Vocabulary([None, b"a", b"b", b"c", b"ab", b"cc"], frozenset([0]))
+
+
+@pytest.mark.parametrize("pattern", ["cab", "c(a|b)c", "bc|b{3}", "(ba)*", "b{2,3}", "c?b", "bbbb", "(bbc|bba)b"])
+@pytest.mark.parametrize("vocabulary", [FORKED, Vocabulary(FORKED.spelled), TOY])
+def test_forced_is_the_only_continuation(pattern: str, vocabulary: Vocabulary) -> None:
+    """As long as it goes just one token is allowed; where it stops there are others, none, or the text is complete."""
+    try:
+        grammar = Grammar.of_regex(pattern, vocabulary)
+    except UnmaskError:
+        assert vocabulary is TOY
+        assert "c" in pattern
+        return
+    states = {grammar.start}
+    for _ in range(3):
+        states |= {grammar.step(s, t) for s in states for t in grammar.allowed(s, 5).nonzero()[0].tolist()}
+    for state, left in itertools.product(states, range(1, 6)):
+        run = grammar.forced(state, left)
+        for place, token in enumerate(run):
+            assert grammar.allowed(state, left - place).nonzero()[0].tolist() == [token]
+            state = grammar.step(state, token)
+        rest = left - len(run)
+        assert rest == 0 or grammar.may_end(state) or grammar.allowed(state, rest).sum() != 1
