@@ -14,7 +14,7 @@ from unmask.checkpoints.families import registry
 from unmask.checkpoints.families.family import Family, ends_of, without_absent_ids
 from unmask.checkpoints.folder import GENERATION, Folder
 from unmask.checkpoints.foreign import refuse_quantised
-from unmask.checkpoints.safetensors import TensorFiles, same_bytes
+from unmask.checkpoints.safetensors import INDEX, WEIGHTS, TensorFiles, same_bytes
 from unmask.decoding.methods import DecodingDefaults
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
@@ -235,7 +235,7 @@ def _has_own_head(folder: Folder, config: ModelConfig, family: Family | None) ->
     """
     weights = None
     with suppress(UnmaskError):  # what is wrong with weights is said when they are read
-        weights = None if folder.path.is_file() or folder.gguf is not None else folder.weights
+        weights = folder.weights if folder.has(WEIGHTS) or folder.has(INDEX) else None  # a GGUF file says it itself
     if not isinstance(weights, TensorFiles):
         return False
     head, embedding = ends_of(config, family)
