@@ -8,6 +8,7 @@ import { models } from "./stream.js";
 
 const STILL = matchMedia("(prefers-reduced-motion: reduce)");
 const CALM = 400; // ms between two pictures where motion is not wanted
+const BRISK = 50; // and where it is
 const EXAMPLES = { chat: "Why is the sky blue?", text: "Emma was" };
 
 const $ = (id) => document.getElementById(id);
@@ -149,7 +150,7 @@ function standing() {
 function draw(now) {
   frame = 0;
   const busy = sides.some((side) => side.busy);
-  if (busy && STILL.matches && now - last < CALM) return wake();
+  if (busy && now - last < (STILL.matches ? CALM : BRISK)) return wake(); // the model needs the processor more
   last = now;
   for (const side of sides) side.tick(now);
   $("standing").textContent = standing();
