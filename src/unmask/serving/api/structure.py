@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +25,7 @@ from unmask.structured.tool_calls import CallForm
 from unmask.structured.vocabulary import Vocabulary
 
 IN_LINE = 16  # rules that may wait to be compiled
-SHORT_SECONDS = 0.25  # of processor time, after which a rule waits for others that may be quicker
+SHORT_SECONDS = 0.1  # of processor time, after which a rule waits for others that may be quicker
 ANY_OBJECT = {"type": "object"}
 NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
@@ -170,13 +173,46 @@ def _depth(value: Any) -> int:
     return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
 
 
+class ShortestFirst:
+    """Lets one in at a time: of those that wait, the one with the least size."""
+
+    def __init__(self) -> None:
+        self.busy = False
+        self.line: list[tuple[int, int, asyncio.Future[None]]] = []
+        self.numbers = itertools.count()
+
+    @asynccontextmanager
+    async def turn(self, size: int) -> AsyncIterator[None]:
+        if self.busy:
+            place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            heapq.heappush(self.line, (size, next(self.numbers), place))
+            try:
+                await place
+            except asyncio.CancelledError:
+                if place.done() and not place.cancelled():
+                    self._leave()
+                raise
+        self.busy = True
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        while self.line:
+            place = heapq.heappop(self.line)[2]
+            if not place.done():
+                return place.set_result(None)
+        self.busy = False
+
+
 class Compiler:
-    """Compiles rules beside the event loop and the engine, one at a time. Each first has a short while; one that takes
-    longer waits in a line of its own, so that it does not hold up the quick ones."""
+    """Compiles rules beside the event loop and the engine, one at a time, the shortest first. Each has a short while at
+    first; one that takes longer waits in a line of its own, so that it does not hold up the quick ones."""
 
     def __init__(self, limits: StructureLimits) -> None:
         self.limits = limits
-        self.gate = asyncio.Semaphore(1)
+        self.gate = ShortestFirst()
         self.slow = asyncio.Semaphore(1)
         self.waiting = 0
         self.long = set[Rule]()  # rules that were not compiled in a short while
@@ -190,7 +226,7 @@ class Compiler:
         self.waiting += 1
         try:
             if structure.rule not in self.long:
-                async with self.gate:
+                async with self.gate.turn(len(structure.rule.text)):
                     if await asyncio.to_thread(self._in_short, structure, lm):
                         return
                 if len(self.long) > 256:
