@@ -99,6 +99,23 @@ def test_special_tokens_are_handed_to_templates(role: str, shape: str, folder: P
     assert ours(folder) == theirs(folder) == NAMED[role] + "hello"
 
 
+@pytest.mark.parametrize(
+    ("config", "roles"),
+    [
+        ({"bos_token": "<s>"}, {"bos_token": "</s>"}),
+        ({"bos_token": None}, {"bos_token": "</s>"}),
+        ({"eos_token": "</s>"}, {"bos_token": "<s>", "additional_special_tokens": ["<mask>"]}),
+        ({"image_token": "<mask>", "extra_special_tokens": {"audio_token": "<unk>"}}, {}),
+        ({"tokenizer_class": "LlamaTokenizerFast"}, {}),
+        ({"tokenizer_class": "LlamaTokenizerFast", "eos_token": "<pad>"}, {}),
+    ],
+)
+def test_special_tokens_are_those_of_transformers(config: dict[str, Any], roles: dict[str, Any], folder: Path) -> None:
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **config})
+    write(folder, "special_tokens_map.json", roles)
+    assert Checkpoint.open(folder).special_tokens == AutoTokenizer.from_pretrained(folder).special_tokens_map
+
+
 def test_special_tokens_of_a_gguf_are_those_of_its_ids(gguf_writer: Writer, tmp_path: Path) -> None:
     def template(writer: gguf.GGUFWriter) -> None:
         writer.kv_data[0]["tokenizer.chat_template"].value = "{{ bos_token }}{{ eos_token }}{{ unk_token }}"

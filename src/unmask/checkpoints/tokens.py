@@ -21,6 +21,13 @@ MASK_NAME = re.compile(r"\W*(\w+_)?mask(_token)?\W*|<M>", re.IGNORECASE)
 
 ROLES = ("mask", "eos", "bos", "pad")
 LARGEST_TEMPLATE = 2**22  # bytes
+END = "<|endoftext|>"
+CLASSES = {  # what transformers' tokenizers call their special tokens unless told otherwise
+    "Llama": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+    "Qwen2": {"eos_token": END, "unk_token": END, "pad_token": END},
+    "GPT2": {"bos_token": END, "eos_token": END, "unk_token": END},
+    "Gemma": {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>"},
+}
 
 
 @dataclass(frozen=True)
@@ -140,20 +147,32 @@ def token_files(folder: Folder) -> TokenFiles:
 
 
 def _named(folder: Folder) -> dict[str, str]:
-    """Names of special tokens, such as "bos_token", by the tokenizer's files; the newer file wins."""
+    """Names of special tokens, such as "bos_token", by the tokenizer's files; the order is that of transformers."""
+    config = folder.json("tokenizer_config.json")
+    more = config.get("extra_special_tokens")
     out = {}
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        for role, token in folder.json(file).items():
+    for file in (more if isinstance(more, dict) else {}, config, folder.json("special_tokens_map.json")):
+        for role, token in file.items():
             text = token.get("content") if isinstance(token, dict) else token
             if role.endswith("_token") and isinstance(text, str) and text:
                 out[role] = text
     return out
 
 
+def _of_class(folder: Folder, tokenizer: Tokenizer | None) -> dict[str, str]:
+    """Special tokens that transformers' class of tokenizer has where tokenizer_config.json does not speak of them."""
+    config = folder.json("tokenizer_config.json")
+    kind = str(config.get("tokenizer_class")).removesuffix("Fast").removesuffix("Tokenizer")
+    usual = {role: text for role, text in CLASSES.get(kind, {}).items() if role not in config}
+    return {
+        role: text for role, text in usual.items() if tokenizer is not None and tokenizer.token_to_id(text) is not None
+    }
+
+
 def special_tokens(folder: Folder, config: ModelConfig, tokenizer: Tokenizer | None) -> dict[str, str]:
     """Special tokens as chat templates name them ("bos_token", "eos_token", ...): by the tokenizer's files as
     transformers reads them, by the GGUF file, or where neither names any by the config's ids."""
-    named = _named(folder)
+    named = {**_of_class(folder, tokenizer), **_named(folder)}
     if not named and not folder.has("config.json") and folder.gguf is not None:
         named = folder.gguf.token_names()
     if named or tokenizer is None or folder.has("tokenizer_config.json"):
