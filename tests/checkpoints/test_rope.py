@@ -153,6 +153,11 @@ def test_what_is_not_read_is_refused_by_its_name(rope_scaling: Any, named: str) 
         llama.read({**RAW, "partial_rotary_factor": 0.25})
 
 
+def test_scaling_is_never_left_out_in_silence() -> None:
+    with pytest.raises(UnmaskError, match=r"rope_theta 0\.5"):
+        stretched({"rope_type": "linear", "factor": 2.0}, rope_theta=0.5)
+
+
 @pytest.mark.parametrize("fields", [{"rope_factors": (1.0,)}, {"rope_factors": (0.0,) * 4}, {"rope_scale": 0.0}])
 def test_impossible_values_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(UnmaskError, match="rope_"):

@@ -59,7 +59,8 @@ def _climb(mount: Path, place: str, limit: str, used: str, reclaimable: str) -> 
     parts = [part for part in place.split("/") if part and part != ".."]
     for depth in range(len(parts), -1, -1):
         folder = mount.joinpath(*parts[:depth])
-        most, now = _number(folder / limit), _number(folder / used)
+        most = _number(folder / limit)
+        now = _number(folder / used)
         if most is not None and now is not None and most < UNLIMITED:
             yield most - now + (_number(folder / "memory.stat", reclaimable) or 0)
 

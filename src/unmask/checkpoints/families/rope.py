@@ -52,8 +52,10 @@ def read(raw: dict[str, Any], partial: bool = False) -> dict[str, Any]:
     if raw.get("original_max_position_embeddings") is not None and kind != "linear":
         said = {**said, "original_max_position_embeddings": raw["original_max_position_embeddings"]}
     size = _rotated(raw, share)
-    if not _is_number(theta) or theta <= 1 or size < 2:
+    if not _is_number(theta) or size < 2:
         return out  # refused by the config's own check
+    if theta <= 1:
+        raise UnmaskError(f"model config: {key} of type {kind} does not go with rope_theta {theta}")
     length = _number(raw, "max_position_embeddings", key)
     return out | _Stretched(said, key, float(theta), size, length).fields(kind)
 
