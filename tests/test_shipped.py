@@ -19,7 +19,7 @@ def bits_per_character(lm: DiffusionLM, text: str, samples: int = 1) -> tuple[fl
 
 
 def test_they_are_shipped_and_small() -> None:
-    assert hub.shipped() == ["austen", "austen-ar", "default"]
+    assert hub.shipped() == ["austen", "austen-ar", "default", "sudoku"]
     sizes = [f.stat().st_size for name in hub.shipped() for f in hub.find(name).iterdir()]
     assert max(sizes) < 20e6
     assert sum(sizes) < 60e6
@@ -58,3 +58,12 @@ def test_the_bound_over_the_twins_exact_bits() -> None:
     ar, _ = bits_per_character(DiffusionLM.from_pretrained("austen-ar"), text)
     bound, _ = bits_per_character(DiffusionLM.from_pretrained("austen"), text, samples=4)
     assert bound / ar <= 1.15
+
+
+def test_sudoku_solves_a_well_known_grid_in_a_few_steps() -> None:
+    from unmask.evaluation.sudoku import solutions
+
+    puzzle = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
+    out = DiffusionLM.from_pretrained("sudoku").fill(puzzle.replace(".", "[[mask:1]]"))
+    assert [out.text] == solutions(puzzle)
+    assert out.steps <= 8

@@ -107,6 +107,7 @@ ENTRIES = {
         ),
         Entry("austen", Shipped("austen"), "diffusion", "unmask", "Apache-2.0", notes="writes in Austen's manner"),
         Entry("austen-ar", Shipped("austen-ar"), "autoregressive", "unmask", "Apache-2.0", notes="its AR twin"),
+        Entry("sudoku", Shipped("sudoku"), "diffusion", "unmask", "Apache-2.0", notes="fills Sudoku grids at once"),
         Entry(
             "smollm2-135m-instruct",
             Package(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,12 @@ def relations(rows: int, columns: int, box_rows: int, box_columns: int) -> Tenso
     return torch.stack([group[:, None] == group[None] for group in groups])
 
 
+@cache
+def relation_features(grid: tuple[int, ...], device: torch.device) -> Tensor:
+    """`relations` as numbers, float [R, L, L], kept for each device."""
+    return relations(*grid).float().to(device)
+
+
 class GridBias(nn.Module):
     """What a head adds to a score for every relation that two cells are in, learned for each head.
 
@@ -26,15 +34,12 @@ class GridBias(nn.Module):
         grid: rows, columns, and rows and columns of a box (0, 0 for none).
     """
 
-    relation_RLL: Tensor
-
     def __init__(self, grid: tuple[int, ...], heads: int) -> None:
         super().__init__()
-        rows, columns, box_rows, box_columns = grid
+        rows, columns, box_rows, _ = grid
+        self.grid = grid
         self.size = rows * columns
-        found = relations(rows, columns, box_rows, box_columns)
-        self.weight = nn.Parameter(torch.zeros(heads, len(found)))
-        self.register_buffer("relation_RLL", found.float(), persistent=False)
+        self.weight = nn.Parameter(torch.zeros(heads, len(RELATIONS) if box_rows else len(RELATIONS) - 1))
 
     @torch.no_grad()
     def initialise(self, strength: float = 3.0) -> None:
@@ -45,4 +50,5 @@ class GridBias(nn.Module):
 
     def forward(self, dtype: torch.dtype) -> Tensor:
         """Bias [1, H, L, L]."""
-        return torch.einsum("hr,rij->hij", self.weight, self.relation_RLL)[None].to(dtype)
+        found_RLL = relation_features(self.grid, self.weight.device).to(self.weight.dtype)
+        return torch.einsum("hr,rij->hij", self.weight, found_RLL)[None].to(dtype)
