@@ -1,7 +1,8 @@
-/* One forward of a Llama-shaped network for columns of many requests, on a CPU with VNNI or AVX2.
+/* One forward of a dense transformer for columns of many requests, on a CPU with VNNI or AVX2.
 
    Weights are stored in groups of 32 along the input, 16 outputs interleaved: 4 bits with a scale and a minimum (as
    Q4_1 stores them), or 8 bits with a scale (Q8_0). Inputs of a product are rounded to 8 bits, a scale for every 32.
+   An exact network has float32 weights, inputs, keys and values instead.
    Every sum runs in an order that depends on nothing but its own column, so a column's result is the same to the bit
    in any company and however the text before it came into the cache.
 
@@ -41,7 +42,9 @@ typedef int8_t bytes __attribute__((vector_size(WIDE), aligned(1), may_alias));
 
 typedef struct {
     int32_t rows, columns, bits, unused;
-    const uint8_t *blocks; /* [rows / 32][columns / 32], rows padded: codes of 16 rows, of 16 more, then scales */
+    const uint8_t *blocks; /* [rows / 32][columns / 32], rows padded: codes of 16 rows, of 16 more, then scales;
+                              of 32 bits [rows / 32][columns][32] floats */
+    const float *bias;     /* [rows, padded], or none */
 } Matrix;
 
 #define CODES(bits) (LANES * GROUP * (bits) / 8)        /* bytes of a block's codes of 16 rows */
@@ -49,33 +52,45 @@ typedef struct {
 #define BLOCK(bits) (2 * CODES(bits) + 4 * SCALES(bits)) /* bytes */
 
 typedef struct {
+    const float *scale, *shift; /* one of them, or both, may be missing */
+} Norm;
+
+typedef struct {
     Matrix qkv, out, gate_up, down, adapter_down, adapter_up; /* gate_up: 32 rows of gate, then 32 of up, and so on */
-    const float *norm1, *norm2;
+    Norm norm1, norm2, q_norm, k_norm;
 } Layer;
+
+enum { SWISH, GELU, GELU_TANH };
 
 typedef struct {
     int32_t layers, hidden, heads, kv_heads, head_dim, inner, adapter, mask_id; /* adapter: its width, or 0 */
-    float eps, unused;
-    Matrix head, draft_head; /* the head is the embedding too; draft_head.rows is 0 without one */
-    Matrix chain_in, chain_out; /* of the head that tells drafts the token before; 32 rows of gate, 32 of inner, .. */
-    const float *norm, *mask_embedding, *cos, *sin; /* [D], [D], [positions][K / 2] */
+    int32_t rotated, centred, qk_norm, gated, activation, exact; /* features of a head that are rotated; layer norms */
+    float eps, cap;
+    Matrix embedding, head, draft_head;       /* draft_head.rows is 0 without one */
+    Matrix chain_in, chain_out; /* of the sequential draft head; 32 rows of gate, 32 of inner, .. */
+    Norm norm;
+    const float *mask_embedding, *positions, *cos, *sin; /* [D], [positions][D], [positions][rotated / 2] */
     const Layer *layer;
 } Network;
 
 typedef struct {
     int32_t columns, text_rows, draft_rows, slot_rows, places, blocks, threads; /* blocks of 16 slots in the cache */
     const int32_t *id, *position, *place;        /* [T] */
-    const int32_t *seen, *first, *last, *drafts; /* [T]: cached keys seen, columns of its group, is it a slot */
+    const int32_t *seen, *after, *until;         /* [T]: cached keys from 0 to seen - 1 and from after to until - 1 */
+    const int32_t *first, *last, *drafts;        /* [T]: columns of its group, is it a slot */
     const int32_t *text, *draft, *slot;          /* columns to score, and those whose states alone are asked for */
-    uint16_t *keys, *values;    /* float16 [layers][places][G][blocks][K][16], [layers][places][G][16 * blocks][K] */
+    void *keys, *values;        /* float16, or float32 where exact: [layers][places][G][blocks][K][16], [..][16 * blocks][K] */
     float *text_logits, *draft_logits; /* [text_rows][V], [draft_rows][V'] */
     float *text_states, *slot_states;  /* [text_rows][D], [slot_rows][D], normalised */
+    void *room;                        /* room_size bytes to work in, from a cache line's start */
+    int64_t room_size;
 } Batch;
 
 typedef struct { /* inputs of a product, rounded; MOST of them stand together, group by group */
     int8_t *code;           /* [T / MOST][groups][MOST][32] */
     float *scale, *sum;     /* [T / MOST][groups][MOST]: scale, and the sum of what the group stands for */
     int32_t *offset;        /* like these: -128 times the sum of the codes */
+    float *whole;           /* of an exact network instead of all these: [T / MOST][columns][MOST] */
     int columns;
 } Rounded;
 
@@ -247,11 +262,30 @@ static inline __attribute__((always_inline)) void multiply(
 }
 #endif
 
-/* The same for a whole block of x: of its columns from MOST block on, the first `count`. */
+static inline __attribute__((always_inline)) void multiply_exactly(
+    const Matrix *m, int tile, const Rounded *x, int block, int skip, float out[2][MOST][LANES], const int count) {
+    const float *w = (const float *)m->blocks + (size_t)tile * m->columns * 2 * LANES;
+    const float *v = x->whole + (size_t)block * m->columns * MOST + skip;
+    floats sum[2 * HALVES][FEW];
+    for (int i = 0; i < 2 * HALVES; i++)
+        for (int t = 0; t < count; t++) sum[i][t] = (floats){0};
+    for (int k = 0; k < m->columns; k++, w += 2 * LANES, v += MOST)
+#pragma GCC unroll 4
+        for (int i = 0; i < 2 * HALVES; i++) {
+            const floats one = load(w + i * WIDE);
+#pragma GCC unroll 8
+            for (int t = 0; t < count; t++) sum[i][t] += one * v[t];
+        }
+    for (int i = 0; i < 2 * HALVES; i++)
+        for (int t = 0; t < count; t++) store(&out[0][0][0] + (i / HALVES * MOST + skip + t) * LANES + i % HALVES * WIDE, sum[i][t]);
+}
+
+/* The same for a whole block of x: of its columns from MOST block on, the first `count`, with the bias. */
 static void product(const Matrix *m, int tile, const Rounded *x, int block, int count, float out[2][MOST][LANES], int last) {
 #define CASE(k) \
     case k: \
-        if (m->bits == 4) multiply(m, tile, x, block, skip, out, last && skip + n >= count, k, 4); \
+        if (m->bits == 32) multiply_exactly(m, tile, x, block, skip, out, k); \
+        else if (m->bits == 4) multiply(m, tile, x, block, skip, out, last && skip + n >= count, k, 4); \
         else multiply(m, tile, x, block, skip, out, last && skip + n >= count, k, 8); \
         break;
     for (int skip = 0, n; skip < count; skip += n) {
@@ -265,12 +299,22 @@ static void product(const Matrix *m, int tile, const Rounded *x, int block, int 
         }
     }
 #undef CASE
+    for (int i = 0; i < 2 && m->bias; i++) {
+        const float *bias = m->bias + (2 * tile + i) * LANES;
+        for (int t = 0; t < count; t++)
+            for (int j = 0; j < LANES; j += WIDE) store(out[i][t] + j, load(out[i][t] + j) + load(bias + j));
+    }
 }
 
 /* Features `first` to first + count - 1 of a column. */
 static void round_off(const float *x, const Rounded *to, int column, int first, int count) {
     const int groups = to->columns / GROUP;
     size_t at = ((size_t)(column / MOST) * groups + first / GROUP) * MOST + column % MOST;
+    if (to->whole) {
+        float *p = to->whole + ((size_t)(column / MOST) * to->columns + first) * MOST + column % MOST;
+        for (int i = 0; i < count; i++) p[i * MOST] = x[i];
+        return;
+    }
     for (int i = 0; i < count; i += GROUP, at += MOST) {
         floats top = {0}, whole = {0};
         for (int j = 0; j < GROUP; j += WIDE) top = greater(top, greater(load(x + i + j), -load(x + i + j)));
@@ -285,15 +329,31 @@ static void round_off(const float *x, const Rounded *to, int column, int first, 
     }
 }
 
-static void normalise(const float *x, const float *weight, int size, float eps, float *out) {
-    floats squares = {0};
-    for (int i = 0; i < size; i += WIDE) squares += load(x + i) * load(x + i);
-    float scale = 1.f / sqrtf(total(squares) / size + eps);
-    for (int i = 0; i < size; i += WIDE) store(out + i, load(x + i) * scale * (weight ? load(weight + i) : all(1.f)));
+/* To unit root mean square, or first to mean 0 (centred), then scaled and shifted. */
+static void normalise(const float *x, Norm norm, int size, float eps, int centred, float *out) {
+    floats whole = {0}, squares = {0};
+    for (int i = 0; i < size && centred; i += WIDE) whole += load(x + i);
+    const float mean = centred ? total(whole) / size : 0.f;
+    for (int i = 0; i < size; i += WIDE) {
+        floats v = load(x + i) - mean;
+        squares += v * v;
+    }
+    const float scale = 1.f / sqrtf(total(squares) / size + eps);
+    for (int i = 0; i < size; i += WIDE) {
+        floats v = (load(x + i) - mean) * scale;
+        if (norm.scale) v = v * load(norm.scale + i);
+        if (norm.shift) v = v + load(norm.shift + i);
+        store(out + i, v);
+    }
 }
 
 static void embed(const Matrix *m, int row, float *out) {
     const int groups = m->columns / GROUP, half = row / LANES % 2, lane = row % LANES;
+    if (m->bits == 32) {
+        const float *w = (const float *)m->blocks + (size_t)(row / GROUP) * m->columns * GROUP + row % GROUP;
+        for (int k = 0; k < m->columns; k++) out[k] = w[(size_t)k * GROUP];
+        return;
+    }
     for (int g = 0; g < groups; g++) {
         const uint8_t *block = m->blocks + ((size_t)(row / GROUP) * groups + g) * BLOCK(m->bits);
         const uint8_t *code = block + half * CODES(m->bits);
@@ -307,66 +367,95 @@ static void embed(const Matrix *m, int row, float *out) {
     }
 }
 
+/* Turns the first `size` features of a head, pairs that stand size / 2 apart. */
 static void rotate(float *x, const float *cos, const float *sin, int size) {
-    for (int i = 0; i < size / 2; i += WIDE) {
+    int i = 0;
+    for (; i + WIDE <= size / 2; i += WIDE) {
         floats a = load(x + i), b = load(x + size / 2 + i), c = load(cos + i), s = load(sin + i);
         store(x + i, a * c - b * s), store(x + size / 2 + i, b * c + a * s);
     }
+    for (; i < size / 2; i++) {
+        float a = x[i], b = x[size / 2 + i];
+        x[i] = a * cos[i] - b * sin[i], x[size / 2 + i] = b * cos[i] + a * sin[i];
+    }
 }
 
-typedef struct { /* what one column attends to with heads that share keys */
-    const float *q, *own;          /* [heads][K]; the first column of its group */
-    const uint16_t *keys, *values; /* float16 [blocks][K][16], [S][K] */
-    int seen, own_count, own_stride, to_values, size; /* cached keys, columns of the group, floats between them */
+#define ROWS 4 /* queries that read the same keys together: heads of a column, or columns of a request */
+
+typedef struct { /* queries of one group of heads, and what they attend to */
+    const float *q[ROWS];
+    float *out[ROWS];
+    int seen[ROWS];     /* of the cached keys from slot 0 on; the rest of `low` .. is seen by all of them */
+    int low[2], high[2]; /* slots of the cache: from 0 to the greatest `seen`, and others behind */
+    const float *own;   /* the first column of their group */
+    const char *keys, *values; /* [blocks][K][16], [S][K] */
+    int own_count, own_stride, to_values, size; /* columns of the group, floats between them */
 } View;
+
+static inline floats cached(const char *p, size_t i, const int exact) {
+    return exact ? load((const float *)p + i) : halves((const uint16_t *)p + i);
+}
 
 /* The mix of values, `count` registers of features from `at` on. */
 static inline __attribute__((always_inline)) void mix(
-    const View *v, int at, const float *score, int stride, const float *share, float *out, const int heads, const int count) {
-    floats sum[4][4] = {{{0}}};
-    const int start = (v->seen + LANES - 1) / LANES * LANES;
-    for (int n = 0; n < v->seen; n++)
-        for (int i = 0; i < count; i++) {
-            floats value = halves(v->values + (size_t)n * v->size + at + i * WIDE);
-            for (int h = 0; h < heads; h++) sum[h][i] += value * score[h * stride + n];
-        }
+    const View *v, int at, const float *score, int stride, const float *share, const int rows, const int count,
+    const int exact) {
+    floats sum[ROWS][4] = {{{0}}};
+    for (int part = 0; part < 2; part++) {
+        for (int n = v->low[part]; n < v->high[part]; n++)
+            for (int i = 0; i < count; i++) {
+                floats value = cached(v->values, (size_t)n * v->size + at + i * WIDE, exact);
+                for (int r = 0; r < rows; r++) sum[r][i] += value * score[r * stride + n - v->low[part] / LANES * LANES];
+            }
+        score += (v->high[part] + LANES - 1) / LANES * LANES - v->low[part] / LANES * LANES;
+    }
     for (int n = 0; n < v->own_count; n++)
         for (int i = 0; i < count; i++) {
             floats value = load(v->own + (size_t)n * v->own_stride + v->to_values + at + i * WIDE);
-            for (int h = 0; h < heads; h++) sum[h][i] += value * score[h * stride + start + n];
+            for (int r = 0; r < rows; r++) sum[r][i] += value * score[r * stride + n];
         }
-    for (int h = 0; h < heads; h++)
-        for (int i = 0; i < count; i++) store(out + h * v->size + at + i * WIDE, sum[h][i] * share[h]);
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < count; i++) store(v->out[r] + at + i * WIDE, sum[r][i] * share[r]);
 }
 
 #define CHAINS (4 / HALVES) /* sums of one score that grow side by side */
 
+/* Each query's sums are those that it would have alone: keys that only others see weigh nothing. */
 static inline __attribute__((always_inline)) void attend_with(
-    const View *v, float *score, int stride, float *out, const int heads) {
-    const int size = v->size, blocks = (v->seen + LANES - 1) / LANES, start = blocks * LANES;
-    float share[4];
-    for (int b = 0; b < blocks; b++) {
-        const uint16_t *k = v->keys + (size_t)b * size * LANES;
-        floats part[4][CHAINS][HALVES] = {{{{0}}}};
-        for (int i = 0; i < size; i += CHAINS)
-            for (int j = 0; j < CHAINS; j++)
+    const View *v, float *score, int stride, const int rows, const int exact) {
+    const int size = v->size;
+    float share[ROWS];
+    int start = 0; /* of the scores of this part */
+    for (int part = 0; part < 2; part++) {
+        const int from = v->low[part] / LANES, blocks = (v->high[part] + LANES - 1) / LANES - from;
+        for (int b = 0; b < blocks; b++) {
+            const size_t k = (size_t)(from + b) * size * LANES;
+            floats sums[ROWS][CHAINS][HALVES] = {{{{0}}}};
+            for (int i = 0; i < size; i += CHAINS)
+                for (int j = 0; j < CHAINS; j++)
+                    for (int half = 0; half < HALVES; half++) {
+                        const floats key = cached(v->keys, k + (i + j) * LANES + half * WIDE, exact);
+                        for (int r = 0; r < rows; r++) sums[r][j][half] += key * v->q[r][i + j];
+                    }
+            for (int r = 0; r < rows; r++)
                 for (int half = 0; half < HALVES; half++) {
-                    const floats key = halves(k + (i + j) * LANES + half * WIDE);
-                    for (int h = 0; h < heads; h++) part[h][j][half] += key * v->q[h * size + i + j];
+                    floats s = sums[r][0][half] + sums[r][1][half];
+                    if (CHAINS == 4) s += sums[r][CHAINS - 2][half] + sums[r][CHAINS - 1][half];
+                    store(score + r * stride + start + b * LANES + half * WIDE, s);
                 }
-        for (int h = 0; h < heads; h++)
-            for (int half = 0; half < HALVES; half++) {
-                floats s = part[h][0][half] + part[h][1][half];
-                if (CHAINS == 4) s += part[h][CHAINS - 2][half] + part[h][CHAINS - 1][half];
-                store(score + h * stride + b * LANES + half * WIDE, s);
-            }
+        }
+        for (int r = 0; r < rows; r++) {
+            float *p = score + r * stride + start - from * LANES;
+            for (int n = from * LANES; n < v->low[part]; n++) p[n] = LOW;
+            for (int n = part ? v->high[1] : v->seen[r]; n < (from + blocks) * LANES; n++) p[n] = LOW;
+        }
+        start += blocks * LANES;
     }
-    for (int h = 0; h < heads; h++) {
-        float *all_scores = score + h * stride, *own = all_scores + start;
-        for (int n = v->seen; n < start; n++) all_scores[n] = LOW;
+    for (int r = 0; r < rows; r++) {
+        float *all_scores = score + r * stride, *own = all_scores + start;
         for (int n = 0; n < v->own_count; n++) {
             floats s = {0};
-            for (int i = 0; i < size; i += WIDE) s += load(v->own + (size_t)n * v->own_stride + i) * load(v->q + h * size + i);
+            for (int i = 0; i < size; i += WIDE) s += load(v->own + (size_t)n * v->own_stride + i) * load(v->q[r] + i);
             own[n] = total(s);
         }
         for (int n = v->own_count; n % WIDE; n++) own[n] = LOW;
@@ -378,36 +467,42 @@ static inline __attribute__((always_inline)) void attend_with(
             sum += p;
             store(all_scores + n, p);
         }
-        share[h] = 1.f / total(sum);
+        share[r] = 1.f / total(sum);
     }
     int at = 0;
-    for (; at + 4 * WIDE <= size; at += 4 * WIDE) mix(v, at, score, stride, share, out, heads, 4);
-    for (; at < size; at += WIDE) mix(v, at, score, stride, share, out, heads, 1);
+    for (; at + 4 * WIDE <= size; at += 4 * WIDE) mix(v, at, score, stride, share, rows, 4, exact);
+    for (; at < size; at += WIDE) mix(v, at, score, stride, share, rows, 1, exact);
 }
 
-/* Up to 4 heads that share keys; each head's sums are those that it would have alone. */
-static void attend(const View *v, int heads, float *score, int stride, float *out) {
-    switch (heads) {
-        case 1: attend_with(v, score, stride, out, 1); break;
-        case 2: attend_with(v, score, stride, out, 2); break;
-        case 3: attend_with(v, score, stride, out, 3); break;
-        default: attend_with(v, score, stride, out, 4);
+static void attend(const View *v, int rows, float *score, int stride, int exact) {
+#define CASE(n) \
+    case n: \
+        if (exact) attend_with(v, score, stride, n, 1); \
+        else attend_with(v, score, stride, n, 0); \
+        break;
+    switch (rows) {
+        CASE(1) CASE(2) CASE(3) CASE(4)
     }
+#undef CASE
 }
 
-static Rounded rounded(char **room, int columns, int size) {
-    size_t count = (size_t)(columns + MOST - 1) / MOST * MOST * size;
-    Rounded r = {.columns = size};
-    r.scale = (float *)*room, r.sum = r.scale + count / GROUP, r.offset = (int32_t *)(r.sum + count / GROUP);
-    r.code = (int8_t *)(r.offset + count / GROUP);
-    *room += (count + count / GROUP * 12 + 63) / 64 * 64;
-    return r;
-}
-
-static float *room_for(char **room, size_t count) {
-    float *p = (float *)*room;
-    *room += (count * sizeof(float) + 63) / 64 * 64;
+/* Rooms are taken one after another; a null `room` counts the bytes. */
+static void *room_for(char **room, size_t bytes) {
+    void *p = *room;
+    *room += (bytes + 63) / 64 * 64;
     return p;
+}
+
+static Rounded rounded(char **room, int columns, int size, int exact) {
+    const size_t count = (size_t)(columns + MOST - 1) / MOST * MOST * size;
+    Rounded r = {.columns = size};
+    if (exact) {
+        r.whole = room_for(room, count * sizeof(float));
+        return r;
+    }
+    r.scale = room_for(room, count / GROUP * sizeof(float)), r.sum = room_for(room, count / GROUP * sizeof(float));
+    r.offset = room_for(room, count / GROUP * sizeof(int32_t)), r.code = room_for(room, count);
+    return r;
 }
 
 /* A product set or added to rows of out [.][stride]: row n, or of[n] where that is given. */
@@ -428,10 +523,21 @@ static void project(const Matrix *m, const Rounded *x, int count, float *out, in
     }
 }
 
-static inline floats swish(floats x) { return x / (1.f + exponential(-x)); }
+static inline floats activated(floats x, int kind) {
+    if (kind == SWISH) return x / (1.f + exponential(-x));
+    if (kind == GELU_TANH) return x / (1.f + exponential(x * (1.f + 0.044715f * x * x) * -1.5957691216f));
+    /* erf of Abramowitz and Stegun 7.1.26, off by 1.5e-7 at the most */
+    const floats z = greater(x, -x) * 0.70710678f, t = 1.f / (1.f + 0.3275911f * z);
+    floats p = all(1.061405429f) * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    const floats rest = p * t * exponential(-z * z) * 0.5f;
+    return x * choose(x > all(0.f), 1.f - rest, rest);
+}
 
-/* swish(gate) * up, or swish of one matrix alone, rounded: what becomes one group is made by one thread. */
-static void activate(const Matrix *m, const Rounded *x, int count, const Rounded *out, int gated) {
+/* An activation of one product times another, or of one alone, rounded: what becomes one group is made by one thread. */
+static void activate(const Matrix *m, const Rounded *x, int count, const Rounded *out, int gated, int kind) {
     EACH(group, m->rows / (gated ? 2 * GROUP : GROUP)) {
         for (int from = 0; from < count; from += MOST) {
             const int n = count - from < MOST ? count - from : MOST;
@@ -442,7 +548,9 @@ static void activate(const Matrix *m, const Rounded *x, int count, const Rounded
                 float h[GROUP];
                 for (int i = 0; i < GROUP; i += WIDE) {
                     const int half = i / LANES, lane = i % LANES;
-                    store(h + i, swish(load(y[half][t] + lane)) * (gated ? load(up[half][t] + lane) : all(1.f)));
+                    floats v = activated(load(y[half][t] + lane), kind);
+                    if (gated) v = v * load(up[half][t] + lane);
+                    store(h + i, v);
                 }
                 round_off(h, out, from + t, group * GROUP, GROUP);
             }
@@ -456,79 +564,137 @@ typedef struct { /* one forward, and its room */
     const Network *net;
     const Batch *b;
     float *x, *qkv, *mixed, *scores, *normed; /* [T][D], [T][(H + 2 G) K], [T][H K], [threads][4][..], [threads][D] */
-    int32_t *gate, *slot;                     /* [T]: number among the drafts or -1; the column of a draft */
+    int32_t *gate, *slot, *span;              /* [T]: number among the drafts or -1; the column of a draft; below */
     Rounded h, drafted, o, inner, low;        /* inputs: all columns, drafts alone, heads, the MLP's, the adapter's */
-    int drafts, room_score;
+    int drafts, spans, heads, room_score; /* spans: columns that attend together, given by their first; of `heads` heads */
 } Pass;
+
+/* Whether a column may attend together with the one before it: both read the same request's keys. */
+static int goes_with(const Batch *b, int t) {
+    return b->place[t] == b->place[t - 1] && b->drafts[t] == b->drafts[t - 1] && b->first[t] == b->first[t - 1] &&
+           b->last[t] == b->last[t - 1] && b->after[t] == b->after[t - 1] && b->until[t] == b->until[t - 1];
+}
+
+static void plan(Pass *pass) {
+    const Batch *b = pass->b;
+    const int share = pass->net->heads / pass->net->kv_heads, T = b->columns;
+    const int few = T * pass->net->kv_heads < 4 * b->threads; /* then in as many pieces as there are */
+    pass->heads = few ? 1 : share < ROWS ? share : ROWS;
+    const int width = few ? 1 : ROWS / pass->heads;
+    for (int t = 0; t < T; t++) {
+        pass->gate[t] = b->drafts[t] && pass->net->adapter ? pass->drafts : -1;
+        if (pass->gate[t] >= 0) pass->slot[pass->drafts++] = t;
+        if (t && t - pass->span[pass->spans - 1] < width && goes_with(b, t)) continue;
+        pass->span[pass->spans++] = t;
+    }
+    pass->span[pass->spans] = T;
+}
+
+static void begin(const Pass *pass, int t) { /* a column's embedding */
+    const Network *net = pass->net;
+    const Batch *b = pass->b;
+    float *x = pass->x + (size_t)t * net->hidden;
+    if (b->drafts[t] && b->id[t] == net->mask_id && net->mask_embedding)
+        memcpy(x, net->mask_embedding, net->hidden * sizeof(float));
+    else embed(&net->embedding, b->id[t], x);
+    for (int i = 0; i < net->hidden && net->positions; i += WIDE)
+        store(x + i, load(x + i) + load(net->positions + (size_t)b->position[t] * net->hidden + i));
+}
+
+/* Norms and rotation of a column's queries and keys; text's keys and values go into the cache. */
+static void place(const Pass *pass, const Layer *layer, int t, char *keys, char *values) {
+    const Network *net = pass->net;
+    const Batch *b = pass->b;
+    const int K = net->head_dim, H = net->heads, G = net->kv_heads, half = net->rotated / 2, slot = b->position[t];
+    const float scale = 1.f / sqrtf((float)K);
+    float *row = pass->qkv + (size_t)t * (H + 2 * G) * K;
+    for (int n = 0; n < H + G; n++) {
+        float *head = row + n * K;
+        if (net->qk_norm) normalise(head, n < H ? layer->q_norm : layer->k_norm, K, net->eps, net->centred, head);
+        rotate(head, net->cos + (size_t)slot * half, net->sin + (size_t)slot * half, net->rotated);
+    }
+    for (int i = 0; i < H * K; i += WIDE) store(row + i, load(row + i) * scale);
+    for (int n = 0; n < G && !b->drafts[t]; n++) {
+        const float *key = row + (H + n) * K, *value = key + G * K;
+        const size_t head = ((size_t)b->place[t] * G + n) * b->blocks;
+        const size_t k = (head + slot / LANES) * K * LANES + slot % LANES, v = (head * LANES + slot) * K;
+        if (net->exact) {
+            for (int i = 0; i < K; i++) ((float *)keys)[k + i * LANES] = key[i];
+            memcpy((float *)values + v, value, K * sizeof(float));
+        } else {
+            for (int i = 0; i < K; i++) ((uint16_t *)keys)[k + i * LANES] = _cvtss_sh(key[i], 0);
+            for (int i = 0; i < K; i++) ((uint16_t *)values)[v + i] = _cvtss_sh(value[i], 0);
+        }
+    }
+}
+
+/* Attention of the columns of a span, by up to `heads` heads that share keys. */
+static void look(const Pass *pass, int span, int head, int heads, const char *keys, const char *values, float *score) {
+    const Network *net = pass->net;
+    const Batch *b = pass->b;
+    const int K = net->head_dim, H = net->heads, G = net->kv_heads, group = head / (H / G), wide = (H + 2 * G) * K;
+    const int from = pass->span[span], columns = pass->span[span + 1] - from;
+    const size_t at = ((size_t)b->place[from] * G + group) * b->blocks * LANES * K * (net->exact ? 4 : 2);
+    View v = {.own = pass->qkv + (size_t)b->first[from] * wide + (H + group) * K, .keys = keys + at, .values = values + at,
+              .low = {0, b->after[from]}, .high = {0, b->until[from]}, .own_count = b->last[from] - b->first[from],
+              .own_stride = wide, .to_values = G * K, .size = K};
+    for (int r = 0; r < columns * heads; r++) {
+        const int t = from + r / heads, n = head + r % heads;
+        v.q[r] = pass->qkv + (size_t)t * wide + n * K, v.out[r] = pass->mixed + (size_t)t * H * K + n * K;
+        v.seen[r] = b->seen[t];
+        if (v.seen[r] > v.high[0]) v.high[0] = v.seen[r];
+    }
+    attend(&v, columns * heads, score, pass->room_score, net->exact);
+    for (int t = from; t < from + columns && K % GROUP == 0; t++)
+        round_off(pass->mixed + (size_t)t * H * K + head * K, &pass->o, t, head * K, heads * K);
+}
 
 static void compute(void *job) {
     const Pass *pass = job;
     const Network *net = pass->net;
     const Batch *b = pass->b;
     const int T = b->columns, D = net->hidden, K = net->head_dim, H = net->heads, G = net->kv_heads;
-    const int wide = (H + 2 * G) * K, scored = b->text_rows + b->draft_rows, drafts = pass->drafts;
-    const size_t per_layer = (size_t)b->places * G * b->blocks * LANES * K;
-    const float scale = 1.f / sqrtf((float)K);
-    const int heads = T * G < 4 * crew.count ? 1 : 4; /* of one piece of work */
-    const int parts = (H / G + heads - 1) / heads;
+    const int scored = b->text_rows + b->draft_rows, drafts = pass->drafts, heads = pass->heads;
+    const int parts = (H / G + heads - 1) / heads; /* of a group of heads that share keys */
+    const size_t per_layer = (size_t)b->places * G * b->blocks * LANES * K * (net->exact ? 4 : 2);
     float *x = pass->x, *qkv = pass->qkv;
-    float *own_score = pass->scores + (size_t)crew.id * pass->room_score * 4, *own_norm = pass->normed + (size_t)crew.id * D;
+    float *own_score = pass->scores + (size_t)crew.id * pass->room_score * ROWS, *own_norm = pass->normed + (size_t)crew.id * D;
     {
-        EACH(t, T) {
-            if (b->drafts[t] && b->id[t] == net->mask_id && net->mask_embedding)
-                memcpy(x + (size_t)t * D, net->mask_embedding, D * sizeof(float));
-            else embed(&net->head, b->id[t], x + (size_t)t * D);
-        }
+        EACH(t, T) begin(pass, t);
     }
     for (int l = 0; l < net->layers; l++) {
         const Layer *layer = net->layer + l;
-        uint16_t *keys = b->keys + l * per_layer, *values = b->values + l * per_layer;
-        WAIT {
-            EACH(t, T) {
-                normalise(x + (size_t)t * D, layer->norm1, D, net->eps, own_norm);
+        char *keys = (char *)b->keys + l * per_layer, *values = (char *)b->values + l * per_layer;
+        { /* by the thread that made the column or added to it: shares of columns and of tiles differ, so all wait */
+            WAIT EACH(t, T) {
+                normalise(x + (size_t)t * D, layer->norm1, D, net->eps, net->centred, own_norm);
                 round_off(own_norm, &pass->h, t, 0, D);
             }
         }
-        WAIT project(&layer->qkv, &pass->h, T, qkv, wide, 0, 0);
+        WAIT project(&layer->qkv, &pass->h, T, qkv, (H + 2 * G) * K, 0, 0);
         WAIT {
-            EACH(t, T) {
-                float *row = qkv + (size_t)t * wide;
-                const float *cos = net->cos + (size_t)b->position[t] * (K / 2);
-                const float *sin = net->sin + (size_t)b->position[t] * (K / 2);
-                for (int n = 0; n < H + G; n++) rotate(row + n * K, cos, sin, K);
-                for (int i = 0; i < H * K; i += WIDE) store(row + i, load(row + i) * scale);
-                for (int n = 0; n < G && !b->drafts[t]; n++) {
-                    size_t head = ((size_t)b->place[t] * G + n) * b->blocks;
-                    int slot = b->position[t];
-                    uint16_t *k = keys + (head + slot / LANES) * K * LANES + slot % LANES;
-                    uint16_t *v = values + (head * LANES + slot) * K;
-                    for (int i = 0; i < K; i++) k[i * LANES] = _cvtss_sh(row[(H + n) * K + i], 0);
-                    for (int i = 0; i < K; i++) v[i] = _cvtss_sh(row[(H + G + n) * K + i], 0);
-                }
-            }
+            EACH(t, T) place(pass, layer, t, keys, values);
         }
         WAIT {
-            EACH(item, T * G * parts) { /* columns of one request follow each other: they read the same keys */
-                int t = item % T, group = item / T / parts, from = item / T % parts * heads;
-                int n = group * (H / G) + from, count = H / G - from < heads ? H / G - from : heads;
-                size_t head = ((size_t)b->place[t] * G + group) * b->blocks * LANES * K;
-                float *out = pass->mixed + (size_t)t * H * K + n * K;
-                const View view = {qkv + (size_t)t * wide + n * K, qkv + (size_t)b->first[t] * wide + (H + group) * K,
-                                   keys + head, values + head, b->seen[t], b->last[t] - b->first[t], wide, G * K, K};
-                attend(&view, count, own_score, pass->room_score, out);
-                round_off(out, &pass->o, t, n * K, count * K);
+            EACH(item, pass->spans * G * parts) { /* spans of one request follow each other: they read the same keys */
+                const int group = item / pass->spans / parts, from = item / pass->spans % parts * heads;
+                const int count = H / G - from < heads ? H / G - from : heads;
+                look(pass, item % pass->spans, group * (H / G) + from, count, keys, values, own_score);
             }
+        }
+        if (K % GROUP) {
+            WAIT EACH(t, T) round_off(pass->mixed + (size_t)t * H * K, &pass->o, t, 0, H * K);
         }
         WAIT project(&layer->out, &pass->o, T, x, D, 1, 0);
         WAIT {
             EACH(t, T) {
-                normalise(x + (size_t)t * D, layer->norm2, D, net->eps, own_norm);
+                normalise(x + (size_t)t * D, layer->norm2, D, net->eps, net->centred, own_norm);
                 round_off(own_norm, &pass->h, t, 0, D);
                 if (pass->gate[t] >= 0) round_off(own_norm, &pass->drafted, pass->gate[t], 0, D);
             }
         }
-        WAIT activate(&layer->gate_up, &pass->h, T, &pass->inner, 1);
-        if (drafts) activate(&layer->adapter_down, &pass->drafted, drafts, &pass->low, 0);
+        WAIT activate(&layer->gate_up, &pass->h, T, &pass->inner, net->gated, net->activation);
+        if (drafts) activate(&layer->adapter_down, &pass->drafted, drafts, &pass->low, 0, SWISH);
         WAIT project(&layer->down, &pass->inner, T, x, D, 1, 0);
         if (drafts) project(&layer->adapter_up, &pass->low, drafts, x, D, 1, pass->slot); /* same tiles, same threads */
     }
@@ -537,46 +703,58 @@ static void compute(void *job) {
             const int draft = n - b->text_rows, slot = n - scored;
             int t = draft < 0 ? b->text[n] : slot < 0 ? b->draft[draft] : b->slot[slot];
             float *to = draft < 0 ? b->text_states + (size_t)n * D : slot < 0 ? own_norm : b->slot_states + (size_t)slot * D;
-            normalise(x + (size_t)t * D, net->norm, D, net->eps, to);
+            normalise(x + (size_t)t * D, net->norm, D, net->eps, net->centred, to);
             if (draft < 0) round_off(to, &pass->h, n, 0, D);
             else if (slot < 0) round_off(to, &pass->drafted, draft, 0, D);
         }
     }
     WAIT project(&net->head, &pass->h, b->text_rows, b->text_logits, net->head.rows, 0, 0);
     if (b->draft_rows) project(&net->draft_head, &pass->drafted, b->draft_rows, b->draft_logits, net->draft_head.rows, 0, 0);
+    if (net->cap > 0) {
+        WAIT EACH(n, b->text_rows) {
+            float *row = b->text_logits + (size_t)n * net->head.rows;
+            for (int i = 0; i < net->head.rows; i++) row[i] = tanhf(row[i] / net->cap) * net->cap;
+        }
+    }
 }
 
-/* Writes text's keys and values into the cache and logits of the chosen columns. 0, or 1 where memory is short. */
-int unmask_forward(const Network *net, const Batch *b) {
+/* Lays out the room of a pass from `room` on; returns its end. */
+static char *lay_out(Pass *pass, char *room) {
+    const Network *net = pass->net;
+    const Batch *b = pass->b;
     const int T = b->columns, D = net->hidden, heads = net->heads * net->head_dim;
     const int wide = heads + 2 * net->kv_heads * net->head_dim, scored = b->text_rows + b->draft_rows;
-    const int lines = T > scored ? T : scored, room_score = b->blocks * LANES + T + LANES;
-    const size_t width = 2 * D + heads + net->inner + net->adapter; /* of all rounded features */
-    const size_t size = ((size_t)T * (D + wide + heads + 2) + (size_t)b->threads * (4 * room_score + D)) * sizeof(float) +
-                        (lines + MOST) * width * (1 + 12.0 / GROUP) + 64 * 32;
-    char *memory = aligned_alloc(64, (size + 63) / 64 * 64), *room = memory;
-    if (!memory) return 1;
-    Pass pass = {.net = net, .b = b, .room_score = room_score};
-    pass.x = room_for(&room, (size_t)T * D), pass.qkv = room_for(&room, (size_t)T * wide);
-    pass.mixed = room_for(&room, (size_t)T * heads), pass.normed = room_for(&room, (size_t)b->threads * D);
-    pass.scores = room_for(&room, (size_t)b->threads * room_score * 4);
-    pass.gate = (int32_t *)room_for(&room, T), pass.slot = (int32_t *)room_for(&room, T);
-    pass.h = rounded(&room, lines, D), pass.drafted = rounded(&room, lines, D), pass.o = rounded(&room, T, heads);
-    pass.inner = rounded(&room, T, net->inner), pass.low = rounded(&room, T, net->adapter);
-    for (int t = 0; t < T; t++) {
-        pass.gate[t] = b->drafts[t] && net->adapter ? pass.drafts : -1;
-        if (pass.gate[t] >= 0) pass.slot[pass.drafts++] = t;
-    }
+    const int lines = T > scored ? T : scored;
+    pass->room_score = (b->blocks + 3) * LANES + T;
+    pass->x = room_for(&room, (size_t)T * D * sizeof(float)), pass->qkv = room_for(&room, (size_t)T * wide * sizeof(float));
+    pass->mixed = room_for(&room, (size_t)T * heads * sizeof(float));
+    pass->normed = room_for(&room, (size_t)b->threads * D * sizeof(float));
+    pass->scores = room_for(&room, (size_t)b->threads * pass->room_score * ROWS * sizeof(float));
+    pass->gate = room_for(&room, T * sizeof(int32_t)), pass->slot = room_for(&room, T * sizeof(int32_t));
+    pass->span = room_for(&room, (T + 1) * sizeof(int32_t));
+    pass->h = rounded(&room, lines, D, net->exact), pass->drafted = rounded(&room, lines, D, net->exact);
+    pass->o = rounded(&room, T, heads, net->exact), pass->inner = rounded(&room, T, net->inner, net->exact);
+    pass->low = rounded(&room, T, net->adapter, net->exact);
+    return room;
+}
+
+/* Writes text's keys and values into the cache and logits of the chosen columns. 0, or the bytes of room that it needs
+   where there are fewer. */
+int64_t unmask_forward(const Network *net, const Batch *b) {
+    Pass pass = {.net = net, .b = b};
+    char *start = b->room;
+    const int64_t needed = lay_out(&pass, start) - start;
+    if (needed > b->room_size) return needed;
+    plan(&pass);
     together(compute, &pass, b->threads);
-    free(memory);
     return 0;
 }
 
-typedef struct { /* slots that are told the token before them, and room for it */
+typedef struct { /* slots whose token before them is known, and room for it */
     const Network *net;
     const float *state, *before; /* [rows][D] */
     const int32_t *token;        /* [rows] */
-    float *told, *logits, *parts; /* [rows][D], [rows][V'], [threads][2 D] */
+    float *made, *logits, *parts; /* [rows][D], [rows][V'], [threads][2 D] */
     Rounded x, inner, h;
     int rows;
 } Chain;
@@ -588,38 +766,37 @@ static void chain(void *job) {
     float *embedded = c->parts + (size_t)crew.id * 2 * D, *part = embedded + D;
     {
         EACH(n, c->rows) {
-            memcpy(c->told + (size_t)n * D, c->state + (size_t)n * D, D * sizeof(float));
+            memcpy(c->made + (size_t)n * D, c->state + (size_t)n * D, D * sizeof(float));
             if (!net->chain_in.rows) continue;
-            embed(&net->head, c->token[n], embedded);
+            embed(&net->embedding, c->token[n], embedded);
             const float *parts[] = {c->state + (size_t)n * D, c->before + (size_t)n * D, embedded};
             for (int i = 0; i < 3; i++) {
-                normalise(parts[i], 0, D, 1e-6f, part);
+                normalise(parts[i], (Norm){0}, D, 1e-6f, 0, part);
                 round_off(part, &c->x, n, i * D, D);
             }
         }
     }
     if (net->chain_in.rows) {
-        WAIT activate(&net->chain_in, &c->x, c->rows, &c->inner, 1);
-        WAIT project(&net->chain_out, &c->inner, c->rows, c->told, D, 1, 0);
+        WAIT activate(&net->chain_in, &c->x, c->rows, &c->inner, 1, SWISH);
+        WAIT project(&net->chain_out, &c->inner, c->rows, c->made, D, 1, 0);
     }
     WAIT {
-        EACH(n, c->rows) round_off(c->told + (size_t)n * D, &c->h, n, 0, D);
+        EACH(n, c->rows) round_off(c->made + (size_t)n * D, &c->h, n, 0, D);
     }
     WAIT project(&net->draft_head, &c->h, c->rows, c->logits, net->draft_head.rows, 0, 0);
 }
 
-/* States of slots once the tokens before them are known, and their logits. 0, or 1 where memory is short. */
-int unmask_chain(const Network *net, int rows, int threads, const float *state, const float *before, const int32_t *token,
-                 float *told, float *logits) {
+/* States of slots once the tokens before them are known, and their logits. 0, or the bytes of room that it needs. */
+int64_t unmask_chain(const Network *net, int rows, int threads, const float *state, const float *before,
+                     const int32_t *token, float *made, float *logits, char *start, int64_t room_size) {
     const int D = net->hidden, C = net->chain_out.columns;
-    const size_t size = (size_t)threads * 2 * D * sizeof(float) + (rows + MOST) * (size_t)(4 * D + C) * (1 + 12.0 / GROUP) + 64 * 8;
-    char *memory = aligned_alloc(64, (size + 63) / 64 * 64), *room = memory;
-    if (!memory) return 1;
-    Chain c = {.net = net, .state = state, .before = before, .token = token, .told = told, .logits = logits, .rows = rows};
-    c.parts = room_for(&room, (size_t)threads * 2 * D);
-    c.x = rounded(&room, rows, 3 * D), c.inner = rounded(&room, rows, C), c.h = rounded(&room, rows, D);
+    char *room = start;
+    Chain c = {.net = net, .state = state, .before = before, .token = token, .made = made, .logits = logits, .rows = rows};
+    c.parts = room_for(&room, (size_t)threads * 2 * D * sizeof(float));
+    c.x = rounded(&room, rows, 3 * D, net->exact), c.inner = rounded(&room, rows, C, net->exact);
+    c.h = rounded(&room, rows, D, net->exact);
+    if (room - start > room_size) return room - start;
     together(chain, &c, threads);
-    free(memory);
     return 0;
 }
 
@@ -671,6 +848,9 @@ void unmask_summarise(const float *logits, int rows, int size, int threads, int6
     Summary to = {logits, rows, size, token, confidence, entropy, margin};
     together(summarise, &to, rows > 1 ? threads : 1);
 }
+
+/* Of the structures above: Python checks that a build is of its own. */
+int unmask_interface(void) { return 4; }
 
 /* Whether this CPU has the instructions that this build uses. */
 int unmask_supported(void) {

@@ -1,26 +1,65 @@
-"""The compiled forward (`forward.c`) from Python: which build of it this CPU runs, and its structures.
-
-Shapes: T columns, L layers, D hidden size, K head width, G key/value heads, V vocabulary.
-"""
+"""The compiled forward (`forward.c`) from Python: which build of it this CPU runs, and its structures."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 
-from unmask.backends.native.packing import pack, paired
+from unmask.backends.native.packing import GATED, NORMS
 from unmask.canvas import Array
 from unmask.models.config import ModelConfig
 
-LINE, PAGE = 64, 4096
+LINE = 64
+PAGE = 4096
+INTERFACE = 4  # of the structures below; a build of another is not used
 BUILDS = ("_forward_vnni", "_forward_avx2")
-PARTS = ("qkv", "out", "gate_up", "down", "adapter_down", "adapter_up")
-DTYPES = {"i": np.int32, "f": np.float32}
+MATRICES = ("qkv", "out", "gate_up", "down", "adapter_down", "adapter_up")
+ACTIVATIONS = {"swiglu": 0, "gelu": 1, "gelu_tanh": 2, "geglu_tanh": 2}
+Address = ctypes.c_void_p
+
+
+def fields(kind: type, names: str) -> list[tuple[str, type]]:
+    return [(name, kind) for name in names.split()]
+
+
+class Matrix(ctypes.Structure):
+    _fields_ = fields(ctypes.c_int32, "rows columns bits unused") + fields(Address, "blocks bias")
+
+
+class Norm(ctypes.Structure):
+    _fields_ = fields(Address, "scale shift")
+
+
+class Layer(ctypes.Structure):
+    _fields_ = [(name, Matrix) for name in MATRICES] + [(name, Norm) for name in NORMS]
+
+
+class Network(ctypes.Structure):
+    _fields_ = [
+        *fields(ctypes.c_int32, "layers hidden heads kv_heads head_dim inner adapter mask_id"),
+        *fields(ctypes.c_int32, "rotated centred qk_norm gated activation exact"),
+        *fields(ctypes.c_float, "eps cap"),
+        *fields(Matrix, "embedding head draft_head chain_in chain_out"),
+        ("norm", Norm),
+        *fields(Address, "mask_embedding positions cos sin"),
+        ("layer", ctypes.POINTER(Layer)),
+    ]
+
+
+class Batch(ctypes.Structure):
+    """One forward; see `forward.c`."""
+
+    _fields_ = [
+        *fields(ctypes.c_int32, "columns text_rows draft_rows slot_rows places blocks threads"),
+        *fields(Address, "id position place seen after until first last drafts text draft slot"),
+        *fields(Address, "keys values text_logits draft_logits text_states slot_states room"),
+        ("room_size", ctypes.c_int64),
+    ]
 
 
 @cache
@@ -32,89 +71,48 @@ def library() -> ctypes.CDLL | None:
             build = None if spec is None or spec.origin is None else ctypes.CDLL(spec.origin)
         except OSError:  # a library that it needs is missing
             continue
-        if build is not None and build.unmask_supported():
-            return build
+        if build is not None and hasattr(build, "unmask_interface") and build.unmask_interface() == INTERFACE:
+            build.unmask_forward.restype = build.unmask_chain.restype = ctypes.c_int64
+            if build.unmask_supported():
+                return build
     return None
 
 
-def threads() -> int:
-    """Cores that this process may use, or what OMP_NUM_THREADS says."""
+def cores() -> int:
+    """Cores that this process may use: OMP_NUM_THREADS, or its affinity within the CPU quota of its control group."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
     have = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(asked) if asked.isdecimal() and int(asked) > 0 else have
+    return max(1, int(min(have, _quota())))
 
 
-class Matrix(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int32) for name in ("rows", "columns", "bits", "unused")),
-        ("blocks", ctypes.c_void_p),
-    ]
-
-
-class Layer(ctypes.Structure):
-    _fields_ = [*((part, Matrix) for part in PARTS), ("norm1", ctypes.c_void_p), ("norm2", ctypes.c_void_p)]
-
-
-class Network(ctypes.Structure):
-    _fields_ = [
-        *(
-            (name, ctypes.c_int32)
-            for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "inner", "adapter", "mask_id")
-        ),
-        *((name, ctypes.c_float) for name in ("eps", "unused")),
-        ("head", Matrix),
-        *((part, Matrix) for part in ("draft_head", "chain_in", "chain_out")),
-        *((name, ctypes.c_void_p) for name in ("norm", "mask_embedding", "cos", "sin")),
-        ("layer", ctypes.POINTER(Layer)),
-    ]
-
-
-COUNTS = ("columns", "text_rows", "draft_rows", "slot_rows", "places", "blocks", "threads")
-ARRAYS = ("id", "position", "place", "seen", "first", "last", "drafts", "text", "draft", "slot")
-BUFFERS = ("keys", "values", "text_logits", "draft_logits", "text_states", "slot_states")
-
-
-class Batch(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int32) for name in COUNTS),
-        *((name, ctypes.c_void_p) for name in (*ARRAYS, *BUFFERS)),
-    ]
-
-
-def packed_weights(
-    config: ModelConfig, weight: Callable[[str], Array], draft_vocabulary: Array | None
-) -> dict[str, Array]:
-    """Everything that the forward reads of a network, by name, as it is kept on disk; `weight` gives a parameter.
-    What only drafts pass through is rounded to 4 bits: no fewer of them hold, and a pass reads 10 MB less."""
-    out: dict[str, Array] = {}
-
-    def put(name: str, matrix: Array, rough: bool = False) -> None:
-        packed = pack(matrix, rough)
-        out[f"{name}.blocks"] = packed.blocks
-        out[f"{name}.shape"] = np.array([packed.rows, packed.columns, packed.bits], np.int32)
-
-    for i in range(config.num_layers):
-        block, own = f"blocks.{i}.", f"layer.{i}."
-        put(own + "qkv", np.concatenate([weight(f"{block}mixer.{p}_proj.weight") for p in "qkv"]))
-        put(own + "out", weight(block + "mixer.o_proj.weight"))
-        put(own + "gate_up", paired(weight(block + "mlp.gate_proj.weight"), weight(block + "mlp.up_proj.weight")))
-        put(own + "down", weight(block + "mlp.down_proj.weight"))
-        if config.adapter_width:
-            put(own + "adapter_down", weight(block + "adapter.down"), rough=True)
-            put(own + "adapter_up", weight(block + "adapter.up"), rough=True)
-        for norm in ("norm1", "norm2"):
-            out[own + norm] = weight(f"{block}{norm}.weight").astype(np.float32)
-    head = weight("embedding.weight")
-    put("head", head)
-    out["norm"] = weight("norm.weight").astype(np.float32)
-    if draft_vocabulary is not None:
-        put("draft_head", head[draft_vocabulary], rough=True)
-        out["mask_embedding"] = weight("mask_embedding").astype(np.float32)
-        out["vocabulary"] = draft_vocabulary.astype(np.int64)
-    if config.chain_width:
-        put("chain_in", paired(weight("chain.gate"), weight("chain.inner")), rough=True)
-        put("chain_out", weight("chain.out"), rough=True)
-    return out
+def _quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """CPUs that the control groups above this process leave it (versions 2 and 1); infinite where none limits it."""
+    limits = [float("inf")]
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        lines = []
+    for _, controllers, group in (line for line in lines if len(line) == 3):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        base = root / controllers if controllers else root
+        place = base / group.lstrip("/")
+        for folder in (place, *place.parents):
+            try:
+                if controllers:
+                    quota = (folder / "cpu.cfs_quota_us").read_text()
+                    period = (folder / "cpu.cfs_period_us").read_text()
+                else:
+                    quota, period = (folder / "cpu.max").read_text().split()
+                if quota.strip() not in ("max", "-1"):
+                    limits.append(int(quota) / int(period))
+            except (OSError, ValueError):
+                pass
+            if folder == base:
+                break
+    return min(limits)
 
 
 def aligned(arrays: dict[str, Array]) -> dict[str, Array]:
@@ -130,93 +128,80 @@ def aligned(arrays: dict[str, Array]) -> dict[str, Array]:
     return out
 
 
-class CompiledNetwork:
-    """A network in the forward's own form, and its two functions."""
+def frequencies(c: ModelConfig) -> tuple[Array, float]:
+    """Of the rotation, in radians a position, float64 [rotated / 2], and the scale of cos and sin."""
+    size = c.rotary_size
+    plain = c.rope_theta ** (-np.arange(0, size, 2, dtype=np.float64) / max(size, 1))
+    if not c.rope_yarn:
+        return plain, 1.0
+    import torch
 
-    def __init__(self, config: ModelConfig, weights: dict[str, Array]) -> None:
-        lib = library()
-        assert lib is not None
-        self.lib, self.config, self.weights, self.threads = lib, config, aligned(weights), threads()
-        weights = self.weights
-        self.vocabulary: Array | None = weights.get("vocabulary")
+    from unmask.models.yarn import stretched
+
+    *how, scale = c.rope_yarn
+    return stretched(torch.from_numpy(plain), c.rope_theta, *how).numpy(), scale
+
+
+class CompiledNetwork:
+    """A network in the forward's own form."""
+
+    def __init__(self, config: ModelConfig, weights: dict[str, Array], exact: bool = False) -> None:
         c = config
-        frequency = c.rope_theta ** (-np.arange(0, c.head_dim, 2, dtype=np.float64) / c.head_dim)
+        self.config = c
+        self.exact = exact
+        frequency, scale = frequencies(c)
         angle = np.arange(c.max_length)[:, None] * frequency
-        weights["cos"], weights["sin"] = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+        tables = {"cos": np.cos(angle) * scale, "sin": np.sin(angle) * scale}
+        self.weights = aligned({**weights, **{name: table.astype(np.float32) for name, table in tables.items()}})
+        self.vocabulary: Array | None = self.weights.get("vocabulary")
         self.layers = (Layer * c.num_layers)()
         for i, layer in enumerate(self.layers):
-            for part in PARTS:
-                setattr(layer, part, self._matrix(f"layer.{i}.{part}"))
-            layer.norm1, layer.norm2 = (self._at(f"layer.{i}.{norm}") for norm in ("norm1", "norm2"))
-        mask = -1 if c.mask_token_id is None else c.mask_token_id
-        adapter = c.adapter_width if self.vocabulary is not None else 0
-        sizes = (c.num_layers, c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim, c.intermediate_size, adapter)
-        heads = [self._matrix(name) for name in ("head", "draft_head", "chain_in", "chain_out")]
-        tables = [self._at(name) for name in ("norm", "mask_embedding", "cos", "sin")]
-        self.network = Network(*sizes, mask, c.norm_eps, 0.0, *heads, *tables, self.layers)
+            for name in MATRICES:
+                setattr(layer, name, self._matrix(f"layer.{i}.{name}"))
+            for name in NORMS:
+                setattr(layer, name, self._norm(f"layer.{i}.{name}"))
+        heads = {name: self._matrix(name) for name in ("embedding", "head", "draft_head", "chain_in", "chain_out")}
+        if c.tie_embeddings:
+            heads["embedding"] = heads["head"]
+        self.struct = Network(
+            layers=c.num_layers,
+            hidden=c.hidden_size,
+            heads=c.num_heads,
+            kv_heads=c.num_kv_heads,
+            head_dim=c.head_dim,
+            inner=self.weights["layer.0.down.shape"][1],
+            adapter=0 if self.vocabulary is None else c.adapter_width,
+            mask_id=-1 if c.mask_token_id is None else c.mask_token_id,
+            rotated=c.rotary_size,
+            centred=c.norm == "layer",
+            qk_norm=c.qk_norm,
+            gated=c.activation in GATED,
+            activation=ACTIVATIONS[c.activation],
+            exact=exact,
+            eps=c.norm_eps,
+            cap=c.logit_softcap,
+            norm=self._norm("norm"),
+            layer=self.layers,
+            **heads,
+            **{name: self._at(name) for name in ("mask_embedding", "positions", "cos", "sin")},
+        )
 
     def _at(self, name: str) -> int | None:
         array = self.weights.get(name)
         return None if array is None else array.ctypes.data
 
+    def _norm(self, name: str) -> Norm:
+        return Norm(self._at(f"{name}.scale"), self._at(f"{name}.shift"))
+
     def _matrix(self, name: str) -> Matrix:
         if f"{name}.shape" not in self.weights:
             return Matrix()
         rows, columns, bits = self.weights[f"{name}.shape"].tolist()
-        return Matrix(rows, columns, bits, 0, self._at(f"{name}.blocks"))
+        return Matrix(rows, columns, bits, 0, self._at(f"{name}.blocks"), self._at(f"{name}.bias"))
 
     @property
     def text_bytes(self) -> int:
         """Bytes of weights that a forward of text reads."""
-        own = (a.nbytes for name, a in self.weights.items() if name.endswith(".blocks"))
         of_drafts = ("adapter", "draft", "chain")
-        drafts = (
-            a.nbytes for n, a in self.weights.items() if n.endswith(".blocks") and any(part in n for part in of_drafts)
-        )
-        return sum(own) - sum(drafts)
-
-    @property
-    def proposed(self) -> int:
-        """How many tokens drafts may be."""
-        return 0 if self.vocabulary is None else len(self.vocabulary)
-
-    def forward(
-        self, columns: dict[str, Array], keys: Array, values: Array, room: Array | None = None
-    ) -> tuple[Array, ...]:
-        """Logits float32 of the columns `text` [n, V] and `draft` [m, V'], final states of `text` [n, D] and of `slot`;
-        writes text's keys and values, float16, into `keys` [L, places, G, blocks, K, 16] and `values` [L, places, G,
-        16 * blocks, K]. The rest of `columns` are int32 [T]: see Batch in forward.c. The logits of text are put into
-        `room` [n or more, V] where it is given."""
-        arrays = {name: np.ascontiguousarray(columns[name], np.int32) for name in ARRAYS}
-        rows = [len(arrays[name]) for name in ("text", "draft", "slot")]
-        widths = ((rows[0], self.config.vocab_size), (rows[1], self.proposed))
-        out = [np.empty(shape, np.float32) for shape in (widths if room is None else widths[1:])]
-        out = out if room is None else [room[: rows[0]], *out]
-        out += [np.empty((count, self.config.hidden_size), np.float32) for count in (rows[0], rows[2])]
-        counts = (len(arrays["id"]), *rows, keys.shape[1], keys.shape[3], self.threads)
-        pointers = [arrays[name].ctypes.data for name in ARRAYS]
-        batch = Batch(*counts, *pointers, *(a.ctypes.data for a in (keys, values, *out)))
-        if self.lib.unmask_forward(ctypes.byref(self.network), ctypes.byref(batch)):
-            raise MemoryError(f"no memory for a forward of {counts[0]} columns")
-        return tuple(out)
-
-    def draft_head(self, state: Array, before: Array, token: Array, room: Array | None = None) -> tuple[Array, Array]:
-        """States [n, D] and logits float32 [n, V'] of slots whose own are `state` [n, D], told `token` [n] and the
-        states `before` [n, D] that it was chosen by; the logits are put into `room` where it has that many rows."""
-        state, before = (np.ascontiguousarray(a, np.float32) for a in (state, before))
-        token = np.ascontiguousarray(token, np.int32)
-        told, fits = np.empty_like(state), room is not None and len(state) <= len(room)
-        logits = room[: len(state)] if room is not None and fits else np.empty((len(state), self.proposed), np.float32)
-        at = [ctypes.c_void_p(a.ctypes.data) for a in (state, before, token, told, logits)]
-        if self.lib.unmask_chain(ctypes.byref(self.network), len(state), self.threads, *at):
-            raise MemoryError(f"no memory for {len(state)} drafts")
-        return told, logits
-
-    def summarise(self, logits_NV: Array) -> tuple[Array, ...]:
-        """Of each row: the best token, its probability, the entropy in nats, and how far the second best token's
-        probability is below, [N] each."""
-        rows, size = logits_NV.shape
-        token, values = np.empty(rows, np.int64), np.empty((3, rows))
-        at = [ctypes.c_void_p(a.ctypes.data) for a in (token, *values)]
-        self.lib.unmask_summarise(ctypes.c_void_p(logits_NV.ctypes.data), rows, size, self.threads, *at)
-        return (token, *values)
+        blocks = {name: a.nbytes for name, a in self.weights.items() if name.endswith(".blocks")}
+        return sum(size for name, size in blocks.items() if not any(part in name for part in of_drafts))
