@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 BACKENDS = {
     "torch": "unmask.backends.torch",
     "native": "unmask.backends.native",  # 8-bit weights
+    "native-f32": "unmask.backends.native.float32",
     "openvino": "unmask.backends.openvino",  # int8 weights
 }
 Allowed = Callable[[Any], bool]
-Progress = Callable[[int, int], None]  # bytes of weights packed so far, and in all
+Progress = Callable[[int, int], None]  # weights packed so far, and in all
 
 
 def anything(value: Any) -> bool:
@@ -59,8 +60,11 @@ class Module(Protocol):
         ...
 
     @staticmethod
-    def create(source: Source, sibling: Backend | None) -> Backend:
-        """A backend for a model; it shares the weights of `sibling`, which is another of the same model."""
+    def create(source: Source, sibling: Backend | None, progress: Progress | None) -> Backend:
+        """A backend for a model; it shares the weights of `sibling`, which is another of the same model.
+
+        progress: called while weights are packed, which is done once.
+        """
         ...
 
 
@@ -94,6 +98,8 @@ def choose(name: str, loaded: Checkpoint, dtype: str | None = None) -> str:
         return "native" if runs else "torch"
     if name not in BACKENDS:
         raise UnmaskError(f"backend '{name}' is unknown; use one of auto, {', '.join(BACKENDS)}")
+    if name == "native" and dtype == "float32":
+        name = "native-f32"
     if name != "torch" and dtype not in (None, "float32"):
         raise UnmaskError(f"backend '{name}' does not compute in {dtype}; use backend='torch'")
     reason = refusal(name, loaded.config, loaded.device)
@@ -102,6 +108,9 @@ def choose(name: str, loaded: Checkpoint, dtype: str | None = None) -> str:
     return name
 
 
-def create(name: str, source: Source, sibling: Backend | None = None) -> Backend:
-    """A backend by its name; `sibling`: another of the same model, whose weights it shares."""
-    return _module(name).create(source, sibling)
+def create(name: str, source: Source, sibling: Backend | None = None, progress: Progress | None = None) -> Backend:
+    """A backend by its name.
+
+    sibling: another of the same model, whose weights it shares. progress: called while weights are packed.
+    """
+    return _module(name).create(source, sibling, progress)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unmask.attention import AttentionMask, WindowMasks, render
-from unmask.backends import Source, anything
+from unmask.backends import Progress, Source, anything
 from unmask.canvas import Array
 from unmask.decoding.feed import TEXT, Backend, Feed, Sampling
 from unmask.decoding.processors import Adjustment
@@ -35,7 +35,7 @@ def unavailable(device: str) -> str | None:
     return None
 
 
-def create(source: Source, sibling: Backend | None) -> TorchBackend:
+def create(source: Source, sibling: Backend | None, progress: Progress | None) -> TorchBackend:
     return TorchBackend(source.network())
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from unmask.backends import Source, anything, multiple_of, one_of
+from unmask.backends import Progress, Source, anything, multiple_of, one_of
 
 if TYPE_CHECKING:
     from unmask.backends.native.backend import NativeBackend
     from unmask.decoding.feed import Backend
 
-FREE = """vocab_size num_layers num_heads num_kv_heads max_length norm_eps rope_theta shift block_length noise_schedule
-    noise_range eos_token_id bos_token_id pad_token_id"""
-GROUPS = "hidden_size intermediate_size adapter_width chain_width"
+FREE = """vocab_size num_layers num_heads intermediate_size num_kv_heads max_length norm norm_eps norm_bias rope_theta
+    rope_fraction rope_factors rope_scale learned_positions qk_norm qkv_bias out_bias mlp_bias activation
+    tie_embeddings head_bias logit_softcap shift corruption block_length noise_schedule noise_range
+    mask_token_id eos_token_id bos_token_id pad_token_id delete_token_id insert_token_id"""
 IMPLEMENTS = {
     **dict.fromkeys(FREE.split(), anything),
-    **dict.fromkeys(GROUPS.split(), multiple_of(32)),
-    "head_dim": multiple_of(32, most=256),
-    "layout": one_of("causal", "drafts"),
-    "mask_token_id": lambda value: value is not None,
+    **dict.fromkeys(("hidden_size", "adapter_width", "chain_width"), multiple_of(32)),
+    "head_dim": multiple_of(16, most=256),
+    "layout": one_of("causal", "drafts", "block_causal", "bidirectional"),
 }
 
 
@@ -32,8 +33,13 @@ def unavailable(device: str) -> str | None:
     return None
 
 
-def create(source: Source, sibling: Backend | None) -> NativeBackend:
+def create(
+    source: Source, sibling: Backend | None, progress: Progress | None = None, exact: bool = False
+) -> NativeBackend:
     from unmask.backends.native.backend import NativeBackend, packed
 
     shared = sibling.network if isinstance(sibling, NativeBackend) else None
-    return NativeBackend(shared or packed(source))
+    return NativeBackend(shared or packed(source, exact, progress))
+
+
+create_exact = partial(create, exact=True)

@@ -6,7 +6,9 @@ Shapes: B requests, T columns of all of them together, N scored rows, K head wid
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,17 +52,12 @@ def summarise(logits_NV: Array, threads: int) -> tuple[Array, Array, Array, Arra
     rows, size = logits_NV.shape
     token = np.empty(rows, np.int64)
     values = np.empty((3, rows))
-    at = [_address(a) for a in (logits_NV, token, values)]
-    step = values.strides[0]
-    _library().unmask_summarise(at[0], rows, size, threads, at[1], *[Address(at[2].value + i * step) for i in range(3)])
+    at = [Address(a.ctypes.data) for a in (token, *values)]
+    _library().unmask_summarise(Address(logits_NV.ctypes.data), rows, size, threads, *at)
     return token, values[0], values[1], values[2]
 
 
 Address = ctypes.c_void_p
-
-
-def _address(array: Array) -> Any:
-    return Address(array.__array_interface__["data"][0])
 
 
 def _library() -> ctypes.CDLL:
@@ -73,20 +70,19 @@ def _library() -> ctypes.CDLL:
 class Room:
     """Memory that is kept between forwards: fresh pages cost a small pass more than the pass itself."""
 
-    def __init__(self, width: int, dtype: type = np.float32) -> None:
+    def __init__(self, width: int, dtype: Any = np.float32) -> None:
         self.width = width
-        self.dtype = dtype
         self.array = np.empty((0, width), dtype)
         self.address = 0
 
     def take(self, rows: int) -> Array:
-        """The first `rows` rows, larger where there were fewer; what they held is lost."""
+        """The first `rows` rows, from a cache line's start; what they held is lost where there were fewer."""
         if rows > len(self.array):
-            whole = np.empty((1 << (rows - 1).bit_length()) * self.width * np.dtype(self.dtype).itemsize + 64, np.uint8)
+            shape = (1 << (rows - 1).bit_length(), self.width)
+            size = shape[0] * shape[1] * self.array.itemsize
+            whole = np.empty(size + 64, np.uint8)
             start = -whole.ctypes.data % 64
-            usable = (len(whole) - start) // np.dtype(self.dtype).itemsize // max(self.width, 1) if self.width else rows
-            end = start + usable * self.width * np.dtype(self.dtype).itemsize
-            self.array = whole[start:end].view(self.dtype).reshape(usable, self.width)
+            self.array = whole[start : start + size].view(self.array.dtype).reshape(shape)
             self.address = whole.ctypes.data + start
         return self.array[:rows]
 
@@ -118,6 +114,7 @@ class NativeBackend:
         self.slots = 0
         self.dtype = np.float32 if network.exact else np.float16
         self.keys = self.values = np.zeros(0, self.dtype)
+        self.library = _library()
         proposed = 0 if self.vocabulary is None else len(self.vocabulary)
         width = self.config.hidden_size
         self.scratch = Room(1, np.uint8)
@@ -146,10 +143,14 @@ class NativeBackend:
         if p and s:
             keys[:, :p, :, : s // SLOTS] = self.keys[:, :p, :, : s // SLOTS]
             values[:, :p, :, :s] = self.values[:, :p, :, :s]
-        self.keys = keys
-        self.values = values
+        self._store(keys, values)
         self.places = places
         self.slots = slots
+
+    def _store(self, keys: Array, values: Array) -> None:
+        self.keys = keys
+        self.values = values
+        self.addresses = (keys.ctypes.data, values.ctypes.data)
 
     def admit(self, rows: int, slots: int) -> None:
         free = np.setdiff1d(np.arange(self.places), self.active)
@@ -162,29 +163,29 @@ class NativeBackend:
         self.active = self.active[rows]
         count = len(self.active)
         if count and count * 2 <= self.places:
-            self.keys = np.ascontiguousarray(self.keys[:, self.active])
-            self.values = np.ascontiguousarray(self.values[:, self.active])
+            self._store(
+                np.ascontiguousarray(self.keys[:, self.active]), np.ascontiguousarray(self.values[:, self.active])
+            )
             self.places = count
             self.active = np.arange(count)
 
     def forward(self, feed: Feed) -> CompiledLogits:
         lines = self._lines(feed)
-        counts = (len(lines.text), len(lines.draft), len(lines.text), len(lines.slot))
-        rooms = (self.text_logits, self.draft_logits, self.text_states, self.slot_states)
-        made = [room.take(count) for room, count in zip(rooms, counts, strict=True)]
-        done = [0, 0, 0, 0]
-        for low, high in pieces(lines.need):
-            parts = (lines.text, lines.draft, lines.slot)
-            if high - low < lines.values.shape[1]:
-                parts = tuple(part[(part >= low) & (part < high)] - low for part in parts)
-            self._compute(lines.values[:, low:high], parts, [room.address for room in rooms], done)
-        text, draft, states, slots = made
+        parts = (lines.text, lines.draft, lines.slot)
+        text = self.text_logits.take(len(lines.text))
+        draft = self.draft_logits.take(len(lines.draft))
+        states = self.text_states.take(len(lines.text))
+        slots = self.slot_states.take(len(lines.slot))
+        cuts = pieces(lines.need)
+        done = [0, 0, 0]  # rows of text, of drafts and of slots that are made
+        for low, high in cuts:
+            own = parts if len(cuts) == 1 else tuple(part[(part >= low) & (part < high)] - low for part in parts)
+            self._compute(lines.values[:, low:high], low, own, done)
         guided = (feed.guidance > 0).nonzero()[0]
-        if len(guided):  # the rows of the requests' twins stand behind all others
-            without = text[len(text) - len(guided) :]
+        if len(guided):  # the requests' unconditional rows stand behind all others
+            text, without = np.split(text, [len(text) - len(guided)])
             scale = feed.guidance[guided].astype(np.float32)[:, None]
             text[guided] = without + (scale + 1) * (text[guided] - without)
-            text = text[: len(text) - len(guided)]
         if self.config.mask_token_id is not None:
             text[:, self.config.mask_token_id] = -np.inf
         return NativeLogits(self, text, draft, lines.of_draft, states, slots)
@@ -206,7 +207,7 @@ class NativeBackend:
         if self.layout.kind in ("causal", "drafts"):
             seen[:] = np.where(drafts, anchor, position) + 1
         else:
-            late = feed.beyond[row]
+            late = feed.cached_after[row]
             needed = max(needed, int(late.max(initial=0)))
             limit = np.full(count, self.slots + needed)
             if self.layout.kind == "block_causal":
@@ -230,23 +231,64 @@ class NativeBackend:
         scored = begins[feed.row] + feed.column
         of_draft = drafts[scored]
         guided = feed.guidance > 0
-        twins = begins[feed.row[guided] + 1] + feed.column[guided]
+        unconditional = begins[feed.row[guided] + 1] + feed.column[guided]
         text = scored[~of_draft] if of_draft.any() else scored
         slot = begins[feed.slot_row] + feed.slot_column
-        return Lines(values, np.concatenate([text, twins]), scored[of_draft], slot, of_draft, need)
+        return Lines(values, np.concatenate([text, unconditional]), scored[of_draft], slot, of_draft, need)
 
-    def _compute(self, values: Array, parts: tuple[Array, ...], outputs: list[int], done: list[int]) -> None:
-        """One call of the compiled code; `done` rows of each output are there already, and are counted on."""
-        width, count = values.shape
-        own = values.copy()  # in one piece
-        for line in (6, 7):
-            own[line] -= np.where(own[8] > 0, self._low, 0) if self._low else 0
-        text, draft, slot = (np.ascontiguousarray(part, np.int32) for part in parts)
-        start = own.__array_interface__["data"][0]
-        network = self.network
-        threads = self.threads if network.text_bytes * count > ALONE else 1
-        batch = Batch(count, len(text), len(draft), len(slot), self.places, self.slots // SLOTS, threads)
-        del width, start, batch, outputs, done
+    def _compute(self, values: Array, low: int, parts: tuple[Array, ...], done: list[int]) -> None:
+        """One call of the compiled code, for columns from `low` on; `done` rows of each kind are made, and counted."""
+        count = values.shape[1]
+        own = np.ascontiguousarray(values)
+        if low:
+            own[6:8] -= low * own[8]
+        rows = [np.ascontiguousarray(part, np.int32) for part in parts]
+        batch = Batch(count, *map(len, rows), self.places, self.slots // SLOTS, self._crew(count))
+        start = own.ctypes.data
+        for i, name in enumerate(LINES):
+            setattr(batch, name, start + i * own.strides[0])
+        batch.text, batch.draft, batch.slot = (part.ctypes.data for part in rows)
+        batch.keys, batch.values = self.addresses
+        rooms = (self.text_logits, self.draft_logits, self.text_states, self.slot_states)
+        made = (done[0], done[1], done[0], done[2])
+        outputs = [room.address + 4 * room.width * n for room, n in zip(rooms, made, strict=True)]
+        batch.text_logits, batch.draft_logits, batch.text_states, batch.slot_states = outputs
+        self._run(lambda: self.library.unmask_forward(ctypes.byref(self.network.struct), ctypes.byref(batch)), batch)
+        for i, part in enumerate(parts):
+            done[i] += len(part)
+
+    def _run(self, call: Callable[[], int], batch: Batch) -> None:
+        """Calls with the room there is, and again with as much as it turns out to need."""
+        while True:
+            batch.room = self.scratch.address
+            batch.room_size = len(self.scratch.array)
+            needed = call()
+            if not needed:
+                return
+            self.scratch.take(needed)
+
+    def _crew(self, columns: int) -> int:
+        """Threads for so many columns: a tiny pass is over before another thread wakes."""
+        return self.threads if self.network.text_bytes * columns > ALONE else 1
+
+    def draft_head(self, state: Array, before: Array, token: Array) -> tuple[Array, Array]:
+        """See `backends.logits.Compiled`; the logits are good until the head is asked again."""
+        given = [np.ascontiguousarray(state, np.float32), np.ascontiguousarray(before, np.float32)]
+        given.append(np.ascontiguousarray(token, np.int32))
+        made = np.empty_like(given[0])
+        logits = self.head_logits.take(len(made))
+        at = [Address(a.ctypes.data) for a in (*given, made, logits)]
+        batch = Batch()
+
+        def call() -> int:
+            room = (Address(batch.room), ctypes.c_int64(batch.room_size))
+            rows: int = self.library.unmask_chain(
+                ctypes.byref(self.network.struct), len(made), self.threads, *at, *room
+            )
+            return rows
+
+        self._run(call, batch)
+        return made, logits
 
 
 def groups(row: Array, anchor: Array) -> tuple[Array, Array]:
@@ -257,3 +299,56 @@ def groups(row: Array, anchor: Array) -> tuple[Array, Array]:
     starts = new.nonzero()[0]
     which = new.cumsum() - 1
     return starts[which], np.append(starts[1:], count)[which]
+
+
+def pieces(need: Array) -> list[tuple[int, int]]:
+    """Ranges of columns, none wider than PIECE but where columns that see each other are.
+
+    need [T]: of each column, the last + 1 of those that it must be computed with, or after.
+    """
+    count = len(need)
+    if count <= PIECE:
+        return [(0, count)]
+    cuts = (np.maximum.accumulate(need) <= np.arange(1, count + 1)).nonzero()[0] + 1
+    out = []
+    low = 0
+    while low < count:
+        fitting = cuts[(cuts > low) & (cuts <= low + PIECE)]
+        high = int(fitting[-1]) if len(fitting) else int(cuts[cuts > low][0])
+        out.append((low, high))
+        low = high
+    return out
+
+
+def packed(source: Source, exact: bool, progress: Progress | None) -> CompiledNetwork:
+    """A model's network; its weights are packed once and kept in the user's cache."""
+    from safetensors.numpy import load_file, save_file
+
+    if source.loaded is None:
+        return CompiledNetwork(source.config, _pack(source, exact, progress), exact)
+    name = "native-f32" if exact else "native"
+    where = compiled_folder(
+        source.loaded, name, FORMAT, lambda folder: save_file(_pack(source, exact, progress), folder / WEIGHTS)
+    )
+    return CompiledNetwork(source.config, load_file(where / WEIGHTS), exact)
+
+
+def _pack(source: Source, exact: bool, progress: Progress | None) -> dict[str, Array]:
+    network = source.network()
+    given = {name: partial(_values, p) for name, p in network.named_parameters()}
+    vocabulary = None if network.draft_vocabulary is None else network.draft_vocabulary.numpy()
+    total = sum(p.numel() for p in network.parameters())
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done = min(done + more, total)
+        if progress is not None:
+            progress(done, total)
+
+    return packed_weights(source.config, given, vocabulary, exact, count)
+
+
+def _values(parameter: Any) -> Array:
+    values: Array = parameter.detach().float().cpu().numpy()
+    return values

@@ -13,6 +13,7 @@ import numpy as np
 from unmask.backends.native.packing import GATED, NORMS
 from unmask.canvas import Array
 from unmask.models.config import ModelConfig
+from unmask.models.rope import frequencies
 
 LINE = 64
 PAGE = 4096
@@ -128,20 +129,6 @@ def aligned(arrays: dict[str, Array]) -> dict[str, Array]:
     return out
 
 
-def frequencies(c: ModelConfig) -> tuple[Array, float]:
-    """Of the rotation, in radians a position, float64 [rotated / 2], and the scale of cos and sin."""
-    size = c.rotary_size
-    plain = c.rope_theta ** (-np.arange(0, size, 2, dtype=np.float64) / max(size, 1))
-    if not c.rope_yarn:
-        return plain, 1.0
-    import torch
-
-    from unmask.models.yarn import stretched
-
-    *how, scale = c.rope_yarn
-    return stretched(torch.from_numpy(plain), c.rope_theta, *how).numpy(), scale
-
-
 class CompiledNetwork:
     """A network in the forward's own form."""
 
@@ -149,9 +136,9 @@ class CompiledNetwork:
         c = config
         self.config = c
         self.exact = exact
-        frequency, scale = frequencies(c)
+        frequency = np.array(frequencies(c.rope_theta, c.rotary_size)) / (c.rope_factors or 1.0)
         angle = np.arange(c.max_length)[:, None] * frequency
-        tables = {"cos": np.cos(angle) * scale, "sin": np.sin(angle) * scale}
+        tables = {"cos": np.cos(angle) * c.rope_scale, "sin": np.sin(angle) * c.rope_scale}
         self.weights = aligned({**weights, **{name: table.astype(np.float32) for name, table in tables.items()}})
         self.vocabulary: Array | None = self.weights.get("vocabulary")
         self.layers = (Layer * c.num_layers)()

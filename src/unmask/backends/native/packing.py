@@ -1,12 +1,12 @@
 """Weights as `forward.c` reads them: groups of 32 along the input with a scale each, 16 outputs interleaved.
 
-Values that stand on a grid of 16 steps in every group, as Q4_1 stores them, take 4 bits and lose nothing; all others take
-8 as in Q8_0. An exact network keeps float32. Shapes: N outputs, K inputs.
+Values that stand on a grid of 16 steps in every group, as Q4_1 stores them, take 4 bits and lose nothing; all others
+take 8 as in Q8_0. An exact network keeps float32. Shapes: N outputs, K inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ from unmask.models.config import ModelConfig
 
 LANES = 16
 GROUP = 32
+GATED = ("swiglu", "geglu_tanh")
+NORMS = {"norm1": "norm1", "norm2": "norm2", "q_norm": "mixer.q_norm", "k_norm": "mixer.k_norm"}
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,14 @@ def paired(gate_NK: Array, up_NK: Array) -> Array:
     return both.reshape(-1, *gate_NK.shape[1:])
 
 
+def _inner(parts: list[Array]) -> Array:
+    """An MLP's rows, as many as make whole groups: those added are 0 and stay 0."""
+    return _padded(parts[0]) if len(parts) == 1 else paired(*map(_padded, parts))
+
+
 def packed_weights(
     config: ModelConfig,
-    weights: dict[str, Callable[[], Array]],
+    weights: Mapping[str, Callable[[], Array]],
     vocabulary: Array | None,
     exact: bool = False,
     progress: Callable[[int], None] = lambda count: None,
@@ -127,38 +134,27 @@ def packed_weights(
             if (values := given(f"{source}.{field}")) is not None:
                 out[f"{name}.{part}"] = values.astype(np.float32)
 
-    def inner(name: str) -> Array | None:
-        """An MLP's rows, as many as make whole groups: those added are 0 and stay 0."""
-        values = given(name)
-        return None if values is None else _padded(values)
+    def joined(names: list[str], join: Callable[[list[Array]], Array]) -> tuple[Array, Array | None]:
+        """Weights and biases of projections that read the same input."""
+        biases = [b for name in names if (b := given(f"{name}.bias")) is not None]
+        return join([weights[f"{name}.weight"]() for name in names]), join(biases) if biases else None
 
-    gated = config.activation in GATED
+    up = ["gate_proj", "up_proj"] if config.activation in GATED else ["up_proj"]
     for i in range(config.num_layers):
         block = f"blocks.{i}."
         own = f"layer.{i}."
-        mixer = block + "mixer."
-        qkv = [given(f"{mixer}{part}_proj.bias") for part in "qkv"]
-        biases = np.concatenate([b for b in qkv if b is not None]) if config.qkv_bias else None
-        put(own + "qkv", np.concatenate([weights[f"{mixer}{part}_proj.weight"]() for part in "qkv"]), biases)
-        put(own + "out", weights[mixer + "o_proj.weight"](), given(mixer + "o_proj.bias"))
-        up = _padded(weights[block + "mlp.up_proj.weight"]())
-        up_bias = inner(block + "mlp.up_proj.bias")
-        if gated:
-            up = paired(_padded(weights[block + "mlp.gate_proj.weight"]()), up)
-            gate_bias = inner(block + "mlp.gate_proj.bias")
-            up_bias = None if up_bias is None or gate_bias is None else paired(gate_bias, up_bias)
-        put(own + "gate_up", up, up_bias)
+        put(own + "qkv", *joined([f"{block}mixer.{part}_proj" for part in "qkv"], np.concatenate))
+        put(own + "out", weights[block + "mixer.o_proj.weight"](), given(block + "mixer.o_proj.bias"))
+        put(own + "gate_up", *joined([f"{block}mlp.{part}" for part in up], _inner))
         put(own + "down", _padded(weights[block + "mlp.down_proj.weight"]().T).T, given(block + "mlp.down_proj.bias"))
-        if config.adapter_width and vocabulary is not None:
-            put(own + "adapter_down", weights[block + "adapter.down"](), rough=True)
-            put(own + "adapter_up", weights[block + "adapter.up"](), rough=True)
+        for half in ("down", "up") if config.adapter_width and vocabulary is not None else ():
+            put(f"{own}adapter_{half}", weights[f"{block}adapter.{half}"](), rough=True)
         for norm, source in NORMS.items():
             put_norm(own + norm, block + source)
-    embedding = weights["embedding.weight"]()
-    head = embedding if config.tie_embeddings else weights["head.weight"]()
+    head = weights["embedding.weight" if config.tie_embeddings else "head.weight"]()
     put("head", head, given("head.bias"))
     if not config.tie_embeddings:
-        put("embedding", embedding)
+        put("embedding", weights["embedding.weight"]())
     put_norm("norm", "norm")
     if config.learned_positions:
         out["positions"] = weights["position_embedding.weight"]().astype(np.float32)
@@ -166,11 +162,7 @@ def packed_weights(
         put("draft_head", head[vocabulary], rough=True)
         out["mask_embedding"] = weights["mask_embedding"]().astype(np.float32)
         out["vocabulary"] = vocabulary.astype(np.int64)
-        if config.chain_width:
-            put("chain_in", paired(weights["chain.gate"](), weights["chain.inner"]()), rough=True)
-            put("chain_out", weights["chain.out"](), rough=True)
+    if vocabulary is not None and config.chain_width:
+        put("chain_in", paired(weights["chain.gate"](), weights["chain.inner"]()), rough=True)
+        put("chain_out", weights["chain.out"](), rough=True)
     return out
-
-
-GATED = ("swiglu", "geglu_tanh")
-NORMS = {"norm1": "norm1", "norm2": "norm2", "q_norm": "mixer.q_norm", "k_norm": "mixer.k_norm"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from unmask.backends import Source, anything, one_of
+from unmask.backends import Progress, Source, anything, one_of
 
 if TYPE_CHECKING:
     from unmask.backends.openvino.backend import OpenVINOBackend
@@ -28,7 +28,7 @@ def unavailable(device: str) -> str | None:
     return None if find_spec("openvino") else "needs a package that is not installed: pip install 'unmask[openvino]'"
 
 
-def create(source: Source, sibling: Backend | None) -> OpenVINOBackend:
+def create(source: Source, sibling: Backend | None, progress: Progress | None) -> OpenVINOBackend:
     from unmask.backends.openvino.backend import OpenVINOBackend
 
     return OpenVINOBackend.compiled(source)

@@ -1,0 +1,177 @@
+"""The native forward by layout: near torch, equal with float32 weights, the same to the bit in any company."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_registry import config_of, saved
+
+from unmask import DiffusionLM
+from unmask.backends.native import network as native
+from unmask.backends.native.backend import PIECE, NativeBackend
+from unmask.backends.torch import TorchBackend
+from unmask.decoding.feed import Columns, Feed
+from unmask.layout import Layout
+
+pytestmark = pytest.mark.skipif(native.library() is None, reason="installed without a C compiler")
+
+SIZES: dict[str, Any] = {"qk_norm": True, "shift": False, "num_heads": 4, "head_dim": 32, "hidden_size": 64}
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "causal": {"layout": "causal"},
+    "block_causal": {"layout": "block_causal", "block_length": 8},
+    "bidirectional": {"layout": "bidirectional"},
+}
+LENGTHS = (40, 23, 64)
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    root = tmp_path_factory.mktemp(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNMASK_CACHE", str(root / "cache"))
+        yield saved(config_of({**SIZES, **LAYOUTS[request.param], "max_length": 1024}), root / "model")
+
+
+@pytest.fixture(params=native.BUILDS)
+def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Each build of the code in turn."""
+    monkeypatch.setattr(native, "BUILDS", (request.param,))
+    native.library.cache_clear()
+    if native.library() is None:
+        pytest.skip("not for this CPU")
+    yield request.param
+    native.library.cache_clear()
+
+
+def columns(number: int, low: int, high: int, after: int = 0) -> Columns:
+    """Positions of a text, all of them scored; `after`: its cached end is seen too."""
+    ids = np.random.default_rng(number).integers(0, 70, LENGTHS[number])
+    place = np.arange(low, high)
+    none = np.full(high - low, -1)
+    return Columns(ids[low:high], place, none, place - low, place, cached_after=(high, after) if after else (0, 0))
+
+
+def logits(backend: Any, requests: list[Columns]) -> np.ndarray:
+    feed = Feed.of(requests, np.array([request.position[0] for request in requests]))
+    made = backend.forward(feed)
+    return np.array(made.text if isinstance(backend, NativeBackend) else made.logits.cpu().numpy())
+
+
+def reading(backend: Any, layout: Layout, numbers: tuple[int, ...]) -> list[np.ndarray]:
+    """Logits of texts read whole, then of a window of each, before what stands behind it."""
+    backend.open(layout, len(numbers), 64, True)
+    whole = logits(backend, [columns(n, 0, LENGTHS[n]) for n in numbers])
+    window = logits(backend, [columns(n, 8, 16, LENGTHS[n]) for n in numbers])
+    rest = logits(backend, [columns(n, 16, LENGTHS[n]) for n in numbers])
+    return [whole, window, rest]
+
+
+def layout_of(lm: DiffusionLM) -> Layout:
+    return Layout(lm.config.layout, max(lm.config.block_length, 1))
+
+
+def test_float32_is_torch_within_a_thousandth(folder: Path, build: str) -> None:
+    exact = DiffusionLM.from_pretrained(folder, backend="torch")
+    compiled = DiffusionLM.from_pretrained(folder, backend="native", dtype="float32")
+    assert compiled.computes == "native-f32"
+    assert isinstance(exact.backend, TorchBackend)
+    pair = [reading(lm.backend, layout_of(lm), (0, 1, 2)) for lm in (exact, compiled)]
+    for one, other in zip(*pair, strict=True):
+        finite = np.isfinite(one)
+        assert np.array_equal(finite, np.isfinite(other))
+        np.testing.assert_allclose(other[finite], one[finite], rtol=0, atol=1e-3)
+
+
+def test_float32_writes_what_torch_writes(folder: Path) -> None:
+    prompts = [[1, 2, 3], [9, 8], list(range(30))]
+    texts = []
+    for backend in ("torch", "native-f32"):
+        lm = DiffusionLM.from_pretrained(folder, backend=backend)
+        texts.append([out.token_ids for out in lm.generate(prompts, 24, temperature=0.0)])
+    assert texts[0] == texts[1]
+
+
+def test_eight_bits_are_near(folder: Path, build: str) -> None:
+    exact = DiffusionLM.from_pretrained(folder, backend="torch")
+    compiled = DiffusionLM.from_pretrained(folder, backend="native")
+    one = reading(exact.backend, layout_of(exact), (0, 1, 2))[0]
+    other = reading(compiled.backend, layout_of(compiled), (0, 1, 2))[0]
+    finite = np.isfinite(one)
+    assert np.abs(one[finite] - other[finite]).mean() < 0.05 * one[finite].std()
+
+
+@pytest.mark.parametrize("backend", ["native", "native-f32"])
+def test_company_changes_no_bit(folder: Path, backend: str) -> None:
+    lm = DiffusionLM.from_pretrained(folder, backend=backend)
+    together = reading(lm.new_backend(), layout_of(lm), (0, 1, 2))
+    for n in range(3):
+        alone = reading(lm.new_backend(), layout_of(lm), (n,))
+        for part, (one, all_rows) in enumerate(zip(alone, together, strict=True)):
+            sizes = [LENGTHS[m] if part == 0 else 8 if part == 1 else LENGTHS[m] - 16 for m in range(3)]
+            low = sum(sizes[:n])
+            np.testing.assert_array_equal(one, all_rows[low : low + sizes[n]])
+
+
+def test_text_in_portions_leaves_the_same_keys(folder: Path) -> None:
+    lm = DiffusionLM.from_pretrained(folder, backend="native")
+    if lm.config.layout == "bidirectional":  # nothing of it is final before all is read
+        return
+    ids = np.random.default_rng(5).integers(0, 70, PIECE + 128)
+    kept = []
+    for cuts in ([PIECE + 128], [64, 320, PIECE + 128]):
+        backend = lm.new_backend()
+        assert isinstance(backend, NativeBackend)
+        backend.open(layout_of(lm), 1, 64, True)
+        low = 0
+        for high in cuts:
+            backend.forward(Feed.of([Columns.text(ids, low, high)], np.array([low])))
+            low = high
+        kept.append((backend.keys, backend.values))
+    np.testing.assert_array_equal(kept[0][0], kept[1][0])
+    np.testing.assert_array_equal(kept[0][1], kept[1][1])
+
+
+def test_threads_change_no_bit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    for threads in (1, 2, 3):
+        lm = DiffusionLM.from_pretrained(folder, backend="native")
+        assert isinstance(lm.backend, NativeBackend)
+        monkeypatch.setattr("unmask.backends.native.backend.ALONE", 0)
+        lm.backend.threads = threads
+        made.append(reading(lm.backend, layout_of(lm), (0, 1, 2)))
+    for other in made[1:]:
+        for one, two in zip(made[0], other, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_guidance_is_that_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
+    folder = saved(config_of({**SIZES, "layout": "bidirectional"}), tmp_path / "model")
+    texts = []
+    for backend in ("torch", "native-f32"):
+        lm = DiffusionLM.from_pretrained(folder, backend=backend)
+        texts.append([out.token_ids for out in lm.generate([[1, 2, 3], [4, 5]], 12, guidance=1.5)])
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "cpus"),
+    [
+        ("0::/job", {"job/cpu.max": "150000 100000"}, 1.5),
+        ("0::/job/part", {"job/cpu.max": "200000 100000", "job/part/cpu.max": "max 100000"}, 2.0),
+        ("4:cpu:/job", {"cpu/job/cpu.cfs_quota_us": "50000", "cpu/job/cpu.cfs_period_us": "100000"}, 0.5),
+        ("4:memory:/job", {}, float("inf")),
+        ("0::/", {}, float("inf")),
+    ],
+)
+def test_the_quota_of_control_groups_is_read(lines: str, files: dict[str, str], cpus: float, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.write_text(lines + "\n")
+    for name, text in files.items():
+        path = tmp_path / "group" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    assert native._quota(tmp_path / "group", own) == cpus
