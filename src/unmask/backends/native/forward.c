@@ -746,7 +746,8 @@ int64_t unmask_forward(const Network *net, const Batch *b) {
     const int64_t needed = lay_out(&pass, start) - start;
     if (needed > b->room_size) return needed;
     plan(&pass);
-    together(compute, &pass, b->threads);
+    static Company company;
+    together(compute, &pass, b->threads, &company);
     return 0;
 }
 
@@ -796,7 +797,8 @@ int64_t unmask_chain(const Network *net, int rows, int threads, const float *sta
     c.x = rounded(&room, rows, 3 * D, net->exact), c.inner = rounded(&room, rows, C, net->exact);
     c.h = rounded(&room, rows, D, net->exact);
     if (room - start > room_size) return room - start;
-    together(chain, &c, threads);
+    static Company company;
+    together(chain, &c, threads, &company);
     return 0;
 }
 
@@ -846,7 +848,8 @@ static void summarise(void *job) {
 void unmask_summarise(const float *logits, int rows, int size, int threads, int64_t *token, double *confidence,
                       double *entropy, double *margin) {
     Summary to = {logits, rows, size, token, confidence, entropy, margin};
-    together(summarise, &to, rows > 1 ? threads : 1);
+    static Company company;
+    together(summarise, &to, rows > 1 ? threads : 1, &company);
 }
 
 /* Of the structures above: Python checks that a build is of its own. */

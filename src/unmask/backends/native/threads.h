@@ -1,30 +1,53 @@
-/* Threads that share one piece of work at a time, wait for each other inside it, and stay awake for a moment after it.
+/* Threads that share one piece of work at a time and wait for each other inside it.
 
-   A pass takes milliseconds and meets hundreds of times, so waiting means spinning; a runtime that puts threads to
-   sleep there (libgomp does where a process has other threads) takes several times as long. */
+   A pass takes milliseconds and meets hundreds of times, so a thread that waits spins for a moment. Then it sleeps: a core
+   that others want is better left to them. Where others keep the cores, meeting costs more than a second thread gives; the
+   thread that called then works alone for a while, and tries company again now and then. */
 
+#include <linux/futex.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
-#define SPINS 20000 /* a fraction of a millisecond: then others may have the core, or the thread sleeps */
+#define SPINS 3000   /* some 50 microseconds */
+#define MOST_ALONE 256 /* pieces of work done alone before the next try */
 
 static __thread struct { int id, count; } crew = {0, 1}; /* this thread's number in the work, and of how many */
 
+typedef struct { int alone, penalty; } Company; /* of one kind of work: pieces yet to be done alone, and how many next time */
+
 static struct {
-    pthread_mutex_t caller, sleep;
-    pthread_cond_t wake;
+    pthread_mutex_t caller;
     atomic_int round, done, asleep, arrived, phase;
     int count, active; /* threads, settled by the first work of more than one; those that the work is for */
+    int64_t waited;    /* nanoseconds that the caller waited for others */
     pid_t owner;
     void (*work)(void *);
     void *job;
-} pool = {.caller = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+} pool = {.caller = PTHREAD_MUTEX_INITIALIZER};
 
-static inline void pause_or_yield(int spins) {
-    if (spins < SPINS) _mm_pause();
-    else sched_yield();
+static inline int64_t now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* Returns once a number is no longer `old`. */
+static void await_change(atomic_int *number, int old) {
+    for (int n = 0; n < SPINS; n++) {
+        if (atomic_load_explicit(number, memory_order_acquire) != old) return;
+        _mm_pause();
+    }
+    atomic_fetch_add(&pool.asleep, 1);
+    while (atomic_load(number) == old) syscall(SYS_futex, number, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
+    atomic_fetch_sub(&pool.asleep, 1);
+}
+
+static void change(atomic_int *number) {
+    atomic_fetch_add(number, 1);
+    if (atomic_load(&pool.asleep)) syscall(SYS_futex, number, FUTEX_WAKE_PRIVATE, 1 << 30, NULL, NULL, 0);
 }
 
 /* Waits until all threads of the work have come here. */
@@ -33,28 +56,21 @@ static void meet(void) {
     const int phase = atomic_load_explicit(&pool.phase, memory_order_acquire);
     if (atomic_fetch_add_explicit(&pool.arrived, 1, memory_order_acq_rel) == crew.count - 1) {
         atomic_store_explicit(&pool.arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&pool.phase, phase + 1, memory_order_release);
+        change(&pool.phase);
         return;
     }
-    for (int n = 0; atomic_load_explicit(&pool.phase, memory_order_acquire) == phase; n += n < SPINS) pause_or_yield(n);
+    const int64_t start = crew.id ? 0 : now();
+    await_change(&pool.phase, phase);
+    if (!crew.id) pool.waited += now() - start;
 }
 
 static void *worker(void *number) {
     crew.id = (int)(intptr_t)number;
-    for (int seen = 0;;) {
-        int n = 0;
-        while (atomic_load_explicit(&pool.round, memory_order_acquire) == seen && n++ < SPINS) _mm_pause();
-        if (atomic_load(&pool.round) == seen) {
-            pthread_mutex_lock(&pool.sleep);
-            atomic_fetch_add(&pool.asleep, 1);
-            while (atomic_load(&pool.round) == seen) pthread_cond_wait(&pool.wake, &pool.sleep);
-            atomic_fetch_sub(&pool.asleep, 1);
-            pthread_mutex_unlock(&pool.sleep);
-        }
-        seen++;
+    for (int seen = 0;; seen++) {
+        await_change(&pool.round, seen);
         crew.count = pool.active;
         if (crew.id < crew.count) pool.work(pool.job);
-        atomic_fetch_add_explicit(&pool.done, 1, memory_order_release);
+        change(&pool.done);
     }
     return 0;
 }
@@ -77,27 +93,33 @@ static void start(int count) {
 }
 
 /* Runs work(job) in up to `count` threads, this one among them, and waits for all; calls from several threads take turns. */
-static void together(void (*work)(void *), void *job, int count) {
-    if (count < 2) {
+static void together(void (*work)(void *), void *job, int count, Company *company) {
+    if (count > 1) pthread_mutex_lock(&pool.caller);
+    const int alone = count < 2 || company->alone > 0;
+    if (alone) {
+        if (count > 1) company->alone--, pthread_mutex_unlock(&pool.caller);
         crew.id = 0, crew.count = 1;
         work(job);
         return;
     }
-    pthread_mutex_lock(&pool.caller);
     if (pool.owner != getpid()) start(count);
-    pool.active = count < pool.count ? count : pool.count;
-    crew.id = 0, crew.count = pool.active;
-    pool.work = work, pool.job = job;
+    const int n = pool.active = count < pool.count ? count : pool.count;
+    const int64_t begun = now();
+    crew.id = 0, crew.count = n;
+    pool.work = work, pool.job = job, pool.waited = 0;
     atomic_store(&pool.done, 0);
-    atomic_fetch_add(&pool.round, 1);
-    if (atomic_load(&pool.asleep)) {
-        pthread_mutex_lock(&pool.sleep);
-        pthread_cond_broadcast(&pool.wake);
-        pthread_mutex_unlock(&pool.sleep);
-    }
+    change(&pool.round);
     work(job);
-    for (int n = 0; atomic_load_explicit(&pool.done, memory_order_acquire) < pool.count - 1; n += n < SPINS)
-        pause_or_yield(n);
+    const int64_t ready = now();
+    for (int done; (done = atomic_load_explicit(&pool.done, memory_order_acquire)) < pool.count - 1;)
+        await_change(&pool.done, done);
+    const int64_t end = now(), waited = pool.waited + end - ready;
+    /* alone it would have taken n times what this thread computed */
+    if (waited * n > (end - begun) * (n - 1)) {
+        company->penalty = company->penalty ? company->penalty * 2 : 4;
+        if (company->penalty > MOST_ALONE) company->penalty = MOST_ALONE;
+        company->alone = company->penalty;
+    } else company->penalty /= 2;
     pthread_mutex_unlock(&pool.caller);
 }
 
