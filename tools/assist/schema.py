@@ -1,0 +1,62 @@
+"""The JSON schema of assist's answers, from its training text: for each intent the arguments that it takes, in order.
+
+python tools/assist/schema.py runs/assist-data/train.jsonl > schema.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from typing import Any
+
+from make import ORDER
+
+FREE = {"name", "area", "floor", "zone", "search_query", "item", "message", "conversation_command"}
+TEXT = r'^[^"\\\x00-\x1f]+$'  # one state of the automaton, where a bounded length would be one for each character
+
+
+def argument(name: str, values: set[Any]) -> dict[str, Any]:
+    """What one argument of one intent may be."""
+    if name in FREE:
+        return {"type": "string", "pattern": TEXT}
+    if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        return {"type": "integer", "minimum": min(0, *values), "maximum": max(values)}
+    if all(isinstance(value, int | float) for value in values):
+        whole = {"type": "integer", "minimum": 0, "maximum": int(max(values))}
+        return {"anyOf": [whole, {"enum": [half + 0.5 for half in range(int(max(values)) + 1)]}]}
+    if all(isinstance(value, str) for value in values):
+        return {"enum": sorted(values)}
+    return {
+        "anyOf": [
+            {"enum": sorted(v for v in values if isinstance(v, str))},
+            argument(name, {v for v in values if not isinstance(v, str)}),
+        ]
+    }
+
+
+def main() -> None:
+    found: dict[str, dict[str, set[Any]]] = defaultdict(lambda: defaultdict(set))
+    with open(sys.argv[1], encoding="utf-8") as lines:
+        for line in lines:
+            for call in json.loads(json.loads(line)["response"]):
+                found[call["name"]].update({})
+                for name, value in call["arguments"].items():
+                    found[call["name"]][name].add(value)
+    calls = []
+    for intent in sorted(found):
+        properties = {name: argument(name, found[intent][name]) for name in ORDER if name in found[intent]}
+        arguments = {"type": "object", "properties": properties, "required": [], "additionalProperties": False}
+        calls.append(
+            {
+                "type": "object",
+                "properties": {"name": {"const": intent}, "arguments": arguments},
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+        )
+    print(json.dumps({"type": "array", "items": {"anyOf": calls}}, separators=(",", ":")))
+
+
+if __name__ == "__main__":
+    main()
