@@ -92,10 +92,15 @@ class DiffusionLM:
             self._backend = self.new_backend()
         return self._backend
 
-    def new_backend(self) -> Backend:
+    def load_backend(self, progress: backends.Progress | None = None) -> None:
+        """Does what the first text would wait for, as packing weights for a compiled backend; `progress` is told."""
+        if self._backend is None:
+            self._backend = self.new_backend(progress)
+
+    def new_backend(self, progress: backends.Progress | None = None) -> Backend:
         """Another one, for requests that cannot share a cache with those of the first."""
         source = backends.Source(self.config, self._network, self.loaded)
-        return backends.create(self.computes, source, self._backend)
+        return backends.create(self.computes, source, self._backend, progress)
 
     def _network(self) -> Transformer:
         """For a backend: the torch backend shares this model's network, others pack one that is not kept."""

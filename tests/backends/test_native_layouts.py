@@ -157,6 +157,17 @@ def test_guidance_is_that_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert texts[0] == texts[1]
 
 
+def test_packing_tells_how_far_it_is_and_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
+    folder = saved(config_of(SIZES), tmp_path / "model")
+    told: list[tuple[int, int]] = []
+    for _ in range(2):
+        lm = DiffusionLM.from_pretrained(folder, backend="native")
+        lm.load_backend(lambda done, total: told.append((done, total)))
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert told[-1][0] > 0.9 * told[-1][1]
+
+
 @pytest.mark.parametrize(
     ("lines", "files", "cpus"),
     [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -90,7 +92,28 @@ def decoding_options(given: list[str] | None) -> dict[str, Any]:
 def load(model: str, device: str, dtype: str | None, backend: str = "auto") -> Any:
     from unmask.lm import DiffusionLM
 
-    return DiffusionLM.from_pretrained(model, device, dtype, backend)
+    lm = DiffusionLM.from_pretrained(model, device, dtype, backend)
+    if lm.computes != "torch":
+        load_compiled(lm)
+    return lm
+
+
+def load_compiled(lm: Any) -> None:
+    """Packs weights that were never packed, with a bar on stderr, before anyone counts seconds."""
+    with ExitStack() as stack:
+        advance: list[Any] = []
+
+        def progress(done: int, total: int) -> None:
+            if not advance:
+                from rich.console import Console
+                from rich.progress import Progress
+
+                bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
+                task = bar.add_task(f"packing {total / 1e6:.0f}M weights of {lm.name}, once", total=total)
+                advance.append(partial(bar.update, task))
+            advance[0](completed=done)
+
+        lm.load_backend(progress)
 
 
 def numbers(option: str, text: str) -> list[int]:
