@@ -168,6 +168,19 @@ def test_packing_tells_how_far_it_is_and_is_done_once(tmp_path: Path, monkeypatc
     assert told[-1][0] > 0.9 * told[-1][1]
 
 
+def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
+    lm = DiffusionLM.from_pretrained(saved(config_of(SIZES), tmp_path / "model"), backend="native")
+    assert len(lm.generate([1, 2, 3], 4).token_ids) <= 4
+
+
+def test_auto_is_what_is_fast_and_writes_the_same_ids() -> None:
+    assert DiffusionLM.from_pretrained("austen").computes == "native-f32"
+    assert DiffusionLM.from_pretrained("austen", dtype="float32").computes == "torch"
+    assert DiffusionLM.from_pretrained("default").computes == "native"
+
+
 @pytest.mark.parametrize(
     ("lines", "files", "cpus"),
     [

@@ -94,8 +94,9 @@ def choose(name: str, loaded: Checkpoint, dtype: str | None = None) -> str:
     Raises UnmaskError naming what is unknown or not implemented.
     """
     if name == "auto":
-        runs = dtype is None and loaded.is_large and refusal("native", loaded.config, loaded.device) is None
-        return "native" if runs else "torch"
+        if dtype is not None or refusal("native", loaded.config, loaded.device) is not None:
+            return "torch"
+        return "native" if loaded.is_large else "native-f32"  # small ones are fast as they are, and write torch's ids
     if name not in BACKENDS:
         raise UnmaskError(f"backend '{name}' is unknown; use one of auto, {', '.join(BACKENDS)}")
     if name == "native" and dtype == "float32":

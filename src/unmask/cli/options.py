@@ -68,7 +68,7 @@ Dtype = Annotated[
     str | None,
     typer.Option("--dtype", help="Of the torch network: float32, bfloat16, float16 or auto (the file's)."),
 ]
-Backend = Annotated[str, typer.Option("--backend", help="auto, torch, native or openvino (int8 on a CPU).")]
+Backend = Annotated[str, typer.Option("--backend", help="auto, torch, native (8-bit weights), native-f32 or openvino.")]
 Mode = Annotated[str | None, typer.Option("--mode", help="diffusion, ar or verify; the model's first by default.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]

@@ -6,9 +6,11 @@ Shapes: B requests, T columns of all of them together, N scored rows, K head wid
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,8 @@ from unmask.decoding.feed import TEXT, Feed, Sampling
 from unmask.decoding.sampling import Scores
 from unmask.errors import UnmaskError
 from unmask.layout import PADDING, Layout
+
+log = logging.getLogger(__name__)
 
 FORMAT = 4  # of the packed weights; a change of it makes old ones unread
 WEIGHTS = "weights.safetensors"
@@ -321,16 +325,19 @@ def pieces(need: Array) -> list[tuple[int, int]]:
 
 
 def packed(source: Source, exact: bool, progress: Progress | None) -> CompiledNetwork:
-    """A model's network; its weights are packed once and kept in the user's cache."""
+    """A model's network; its weights are packed once and kept in the user's cache, where that can be written."""
     from safetensors.numpy import load_file, save_file
 
-    if source.loaded is None:
-        return CompiledNetwork(source.config, _pack(source, exact, progress), exact)
-    name = "native-f32" if exact else "native"
-    where = compiled_folder(
-        source.loaded, name, FORMAT, lambda folder: save_file(_pack(source, exact, progress), folder / WEIGHTS)
-    )
-    return CompiledNetwork(source.config, load_file(where / WEIGHTS), exact)
+    def write(folder: Path) -> None:
+        save_file(_pack(source, exact, progress), folder / WEIGHTS)
+
+    if source.loaded is not None:
+        try:
+            where = compiled_folder(source.loaded, "native-f32" if exact else "native", FORMAT, write)
+            return CompiledNetwork(source.config, load_file(where / WEIGHTS), exact)
+        except UnmaskError as error:
+            log.warning("weights are packed anew at every start: %s", error)
+    return CompiledNetwork(source.config, _pack(source, exact, progress), exact)
 
 
 def _pack(source: Source, exact: bool, progress: Progress | None) -> dict[str, Array]:
