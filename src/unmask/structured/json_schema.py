@@ -31,7 +31,7 @@ from typing import Any
 
 from unmask.errors import UnmaskError
 from unmask.structured import json_numbers, json_text
-from unmask.structured.dfa import apart, compile_language, intersection, without
+from unmask.structured.dfa import apart, compile_language, intersection, minimal, without
 from unmask.structured.effort import Effort, too_large
 from unmask.structured.json_text import COLON, COMMA, member, quoted
 from unmask.structured.language import NOTHING, Alt, Language, Members, Repeat, Seq, Text, text
@@ -93,6 +93,7 @@ class _Reader:
     def __init__(self, root: Any, effort: Effort, sizes: Sizes) -> None:
         self.effort = effort
         self.sizes = sizes
+        self.strings: dict[str, Language] = {}
         self.alternatives = Alternatives(root, effort, sizes.unrolled)
 
     def value(self, schema: Any, path: Path, depth: int) -> Language:
@@ -253,7 +254,13 @@ class _Reader:
         if low or high is not None or not wanted:
             high = None if high is None else max(low, min(high, self.sizes.longest))
             wanted.append(Repeat(json_text.ANY_CHARACTER, low, high))
-        return quoted(intersection(wanted, self.effort))
+        key = repr((low, high, part.get("patterns"), part.get("formats")))
+        if key not in self.strings:  # each is compiled once, however often it comes
+            content = intersection(wanted, self.effort)
+            self.strings[key] = (
+                content if high is None else minimal(compile_language(content, self.effort), self.effort)
+            )
+        return quoted(self.strings[key])
 
     def _number(self, part: Part, whole: bool) -> Language:
         low, high = bounds(part)
