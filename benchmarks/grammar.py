@@ -108,10 +108,3 @@ def command(
     figures = bench_grammar(vocabulary, intents, rounds)
     rows = [[name, f"{value:.3f}"] for name, value in figures.items()]
     report(figures, f"{model}: {len(vocabulary):,} tokens, {intents} calls", ["what", "ms, median"], rows, as_json)
-
-
-def main(argv: list[str]) -> None:
-    """Runs the bench with these options."""
-    app = typer.Typer(add_completion=False)
-    app.command()(command)
-    app(argv, standalone_mode=False)

@@ -8,13 +8,16 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
 
 from unmask.backends import Source, create
 from unmask.backends.native import network as native
+from unmask.cli.options import Json, decoding_options
+from unmask.cli.report import report
 from unmask.decoding.feed import Columns, Feed
 from unmask.layout import Layout
 from unmask.models.config import ModelConfig
@@ -59,10 +62,15 @@ def median(run: Callable[[], Any]) -> float:
     return statistics.median(seconds) * 1e6
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Prints the table; `argv`: config fields to change, as name=value."""
-    given = dict(pair.split("=", 1) for pair in argv or [])
-    config = ModelConfig(**{**SHAPE, **{name: int(value) for name, value in given.items()}})
+def command(
+    fields: Annotated[list[str] | None, typer.Argument(help="Sizes to change, NAME=NUMBER.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Microseconds of one native forward by columns, build and threads, beside torch float32, on random weights.
+
+    Example: `unmask bench native hidden_size=512 intermediate_size=1408`
+    """
+    config = ModelConfig(**{**SHAPE, **decoding_options(fields)})
     model = Transformer(config).initialise(0)
     source = Source(config, lambda: model)
     rows: dict[str, list[float]] = {}
@@ -84,12 +92,6 @@ def main(argv: list[str] | None = None) -> None:
                 rows[label] = [median(forwards(compiled, width)) for width in WIDTHS]
     native.BUILDS = builds
     native.library.cache_clear()
-    print(f"{'us a pass':28}" + "".join(f"{width:>9}" for width in WIDTHS))
-    for label, values in rows.items():
-        print(f"{label:28}" + "".join(f"{value:9.0f}" for value in values))
-
-
-if __name__ == "__main__":
-    import sys
-
-    main(sys.argv[1:])
+    table = [[label, *(f"{value:.0f}" for value in values)] for label, values in rows.items()]
+    columns = ["columns", *map(str, WIDTHS)]
+    report(rows, f"microseconds a pass, {BEFORE} cached positions, medians of {ROUNDS}", columns, table, as_json)

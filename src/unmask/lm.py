@@ -21,7 +21,7 @@ from unmask.errors import UnmaskError
 from unmask.layout import PADDING, Coordinates
 from unmask.models.config import ModelConfig
 from unmask.output import Filled, Run
-from unmask.prompts import Prompt, encode, encode_text, is_single, render_chat
+from unmask.prompts import Prompt, encode, is_single, render_chat
 from unmask.structured.grammar import Grammar
 from unmask.structured.grammars import Grammars, RegexRule, SchemaRule
 from unmask.structured.vocabulary import Vocabulary
@@ -335,12 +335,6 @@ class DiffusionLM:
     ) -> str:
         """Chat messages as the model's template writes them; `variables` are whatever else the template reads."""
         return render_chat(messages, self.templates, self.name, tools, self.special_tokens, **variables)
-
-    def encode_chat(
-        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, **variables: Any
-    ) -> list[int]:
-        """The token ids of a conversation with tools; arguments as for `render_chat`."""
-        return encode_text(self.render_chat(messages, tools, **variables), self.tokenizer, self.config, self.name)
 
     def grammar(self, json_schema: Any = None, regex: str | None = None) -> Grammar:
         """The compiled grammar of a JSON schema or a regular expression, for this model's tokens; kept, so that it is

@@ -37,3 +37,9 @@ def test_several_solutions_and_none() -> None:
 def test_what_is_no_sudoku_gets_one_line(grid: str, named: str) -> None:
     with pytest.raises(UnmaskError, match=named):
         read_grid(grid)
+
+
+def test_a_search_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unmask.evaluation.sudoku.MOST_STEPS", 50)
+    with pytest.raises(UnmaskError, match="too long"):
+        solutions("." * 81)

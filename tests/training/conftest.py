@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
-import os
-import shutil
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,17 +10,12 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-
-# `datasets` reads this when it is imported; without it every test corpus would stay in the home folder
-if "HF_DATASETS_CACHE" not in os.environ:
-    os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="unmask-tests-")
-    atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+from trees import Tree, change
 
 from unmask.errors import UnmaskError
 from unmask.training.recipe import Recipe, parse_recipe
 
 TEXT = "the cat sat on the mat and the dog lay on the log.\n"
-Tree = dict[str, Any]
 
 
 @pytest.fixture(autouse=True)
@@ -80,13 +71,7 @@ def make_tree(corpus_folder: Path) -> Callable[..., Tree]:
                 "validation_rows": 4,
             },
         }
-        for name, value in changes.items():
-            section, _, field = name.partition("__")
-            if field:
-                tree[section][field] = value
-            else:
-                tree[section] = value
-        return tree
+        return change(tree, changes)
 
     return make
 

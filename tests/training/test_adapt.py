@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from trees import change
 
 from unmask import DiffusionLM
 from unmask.checkpoints import adapter_files
@@ -51,13 +52,7 @@ def tree(chat_base: Path) -> MakeTree:
                 "validation_rows": 2,
             },
         }
-        for name, value in changes.items():
-            section, _, field = name.partition("__")
-            if field:
-                out[section][field] = value
-            else:
-                out[section] = value
-        return out
+        return change(out, changes)
 
     return make
 

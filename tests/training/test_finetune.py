@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from trees import change
 
 from unmask import DiffusionLM
 from unmask.cli.main import main
@@ -67,13 +68,7 @@ def make(chat_base: Path, tmp_path: Path) -> Make:
                 "validate_every": 2,
             },
         }
-        for name, value in changes.items():
-            section, _, field = name.partition("__")
-            if field:
-                tree[section][field] = value
-            else:
-                tree[section] = value
-        made = parse_recipe(tree, "recipe")
+        made = parse_recipe(change(tree, changes), "recipe")
         assert isinstance(made, FinetuneRecipe)
         return made
 
@@ -406,3 +401,8 @@ def test_the_reference_names_every_field() -> None:
     text = reference()
     for words in ("`answer_block`", "`gradient_checkpointing`", "objective, kind: duo", "`rslora`", "required"):
         assert words in text
+
+
+def test_the_page_of_the_docs_is_the_reference() -> None:
+    """Made again by: python -c "from unmask.training.reference import reference; print(reference(), end='')"."""
+    assert (Path(__file__).parents[2] / "docs" / "recipes.md").read_text() == reference()

@@ -64,7 +64,7 @@ def solve(
 
 
 def _draw(grid: str, output: Any, lm: Any, pause: float) -> None:
-    """The grid after each step; what the step wrote stands out, the brighter the more confident."""
+    """The grid after each step; given digits are bold, written ones the greener the more confident."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -78,10 +78,9 @@ def _draw(grid: str, output: Any, lm: Any, pause: float) -> None:
     styles = ["bold"] * 81
     with Live(console=console, refresh_per_second=20) as live:
         for frame in output.frames:
-            styles = ["green" if style == "bold green" else style for style in styles]
-            for position, token in zip(frame.positions, frame.tokens, strict=True):
+            for position, token, confidence in zip(frame.positions, frame.tokens, frame.confidences, strict=True):
                 cells[position] = lm.tokenizer.decode([token])
-                styles[position] = "bold green"
+                styles[position] = f"rgb({int(200 * (1 - confidence))},{int(120 + 110 * confidence)},80)"
             text = Text()
             cell = iter(range(81))
             for character in drawn("".join(cells)):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from unmask.errors import UnmaskError
 
 DIGITS = "123456789"
 BLANKS = ".0_*?"
+MOST_STEPS = 20_000  # of a search, about three seconds
 UNITS = (
     [[9 * row + column for column in range(9)] for row in range(9)]
     + [[9 * row + column for row in range(9)] for column in range(9)]
@@ -47,11 +50,16 @@ def place(cell: int) -> str:
 
 
 def solutions(grid: str, most: int = 2) -> list[str]:
-    """Up to `most` solutions of a grid, by search over the cell with the fewest digits left."""
-    return _search(list(grid), most)
+    """Up to `most` solutions of a grid, by search over the cell with the fewest digits left.
+
+    Raises UnmaskError where the search takes more than `MOST_STEPS` steps.
+    """
+    return _search(list(grid), most, iter(range(MOST_STEPS)))
 
 
-def _search(cells: list[str], most: int) -> list[str]:
+def _search(cells: list[str], most: int, steps: Iterator[int]) -> list[str]:
+    if next(steps, None) is None:
+        raise UnmaskError("whether this sudoku has one solution takes too long to find out; add givens")
     best: int | None = None
     options = ""
     for cell in range(81):
@@ -68,7 +76,7 @@ def _search(cells: list[str], most: int) -> list[str]:
     found: list[str] = []
     for digit in options:
         cells[best] = digit
-        found += _search(cells, most - len(found))
+        found += _search(cells, most - len(found), steps)
         cells[best] = "."
         if len(found) >= most:
             break

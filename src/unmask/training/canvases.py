@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +13,11 @@ from tokenizers import Tokenizer
 
 from unmask.errors import UnmaskError
 from unmask.objectives.objective import Rows
+from unmask.training.data import DataConfig
+from unmask.training.documents import Documents
 
 HIDDEN = "."  # in `given`: a token that is to be learned
+CHUNK = 10_000  # rows that are tokenised at a time
 
 
 @dataclass(frozen=True)
@@ -27,31 +29,17 @@ class CanvasRow:
     source: str
 
 
-def read_canvases(patterns: tuple[str, ...]) -> list[CanvasRow]:
+def read_canvases(patterns: tuple[str, ...], config: DataConfig) -> Iterator[CanvasRow]:
     """JSONL rows {"canvas": text, "given": text of the same length, "." where a token is to be learned}.
 
     Raises UnmaskError naming the first row that is not of this form.
     """
-    paths = [path for pattern in patterns for path in sorted(glob.glob(pattern))]
-    if not paths:
-        raise UnmaskError(f"corpus '{', '.join(patterns)}': no such file; check `data.files` in the recipe")
-    return [_read(line, f"{path}, row {n}") for path in paths for n, line in enumerate(_lines(path), 1)]
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text(encoding="utf-8").splitlines()
-
-
-def _read(line: str, source: str) -> CanvasRow:
-    try:
-        row = json.loads(line)
-        canvas = row["canvas"]
-        given = row["given"]
-    except (ValueError, KeyError, TypeError):
-        raise UnmaskError(f"corpus {source}: needs JSON with 'canvas' and 'given'") from None
-    if not isinstance(canvas, str) or not isinstance(given, str) or len(canvas) != len(given):
-        raise UnmaskError(f"corpus {source}: 'canvas' and 'given' must be texts of one length")
-    return CanvasRow(canvas, given, source)
+    for record, source in Documents(patterns, config).records():
+        canvas = record.get("canvas") if isinstance(record, dict) else None
+        given = record.get("given") if isinstance(record, dict) else None
+        if not isinstance(canvas, str) or not isinstance(given, str) or len(canvas) != len(given):
+            raise UnmaskError(f"{source}: needs 'canvas' and 'given', two texts of one length")
+        yield CanvasRow(canvas, given, source)
 
 
 class Canvases:
@@ -60,16 +48,34 @@ class Canvases:
     Which row comes when is a function of (seed, index) alone, so a resumed run goes on where it was.
     """
 
-    def __init__(self, rows: list[CanvasRow], tokenizer: Tokenizer, length: int, seed: int) -> None:
+    def __init__(self, rows: Iterator[CanvasRow], tokenizer: Tokenizer, length: int, seed: int) -> None:
         self.seed = seed
         self.epoch = -1
         self.order = np.empty(0, np.int64)
-        encoded = [e.ids for e in tokenizer.encode_batch([row.canvas for row in rows], add_special_tokens=False)]
-        for row, ids in zip(rows, encoded, strict=True):
-            if len(ids) != length or len(row.given) != length:
-                raise UnmaskError(f"corpus {row.source}: {len(ids)} tokens on a canvas of {length} (data.length)")
-        self.ids = np.array(encoded, np.int32)
-        self.given = np.array([[mark != HIDDEN for mark in row.given] for row in rows])
+        ids: list[Any] = []
+        given: list[Any] = []
+        chunk: list[CanvasRow] = []
+        for row in rows:
+            chunk.append(row)
+            if len(chunk) == CHUNK:
+                self._add(chunk, tokenizer, length, ids, given)
+                chunk = []
+        self._add(chunk, tokenizer, length, ids, given)
+        if not ids:
+            raise UnmaskError("the corpus has no canvas in it; check `data.files` in the recipe")
+        self.ids = np.concatenate(ids)
+        self.given = np.concatenate(given)
+
+    @staticmethod
+    def _add(chunk: list[CanvasRow], tokenizer: Tokenizer, length: int, ids: list[Any], given: list[Any]) -> None:
+        if not chunk:
+            return
+        encoded = [e.ids for e in tokenizer.encode_batch([row.canvas for row in chunk], add_special_tokens=False)]
+        for row, tokens in zip(chunk, encoded, strict=True):
+            if len(tokens) != length or len(row.given) != length:
+                raise UnmaskError(f"{row.source}: {len(tokens)} tokens on a canvas of {length} (data.length)")
+        ids.append(np.array(encoded, np.int32))
+        given.append(np.array([[mark != HIDDEN for mark in row.given] for row in chunk]))
 
     @property
     def num_rows(self) -> int:

@@ -87,6 +87,12 @@ class Documents:
             names = ", ".join(map(str, self.paths))
             raise UnmaskError(f"corpus {names}: no text in it; an empty corpus cannot be trained on")
 
+    def records(self) -> Iterator[tuple[Any, str]]:
+        """The values of JSONL files as they stand, each with the words that messages call its row."""
+        for path in self.paths:
+            for number, record in _jsonl(path):
+                yield record, f"corpus {path}: row {number}"
+
     def _read(self, path: Path) -> Iterator[Document]:
         kind = self.config.format
         if kind == "auto":

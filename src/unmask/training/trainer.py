@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -127,11 +128,13 @@ def make_material(recipe: TrainRecipe) -> Material:
 def _canvas_material(recipe: TrainRecipe) -> Material:
     """Canvases that are filled in place, and a fresh network for them."""
     data = recipe.data
-    found = read_canvases(data.files)
-    tokenizer = train_tokenizer(data.tokenizer, (row.canvas for row in found[:1000]), data.vocab_size)
+    first = (row.canvas for row in islice(read_canvases(data.files, data), 1000))
+    tokenizer = train_tokenizer(data.tokenizer, first, data.vocab_size)
     config = recipe.network_config(special_tokens(tokenizer, data, recipe.model))
-    held = Canvases(read_canvases(data.validation), tokenizer, data.length, 0) if data.validation else None
-    rows = Canvases(found, tokenizer, data.length, recipe.seed)
+    held = None
+    if data.validation:
+        held = Canvases(read_canvases(data.validation, data), tokenizer, data.length, 0)
+    rows = Canvases(read_canvases(data.files, data), tokenizer, data.length, recipe.seed)
     network = Transformer(config).initialise(recipe.seed)
     return Material(network=network, rows=rows, held_out=held, tokenizer=tokenizer, fingerprint=rows.fingerprint())
 
