@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from functools import cache
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -186,7 +186,7 @@ class CompiledNetwork:
         rows, columns, bits = self.weights[f"{name}.shape"].tolist()
         return Matrix(rows, columns, bits, 0, self._at(f"{name}.blocks"), self._at(f"{name}.bias"))
 
-    @property
+    @cached_property
     def text_bytes(self) -> int:
         """Bytes of weights that a forward of text reads."""
         of_drafts = ("adapter", "draft", "chain")
