@@ -29,7 +29,7 @@ CacheKind = Literal["auto", "none", "exact", "prefix", "dual"]
 MODES: dict[str, tuple[Mode, ...]] = {  # of models by their layout, the default first
     "bidirectional": ("diffusion",),
     "block_causal": ("diffusion",),
-    "causal": ("ar",),
+    "causal": ("ar", "verify"),
     "drafts": ("diffusion", "ar", "verify"),
     "canvas": ("diffusion",),
 }

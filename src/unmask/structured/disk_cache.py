@@ -54,7 +54,7 @@ class DiskCache:
             return None
         kinds = int(arrays["kind_of"].max(initial=0)) + 1
         automaton = TokenAutomaton(**arrays, kinds=max(kinds, int(arrays["kind"].max(initial=0)) + 1))
-        return Grammar(automaton, what, has_end=bool(vocabulary.ends))
+        return Grammar(automaton, what, vocabulary)
 
     def save(self, rule: str, vocabulary: Vocabulary, grammar: Grammar) -> None:
         """Keeps a grammar, and drops those that were not asked for the longest."""

@@ -37,6 +37,7 @@ from unmask.structured.regex import read_regex
 from unmask.structured.token_automaton import DEAD, START, TokenAutomaton, over_tokens
 from unmask.structured.vocabulary import Vocabulary
 
+LONGEST_RUN = 64  # bytes of a run that is proposed at once
 _REMEMBERED = 1024  # answers that are kept at the least
 _REMEMBERED_BYTES = 2**25  # and as many more as fit
 
@@ -46,22 +47,23 @@ class Grammar:
 
     start = START
 
-    def __init__(self, automaton: TokenAutomaton, what: str, has_end: bool, widest: bool = True) -> None:
+    def __init__(self, automaton: TokenAutomaton, what: str, vocabulary: Vocabulary, widest: bool = True) -> None:
         """
         Args:
             what: Names the rule in messages.
-            has_end: Whether there are end-of-text tokens.
             widest: Whether nothing of the rule was left out to make it smaller.
         """
         self.automaton = automaton
         self.what = what
         self.widest = widest
-        self._has_end = has_end
+        self.vocabulary = vocabulary
+        self._has_end = bool(vocabulary.ends)
         self._most = max(_REMEMBERED, _REMEMBERED_BYTES // (2 * automaton.states))
         # of each kind of tokens: how many there are, and the first
         self._members = np.bincount(automaton.kind_of, minlength=automaton.kinds)
         self._first = np.full(automaton.kinds, -1)
         self._first[automaton.kind_of[::-1]] = np.arange(len(automaton.kind_of))[::-1]
+        self._runs: dict[int, tuple[int, ...]] = {}
         self._memory: dict[tuple[Any, ...], Array] = {}
         self._exactly = [automaton.final]  # without an end of text: states that end after just so many tokens
 
@@ -71,7 +73,7 @@ class Grammar:
         dfa = minimal(compile_language(language, effort), effort)
         if dfa.is_empty:
             raise UnmaskError(f"no text fits {what}: its constraints exclude each other or have no end")
-        made = Grammar(over_tokens(dfa, vocabulary, effort), what, bool(vocabulary.ends), widest)
+        made = Grammar(over_tokens(dfa, vocabulary, effort), what, vocabulary, widest)
         if made.shortest > made.automaton.states:
             raise UnmaskError(f"no text that fits {what} can be spelled with the tokens of this model")
         return made
@@ -165,6 +167,26 @@ class Grammar:
                 break
             out.append(int(self._first[kinds[0]]))
             state = int(targets[0])
+        return out
+
+    def run(self, state: int) -> tuple[int, ...]:
+        """Tokens that spell the bytes that must come next, the longest first: what a model most likely writes there,
+        though other tokens may spell them too."""
+        if state not in self._runs:
+            self._runs[state] = self.vocabulary.split(self._must(state))
+        return self._runs[state]
+
+    def _must(self, state: int) -> bytes:
+        """The bytes that every text goes on with, where single bytes are tokens."""
+        tokens = self.vocabulary.of_byte
+        out = b""
+        while tokens is not None and len(out) < LONGEST_RUN and not self.automaton.final[state]:
+            kinds = self.automaton.kind_of[tokens]
+            may = np.isin(kinds, self.automaton.following(state)[0]).nonzero()[0]
+            if len(may) != 1:
+                break
+            out += bytes([may[0]])
+            state = self.automaton.step(state, int(tokens[may[0]]))
         return out
 
     def allowed_at(

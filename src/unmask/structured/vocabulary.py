@@ -53,6 +53,33 @@ class Vocabulary:
         digest.update(b"".join(text or b"" for text in self.spelled))
         return digest.digest()
 
+    @cached_property
+    def of_byte(self) -> Array | None:
+        """The token of each single byte, int [256]; None where some byte has none."""
+        found = [self._tokens.get(bytes([byte]), -1) for byte in range(256)]
+        return None if -1 in found else np.array(found)
+
+    @cached_property
+    def _tokens(self) -> dict[bytes, int]:
+        """The token that spells a text; of several the last."""
+        beside = self.ends | self.fillers
+        return {text: token for token, text in enumerate(self.spelled) if text and token not in beside}
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(map(len, self._tokens), default=0)
+
+    def split(self, text: bytes) -> tuple[int, ...]:
+        """Tokens that spell a text, each the longest that fits; as far as there are any."""
+        out = list[int]()
+        while text:
+            size = next((n for n in range(min(len(text), self._longest), 0, -1) if text[:n] in self._tokens), 0)
+            if size == 0:
+                break
+            out.append(self._tokens[text[:size]])
+            text = text[size:]
+        return tuple(out)
+
     def __len__(self) -> int:
         return len(self.spelled)
 

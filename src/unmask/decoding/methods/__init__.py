@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, cast
 
 from unmask.decoding.convention import CONVENTIONS, Convention, convention_of, with_convention
-from unmask.decoding.methods import denoise, draft, edit, renoise, sample, sub_blocks
+from unmask.decoding.methods import denoise, draft, edit, lookup, renoise, sample, sub_blocks
 from unmask.decoding.methods.ancestral import SAMPLER_NAMES, SamplerName
 from unmask.decoding.methods.ancestral import Parameters as SamplerParameters
 from unmask.decoding.methods.edit_rule import Parameters as EditParameters
@@ -23,6 +23,8 @@ from unmask.models.config import ModelConfig, build
 # the first that claims what is asked for decodes it
 METHODS: tuple[type[MethodOptions], ...] = (
     renoise.Options,
+    lookup.Options,
+    lookup.Forced,
     draft.Options,
     sample.Options,
     edit.Options,
@@ -39,6 +41,7 @@ class DecodingDefaults(
     sub_blocks.Parameters,
     EditParameters,
     draft.Parameters,
+    lookup.Parameters,
     RenoiseParameters,
     SamplerParameters,
 ):

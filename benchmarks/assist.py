@@ -1,0 +1,127 @@
+"""Household commands to calls: exact answers, intents, slots and speed of block diffusion beside its AR twin."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unmask import DiffusionLM
+from unmask.cli.options import Json, load, shares
+from unmask.cli.report import report
+
+Calls = list[dict[str, Any]]
+
+
+@dataclass
+class Way:
+    """One model decoded in one way, and what it did with the rows."""
+
+    name: str
+    lm: DiffusionLM
+    options: dict[str, Any]
+    answers: list[str] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    seconds: list[list[float]] = field(default_factory=list)  # of each round, by row
+
+    def answer(self, prompt: str, longest: int) -> tuple[Any, float]:
+        began = time.perf_counter()
+        out = self.lm.generate(prompt, longest, temperature=0.0, **self.options)
+        return out, time.perf_counter() - began
+
+
+def interval(right: int, count: int) -> str:
+    """A share in percent with Wilson's 95% interval."""
+    z = 1.96
+    share = right / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return f"{100 * share:.1f} ({100 * (middle - half):.1f} to {100 * (middle + half):.1f})"
+
+
+def slots(calls: Calls) -> Counter[tuple[int, str, str, str]]:
+    """Every argument of every call, with the place and the intent of its call."""
+    return Counter(
+        (place, call["name"], name, json.dumps(value))
+        for place, call in enumerate(calls)
+        for name, value in call["arguments"].items()
+    )
+
+
+def score(answers: list[str], expected: list[Calls]) -> dict[str, str]:
+    """Exact match of the parsed calls, right lists of intents, and F1 of arguments."""
+    exact = intents = hit = said = true = 0
+    for text, right in zip(answers, expected, strict=True):
+        try:
+            calls = json.loads(text)
+        except json.JSONDecodeError:  # cut off at its longest
+            calls = []
+        exact += calls == right
+        intents += [call["name"] for call in calls] == [call["name"] for call in right]
+        own, wanted = slots(calls), slots(right)
+        hit += (own & wanted).total()
+        said += own.total()
+        true += wanted.total()
+    f1 = 2 * hit / (said + true) if said + true else 1.0
+    count = len(expected)
+    return {"exact %": interval(exact, count), "intents %": interval(intents, count), "slot F1": f"{100 * f1:.1f}"}
+
+
+def command(
+    rows: Annotated[Path, typer.Argument(help="Rows of tools/assist/make.py.")],
+    diffusion: Annotated[str, typer.Option(help="The model that denoises.")] = "assist",
+    ar: Annotated[str, typer.Option(help="Its AR twin.")] = "assist-ar",
+    thresholds: Annotated[str, typer.Option(help="Of diffusion, with commas.")] = "0.7,0.9,0.97",
+    limit: Annotated[int, typer.Option(help="Rows that are scored, at most.")] = 2000,
+    timed: Annotated[int, typer.Option(help="Rows that are timed.")] = 100,
+    rounds: Annotated[int, typer.Option(help="Rounds of timing, the ways in turns.")] = 5,
+    longest: Annotated[int, typer.Option(help="New tokens at most.")] = 128,
+    as_json: Json = False,
+) -> None:
+    """Scores and times both models under the same grammar at batch 1; whole answers, prompt reading counted.
+
+    Example: `unmask bench assist runs/assist-data/test.jsonl`
+    """
+    found = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()[:limit]]
+    prompts = [row["prompt"] for row in found]
+    expected: list[Calls] = [json.loads(row["response"]) for row in found]
+    ways = [Way("ar twin", load(ar, "cpu", None), {})]
+    denoiser = load(diffusion, "cpu", None)
+    ways += [Way(f"diffusion {t}", denoiser, {"threshold": t}) for t in shares("--thresholds", thresholds)]
+    for way in ways:
+        for prompt in prompts:
+            out, _ = way.answer(prompt, longest)
+            way.answers.append(out.text)
+            way.tokens.append(len(out.token_ids))
+            way.steps.append(out.steps)
+    for _ in range(rounds):
+        for way in ways:
+            way.seconds.append([way.answer(prompt, longest)[1] for prompt in prompts[:timed]])
+    lines = [summary(way, ways[0], expected, timed) for way in ways]
+    columns = list(lines[0])
+    title = f"{len(found)} commands, {rounds} rounds of {min(timed, len(found))} for times"
+    report(lines, title, columns, [list(line.values()) for line in lines], as_json)
+
+
+def summary(way: Way, twin: Way, expected: list[Calls], timed: int) -> dict[str, str]:
+    """One line of the table."""
+    median = [statistics.median(times) for times in zip(*way.seconds, strict=True)]
+    of_twin = [statistics.median(times) for times in zip(*twin.seconds, strict=True)]
+    tokens, steps = sum(way.tokens), sum(way.steps)
+    line = {"way": way.name, **score(way.answers, expected), "tokens/step": f"{tokens / steps:.1f}"}
+    line["tokens/s"] = f"{sum(way.tokens[: len(median)]) / sum(median):.0f}"
+    rates = [sum(w.tokens[: len(m)]) / sum(m) for w, m in ((way, median), (twin, of_twin))]
+    line["over ar"] = f"{rates[0] / rates[1]:.2f}"
+    for calls in (1, 4):
+        own = sorted(s for s, right in zip(median, expected, strict=False) if len(right) == calls)
+        quantiles = [1e3 * own[int(q * (len(own) - 1))] for q in (0.5, 0.95)] if own else [math.nan] * 2
+        line[f"ms, {calls} call{'s' * (calls > 1)}"] = f"{quantiles[0]:.0f} / {quantiles[1]:.0f}"
+    return line

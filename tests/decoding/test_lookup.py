@@ -1,0 +1,82 @@
+"""Drafts found in the text or forced by a grammar: what is written stays what mode ar writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unmask import DiffusionLM
+from unmask.decoding.methods import DecodingDefaults
+from unmask.decoding.methods.lookup import LONGEST, Suffixes
+from unmask.training.tokenizer import train_tokenizer
+
+SPECIAL = {"mask_token_id": 1, "eos_token_id": 0, "pad_token_id": 0}
+
+
+def followed(tokens: list[int], most: int) -> list[int]:
+    """By trying all: what followed the longest suffix that stood before, where it stood last."""
+    for size in range(min(LONGEST, len(tokens)), 0, -1):
+        for start in range(len(tokens) - size - 1, -1, -1):
+            if tokens[start : start + size] == tokens[-size:]:
+                return tokens[start + size : start + size + most]
+    return []
+
+
+@given(st.lists(st.lists(st.integers(0, 2), max_size=6), max_size=8), st.integers(1, 6))
+def test_suffixes_find_what_trying_all_finds(pieces: list[list[int]], most: int) -> None:
+    suffixes = Suffixes()
+    whole = list[int]()
+    for piece in pieces:
+        suffixes.extend(piece)
+        whole += piece
+        assert suffixes.follow(most) == followed(whole, most)
+
+
+@pytest.fixture(scope="module")
+def letters(tiny: Any) -> DiffusionLM:
+    tokenizer = train_tokenizer("bpe", ['{"name":"ab","count":12} the cat and the cat'] * 9, 300)
+    size = tokenizer.get_vocab_size()
+    network = tiny(4, vocab_size=size, layout="causal", shift=True, max_length=256, **SPECIAL)
+    return DiffusionLM(network, tokenizer, DecodingDefaults(), "letters")
+
+
+@pytest.mark.parametrize("lookup", [0, 3, 9])
+def test_verify_writes_what_ar_writes(letters: DiffusionLM, lookup: int) -> None:
+    for prompt in ("the cat and the cat", "a", [5, 6, 5, 6, 5]):
+        plain = letters.generate(prompt, 60)
+        drafted = letters.generate(prompt, 60, mode="verify", lookup=lookup)
+        assert drafted.token_ids == plain.token_ids
+        assert sum(drafted.accepted) + drafted.steps >= len(plain.token_ids)
+    assert lookup == 0 or drafted.steps < plain.steps  # a small network repeats itself
+
+
+def test_company_changes_nothing(letters: DiffusionLM) -> None:
+    prompts = ["the cat and the cat", "a", "and"]
+    alone = [letters.generate(prompt, 40, mode="verify").token_ids for prompt in prompts]
+    together = letters.generate(prompts, 40, mode="verify")
+    assert [out.token_ids for out in together] == alone
+
+
+def test_sampled_text_has_its_own_distribution(letters: DiffusionLM) -> None:
+    """Two tokens by mode verify and by mode ar, over many seeds: the first token's shares agree."""
+    shares = []
+    for mode in ("ar", "verify"):
+        seen = [letters.generate("the cat the", 2, mode=mode, temperature=0.3, seed=s).token_ids[1] for s in range(300)]
+        shares.append({token: seen.count(token) / len(seen) for token in set(seen)})
+    tokens = set(shares[0]) | set(shares[1])
+    assert sum(abs(shares[0].get(t, 0) - shares[1].get(t, 0)) for t in tokens) / 2 < 0.15
+
+
+def test_a_run_spells_what_the_grammar_forces(letters: DiffusionLM) -> None:
+    grammar = letters.grammar(regex='\\{"name":"[ab]{2}"\\}')
+    assert letters.tokenizer is not None
+    run = grammar.run(grammar.start)
+    assert letters.tokenizer.decode(list(run)) == '{"name":"'
+    assert len(run) < len('{"name":"')  # tokens, not bytes
+    assert grammar.run(grammar.read(run)) == ()
+    assert (
+        letters.tokenizer.decode(list(grammar.run(grammar.read(letters.tokenizer.encode('{"name":"ab').ids)))) == '"}'
+    )
