@@ -123,6 +123,11 @@ class DiffusionLM:
         """What chat templates may name: `bos_token` and the like, as text."""
         return {} if self.loaded is None else self.loaded.special_tokens
 
+    @property
+    def answer_schema(self) -> dict[str, Any] | None:
+        """The JSON schema that answers are held to where nothing else is asked for; None for a model without one."""
+        return None if self.loaded is None else self.loaded.answer_schema
+
     def save_pretrained(self, path: str | Path, layout: Literal["own", "sdar"] = "own") -> None:
         """Writes a checkpoint folder that from_pretrained reads back, in the layout of the family's own files, or in
         SDAR's, which other engines serve. Raises UnmaskError for a model that SDAR cannot express."""
@@ -349,11 +354,13 @@ class DiffusionLM:
         return Vocabulary.of(self._need_tokenizer(), config.vocab_size, ends, config.pad_token_id, config.mask_token_id)
 
     def _grammar(self, schema: Any, regex: str | None, grammar: Grammar | None) -> Grammar | None:
-        """What all of the text has to match, None where nothing is asked for."""
+        """What all of the text has to match: by default the model's own schema of answers, None where it has none."""
         given = sum(rule is not None for rule in (grammar, schema, regex))
         if given > 1:
             raise UnmaskError("json_schema, regex and grammar are three ways to say one thing; give one of them")
-        return self.grammar(schema, regex) if given and grammar is None else grammar
+        if not given and self.answer_schema is not None:
+            schema = self.answer_schema
+        return self.grammar(schema, regex) if schema is not None or regex is not None else grammar
 
     def fill(self, template: str, streamer: Callable[[Frame], None] | None = None, **options: Any) -> Filled:
         """Fills every gap of a template such as "The [[mask:4]] sat on the [[mask:1-3]]."

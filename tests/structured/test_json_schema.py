@@ -310,3 +310,18 @@ def test_hostile_sets_patterns_and_names_are_refused_in_time(schema: Any, vocabu
         Grammar.of_schema(schema, vocabulary, Effort(seconds=1.0, entries=1_000_000))
     assert time.thread_time() - began < 4
     assert "\n" not in str(error.value)
+
+
+def test_whitespace_is_left_out_on_demand() -> None:
+    """llguidance's `x-guidance`, which schemas of other tools carry."""
+    schema = {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "integer"}}, "b": True}}
+    for flexible in (True, False):
+        dfa = compile_language(
+            read_schema({**schema, "x-guidance": {"whitespace_flexible": flexible}}, Effort()), Effort()
+        )
+        assert dfa.holds(b'{"a":[1,2],"b":{"c":[null,"x, y: z"]}}')
+        assert dfa.holds(b'{"a":[1, 2],"b":0}') is flexible
+        assert dfa.holds(b'{"a": [1],"b":0}') is flexible
+        assert dfa.holds(b'{"b":{"c": 0}}') is flexible
+    with pytest.raises(UnmaskError, match="whitespace_flexible"):
+        read_schema({"x-guidance": {"whitespace_flexible": "no"}}, Effort())

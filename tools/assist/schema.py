@@ -55,7 +55,8 @@ def main() -> None:
                 "additionalProperties": False,
             }
         )
-    print(json.dumps({"type": "array", "items": {"anyOf": calls}}, separators=(",", ":")))
+    compact = {"whitespace_flexible": False}  # no spaces, so that more of an answer is forced
+    print(json.dumps({"x-guidance": compact, "type": "array", "items": {"anyOf": calls}}, separators=(",", ":")))
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ GENERATION = "generation_config.json"
 TEMPLATE = "chat_template.jinja"
 OLDER_TEMPLATE = "chat_template.json"
 ADAPTER = "adapter.json"
+ANSWERS = "answer_schema.json"  # a JSON schema that every answer is held to where nothing else is asked for
 # what belongs to the text side of a model and is saved again as it was
-TEXT_FILES = (TOKENIZER, TOKENIZER_CONFIG, TOKEN_NAMES, ADDED_TOKENS, TEMPLATE, OLDER_TEMPLATE, "vocab.json",
+TEXT_FILES = (TOKENIZER, TOKENIZER_CONFIG, TOKEN_NAMES, ADDED_TOKENS, TEMPLATE, OLDER_TEMPLATE, ANSWERS, "vocab.json",
               "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model")  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from unmask.checkpoints import hub, tokens
 from unmask.checkpoints.families import registry
 from unmask.checkpoints.families.family import Family, ends_of, without_absent_ids
-from unmask.checkpoints.folder import GENERATION, Folder
+from unmask.checkpoints.folder import ANSWERS, GENERATION, Folder
 from unmask.checkpoints.foreign import refuse_quantised
 from unmask.checkpoints.safetensors import INDEX, WEIGHTS, TensorFiles, same_bytes
 from unmask.decoding.methods import DecodingDefaults
@@ -117,6 +117,11 @@ class Checkpoint:
     def special_tokens(self) -> dict[str, str]:
         """What chat templates know as bos_token, eos_token, pad_token, unk_token and so on."""
         return tokens.special_tokens(self._text.folder, self._text.config, self.tokenizer)
+
+    @property
+    def answer_schema(self) -> dict[str, Any] | None:
+        """The JSON schema of its answers; None for a model that writes freely."""
+        return self.folder.json(ANSWERS) or None
 
     @property
     def is_large(self) -> bool:

@@ -68,7 +68,11 @@ def read_schema(schema: Any, effort: Effort, sizes: Sizes = SIZES[0]) -> Languag
         schema = json.loads(json.dumps(schema, allow_nan=False))  # nothing but JSON from here on
     except (TypeError, ValueError, RecursionError) as error:
         raise UnmaskError(f"the JSON schema is not JSON: {error}") from None
-    return _Reader(schema, effort, sizes).value(schema, (), 0)
+    language = _Reader(schema, effort, sizes).value(schema, (), 0)
+    spaces = schema.get("x-guidance", {}) if isinstance(schema, dict) else {}  # as llguidance has it
+    if not isinstance(spaces, dict) or not isinstance(spaces.get("whitespace_flexible", True), bool):
+        raise UnmaskError("JSON schema: 'x-guidance' is an object whose 'whitespace_flexible' is true or false")
+    return language if spaces.get("whitespace_flexible", True) else json_text.compact(language)
 
 
 def _check_size(schema: Any) -> None:

@@ -7,6 +7,7 @@ only '"', the backslash and five control characters are escaped, and other contr
 from __future__ import annotations
 
 import json
+from dataclasses import fields, replace
 from typing import Any
 
 from unmask.structured.dfa import finite
@@ -17,6 +18,7 @@ from unmask.structured.language import (
     Alt,
     Chars,
     Language,
+    Members,
     Ranges,
     Repeat,
     Seq,
@@ -138,6 +140,17 @@ def array(items: list[Language], more: Language = EMPTY) -> Language:
 
 def _separated(parts: list[Language]) -> list[Language]:
     return [piece for i, part in enumerate(parts) for piece in ([COMMA, part] if i else [part])]
+
+
+def compact(value: Any) -> Any:
+    """A language whose ',' and ':' are never followed by a space; what is an automaton already stays as it is."""
+    if value is COMMA or value is COLON:
+        return value.parts[0]
+    if isinstance(value, tuple):
+        return tuple(map(compact, value))
+    if isinstance(value, Seq | Alt | Repeat | Members):
+        return replace(value, **{part.name: compact(getattr(value, part.name)) for part in fields(value)})
+    return value
 
 
 def member(name: str, value: Language) -> Language:

@@ -9,7 +9,13 @@ import { models } from "./stream.js";
 const STILL = matchMedia("(prefers-reduced-motion: reduce)");
 const CALM = 400; // ms between two pictures where motion is not wanted
 const BRISK = 50; // and where it is
-const EXAMPLES = { chat: "Why is the sky blue?", text: "Emma was" };
+const HOME = "areas: Den, Bedroom\nlight: Lamp, Ceiling Light\nclimate: Thermostat\n";
+const EXAMPLES = [ // of models by the beginning of their names; `suits` says of which others
+  { label: "Ask", text: "Why is the sky blue?", suits: (card) => card.can_chat && !card.id.startsWith("assist") },
+  { label: "Call functions", text: `${HOME}> turn off the lamp in the den and set the bedroom to 21 degrees`, suits: (card) => card.id.startsWith("assist") },
+  { label: "Go on with a novel", text: "Emma was", suits: (card) => !card.can_chat },
+  { label: "Fill gaps", text: "Mr. Darcy was [[mask:2-6]], and Elizabeth [[mask:4]].", suits: (card) => card.can_fill && !card.can_chat },
+];
 
 const $ = (id) => document.getElementById(id);
 const prompt = $("prompt");
@@ -175,8 +181,25 @@ async function connect() {
   trouble("");
   const pairs = pair(cards);
   sides.forEach((side, index) => side.offer(cards, pairs[index]));
-  if (!prompt.value) prompt.value = cards[0].can_chat ? EXAMPLES.chat : EXAMPLES.text;
+  const known = EXAMPLES.filter(({ suits }) => cards.some(suits));
+  if (!prompt.value) prompt.value = (known.find(({ suits }) => suits(cards[0])) ?? known[0])?.text ?? "";
+  $("examples").replaceChildren(...known.map((example) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = example.label;
+    button.addEventListener("click", () => take(example));
+    return button;
+  }));
   suit();
+}
+
+/** Puts an example into the prompt, and models that suit it on the sides. */
+function take({ text, suits }) {
+  if (running) return;
+  const pairs = pair(cards.filter(suits));
+  sides.forEach((side, index) => side.offer(cards, pairs[index]));
+  prompt.value = text;
+  prompt.dispatchEvent(new Event("input", { bubbles: true }));
 }
 
 $("run").addEventListener("click", run);

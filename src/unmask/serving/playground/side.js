@@ -1,6 +1,7 @@
 // One of the two runs: its model and mode, its canvas, its timeline, its figures.
 
 import { CanvasView, named, percent } from "./canvas.js";
+import { calls, chips } from "./calls.js";
 import { align, Recording, written } from "./frames.js";
 import { horizon } from "./requests.js";
 import { events } from "./stream.js";
@@ -19,7 +20,7 @@ export class Side {
     Object.assign(this, { name, article, moved, announce });
     const part = (what) => article.querySelector(`[data-part="${what}"]`);
     this.parts = Object.fromEntries(
-      ["title", "model", "mode", "state", "note", "trouble", "canvas", "play", "time", "place", "gaps", "rows", "changes", "scroll", "bar"]
+      ["title", "model", "mode", "state", "note", "trouble", "canvas", "play", "time", "place", "gaps", "calls", "rows", "changes", "scroll", "bar"]
         .map((what) => [what, part(what)]),
     );
     this.figures = Object.fromEntries([...article.querySelectorAll("[data-figure]")].map((dd) => [dd.dataset.figure, dd]));
@@ -51,6 +52,7 @@ export class Side {
     this.trouble("");
     this.parts.gaps.replaceChildren();
     this.parts.gaps.hidden = true;
+    this.parts.calls.hidden = true;
     this.#show();
   }
 
@@ -249,8 +251,12 @@ export class Side {
       const end = count === this.frames && this.state === "done" ? this.length : cells.length;
       const past = cells.findLastIndex((cell) => cell.state !== "mask") + 1 + this.horizon;
       this.view.show(cells.slice(0, Math.min(end, past)), count, count ? recording.frames[count - 1].gone : []);
+      const made = calls(cells.slice(0, end));
+      parts.calls.replaceChildren(...chips(made));
+      parts.calls.hidden = !made.length;
       if (this.following && this.horizon < Infinity) parts.canvas.scrollTop = parts.canvas.scrollHeight;
     }
+    parts.canvas.classList.toggle("calm", this.state === "done" && count === this.frames && !this.playing);
     this.#numbers();
     this.#table();
   }
