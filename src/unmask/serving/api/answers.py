@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 import uuid
@@ -200,8 +199,3 @@ def range_of(written: Written, writer: Writer) -> range:
 
 def _finite(value: float) -> float:
     return max(value, LOWEST)
-
-
-def event(data: dict[str, Any]) -> bytes:
-    """A server-sent event."""
-    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

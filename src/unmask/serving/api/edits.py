@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from unmask.serving.api.errors import APIError, refuse
+from unmask.serving.api.errors import refuse
 from unmask.serving.api.options import max_tokens
-from unmask.serving.api.planner import Plan, Planner, can_chat, can_fill
+from unmask.serving.api.planner import Plan, Planner, can_fill
 from unmask.serving.api.schema import CompletionRequest, EditRequest, Message, Writing
 
 EDIT = (
@@ -52,10 +52,6 @@ def plan_apply(planner: Planner, body: EditRequest) -> Plan:
 
 
 def _chat(planner: Planner, body: EditRequest, text: str, task: str) -> Plan:
-    name, lm = planner.models.find(body.model)
-    if not can_chat(lm):
-        hint = planner.models.which(can_chat)
-        raise APIError(400, f"model '{name}' has no chat template and cannot do this; {hint}", param="model")
     messages = [Message(role="system", content=task), Message(role="user", content=text)]
     return replace(planner.dialogue(body.model_copy(update={"messages": messages})), wrap=_answered)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
-from types import TracebackType
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -29,14 +29,10 @@ class ClientGone(Exception):
     """Whoever asked has hung up."""
 
 
-@dataclass(frozen=True)
-class Tick:
-    """Nothing of the engine: so much time has passed."""
-
-
 class Execution:
-    """Jobs of one request; leaving its `async with` block cancels what still runs. With `quiet` only the ends of
-    jobs are events, and what their steps did is in `steps` by then."""
+    """Jobs of one request; closing it cancels what still runs. With `quiet` only the ends of jobs are events, and what
+    their steps did is in `steps` by then. Iterating gives each job's number and event, and raises a failure; events
+    after a `beat` are None."""
 
     def __init__(
         self, engine: Engine, model: str, prepared: Prepared, resumed: bool = False, quiet: bool = False
@@ -45,7 +41,7 @@ class Execution:
         self.engine = engine
         self.left = len(prepared.requests)
         self.quiet = quiet
-        self.events: asyncio.Queue[tuple[int, Event | Tick]] = asyncio.Queue()
+        self.events: asyncio.Queue[tuple[int, Event | None]] = asyncio.Queue()
         self.timer: asyncio.TimerHandle | None = None
         self.queue = EventQueue.of_current_loop()
         self.jobs: list[Job] = []
@@ -70,30 +66,18 @@ class Execution:
             self.events.put_nowait((number, Failed(late)))
 
     def beat(self, seconds: float) -> None:
-        """Makes a Tick an event after so many seconds, once: one timer costs less than a timeout of every event."""
-        self.timer = asyncio.get_running_loop().call_later(seconds, self.events.put_nowait, (0, Tick()))
+        """Makes None an event after so many seconds, once: one timer costs less than a timeout of every event."""
+        self.timer = asyncio.get_running_loop().call_later(seconds, self.events.put_nowait, (0, None))
 
-    async def next(self) -> tuple[int, Step | Done | Tick] | None:
-        """The next event and the number of its job; None when each is done. A failure of one is raised."""
-        if not self.left:
-            return None
-        number, event = await self.events.get()
-        if isinstance(event, Failed):
-            raise errors.of(event.error)
-        self.left -= isinstance(event, Done)
-        return number, event
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Step | Done | None]]:
+        while self.left:
+            number, event = await self.events.get()
+            if isinstance(event, Failed):
+                raise errors.of(event.error)
+            self.left -= isinstance(event, Done)
+            yield number, event
 
-    async def __aiter__(self) -> AsyncIterator[tuple[int, Step | Done | Tick]]:
-        while (reached := await self.next()) is not None:
-            yield reached
-
-    async def __aenter__(self) -> Execution:
-        return self
-
-    async def __aexit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.cancel()
-
-    def cancel(self) -> None:
+    def close(self) -> None:
         """Frees the slots of what still runs; harmless when nothing does."""
         if self.timer is not None:
             self.timer.cancel()
@@ -140,7 +124,7 @@ async def _settled_lengths(engine: Engine, model: str, filling: Filling) -> tupl
 
 
 async def _confidence(engine: Engine, model: str, prepared: Prepared, resumed: bool) -> list[float]:
-    async with Execution(engine, model, prepared, resumed=resumed, quiet=True) as execution:
+    with closing(Execution(engine, model, prepared, resumed, quiet=True)) as execution:
         async for _ in execution:
             pass
     return [mean_log_confidence([step.frame for step in steps]) for steps in execution.steps]
@@ -155,15 +139,10 @@ def writers(plan: Plan) -> list[Writer]:
     return made
 
 
-def launch(engine: Engine, plan: Plan, quiet: bool = False) -> Execution:
-    """Puts a plan's jobs in line."""
-    return Execution(engine, plan.name, plan.prepared, resumed=plan.taken, quiet=quiet)
-
-
-async def collect(execution: Execution, writers: list[Writer]) -> list[Written]:
-    """The outcomes of all jobs, which are quiet."""
+async def collect(engine: Engine, plan: Plan, writers: list[Writer]) -> list[Written]:
+    """Runs a plan's jobs; their outcomes."""
     out: dict[int, Written] = {}
-    async with execution:
+    with closing(Execution(engine, plan.name, plan.prepared, plan.taken, quiet=True)) as execution:
         async for number, event in execution:
             if isinstance(event, Done):
                 for step in execution.steps[number]:

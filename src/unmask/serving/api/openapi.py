@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.requests import Request
-from starlette.responses import Response
 
 import unmask
 from unmask.serving.api.anthropic import CountRequest, TokenCount
@@ -63,7 +61,7 @@ def describe(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
         add(path, summary, reply, "post", {"requestBody": request, **more})
 
     for endpoint in endpoints:
-        events = {endpoint.dialect.encoder(None).media_type: {"schema": {"type": "string"}}}
+        events = {endpoint.dialect.media_type: {"schema": {"type": "string"}}}
         add_post(
             endpoint.path,
             endpoint.summary,
@@ -97,15 +95,6 @@ def _content(model: type[BaseModel]) -> dict[str, Any]:
 
 def _wrong(text: str, path: str) -> dict[str, Any]:
     return {"description": text, "content": _content(APIError.schema(path))}
-
-
-def answer(response: Response) -> Callable[[Request], Awaitable[Response]]:
-    """A handler that always answers the same."""
-
-    async def handler(request: Request) -> Response:
-        return response
-
-    return handler
 
 
 def page(api: dict[str, Any]) -> str:

@@ -7,15 +7,14 @@ import heapq
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
 from unmask.serving.api.errors import BUSY, APIError, refuse
-from unmask.serving.api.schema import AllowedTools, ChatRequest, Function, NamedChoice, Structured
+from unmask.serving.api.schema import AllowedTools, ChatRequest, Function, NamedChoice, Structured, StructuredOutputs
 from unmask.serving.api.tool_calls import ToolRule, form_of
 from unmask.structured.effort import Effort
 from unmask.structured.grammar import Grammar
@@ -66,10 +65,12 @@ class Structure:
     calls: CallForm | None = None
     free: bool = False  # the text may also be prose, which can be cut
 
-    def grammar(self, lm: DiffusionLM, limits: StructureLimits) -> Grammar:
+    def grammar(self, lm: DiffusionLM, effort: Callable[[], Effort]) -> Grammar:
         """The compiled rule; what is refused is the field's fault."""
         try:
-            return lm.grammars.get(self.rule, limits.effort)
+            return lm.grammars.get(self.rule, effort)
+        except OutOfTime:
+            raise
         except UnmaskError as error:
             raise APIError(400, f"{self.field}: {error}", param=self.field) from None
 
@@ -99,22 +100,19 @@ def _format(body: Structured) -> Iterator[Structure]:
 
 
 def _structured(body: Structured) -> Iterator[Structure]:
-    asked = body.structured_outputs
-    given = {"guided_json": body.guided_json, "guided_regex": body.guided_regex, "guided_choice": body.guided_choice}
-    if asked is not None:
-        given["structured_outputs.json"] = ANY_OBJECT if asked.json_object else asked.json_
-        given["structured_outputs.regex"] = asked.regex
-        given["structured_outputs.choice"] = asked.choice
-    for name, value in given.items():
-        field = name.partition(".")[0]
-        if value is None:
-            continue
-        if name.endswith("json"):
-            yield Structure(SchemaRule.of(value), field)
-        elif isinstance(value, str):
-            yield Structure(RegexRule(value), field)
-        else:
-            yield Structure(ChoiceRule(json_text(value)), field)
+    asked = body.structured_outputs or StructuredOutputs.model_construct()
+    for field, schema, regex, choice in (
+        ("guided_json", body.guided_json, None, None),
+        ("guided_regex", None, body.guided_regex, None),
+        ("guided_choice", None, None, body.guided_choice),
+        ("structured_outputs", ANY_OBJECT if asked.json_object else asked.json_, asked.regex, asked.choice),
+    ):
+        if schema is not None:
+            yield Structure(SchemaRule.of(schema), field)
+        if regex is not None:
+            yield Structure(RegexRule(regex), field)
+        if choice is not None:
+            yield Structure(ChoiceRule(json_text(choice)), field)
 
 
 @dataclass(frozen=True)
@@ -173,46 +171,15 @@ def _depth(value: Any) -> int:
     return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
 
 
-class ShortestFirst:
-    """Lets one in at a time: of those that wait, the one with the least size."""
-
-    def __init__(self) -> None:
-        self.busy = False
-        self.line: list[tuple[int, int, asyncio.Future[None]]] = []
-        self.numbers = itertools.count()
-
-    @asynccontextmanager
-    async def turn(self, size: int) -> AsyncIterator[None]:
-        if self.busy:
-            place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            heapq.heappush(self.line, (size, next(self.numbers), place))
-            try:
-                await place
-            except asyncio.CancelledError:
-                if place.done() and not place.cancelled():
-                    self._leave()
-                raise
-        self.busy = True
-        try:
-            yield
-        finally:
-            self._leave()
-
-    def _leave(self) -> None:
-        while self.line:
-            place = heapq.heappop(self.line)[2]
-            if not place.done():
-                return place.set_result(None)
-        self.busy = False
-
-
 class Compiler:
     """Compiles rules beside the event loop and the engine, one at a time, the shortest first. Each has a short while at
     first; one that takes longer waits in a line of its own, so that it does not hold up the quick ones."""
 
     def __init__(self, limits: StructureLimits) -> None:
         self.limits = limits
-        self.gate = ShortestFirst()
+        self.numbers = itertools.count()
+        self.line: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap of rules' sizes and turns
+        self.busy = False
         self.slow = asyncio.Semaphore(1)
         self.waiting = 0
         self.long = set[Rule]()  # rules that were not compiled in a short while
@@ -226,23 +193,35 @@ class Compiler:
         self.waiting += 1
         try:
             if structure.rule not in self.long:
-                async with self.gate.turn(len(structure.rule.text)):
-                    if await asyncio.to_thread(self._in_short, structure, lm):
-                        return
+                if await self._in_short(structure, lm):
+                    return
                 if len(self.long) > 256:
                     self.long.clear()
                 self.long.add(structure.rule)
             async with self.slow:
-                await asyncio.to_thread(structure.grammar, lm, self.limits)
+                await asyncio.to_thread(structure.grammar, lm, self.limits.effort)
         finally:
             self.waiting -= 1
 
-    def _in_short(self, structure: Structure, lm: DiffusionLM) -> bool:
-        """Whether a short while was enough."""
+    async def _in_short(self, structure: Structure, lm: DiffusionLM) -> bool:
+        """Whether a short while, when its turn has come, was enough."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self.line, (len(structure.rule.text), next(self.numbers), turn))
+        self._next()
         try:
-            lm.grammars.get(structure.rule, self.limits.short_effort)
+            await turn
+            await asyncio.to_thread(structure.grammar, lm, self.limits.short_effort)
         except OutOfTime:
             return False
-        except UnmaskError as error:
-            raise APIError(400, f"{structure.field}: {error}", param=structure.field) from None
+        finally:
+            if not turn.cancelled():  # it had its turn
+                self.busy = False
+                self._next()
         return True
+
+    def _next(self) -> None:
+        while self.line and not self.busy:
+            turn = heapq.heappop(self.line)[2]
+            if not turn.done():
+                self.busy = True
+                turn.set_result(None)
