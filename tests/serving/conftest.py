@@ -14,12 +14,12 @@ from small_models import small_models
 
 from unmask.lm import DiffusionLM
 from unmask.models.transformer import Transformer
-from unmask.serving.api.access import AccessRules, local_hosts
-from unmask.serving.api.app import Settings
+from unmask.serving.api.access import local_hosts
+from unmask.serving.api.settings import Settings
 from unmask.serving.engine import Limits
 from unmask.serving.server import Server, bind, make_app
 
-LOCAL = Settings(AccessRules(hosts=local_hosts("127.0.0.1")))
+LOCAL = Settings(hosts=local_hosts("127.0.0.1"))
 Starter = Callable[..., Live]
 
 

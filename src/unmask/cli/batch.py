@@ -60,8 +60,7 @@ def batch(
     from rich.progress import Progress
 
     from unmask.serving import batch as batches
-    from unmask.serving.api.access import AccessRules
-    from unmask.serving.api.app import Settings
+    from unmask.serving.api.settings import Settings
     from unmask.serving.engine import Limits
     from unmask.serving.server import ServerConfig
 
@@ -75,7 +74,7 @@ def batch(
     console = Console(stderr=True)
     # no line of a batch is turned away because others wait
     limits = Limits(max_concurrent, 1 << 30, int(cache_gb * 2**30))
-    settings = Settings(AccessRules(body_bytes=1 << 30), seconds=math.inf)
+    settings = Settings(body_bytes=1 << 30, seconds=math.inf)
     config = ServerConfig(names(model or ["default"]), limits, settings, device=device, dtype=dtype, backend=backend)
     try:
         if before < len(asked):

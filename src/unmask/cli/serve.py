@@ -69,10 +69,8 @@ def serve(
         raise UnmaskError(f"--max-n must be 1 to {max_concurrent + queue}, what the server holds, got {max_n}")
     need("uvicorn", "serve")
     fleet = _fleet(ray, min_replicas, max_replicas, replica_cpus)
-    from unmask.serving.api.access import AccessRules, check_origins, local_hosts, read_keys
-    from unmask.serving.api.app import Settings
-    from unmask.serving.api.planner import RequestLimits
-    from unmask.serving.api.structure import StructureLimits
+    from unmask.serving.api.access import check_origins, local_hosts, read_keys
+    from unmask.serving.api.settings import Settings
     from unmask.serving.engine import Limits
     from unmask.serving.server import Server, ServerConfig, bind
     from unmask.serving.server import serve as run
@@ -80,14 +78,17 @@ def serve(
     keys = [] if api_key is None else [api_key]
     keys += [] if api_key_file is None else read_keys(api_key_file)
     settings = Settings(
-        access=AccessRules(tuple(keys), max_body, local_hosts(host, allow_host or ()), log_prompts),
-        limits=RequestLimits(
-            n=max_n,
-            prompt_tokens=max_prompt,
-            structure=StructureLimits(max_schema, max_schema_depth, schema_seconds),
-        ),
-        seconds=timeout,
+        keys=tuple(keys),
+        hosts=local_hosts(host, allow_host or ()),
         origins=check_origins(allow_origin or ()),
+        log_prompts=log_prompts,
+        seconds=timeout,
+        body_bytes=max_body,
+        n=max_n,
+        prompt_tokens=max_prompt,
+        schema_characters=max_schema,
+        schema_depth=max_schema_depth,
+        schema_seconds=schema_seconds,
     )
     limits = Limits(max_concurrent, queue, int(cache_gb * 2**30), prefill_chunk)
     named = names(models or ["default"])

@@ -22,8 +22,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
-from unmask.serving.api.app import Settings, create_app
+from unmask.serving.api.app import create_app
 from unmask.serving.api.planner import Models
+from unmask.serving.api.settings import Settings
 from unmask.serving.engine import Engine, Event, Job, Limits, Step
 
 log = logging.getLogger("unmask.serving")

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -22,14 +22,15 @@ from starlette.types import ASGIApp
 import unmask
 from unmask.errors import UnmaskError
 from unmask.serving.api import errors, execution, openapi, playground
-from unmask.serving.api.access import AccessControl, AccessRules, note
+from unmask.serving.api.access import AccessControl, note
 from unmask.serving.api.answers import Answer
 from unmask.serving.api.anthropic import CountRequest
 from unmask.serving.api.dialect import Dialect
 from unmask.serving.api.endpoints import ENDPOINTS, Endpoint
 from unmask.serving.api.errors import INVALID, MISSING, APIError
-from unmask.serving.api.planner import Models, Plan, Planner, RequestLimits, can_chat, can_fill, tokenizer_of
+from unmask.serving.api.planner import Models, Plan, Planner, can_chat, can_fill, tokenizer_of
 from unmask.serving.api.schema import DetokenizeRequest, StreamOptions, TokenizeRequest
+from unmask.serving.api.settings import Settings
 from unmask.serving.api.streaming import Stream
 from unmask.serving.api.strict_json import parse
 from unmask.serving.api.structure import Compiler, Structure
@@ -39,16 +40,6 @@ from unmask.serving.metrics import CONTENT_TYPE, Metrics
 
 Body = TypeVar("Body", bound=BaseModel)
 Handler = Callable[[Request], Response | Awaitable[Response]]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a server treats requests."""
-
-    access: AccessRules = field(default_factory=AccessRules)
-    limits: RequestLimits = field(default_factory=RequestLimits)
-    seconds: float = 300.0  # that one request may take, waiting included
-    origins: tuple[str, ...] = ()  # of web pages that may ask from a browser
 
 
 def create_app(models: Models, engine: Engine, settings: Settings | None = None) -> ASGIApp:
@@ -64,7 +55,7 @@ def create_app(models: Models, engine: Engine, settings: Settings | None = None)
     for kind in (APIError, UnmaskError, ValidationError, Refused, TimeoutError):
         app.add_exception_handler(kind, _failed)
     app.add_exception_handler(HTTPException, _not_found)
-    return AccessControl.around(app, chosen.access, metrics, chosen.origins)
+    return AccessControl.around(app, chosen, metrics)
 
 
 def read_body(raw: bytes, kind: type[Body]) -> Body:
@@ -92,9 +83,9 @@ class Service:
         self.engine = engine
         self.settings = settings
         self.metrics = metrics
-        self.planner = Planner(models, settings.limits)
+        self.planner = Planner(models, settings)
         self.began = int(time.time())
-        self.compiler = Compiler(settings.limits.structure)
+        self.compiler = Compiler(settings)
         self.workers = Workers()
         self.cards: dict[str, dict[str, Any]] = {}  # by model; made when first asked for
 
@@ -137,7 +128,7 @@ class Service:
         note(request.scope, model=plan.name, prompt=plan.prompt_tokens)
         if body.user is not None:
             note(request.scope, user=json.dumps(body.user))
-        if self.settings.access.log_prompts:
+        if self.settings.log_prompts:
             note(request.scope, body=json.dumps(body.model_dump(mode="json", exclude_none=True)))
         answer = Answer(endpoint.format, plan)
         try:

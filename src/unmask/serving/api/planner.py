@@ -30,7 +30,8 @@ from unmask.serving.api.schema import (
     TokenizeRequest,
     ToolCall,
 )
-from unmask.serving.api.structure import Structure, StructureLimits, structure_of
+from unmask.serving.api.settings import Settings
+from unmask.serving.api.structure import Structure, structure_of
 from unmask.serving.api.tool_calls import as_plain_messages, renders_tools
 from unmask.serving.api.writer import Region
 from unmask.structured.tool_calls import CallForm
@@ -39,17 +40,6 @@ CHAT_TOKENS = 1024  # where the client does not say, and as far as they fit
 COMPLETION_TOKENS = 16
 GAP_TOKENS = 64
 LONGEST_TOKEN = 1024  # characters
-
-
-@dataclass(frozen=True)
-class RequestLimits:
-    """What one request may ask for."""
-
-    n: int = 8
-    prompt_tokens: int = 1 << 20  # the model's own length is a bound too
-    candidates: int = 32  # lengths tried of one gap
-    ranged_gaps: int = 64  # gaps of which several lengths are tried
-    structure: StructureLimits = field(default_factory=StructureLimits)  # what structured output may cost
 
 
 @dataclass
@@ -127,15 +117,15 @@ def mask_of(lm: DiffusionLM) -> int:
 class Planner:
     """Makes plans of bodies; whatever cannot be done as asked raises APIError or UnmaskError."""
 
-    def __init__(self, models: Models, limits: RequestLimits | None = None) -> None:
+    def __init__(self, models: Models, limits: Settings | None = None) -> None:
         self.models = models
-        self.limits = limits or RequestLimits()
+        self.limits = limits or Settings()
 
     def structure(self, body: Any) -> Structure | None:
         """What the text of a request has to match."""
         if not isinstance(body, Structured):
             return None
-        return structure_of(body, self.models.find(body.model)[1], self.limits.structure)
+        return structure_of(body, self.models.find(body.model)[1], self.limits)
 
     def dialogue(self, body: Dialogue) -> Plan:
         """A plan of messages to answer."""
@@ -251,7 +241,7 @@ class Planner:
         logprobs = alternatives(body)
         calls = None if structure is None else structure.calls
         if structure is not None:
-            options["grammar"] = structure.grammar(lm, self.limits.structure.effort)
+            options["grammar"] = structure.grammar(lm, self.limits)
         if calls is not None and body.diffusing:
             raise refuse("diffusing", "sends whole texts, and calls of tools are sent in parts; leave out one of them")
         n = self._n(body, len(rows))

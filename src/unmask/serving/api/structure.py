@@ -7,7 +7,7 @@ import heapq
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
 from unmask.serving.api.errors import BUSY, APIError, refuse
 from unmask.serving.api.schema import AllowedTools, ChatRequest, Function, NamedChoice, Structured, StructuredOutputs
+from unmask.serving.api.settings import Settings
 from unmask.serving.api.tool_calls import ToolRule, form_of
 from unmask.structured.effort import Effort
 from unmask.structured.grammar import Grammar
@@ -42,21 +43,6 @@ class ShortEffort(Effort):
 
 
 @dataclass(frozen=True)
-class StructureLimits:
-    """What a rule of a request may cost."""
-
-    characters: int = 1 << 16  # of a schema written as JSON, all tools together, or of a regular expression
-    depth: int = 32  # of lists and objects in a schema
-    seconds: float = 5.0  # of compiling it
-
-    def effort(self) -> Effort:
-        return Effort(seconds=self.seconds, entries=4_000_000)
-
-    def short_effort(self) -> Effort:
-        return ShortEffort(seconds=min(self.seconds, SHORT_SECONDS), entries=4_000_000)
-
-
-@dataclass(frozen=True)
 class Structure:
     """The rule of a request's text, and how to read calls from it where it has tools."""
 
@@ -65,17 +51,19 @@ class Structure:
     calls: CallForm | None = None
     free: bool = False  # the text may also be prose, which can be cut
 
-    def grammar(self, lm: DiffusionLM, effort: Callable[[], Effort]) -> Grammar:
-        """The compiled rule; what is refused is the field's fault."""
+    def grammar(self, lm: DiffusionLM, limits: Settings, short: bool = False) -> Grammar:
+        """The compiled rule; what is refused is the field's fault. `short`: raises OutOfTime after SHORT_SECONDS."""
+        seconds = min(limits.schema_seconds, SHORT_SECONDS) if short else limits.schema_seconds
+        kind = ShortEffort if short else Effort
         try:
-            return lm.grammars.get(self.rule, effort)
+            return lm.grammars.get(self.rule, lambda: kind(seconds=seconds, entries=4_000_000))
         except OutOfTime:
             raise
         except UnmaskError as error:
             raise APIError(400, f"{self.field}: {error}", param=self.field) from None
 
 
-def structure_of(body: Structured, lm: DiffusionLM, limits: StructureLimits) -> Structure | None:
+def structure_of(body: Structured, lm: DiffusionLM, limits: Settings) -> Structure | None:
     """The structure that a request asks for, None for plain text. Raises APIError for what cannot be honoured."""
     found = [*_format(body), *_structured(body)]
     if isinstance(body, ChatRequest):
@@ -83,10 +71,12 @@ def structure_of(body: Structured, lm: DiffusionLM, limits: StructureLimits) -> 
     if len(found) > 1:
         raise refuse(found[1].field, f"cannot be honoured together with {found[0].field}; leave out one of them")
     for asked in found:
-        if len(asked.rule.text) > limits.characters:
-            raise refuse(asked.field, f"is larger than the {limits.characters} characters that this server takes")
-        if not isinstance(asked.rule, RegexRule) and _depth(json.loads(asked.rule.text)) > limits.depth:
-            raise refuse(asked.field, f"is nested deeper than the {limits.depth} levels that this server takes")
+        if len(asked.rule.text) > limits.schema_characters:
+            raise refuse(
+                asked.field, f"is larger than the {limits.schema_characters} characters that this server takes"
+            )
+        if not isinstance(asked.rule, RegexRule) and _depth(json.loads(asked.rule.text)) > limits.schema_depth:
+            raise refuse(asked.field, f"is nested deeper than the {limits.schema_depth} levels that this server takes")
         if body.stop:
             raise refuse("stop", f"would cut the text that {asked.field} completes; leave out one of them")
     return found[0] if found else None
@@ -175,7 +165,7 @@ class Compiler:
     """Compiles rules beside the event loop and the engine, one at a time, the shortest first. Each has a short while at
     first; one that takes longer waits in a line of its own, so that it does not hold up the quick ones."""
 
-    def __init__(self, limits: StructureLimits) -> None:
+    def __init__(self, limits: Settings) -> None:
         self.limits = limits
         self.numbers = itertools.count()
         self.line: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap of rules' sizes and turns
@@ -199,7 +189,7 @@ class Compiler:
                     self.long.clear()
                 self.long.add(structure.rule)
             async with self.slow:
-                await asyncio.to_thread(structure.grammar, lm, self.limits.effort)
+                await asyncio.to_thread(structure.grammar, lm, self.limits)
         finally:
             self.waiting -= 1
 
@@ -210,7 +200,7 @@ class Compiler:
         self._next()
         try:
             await turn
-            await asyncio.to_thread(structure.grammar, lm, self.limits.short_effort)
+            await asyncio.to_thread(structure.grammar, lm, self.limits, short=True)
         except OutOfTime:
             return False
         finally:
