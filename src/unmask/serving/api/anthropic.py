@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from unmask.serving.api.dialect import Part, PartsDialect, event, function_call
 from unmask.serving.api.errors import APIError
-from unmask.serving.api.schema import ChatRequest, FunctionName, Strict
+from unmask.serving.api.schema import ChatRequest, FunctionName, Strict, text_of
 
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 Cached = dict[str, str] | None
@@ -74,7 +74,7 @@ class CountRequest(Strict):
         """The same dialogue as OpenAI's clients would send it."""
         if self.thinking not in (None, {"type": "disabled"}):
             raise APIError(400, "field 'thinking': this server cannot honour it; leave it out", param="thinking")
-        messages = [] if self.system is None else [{"role": "system", "content": _text(self.system)}]
+        messages = [] if self.system is None else [{"role": "system", "content": text_of(self.system)}]
         for turn in self.messages:
             messages += _messages(turn)
         tools = [
@@ -131,10 +131,6 @@ class TokenCount(BaseModel):
     input_tokens: int
 
 
-def _text(content: str | list[TextBlock] | None) -> str:
-    return content if isinstance(content, str) else "".join(block.text for block in content or ())
-
-
 def _messages(turn: Turn) -> Iterator[dict[str, Any]]:
     """A turn as messages: results of tools are messages of their own."""
     if isinstance(turn.content, str):
@@ -144,7 +140,7 @@ def _messages(turn: Turn) -> Iterator[dict[str, Any]]:
     calls = []
     for block in turn.content:
         if block.type == "tool_result":
-            yield {"role": "tool", "tool_call_id": block.tool_use_id or "", "content": _text(block.content)}
+            yield {"role": "tool", "tool_call_id": block.tool_use_id or "", "content": text_of(block.content)}
         elif block.type == "tool_use":
             calls.append(function_call(block.id or "", block.name or "", json.dumps(block.input or {})))
     if calls:

@@ -135,7 +135,7 @@ class Service:
             async with asyncio.timeout(self.settings.seconds):
                 if body.stream:
                     return await self._streamed(request, read, answer)
-                whole = await execution.unless_gone(request, asyncio.ensure_future(self._whole(answer)))
+                whole = await execution.unless_gone(request, self._whole(answer))
                 self._used(request, plan, whole["usage"])
                 return JSONResponse(read.dialect.whole(whole))
         except execution.ClientGone:
@@ -157,7 +157,7 @@ class Service:
         began = time.perf_counter()
         plan = answer.plan
         if plan.filling is not None:
-            await execution.unless_gone(request, asyncio.ensure_future(execution.settle(self.engine, plan)))
+            await execution.unless_gone(request, execution.settle(self.engine, plan))
         return Stream(
             answer,
             read.body,

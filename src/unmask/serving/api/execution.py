@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from starlette.requests import Request
 
@@ -16,7 +16,7 @@ from unmask.decoding.infill import mean_log_confidence, settle_lengths
 from unmask.decoding.request import Prepared
 from unmask.serving.api import errors
 from unmask.serving.api.errors import APIError
-from unmask.serving.api.planner import Filling, Plan, mask_of
+from unmask.serving.api.planner import Plan, mask_of
 from unmask.serving.api.writer import Region, Writer, Written
 from unmask.serving.engine import Done, Engine, Event, Failed, Job, Step
 from unmask.serving.event_queue import EventQueue
@@ -91,43 +91,29 @@ async def settle(engine: Engine, plan: Plan) -> None:
     filling = plan.filling
     if filling is None or plan.regions:
         return
-    lengths, rounds = await _settled_lengths(engine, plan.name, filling)
-    prepared = filling.prepare([lengths] * filling.n)
-    plan.prepared = replace(
-        prepared,
-        requests=[
-            replace(request, seed=plan.seed + i, logprobs=plan.logprobs) for i, request in enumerate(prepared.requests)
-        ],
-    )
+    settling = settle_lengths(filling.template)
+    sure: list[float] | None = None
+    try:
+        while True:
+            tried = next(settling) if sure is None else settling.send(sure)
+            with closing(Execution(engine, plan.name, filling.prepare(tried), plan.taken, quiet=True)) as execution:
+                async for _ in execution:
+                    pass
+            sure = [mean_log_confidence([step.frame for step in steps]) for steps in execution.steps]
+            plan.taken = True
+    except StopIteration as settled:
+        plan.lengths = settled.value
+    prepared = filling.prepare([plan.lengths] * filling.n)
+    requests = [
+        replace(request, seed=plan.seed + i, logprobs=plan.logprobs) for i, request in enumerate(prepared.requests)
+    ]
+    plan.prepared = replace(prepared, requests=requests)
     start = 0
-    end = len(prepared.requests[0].ids)
+    end = len(requests[0].ids)
     if filling.suffix:
         start = len(filling.template.segments[0])
-        end = start + lengths[0]
-    plan.lengths = lengths
-    plan.taken = rounds > 0
+        end = start + plan.lengths[0]
     plan.regions = [Region(start, end, mask_of(plan.lm), frozenset(), plan.stops, complete=True)] * filling.n
-
-
-async def _settled_lengths(engine: Engine, model: str, filling: Filling) -> tuple[list[int], int]:
-    """The lengths of all gaps, and how many times candidates of them were tried."""
-    settling = settle_lengths(filling.template)
-    rounds = 0
-    try:
-        tried = next(settling)
-        while True:
-            confidence = await _confidence(engine, model, filling.prepare(tried), resumed=rounds > 0)
-            rounds += 1
-            tried = settling.send(confidence)
-    except StopIteration as settled:
-        return settled.value, rounds
-
-
-async def _confidence(engine: Engine, model: str, prepared: Prepared, resumed: bool) -> list[float]:
-    with closing(Execution(engine, model, prepared, resumed, quiet=True)) as execution:
-        async for _ in execution:
-            pass
-    return [mean_log_confidence([step.frame for step in steps]) for steps in execution.steps]
 
 
 def writers(plan: Plan) -> list[Writer]:
@@ -151,21 +137,20 @@ async def collect(engine: Engine, plan: Plan, writers: list[Writer]) -> list[Wri
     return [out[number] for number in sorted(out)]
 
 
-async def unless_gone(request: Request, work: asyncio.Future[T]) -> T:
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     """The result of some work, which is cancelled if the client hangs up before: ClientGone."""
-    gone: asyncio.Future[None] = asyncio.ensure_future(_hung_up(request))
+    gone = asyncio.ensure_future(_hung_up(request))
+    task = asyncio.ensure_future(work)
     try:
-        both: set[asyncio.Future[Any]] = {gone, work}
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            work.cancel()
-            await asyncio.wait({work})
+        await asyncio.wait([gone, task], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
             raise ClientGone
-        return work.result()
+        return task.result()
     finally:
         gone.cancel()
-        if not work.done():
-            work.cancel()
+        task.cancel()
 
 
 async def _hung_up(request: Request) -> None:

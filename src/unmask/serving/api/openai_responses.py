@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from unmask.serving.api.dialect import Part, PartsDialect, event, function_call
 from unmask.serving.api.errors import APIError, refuse
-from unmask.serving.api.schema import ChatRequest, FunctionName, Labels, Steering, Strict
+from unmask.serving.api.schema import ChatRequest, FunctionName, Labels, Steering, Strict, text_of
 
 
 class InputText(Strict):
@@ -105,10 +105,6 @@ class ResponsesReply(BaseModel):
     usage: dict[str, Any] | None
 
 
-def _text(content: str | list[InputText] | None) -> str:
-    return content if isinstance(content, str) else "".join(part.text for part in content or ())
-
-
 def _messages(body: ResponsesRequest) -> Iterator[dict[str, Any]]:
     """The input as messages of a chat."""
     if body.instructions is not None:
@@ -118,14 +114,14 @@ def _messages(body: ResponsesRequest) -> Iterator[dict[str, Any]]:
         return
     for item in body.input:
         if item.type == "function_call_output":
-            yield {"role": "tool", "tool_call_id": item.call_id or "", "content": _text(item.output)}
+            yield {"role": "tool", "tool_call_id": item.call_id or "", "content": text_of(item.output)}
         elif item.type == "function_call":
             call = function_call(item.call_id or "", item.name or "", item.arguments or "")
             yield {"role": "assistant", "content": None, "tool_calls": [call]}
         elif item.type == "message":
             if item.role is None:
                 raise refuse("input", "holds a message without a role")
-            yield {"role": item.role, "content": _text(item.content)}
+            yield {"role": item.role, "content": text_of(item.content)}
 
 
 class Responses(PartsDialect):

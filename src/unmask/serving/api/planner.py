@@ -29,6 +29,7 @@ from unmask.serving.api.schema import (
     Structured,
     TokenizeRequest,
     ToolCall,
+    text_of,
 )
 from unmask.serving.api.settings import Settings
 from unmask.serving.api.structure import Structure, structure_of
@@ -318,9 +319,8 @@ def _echoed(body: CompletionRequest, lm: DiffusionLM) -> tuple[str, ...]:
 
 def _plain(message: Message) -> dict[str, Any]:
     """A message as templates read it."""
-    content = message.content
-    text = "".join(part.text for part in content) if isinstance(content, list) else content
-    plain: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role, "content": text or ""}
+    role = "system" if message.role == "developer" else message.role
+    plain: dict[str, Any] = {"role": role, "content": text_of(message.content)}
     if message.name is not None:
         plain["name"] = message.name
     if (message.tool_call_id is not None) != (message.role == "tool"):
@@ -331,7 +331,7 @@ def _plain(message: Message) -> dict[str, Any]:
         if message.role != "assistant":
             raise refuse("messages", f"hold tool_calls of role {message.role}; only an assistant makes them")
         plain["tool_calls"] = [_called(call) for call in message.tool_calls]
-    elif text is None:
+    elif message.content is None:
         raise refuse("messages", "hold one without content")
     return plain
 
