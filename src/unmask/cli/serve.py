@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +14,10 @@ from unmask.cli.options import Backend, Device, Dtype
 from unmask.errors import UnmaskError
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from unmask.serving.replicas import Fleet
+    from unmask.serving.server import Closing, ServerConfig
 
 
 def serve(
@@ -68,7 +73,7 @@ def serve(
     if not 1 <= max_n <= max_concurrent + queue:
         raise UnmaskError(f"--max-n must be 1 to {max_concurrent + queue}, what the server holds, got {max_n}")
     need("uvicorn", "serve")
-    fleet = _fleet(ray, min_replicas, max_replicas, replica_cpus)
+    fleet = fleet_of(ray, min_replicas, max_replicas, replica_cpus)
     from unmask.serving.api.access import check_origins, local_hosts, read_keys
     from unmask.serving.api.settings import Settings
     from unmask.serving.engine import Limits
@@ -94,16 +99,27 @@ def serve(
     named = names(models or ["default"])
     listener = bind(host, port)  # before models are read: it may be taken
     config = ServerConfig(named, limits, settings, device=device, dtype=dtype, backend=backend)
-    if fleet is None:
-        app, engine = config.start()
-        return run(Server(app, engine, grace), named, listener)
-    from unmask.serving import replicas
-
-    with replicas.fleet(config, fleet) as (app, router):
-        run(Server(app, router, grace), named, listener)
+    with running(config, fleet) as (app, engine):
+        run(Server(app, engine, grace), named, listener)
 
 
-def _fleet(ray: bool, least: int | None, most: int | None, cpus: float | None) -> Fleet | None:
+@contextmanager
+def running(config: ServerConfig, fleet: Fleet | None) -> Iterator[tuple[ASGIApp, Closing]]:
+    """What answers, and what closes it: an engine of this process, or replicas on Ray."""
+    if fleet is not None:
+        from unmask.serving import replicas
+
+        with replicas.fleet(config, fleet) as made:
+            yield made
+        return
+    app, engine = config.start()
+    try:
+        yield app, engine
+    finally:
+        engine.close()
+
+
+def fleet_of(ray: bool, least: int | None, most: int | None, cpus: float | None) -> Fleet | None:
     """How many replicas are asked for; None for this process alone."""
     if not ray:
         for name, value in {"min-replicas": least, "max-replicas": most, "replica-cpus": cpus}.items():
