@@ -14,12 +14,12 @@ from small_models import small_models
 
 from unmask.lm import DiffusionLM
 from unmask.models.transformer import Transformer
-from unmask.serving.api.access import AccessRules, local_hosts
-from unmask.serving.api.app import Settings
+from unmask.serving.api.access import local_hosts
+from unmask.serving.api.settings import Settings
 from unmask.serving.engine import Limits
-from unmask.serving.server import bind, make_server
+from unmask.serving.server import Server, bind, make_app
 
-LOCAL = Settings(AccessRules(hosts=local_hosts("127.0.0.1")))
+LOCAL = Settings(hosts=local_hosts("127.0.0.1"))
 Starter = Callable[..., Live]
 
 
@@ -41,7 +41,7 @@ def start(served_models: dict[str, DiffusionLM]) -> Iterator[Starter]:
         listener = bind("127.0.0.1", 0)
         port = listener.getsockname()[1]
         chosen = models or served_models
-        server = make_server(chosen, limits or Limits(slots=8, queue=8), settings or LOCAL, **options)
+        server = Server(*make_app(chosen, limits or Limits(slots=8, queue=8), settings or LOCAL), **options)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:

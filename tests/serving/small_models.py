@@ -44,10 +44,10 @@ def small_models(tiny: Callable[..., Any], drafting: Callable[..., Any]) -> dict
 
 
 def main(port: int) -> None:
-    from unmask.serving.api.access import AccessRules, local_hosts
-    from unmask.serving.api.app import Settings
+    from unmask.serving.api.access import local_hosts
+    from unmask.serving.api.settings import Settings
     from unmask.serving.engine import Limits
-    from unmask.serving.server import bind, make_server, serve
+    from unmask.serving.server import Server, bind, make_app, serve
 
     spec = spec_from_file_location("tests_conftest", TESTS / "conftest.py")
     assert spec is not None
@@ -55,8 +55,9 @@ def main(port: int) -> None:
     shared = module_from_spec(spec)
     spec.loader.exec_module(shared)
     models = small_models(shared.make_tiny, shared.make_drafting)
-    settings = Settings(AccessRules(hosts=local_hosts("127.0.0.1")))
-    serve(make_server(models, Limits(slots=8, queue=8), settings, 5.0), models, bind("127.0.0.1", port))
+    settings = Settings(hosts=local_hosts("127.0.0.1"))
+    server = Server(*make_app(models, Limits(slots=8, queue=8), settings), grace=5.0)
+    serve(server, models, bind("127.0.0.1", port))
 
 
 if __name__ == "__main__":

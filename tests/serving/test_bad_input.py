@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from live_server import Live
 
-from unmask.serving.api.app import Settings
-from unmask.serving.api.planner import RequestLimits
+from unmask.serving.api.settings import Settings
 from unmask.serving.engine import Limits
 
 TEXT: dict[str, Any] = {"model": "canvas", "prompt": "the cat", "max_tokens": 4}
@@ -233,7 +232,7 @@ def test_a_time_limit_is_told(start: Any) -> None:
 
 
 def test_bounds_are_told(start: Any) -> None:
-    small = start(Limits(slots=2), Settings(limits=RequestLimits(n=1, prompt_tokens=3)))
+    small = start(Limits(slots=2), Settings(n=1, prompt_tokens=3))
     assert small.send("/v1/completions", {**TEXT, "prompt": [5, 6, 7, 8]})[0] == 400
     assert small.send("/v1/completions", {**TEXT, "prompt": [5, 6, 7], "n": 2})[0] == 400
     assert small.send("/v1/completions", {**TEXT, "prompt": [5, 6, 7]})[0] == 200

@@ -89,10 +89,9 @@ def test_anthropic(live: Live, written: str) -> None:
 
 
 def test_anthropics_key_is_taken(start: Any) -> None:
-    from unmask.serving.api.access import AccessRules
-    from unmask.serving.api.app import Settings
+    from unmask.serving.api.settings import Settings
 
-    locked = start(settings=Settings(AccessRules(keys=("open-sesame",))))
+    locked = start(settings=Settings(keys=("open-sesame",)))
     body = {"model": "talker", "messages": HELLO, "max_tokens": 2}
     assert locked.send("/v1/messages", body, headers={"x-api-key": "open-sesame"})[0] == 200
     status, reply = locked.send("/v1/messages", body, headers={"x-api-key": "wrong"})

@@ -17,8 +17,8 @@ from live_server import Live
 
 from unmask.errors import UnmaskError
 from unmask.serving import server
-from unmask.serving.api.access import AccessRules, check_origins, local_hosts
-from unmask.serving.api.app import Settings
+from unmask.serving.api.access import check_origins, local_hosts
+from unmask.serving.api.settings import Settings
 
 TEXT: dict[str, Any] = {"model": "canvas", "prompt": "the cat", "max_tokens": 4}
 ORIGIN = {"Origin": "https://app.example"}
@@ -111,8 +111,8 @@ def test_a_request_line_with_the_whole_address(live: Live) -> None:
 def test_pages_of_an_allowed_origin_can_read_every_answer(
     start: Any, path: str, headers: dict[str, str], body: bytes | None, status: int
 ) -> None:
-    rules = AccessRules(keys=("k",), body_bytes=2000, hosts=local_hosts("127.0.0.1"))
-    live = start(settings=Settings(rules, origins=("https://app.example",)))
+    rules = {"keys": ("k",), "body_bytes": 2000, "hosts": local_hosts("127.0.0.1")}
+    live = start(settings=Settings(**rules, origins=("https://app.example",)))
     answer, _ = fetch(live, path, "GET" if body is None else "POST", body, **ORIGIN, **headers)
     assert answer.status == status
     assert answer.headers["access-control-allow-origin"] == "https://app.example"
@@ -127,7 +127,7 @@ def test_origins_and_hosts_are_checked() -> None:
 
 
 def test_a_proxy_is_answered_under_its_name(start: Any) -> None:
-    live = start(settings=Settings(AccessRules(hosts=local_hosts("127.0.0.1", ["proxy.example"]))))
+    live = start(settings=Settings(hosts=local_hosts("127.0.0.1", ["proxy.example"])))
     assert fetch(live, "/health", Host="proxy.example")[0].status == 200
     assert fetch(live, "/health", Host="evil.example")[0].status == 421
 

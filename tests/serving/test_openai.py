@@ -11,8 +11,8 @@ import openai
 import pytest
 from live_server import Live
 
-from unmask.serving.api.access import AccessRules, read_keys
-from unmask.serving.api.app import Settings
+from unmask.serving.api.access import read_keys
+from unmask.serving.api.settings import Settings
 from unmask.serving.engine import Limits
 
 HELLO: list[Any] = [{"role": "user", "content": "the cat"}]
@@ -166,7 +166,7 @@ def test_refusals_are_openais_exceptions(start: Any, live: Live, key_file: Path)
     def of(served: Live, key: str = "none") -> openai.OpenAI:
         return openai.OpenAI(base_url=served.url, api_key=key, max_retries=0, timeout=60)
 
-    closed = start(settings=Settings(AccessRules(read_keys(key_file))))
+    closed = start(settings=Settings(keys=read_keys(key_file)))
     with pytest.raises(openai.AuthenticationError):
         of(closed, "wrong").models.list()
     assert len(list(of(closed, "open-sesame").models.list())) == 5

@@ -15,8 +15,8 @@ from live_server import Live
 
 from unmask.canvas import Frame
 from unmask.lm import DiffusionLM
-from unmask.serving.api.access import AccessRules, local_hosts
-from unmask.serving.api.app import Settings
+from unmask.serving.api.access import local_hosts
+from unmask.serving.api.settings import Settings
 
 pytestmark = pytest.mark.browser
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
@@ -373,7 +373,7 @@ def test_trouble_is_told(pair: Live, visit: Any) -> None:
 
 
 def test_a_key_is_asked_for_and_kept_in_memory_only(start: Any, visit: Any) -> None:
-    guarded = start(settings=Settings(AccessRules(keys=("open-sesame",), hosts=local_hosts("127.0.0.1"))))
+    guarded = start(settings=Settings(keys=("open-sesame",), hosts=local_hosts("127.0.0.1")))
     opened = visit(guarded, connected=False, expected=("401",))
     page = opened.page
     page.wait_for_selector("#trouble:visible")

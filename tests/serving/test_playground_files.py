@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from live_server import Live
 
-from unmask.serving.api.access import AccessRules, local_hosts
-from unmask.serving.api.app import Settings
+from unmask.serving.api.access import local_hosts
+from unmask.serving.api.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "src" / "unmask" / "serving" / "playground"
@@ -60,7 +60,7 @@ def test_unknown_paths_are_404(live: Live, path: str) -> None:
 
 
 def test_the_page_needs_no_key_and_shows_nothing_without(start: Any) -> None:
-    guarded = start(settings=Settings(AccessRules(keys=("open-sesame",), hosts=local_hosts("127.0.0.1"))))
+    guarded = start(settings=Settings(keys=("open-sesame",), hosts=local_hosts("127.0.0.1")))
     for path in ("/", "/playground/main.js", "/health", "/docs", "/openapi.json", "/version"):
         assert fetch(guarded, path)[0].status == 200
     for path in ("/v1/models", "/metrics", "/nothing", "//"):

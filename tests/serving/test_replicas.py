@@ -18,8 +18,8 @@ import pytest
 
 from unmask.lm import DiffusionLM
 from unmask.serving import batch
-from unmask.serving.api.access import AccessRules, local_hosts
-from unmask.serving.api.app import Settings
+from unmask.serving.api.access import local_hosts
+from unmask.serving.api.settings import Settings
 from unmask.serving.asgi import Asked, whole
 from unmask.serving.engine import Limits
 from unmask.serving.metrics import value
@@ -58,8 +58,8 @@ def replicas() -> list[int]:
 def served(served_models: dict[str, DiffusionLM], tmp_path_factory: pytest.TempPathFactory) -> ServerConfig:
     folder = tmp_path_factory.mktemp("models") / "canvas"
     served_models["canvas"].save_pretrained(folder)
-    rules = AccessRules((KEY,), hosts=local_hosts("127.0.0.1"))
-    return ServerConfig({"canvas": str(folder)}, Limits(slots=8, queue=64), Settings(rules))
+    settings = Settings(keys=(KEY,), hosts=local_hosts("127.0.0.1"))
+    return ServerConfig({"canvas": str(folder)}, Limits(slots=8, queue=64), settings)
 
 
 @pytest.fixture(scope="module")

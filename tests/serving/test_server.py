@@ -18,8 +18,8 @@ import pytest
 from live_server import Live
 
 from unmask.errors import UnmaskError
-from unmask.serving.api.access import AccessRules, local_hosts, read_keys
-from unmask.serving.api.app import Settings
+from unmask.serving.api.access import local_hosts, read_keys
+from unmask.serving.api.settings import Settings
 from unmask.serving.engine import Limits
 from unmask.serving.metrics import value
 
@@ -85,7 +85,7 @@ def test_a_full_house_is_a_429_and_nobody_waits_for_ever(start: Any) -> None:
 
 
 def test_keys(start: Any, key_file: Path, tmp_path: Path) -> None:
-    live = start(settings=Settings(AccessRules(read_keys(key_file))))
+    live = start(settings=Settings(keys=read_keys(key_file)))
     assert live.send("/health")[0] == 200
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "open-sesame"}, {"Authorization": "é"}):
         raw = {name: value.encode("latin-1").decode("latin-1") for name, value in headers.items()}
@@ -147,7 +147,7 @@ def test_prompts_are_logged_only_if_asked(start: Any, live: Live, caplog: pytest
         wait_until(lambda: "tokens=" in caplog.text)
         assert "secret" not in caplog.text
         assert '"me\\nmyself"' in caplog.text
-        talkative = start(settings=Settings(AccessRules(log_prompts=True)))
+        talkative = start(settings=Settings(log_prompts=True))
         talkative.send("/v1/completions", {**TEXT, "prompt": "a secret cat"})
         wait_until(lambda: "secret" in caplog.text)
 

@@ -18,9 +18,7 @@ from pydantic import BaseModel
 
 from unmask.decoding.methods import DecodingDefaults
 from unmask.lm import DiffusionLM
-from unmask.serving.api.app import Settings
-from unmask.serving.api.planner import RequestLimits
-from unmask.serving.api.structure import StructureLimits
+from unmask.serving.api.settings import Settings
 from unmask.serving.engine import Limits
 from unmask.training.tokenizer import train_tokenizer
 
@@ -227,7 +225,7 @@ def test_tools_that_cannot_be_honoured(tools_live: Live, change: dict[str, Any],
 
 
 def test_a_hostile_rule_is_refused_and_hangs_nobody(start: Any) -> None:
-    live = start(Limits(slots=4), Settings(limits=RequestLimits(structure=StructureLimits(2000, 6, 0.3))))
+    live = start(Limits(slots=4), Settings(schema_characters=2000, schema_depth=6, schema_seconds=0.3))
     deep: Any = {}
     for _ in range(8):
         deep = {"items": deep}

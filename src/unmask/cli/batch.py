@@ -7,21 +7,14 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from unmask.cli.options import Backend, Device, Dtype, Json
-from unmask.cli.serve import names, need
+from unmask.cli.serve import fleet_of, names, need, running
 from unmask.errors import UnmaskError
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
-    from unmask.serving.server import ServerConfig
 
 
 def batch(
@@ -54,14 +47,12 @@ def batch(
             "--max-concurrent must be at least 1, --workers at least 0, --cache-gb and --worker-cpus more"
         )
     need("uvicorn", "serve")
-    if workers:
-        need("ray", "ray")
+    fleet = fleet_of(True, workers, workers, worker_cpus) if workers else None
     from rich.console import Console
     from rich.progress import Progress
 
     from unmask.serving import batch as batches
-    from unmask.serving.api.access import AccessRules
-    from unmask.serving.api.app import Settings
+    from unmask.serving.api.settings import Settings
     from unmask.serving.engine import Limits
     from unmask.serving.server import ServerConfig
 
@@ -75,11 +66,11 @@ def batch(
     console = Console(stderr=True)
     # no line of a batch is turned away because others wait
     limits = Limits(max_concurrent, 1 << 30, int(cache_gb * 2**30))
-    settings = Settings(AccessRules(body_bytes=1 << 30), seconds=math.inf)
+    settings = Settings(body_bytes=1 << 30, seconds=math.inf)
     config = ServerConfig(names(model or ["default"]), limits, settings, device=device, dtype=dtype, backend=backend)
     try:
         if before < len(asked):
-            with _app(config, workers, worker_cpus) as app:
+            with running(config, fleet) as (app, _):
                 began = time.perf_counter()
                 with Progress(console=console, transient=True, disable=as_json) as progress:
                     task = progress.add_task("answering", total=len(asked), completed=before)
@@ -107,19 +98,3 @@ def batch(
         )
     if written.failed:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _app(config: ServerConfig, workers: int, cpus: float) -> Iterator[ASGIApp]:
-    """What answers: an engine of this process, or workers on Ray."""
-    if workers:
-        from unmask.serving.replicas import Fleet, fleet
-
-        with fleet(config, Fleet(workers, workers, cpus)) as (app, _):
-            yield app
-        return
-    app, engine = config.start()
-    try:
-        yield app
-    finally:
-        engine.close()

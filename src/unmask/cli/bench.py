@@ -11,15 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from unmask.cli.options import (
-    Backend,
-    Dtype,
-    Json,
-    Tokens,
-    load,
-    numbers,
-    shares,
-)
+from unmask.cli.options import Backend, Dtype, Json, Tokens, load, numbers, shares
 
 if TYPE_CHECKING:
     from unmask.evaluation.speed import Speed
@@ -98,23 +90,15 @@ def speed(
     if picture is not None:
         bench.draw(results, scores, picture, f"{lm.name}: {max_new_tokens} new tokens, temperature 0")
     if as_json:
-        print(
-            json.dumps(
-                {"speeds": [r.to_dict() for r in results], "passes_ms": widths, "floors_ms": floors, "scores": scores}
-            )
-        )
+        speeds = [r.to_dict() for r in results]
+        print(json.dumps({"speeds": speeds, "passes_ms": widths, "floors_ms": floors, "scores": scores}))
         return
     rows = []
     for r in results:
         over = "-" if r.over_llama is None else f"{r.over_llama:.2f}"
-        made = [
-            f"{r.tokens_per_second:.1f}",
-            f"{r.over_ar:.2f}",
-            over,
-            f"{r.tokens_per_step:.2f}",
-            f"{r.ms_per_step:.1f}",
-        ]
-        rows.append([r.name, str(r.batch), *made, f"{scores[r.name]:.1f}" if r.name in scores else "-"])
+        made = [f"{r.tokens_per_second:.1f}", f"{r.over_ar:.2f}", over]
+        each = [f"{r.tokens_per_step:.2f}", f"{r.ms_per_step:.1f}"]
+        rows.append([r.name, str(r.batch), *made, *each, f"{scores[r.name]:.1f}" if r.name in scores else "-"])
     columns = ["way", "batch", "tokens/s", "over ar", "over llama.cpp", "tokens/step", "ms/step", "score"]
     Console().print(table(f"{lm.name}, {max_new_tokens} new tokens", columns, rows))
     rows = [

@@ -4,40 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from unmask.cli.options import (
-    Backend,
-    Block,
-    Device,
-    Dtype,
-    Mode,
-    Model,
-    Seed,
-    Temperature,
-    Threshold,
-    Tokens,
-    TopP,
-    load,
-)
+from unmask.cli.options import Backend, Device, Dtype, Model, Tokens, decodes, load
 from unmask.errors import UnmaskError
 
 
+@decodes("mode", "threshold", "block_length", "temperature", "top_p", "seed")
 def chat(
     model: Model = "default",
     max_new_tokens: Tokens = 512,
-    mode: Mode = None,
-    threshold: Threshold = None,
-    block_length: Block = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    seed: Seed = None,
     system: Annotated[str, typer.Option(help="A system prompt in place of the model's own.")] = "",
     dtype: Dtype = None,
     device: Device = "cpu",
     backend: Backend = "auto",
+    **decoding: Any,
 ) -> None:
     """Talk with a model; an empty line or end of input ends it.
 
@@ -46,14 +29,12 @@ def chat(
     lm = load(model, device, dtype, backend)
     if lm.chat_template is None:
         raise UnmaskError(f"model '{lm.name}' has no chat template; use `unmask generate -m {model}`")
-    options = {"mode": mode, "threshold": threshold, "block_length": block_length, "temperature": temperature}
     messages = [{"role": "system", "content": system}] if system else []
     while question := _ask():
         messages.append({"role": "user", "content": question})
         shown = ""
-        ids = []
         began = time.perf_counter()
-        run = lm.start(messages, max_new_tokens, top_p=top_p, seed=seed, **options)
+        run = lm.start(messages, max_new_tokens, **decoding)
         for _ in run.frames():  # only what is written from the left without a gap, and whole characters
             text = run.text_so_far()
             if text.startswith(shown) and len(text) > len(shown) and not text.endswith("\ufffd"):
@@ -62,10 +43,9 @@ def chat(
         output = run.outputs()[0]
         print(output.text[len(shown) :] if output.text.startswith(shown) else "\n" + output.text)
         messages.append({"role": "assistant", "content": output.text})
-        seconds = time.perf_counter() - began
-        ids = output.token_ids
-        figures = f"{len(ids)} tokens in {output.steps} steps, {len(ids) / seconds:.0f} tokens/s"
-        print(f"({figures})", file=sys.stderr)
+        count = len(output.token_ids)
+        rate = count / (time.perf_counter() - began)
+        print(f"({count} tokens in {output.steps} steps, {rate:.0f} tokens/s)", file=sys.stderr)
 
 
 def _ask() -> str:

@@ -1,4 +1,4 @@
-"""The command line: one file a command, each a thin layer over the library."""
+"""The command line: each command a thin layer over the library."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import sys
 
 import typer
 
-from unmask.cli.adapt import adapt
 from unmask.cli.batch import batch
 from unmask.cli.bench import BenchGroup, speed
 from unmask.cli.chat import chat
 from unmask.cli.eval import evaluate
 from unmask.cli.fill import fill
-from unmask.cli.finetune import finetune
 from unmask.cli.generate import generate
-from unmask.cli.models import export, models
-from unmask.cli.pull import pull
+from unmask.cli.models import export, models, pull
 from unmask.cli.race import race
 from unmask.cli.recipes import recipes
 from unmask.cli.serve import serve
 from unmask.cli.solve import solve
-from unmask.cli.train import train
+from unmask.cli.train import adapt, finetune, train
 from unmask.errors import UnmaskError
 
 TRAINING_PACKAGES = ("accelerate", "pyarrow", "matplotlib", "yaml", "tensorboard")

@@ -1,4 +1,4 @@
-"""`unmask models ...`: which models there are, and what one is."""
+"""`unmask models ...`, `unmask pull` and `unmask export`: which models there are, and what one is."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
 
     records: list[dict[str, Any]] = []
     for entry in hub.ENTRIES.values():
-        present = hub.is_present(entry)
-        folder = hub.place(entry)
-        weights = folder / "model.safetensors"
+        weights = hub.place(entry) / "model.safetensors"
         size = sum(f.size for f in entry.files) or (weights.stat().st_size if weights.is_file() else 0)
         records.append(
             {
@@ -40,7 +38,7 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
                 "bytes": size,
                 "source": str(entry.source),
                 "licence": entry.licence,
-                "present": present,
+                "present": hub.is_present(entry),
                 "base": entry.base,
                 "notes": entry.notes,
             }
@@ -82,6 +80,31 @@ def inspect_command(
             print(f"{heading:<11} {said}")
     if result.problem is not None:
         raise UnmaskError(result.problem)
+
+
+def pull(
+    name: Annotated[str, typer.Argument(help="A name that `unmask models` lists, or a hub id, owner/name.")],
+    check: Annotated[bool, typer.Option("--check", help="Fetch nothing; compare what is here by SHA-256.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch a model into the cache, once; every other command does so at first use.
+
+    Example: `unmask pull smollm2-135m-instruct`
+    """
+    from unmask.checkpoints import hub
+
+    entry = hub.need(name)
+    needed = [entry.name] if entry.base is None else [entry.base, entry.name]
+    folders = {}
+    for each in needed:  # an adapter is of no use without its base
+        shipped = isinstance(hub.need(each).source, hub.Shipped)
+        folders[each] = hub.find(each) if shipped or not check else hub.check(each)
+    files = [{"name": f.name, "bytes": f.size, "sha256": f.sha256} for each in needed for f in hub.need(each).files]
+    if as_json:
+        print(json.dumps({"name": entry.name, "folders": {k: str(v) for k, v in folders.items()}, "files": files}))
+        return
+    for each, folder in folders.items():
+        print(f"{each}: {'as it should be' if check else 'here'}, {folder}")
 
 
 def export(

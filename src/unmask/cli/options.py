@@ -2,67 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from unmask.errors import UnmaskError
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 Model = Annotated[str, typer.Option("--model", "-m", help="A shipped model's name or a checkpoint folder.")]
 Tokens = Annotated[int, typer.Option("--max-new-tokens", "-n", help="How many tokens to write.")]
 Served = Annotated[str, typer.Argument(help="A model's name or folder.")]
 Length = Annotated[int, typer.Option("--max-new-tokens", "-n", help="Tokens of an answer at most.")]
-Steps = Annotated[int | None, typer.Option("--steps", help="Denoising steps per block.")]
-Block = Annotated[int | None, typer.Option("--block-length", help="Tokens decoded together; all by default.")]
-Rule = Annotated[
-    str | None,
-    typer.Option(
-        "--rule",
-        help="quota, threshold, factor, entropy_bound, margin, entropy, random, sequential, token_edit; checked for "
-        "models that draft.",
-    ),
-]
-Schedule = Annotated[
-    str | None,
-    typer.Option("--schedule", help="How many tokens a step writes: even, block, linear, cosine or timesteps."),
-]
-Guidance = Annotated[
-    float | None, typer.Option("--guidance", help="Away from what is likely without the prompt; 0 is off.")
-]
-Cache = Annotated[
-    str | None,
-    typer.Option("--cache", help="auto, none, exact; prefix or dual (approximate, of models that read both ways)."),
-]
-Refresh = Annotated[
-    int | None, typer.Option("--cache-refresh", help="Of prefix and dual: read all again every so many steps.")
-]
-Sampler = Annotated[
-    str | None,
-    typer.Option(
-        "--sampler",
-        help="In place of a rule: ancestral, ddpm, ddpm_cache, psi, analytic, euler, first_hitting, or none.",
-    ),
-]
-SubBlock = Annotated[
-    int | None, typer.Option("--sub-block-length", help="Parts of a block that are written one after another.")
-]
-Editing = Annotated[
-    float | None, typer.Option("--editing-threshold", help="Of the rule `token_edit`: written tokens change above it.")
+Threshold = Annotated[
+    float | None, typer.Option("--threshold", help="Of the rules threshold, checked and token_edit, 0 to 1.")
 ]
 Options = Annotated[
     list[str] | None,
     typer.Option("--option", "-o", help="Any other option of decoding as NAME=VALUE; may be given several times."),
 ]
-Threshold = Annotated[
-    float | None, typer.Option("--threshold", help="Of the rules threshold, checked and token_edit, 0 to 1.")
-]
-Temperature = Annotated[float | None, typer.Option("--temperature", "-t", help="0 takes the best token.")]
-TopP = Annotated[float | None, typer.Option("--top-p", help="Nucleus, 0 to 1.")]
-TopK = Annotated[int | None, typer.Option("--top-k", help="0 is off.")]
-Remask = Annotated[int | None, typer.Option("--remask", help="Committed tokens that may be masked again.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Same seed, same text.")]
 Dtype = Annotated[
     str | None,
@@ -73,6 +36,49 @@ Mode = Annotated[str | None, typer.Option("--mode", help="diffusion, ar or verif
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Text only, no drawing (the default in a pipe).")]
+RULES = "quota, threshold, factor, entropy_bound, margin, entropy, random, sequential, token_edit"
+SAMPLERS = "ancestral, ddpm, ddpm_cache, psi, analytic, euler, first_hitting, or none"
+
+
+def _option(kind: Any, names: str, about: str) -> Any:
+    return Annotated[kind | None, typer.Option(*names.split(), help=about)]
+
+
+DECODING: dict[str, Any] = {  # by the library's names
+    "mode": Mode,
+    "max_denoising_steps": _option(int, "--steps", "Denoising steps per block."),
+    "block_length": _option(int, "--block-length", "Tokens decoded together; all by default."),
+    "sub_block_length": _option(int, "--sub-block-length", "Parts of a block that are written one after another."),
+    "rule": _option(str, "--rule", f"{RULES}; checked for models that draft."),
+    "sampler": _option(str, "--sampler", f"In place of a rule: {SAMPLERS}."),
+    "threshold": Threshold,
+    "schedule": _option(str, "--schedule", "How many tokens a step writes: even, block, linear, cosine or timesteps."),
+    "guidance": _option(float, "--guidance", "Away from what is likely without the prompt; 0 is off."),
+    "cache": _option(str, "--cache", "auto, none, exact; prefix or dual (approximate, of models that read both ways)."),
+    "cache_refresh": _option(int, "--cache-refresh", "Of prefix and dual: read all again every so many steps."),
+    "editing_threshold": _option(
+        float, "--editing-threshold", "Of the rule `token_edit`: written tokens change above it."
+    ),
+    "temperature": _option(float, "--temperature -t", "0 takes the best token."),
+    "top_p": _option(float, "--top-p", "Nucleus, 0 to 1."),
+    "top_k": _option(int, "--top-k", "0 is off."),
+    "remask_budget": _option(int, "--remask", "Committed tokens that may be masked again."),
+    "seed": Seed,
+}
+
+
+def decodes(*names: str) -> Callable[[Command], Command]:
+    """Gives a command options of DECODING in place of its keyword arguments; those not given are None."""
+
+    def add(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        own = list(signature.parameters.values())[:-1]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        more = [inspect.Parameter(name, kind, default=None, annotation=DECODING[name]) for name in names]
+        command.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+        return command
+
+    return add
 
 
 def decoding_options(given: list[str] | None) -> dict[str, Any]:
@@ -89,17 +95,13 @@ def decoding_options(given: list[str] | None) -> dict[str, Any]:
     return options
 
 
-def load(model: str, device: str, dtype: str | None, backend: str = "auto") -> Any:
+def load(model: str, device: str = "cpu", dtype: str | None = None, backend: str = "auto") -> Any:
+    """A model; weights that its backend packs are packed, with a bar on stderr, before anyone counts seconds."""
     from unmask.lm import DiffusionLM
 
     lm = DiffusionLM.from_pretrained(model, device, dtype, backend)
-    if lm.computes != "torch":
-        load_compiled(lm)
-    return lm
-
-
-def load_compiled(lm: Any) -> None:
-    """Packs weights that were never packed, with a bar on stderr, before anyone counts seconds."""
+    if lm.computes == "torch":
+        return lm
     with ExitStack() as stack:
         advance: list[Any] = []
 
@@ -114,6 +116,15 @@ def load_compiled(lm: Any) -> None:
             advance[0](completed=done)
 
         lm.load_backend(progress)
+    return lm
+
+
+def text_of(path: Path) -> str:
+    """A file's text; one that cannot be read raises UnmaskError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnmaskError(f"{path} cannot be read as UTF-8 text ({error})") from None
 
 
 def numbers(option: str, text: str) -> list[int]:

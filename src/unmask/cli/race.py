@@ -7,33 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-from unmask.cli.options import (
-    Block,
-    Dtype,
-    Json,
-    Plain,
-    Seed,
-    Steps,
-    Threshold,
-    Tokens,
-    load,
-)
+from unmask.cli.options import Dtype, Json, Plain, Seed, Tokens, decodes, load
 
 
+@decodes("max_denoising_steps", "threshold", "block_length")
 def race(
     prompt: Annotated[str, typer.Argument(help="What both answer or continue.")] = "Why is the sky blue?",
     diffusion: Annotated[str, typer.Option(help="The diffusion model.")] = "default",
     ar: Annotated[str, typer.Option(help="The autoregressive model; the same one in mode ar if empty.")] = "",
     mode: Annotated[str, typer.Option("--mode", help="Of the diffusion model: diffusion or verify.")] = "diffusion",
     max_new_tokens: Tokens = 128,
-    steps: Steps = None,
-    threshold: Threshold = None,
-    block_length: Block = None,
     seed: Seed = 0,
     slowdown: Annotated[float, typer.Option(help="Replay this many times slower than measured.")] = 1.0,
     dtype: Dtype = None,
     plain: Plain = False,
     as_json: Json = False,
+    **decoding: Any,
 ) -> None:
     """AR against diffusion: each measured alone, then shown together at the measured pace.
 
@@ -49,8 +38,7 @@ def race(
     views = []
     first = load(diffusion, "cpu", dtype)
     other = load(ar, "cpu", dtype) if ar else first
-    own = {"max_denoising_steps": steps, "threshold": threshold, "block_length": block_length}
-    for lm, options in ((other, {"mode": "ar"}), (first, {"mode": mode, **own})):
+    for lm, options in ((other, {"mode": "ar"}), (first, {"mode": mode, **decoding})):
         asked: Any = [{"role": "user", "content": prompt}] if lm.chat_template else prompt
         warm_up(lm, asked, max_new_tokens, **options)
         lap = timed(lm, asked, max_new_tokens, seed=seed, **options)
@@ -68,7 +56,8 @@ def race(
             print(f"--- {lap.name}\n{prompt}{chr(10) if first.chat_template else ''}{lap.output.text}\n")
     rows = []
     for lap in laps:
-        count = len(lap.output.token_ids)
         out = lap.output
-        rows.append([lap.name, str(count), str(out.steps), f"{lap.seconds:.2f}", f"{lap.tokens_per_second:.0f}"])
+        rows.append(
+            [lap.name, str(len(out.token_ids)), str(out.steps), f"{lap.seconds:.2f}", f"{lap.tokens_per_second:.0f}"]
+        )
     console.print(table("race, batch 1", ["model", "tokens", "steps", "seconds", "tokens/s"], rows))

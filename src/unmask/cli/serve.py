@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +14,10 @@ from unmask.cli.options import Backend, Device, Dtype
 from unmask.errors import UnmaskError
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from unmask.serving.replicas import Fleet
+    from unmask.serving.server import Closing, ServerConfig
 
 
 def serve(
@@ -68,11 +73,9 @@ def serve(
     if not 1 <= max_n <= max_concurrent + queue:
         raise UnmaskError(f"--max-n must be 1 to {max_concurrent + queue}, what the server holds, got {max_n}")
     need("uvicorn", "serve")
-    fleet = _fleet(ray, min_replicas, max_replicas, replica_cpus)
-    from unmask.serving.api.access import AccessRules, check_origins, local_hosts, read_keys
-    from unmask.serving.api.app import Settings
-    from unmask.serving.api.planner import RequestLimits
-    from unmask.serving.api.structure import StructureLimits
+    fleet = fleet_of(ray, min_replicas, max_replicas, replica_cpus)
+    from unmask.serving.api.access import check_origins, local_hosts, read_keys
+    from unmask.serving.api.settings import Settings
     from unmask.serving.engine import Limits
     from unmask.serving.server import Server, ServerConfig, bind
     from unmask.serving.server import serve as run
@@ -80,29 +83,43 @@ def serve(
     keys = [] if api_key is None else [api_key]
     keys += [] if api_key_file is None else read_keys(api_key_file)
     settings = Settings(
-        access=AccessRules(tuple(keys), max_body, local_hosts(host, allow_host or ()), log_prompts),
-        limits=RequestLimits(
-            n=max_n,
-            prompt_tokens=max_prompt,
-            structure=StructureLimits(max_schema, max_schema_depth, schema_seconds),
-        ),
-        seconds=timeout,
+        keys=tuple(keys),
+        hosts=local_hosts(host, allow_host or ()),
         origins=check_origins(allow_origin or ()),
+        log_prompts=log_prompts,
+        seconds=timeout,
+        body_bytes=max_body,
+        n=max_n,
+        prompt_tokens=max_prompt,
+        schema_characters=max_schema,
+        schema_depth=max_schema_depth,
+        schema_seconds=schema_seconds,
     )
     limits = Limits(max_concurrent, queue, int(cache_gb * 2**30), prefill_chunk)
     named = names(models or ["default"])
     listener = bind(host, port)  # before models are read: it may be taken
     config = ServerConfig(named, limits, settings, device=device, dtype=dtype, backend=backend)
-    if fleet is None:
-        app, engine = config.start()
-        return run(Server(app, engine, grace), named, listener)
-    from unmask.serving import replicas
-
-    with replicas.fleet(config, fleet) as (app, router):
-        run(Server(app, router, grace), named, listener)
+    with running(config, fleet) as (app, engine):
+        run(Server(app, engine, grace), named, listener)
 
 
-def _fleet(ray: bool, least: int | None, most: int | None, cpus: float | None) -> Fleet | None:
+@contextmanager
+def running(config: ServerConfig, fleet: Fleet | None) -> Iterator[tuple[ASGIApp, Closing]]:
+    """What answers, and what closes it: an engine of this process, or replicas on Ray."""
+    if fleet is not None:
+        from unmask.serving import replicas
+
+        with replicas.fleet(config, fleet) as made:
+            yield made
+        return
+    app, engine = config.start()
+    try:
+        yield app, engine
+    finally:
+        engine.close()
+
+
+def fleet_of(ray: bool, least: int | None, most: int | None, cpus: float | None) -> Fleet | None:
     """How many replicas are asked for; None for this process alone."""
     if not ray:
         for name, value in {"min-replicas": least, "max-replicas": most, "replica-cpus": cpus}.items():

@@ -35,22 +35,16 @@ def solve(
         raise UnmaskError("this sudoku has no solution")
     if len(found) > 1:
         raise UnmaskError("this sudoku has more than one solution; add givens")
-    lm = load(model, "cpu", None)
-    template = grid.replace(".", "[[mask:1]]")
     if "." not in grid:
         raise UnmaskError("this sudoku is solved already")
+    lm = load(model)
     began = time.perf_counter()
-    output = lm.fill(template, rule="threshold", threshold=threshold, temperature=0.0)
+    output = lm.fill(grid.replace(".", "[[mask:1]]"), rule="threshold", threshold=threshold, temperature=0.0)
     seconds = time.perf_counter() - began
     solved = output.text == found[0]
-    record: dict[str, Any] = {
-        "grid": output.text,
-        "solved": solved,
-        "steps": output.steps,
-        "seconds": round(seconds, 3),
-    }
     if as_json:
-        print(json.dumps(record))
+        figures = {"steps": output.steps, "seconds": round(seconds, 3)}
+        print(json.dumps({"grid": output.text, "solved": solved, **figures}))
         return
     _draw(grid, output, lm, pause if sys.stdout.isatty() else 0.0)
     if not sys.stdout.isatty():

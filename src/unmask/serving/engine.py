@@ -10,14 +10,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol
 
 from unmask.canvas import Frame
 from unmask.decoding.feed import Backend
 from unmask.decoding.loop import Decoder
-from unmask.decoding.request import Alternatives, Prepared, Request, Row
+from unmask.decoding.request import Alternatives, Prepared, Request
 from unmask.layout import Layout
 from unmask.models.config import ModelConfig
 from unmask.serving.metrics import EngineMetrics
@@ -135,10 +135,6 @@ class Batch:
         rows = job.request.rows + sum(other.request.rows for other in self.jobs.values())
         return max(self.rows, rows), max(self.longest, len(job.request.ids))
 
-    def leave(self, number: int) -> Row:
-        del self.jobs[number]
-        return self.decoder.release(number)
-
 
 class Engine:
     """Decodes jobs of several models until it is closed. All methods may be called from any thread."""
@@ -147,15 +143,16 @@ class Engine:
         self.models = dict(models)
         self.limits = limits or Limits()
         self.metrics = EngineMetrics()
-        self.metrics.watch(lambda: self.running, lambda: self.waiting)
+        self.metrics.gauge("running", "Requests in a slot.", lambda: self.running)
+        self.metrics.gauge("waiting", "Requests in line.", lambda: self.waiting)
         self._spare: dict[str, list[Backend]] = {name: [] for name in models}
         self._changed = threading.Condition()
         self._waiting: list[Job] = []
         self._batches: list[Batch] = []  # touched by the engine's thread only
         self._held = 0  # jobs in line and in slots
         self._cancels = 0  # not yet looked at
-        self._closing = False
-        self._failing = ""
+        self.closing = False
+        self._failing = False
         self._thread = threading.Thread(target=self._run, name="unmask-engine", daemon=True)
         self._thread.start()
 
@@ -177,7 +174,7 @@ class Engine:
         if any(self.cache_bytes(job.key, job.request.rows, len(job.request.ids)) > limits.cache_bytes for job in jobs):
             raise Refused("the request needs more memory for keys and values than the server holds", "too_large")
         with self._changed:
-            if self._closing:
+            if self.closing:
                 raise Refused("the server is shutting down", "closing")
             most = limits.slots + limits.queue
             if not resumed and len(jobs) > most:
@@ -211,10 +208,6 @@ class Engine:
         return self._held - len(self._waiting)
 
     @property
-    def closing(self) -> bool:
-        return self._closing
-
-    @property
     def idle(self) -> bool:
         return self._held == 0
 
@@ -222,31 +215,25 @@ class Engine:
         """Takes nothing more, lets what there is finish for `grace` seconds, fails the rest, ends the thread.
         Whether everything finished."""
         with self._changed:
-            self._closing = True
+            self.closing = True
             self._changed.notify()
         until = time.monotonic() + grace
         while not self.idle and time.monotonic() < until:
             time.sleep(0.01)
         finished = self.idle
-        if not finished:
-            self.fail_all("the server is shutting down")
+        with self._changed:
+            self._failing = not finished
+            self._changed.notify()
         self._thread.join(timeout=60.0)
         return finished
-
-    def fail_all(self, reason: str) -> None:
-        """Ends everything that waits or runs, before the next step."""
-        with self._changed:
-            self._closing = True
-            self._failing = reason
-            self._changed.notify()
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._waiting or self._batches or self._closing):
+                while not (self._waiting or self._batches or self.closing):
                     self._cancels = 0
                     self._changed.wait()
-                if self._closing and self._held == 0:
+                if self.closing and self._held == 0:
                     return
             try:
                 self._turn()
@@ -257,7 +244,7 @@ class Engine:
     def _turn(self) -> None:
         """Looks at what changed since the last step, then steps every batch."""
         if self._failing:
-            return self._drop_all(Refused(self._failing, "closing"))
+            return self._drop_all(Refused("the server is shutting down", "closing"))
         if self._cancels:
             self._forget_cancelled()
         self._admit()
@@ -272,12 +259,14 @@ class Engine:
             self._held -= len(self._waiting) - len(left)
             self._waiting = left
         for batch in self._batches:
-            for number in [n for n, job in batch.jobs.items() if job.cancelled]:
-                batch.leave(number)
-                self._gone()
+            for number, job in list(batch.jobs.items()):
+                if job.cancelled:
+                    self._leave(batch, number)
         self._close_empty()
 
-    def _gone(self) -> None:
+    def _leave(self, batch: Batch, number: int) -> None:
+        del batch.jobs[number]
+        batch.decoder.release(number)
         with self._changed:
             self._held -= 1
 
@@ -308,7 +297,7 @@ class Engine:
         """
         if not alone and sum(len(batch.jobs) for batch in self._batches) >= self.limits.slots:
             return False
-        if job.unread and sum(other.unread for other in self._running()) >= READING:
+        if job.unread and sum(other.unread for batch in self._batches for other in batch.jobs.values()) >= READING:
             return False
         held = sum(self.cache_bytes(batch.key, batch.rows, batch.longest) for batch in self._batches)
         free = self.limits.cache_bytes - held
@@ -322,53 +311,44 @@ class Engine:
         # a batch pads its cache to the longest: where that does not fit, a job has a batch of its own length
         if self.cache_bytes(job.key, job.request.rows, len(job.request.ids)) > free and self._batches:
             return False
-        batch = Batch(job.key, self._backend(job.key.model))
+        spare = self._spare[job.key.model]
+        batch = Batch(job.key, spare.pop() if spare else self.models[job.key.model].new_backend())
         self._batches.append(batch)
         batch.admit(job, self.limits.prefill_chunk)
         return True
 
-    def _running(self) -> Iterator[Job]:
-        for batch in self._batches:
-            yield from batch.jobs.values()
-
-    def _backend(self, model: str) -> Backend:
-        spare = self._spare[model]
-        return spare.pop() if spare else self.models[model].new_backend()
-
     def _step(self, batch: Batch) -> None:
         began = time.perf_counter()
+        model = batch.key.model
         try:
             frames = {frame.row: frame for frame in batch.decoder.step()}
         except BaseException as error:  # of the backend: it may have left anything behind
-            log.exception("a forward of model '%s' failed", batch.key.model)
-            for number, job in list(batch.jobs.items()):
-                del batch.jobs[number]
+            log.exception("a forward of model '%s' failed", model)
+            with self._changed:
+                self._held -= len(batch.jobs)
+            for job in batch.jobs.values():
                 self._tell(job, Failed(error))
-                self._gone()
-            return
-        seconds = time.perf_counter() - began
-        self.metrics.stepped(batch.key.model, seconds, len(batch.jobs), list(frames.values()))
+            return batch.jobs.clear()
+        self.metrics.stepped(model, time.perf_counter() - began, len(batch.jobs), list(frames.values()))
         going_on = {row.number for row, _ in batch.decoder.active}
         for number, job in list(batch.jobs.items()):
             row = batch.decoder.rows[number]
+            over = number not in going_on
             if number in frames and row.error is None:
                 frame = frames[number]
                 job.unread = False
                 told = {p: row.logprobs[p] for p in frame.positions if p in row.logprobs}
-                over = number not in going_on
                 self._tell(job, Step(frame, row.length if over else row.final, told))
-            if number not in going_on:
-                batch.leave(number)
-                self._finish(job, row)
-
-    def _finish(self, job: Job, row: Row) -> None:
-        self._gone()
-        if row.error is not None:
-            log.error("a request of model '%s' failed", job.key.model, exc_info=row.error)
-            return self._tell(job, Failed(row.error))
-        for count in row.accepted:
-            self.metrics.accepted.observe(count)
-        self._tell(job, Done(row.canvas.ids[0].tolist(), row.steps, row.prefills, tuple(row.accepted), row.edge))
+            if not over:
+                continue
+            self._leave(batch, number)
+            if row.error is not None:
+                log.error("a request of model '%s' failed", model, exc_info=row.error)
+                self._tell(job, Failed(row.error))
+                continue
+            for count in row.accepted:
+                self.metrics.accepted.observe(count)
+            self._tell(job, Done(row.canvas.ids[0].tolist(), row.steps, row.prefills, tuple(row.accepted), row.edge))
 
     def _tell(self, job: Job, event: Event) -> None:
         if job.cancelled:

@@ -6,14 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
 from unmask.canvas import Frame
@@ -24,34 +17,39 @@ RATE_SECONDS = 10.0  # over which a rate is the current one
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
-class EngineMetrics:
+class Figures:
+    """Figures that are reported together."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+    def by_model(self, name: str, text: str) -> Counter:
+        return Counter(f"unmask_{name}", text, ["model"], registry=self.registry)
+
+    def histogram(self, name: str, text: str, *bounds: float) -> Histogram:
+        return Histogram(f"unmask_{name}", text, buckets=bounds, registry=self.registry)
+
+    def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
+        Gauge(f"unmask_{name}", text, registry=self.registry).set_function(value)
+
+
+class EngineMetrics(Figures):
     """What an engine has done since it started. Tokens are those committed, beyond an end of text too."""
 
     def __init__(self) -> None:
-        registry = CollectorRegistry()
-        self.registry = registry
-        self.tokens = _by_model("committed_tokens", "Tokens that steps committed.", registry)
-        self.steps = _by_model("steps", "Forward passes.", registry)
-        self.row_steps = _by_model("request_steps", "Forward passes, once for every request in them.", registry)
-        self.seconds = _by_model("step_seconds", "Seconds spent in forward passes.", registry)
-        self.batch = _histogram("batch_size", "Requests in a forward pass.", (1, 2, 4, 8, 16, 32, 64, 128), registry)
-        self.per_step = _histogram(
-            "tokens_per_step", "Tokens that a request got from a step.", (0, 1, 2, 3, 4, 8, 16, 32, 64), registry
-        )
-        self.accepted = _histogram(
-            "drafts_kept", "Drafts that held at a check (mode verify).", (0, 1, 2, 3, 4, 8, 16, 32), registry
-        )
-        self.queued = _histogram("queue_seconds", "Seconds in line.", (0.001, 0.01, 0.1, 1, 5, 10, 30, 60), registry)
-        self._gauge("tokens_per_second", "Committed tokens, last 10 s.", self.rate)
+        super().__init__()
+        self.tokens = self.by_model("committed_tokens", "Tokens that steps committed.")
+        self.steps = self.by_model("steps", "Forward passes.")
+        self.row_steps = self.by_model("request_steps", "Forward passes, once for every request in them.")
+        self.seconds = self.by_model("step_seconds", "Seconds spent in forward passes.")
+        self.batch = self.histogram("batch_size", "Requests in a forward pass.", 1, 2, 4, 8, 16, 32, 64, 128)
+        about = "Tokens that a request got from a step."
+        self.per_step = self.histogram("tokens_per_step", about, 0, 1, 2, 3, 4, 8, 16, 32, 64)
+        about = "Drafts that held at a check (mode verify)."
+        self.accepted = self.histogram("drafts_kept", about, 0, 1, 2, 3, 4, 8, 16, 32)
+        self.queued = self.histogram("queue_seconds", "Seconds in line.", 0.001, 0.01, 0.1, 1, 5, 10, 30, 60)
+        self.gauge("tokens_per_second", "Committed tokens, last 10 s.", self.rate)
         self._recent: deque[tuple[float, int]] = deque(maxlen=4096)
-
-    def watch(self, running: Callable[[], float], waiting: Callable[[], float]) -> None:
-        """Reports how many requests run and wait."""
-        self._gauge("running", "Requests in a slot.", running)
-        self._gauge("waiting", "Requests in line.", waiting)
-
-    def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
-        Gauge(f"unmask_{name}", text, registry=self.registry).set_function(value)
 
     def stepped(self, model: str, seconds: float, rows: int, frames: list[Frame]) -> None:
         """Notes one forward of `rows` requests, of which `frames` changed."""
@@ -71,20 +69,19 @@ class EngineMetrics:
         return sum(count for moment, count in list(self._recent) if moment >= since) / RATE_SECONDS
 
 
-class Metrics:
+class Metrics(Figures):
     """What a server has answered."""
 
     def __init__(self, paths: Iterable[str] = ()) -> None:
+        super().__init__()
         self.paths = set(paths)  # others are counted together: anybody can make addresses up
-        registry = CollectorRegistry()
-        self.registry = registry
-        self.requests = Counter("unmask_requests", "Answered requests.", ["path", "status"], registry=registry)
+        self.requests = Counter("unmask_requests", "Answered requests.", ["path", "status"], registry=self.registry)
         about = "Seconds from a request's head to the end of its answer."
-        self.seconds = _histogram("request_seconds", about, SECONDS, registry)
-        self.first_text = _histogram("first_text_seconds", "Seconds to the first text of a stream.", SECONDS, registry)
-        self.prompt_tokens = _by_model("prompt_tokens", "Tokens of prompts that were answered.", registry)
-        self.useful_tokens = _by_model("useful_tokens", "Tokens of answers, up to their end of text.", registry)
-        self.retries = Counter("unmask_retries", "Asked again because a replica died.", registry=registry)
+        self.seconds = self.histogram("request_seconds", about, *SECONDS)
+        self.first_text = self.histogram("first_text_seconds", "Seconds to the first text of a stream.", *SECONDS)
+        self.prompt_tokens = self.by_model("prompt_tokens", "Tokens of prompts that were answered.")
+        self.useful_tokens = self.by_model("useful_tokens", "Tokens of answers, up to their end of text.")
+        self.retries = Counter("unmask_retries", "Asked again because a replica died.", registry=self.registry)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         known = path if path in self.paths else "other"
@@ -107,11 +104,3 @@ def value(metric: MetricWrapperBase, sample: str, **labels: str) -> float:
     samples = [one for family in metric.collect() for one in family.samples]
     found = [one.value for one in samples if one.name.endswith(sample) and one.labels == labels]
     return found[0] if found else 0.0
-
-
-def _by_model(name: str, text: str, registry: CollectorRegistry) -> Counter:
-    return Counter(f"unmask_{name}", text, ["model"], registry=registry)
-
-
-def _histogram(name: str, text: str, bounds: tuple[float, ...], registry: CollectorRegistry) -> Histogram:
-    return Histogram(f"unmask_{name}", text, buckets=bounds, registry=registry)

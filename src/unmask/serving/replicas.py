@@ -94,8 +94,7 @@ def fleet(config: ServerConfig, size: Fleet) -> Iterator[tuple[ASGIApp, Router]]
     own = _connect(size)
     settings = config.settings
     limits = config.limits
-    access = replace(settings.access, keys=(), hosts=())
-    inner = replace(config, settings=replace(settings, access=access, origins=()))
+    inner = replace(config, settings=replace(settings, keys=(), hosts=(), origins=()))
     name = f"unmask-{secrets.token_hex(4)}"
     options: dict[str, Any] = {"num_replicas": size.least}
     if size.most > size.least:
@@ -119,7 +118,7 @@ def fleet(config: ServerConfig, size: Fleet) -> Iterator[tuple[ASGIApp, Router]]
         router = Router(lambda asked: ask(handle, asked), list(config.models), settings.seconds, metrics)
         described = asyncio.run(whole(router, Asked("/openapi.json", method="GET")))[1]
         metrics.paths |= set(json.loads(described)["paths"])
-        yield AccessControl.around(router, settings.access, metrics, settings.origins), router
+        yield AccessControl.around(router, settings, metrics), router
     finally:
         if own:
             ray.shutdown()

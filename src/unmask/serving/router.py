@@ -12,11 +12,12 @@ from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from unmask.serving.api import errors
 from unmask.serving.api.access import note
-from unmask.serving.api.answers import event
+from unmask.serving.api.dialect import event
 from unmask.serving.api.errors import BUSY, APIError
 from unmask.serving.api.execution import ClientGone, unless_gone
 from unmask.serving.api.strict_json import parse
@@ -52,9 +53,11 @@ class Router:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/health":
-            return await _say(self._health(), 503 if self.closing else 200, b"application/json", send)
+            state = {"status": "closing" if self.closing else "ok", "models": self.names}
+            counts = {"running": len(self.tasks), "waiting": 0}
+            return await JSONResponse({**state, **counts}, 503 if self.closing else 200)(scope, receive, send)
         if scope["path"] == "/metrics":
-            return await _say(self.metrics.render(None), 200, CONTENT_TYPE.encode(), send)
+            return await Response(self.metrics.render(None), media_type=CONTENT_TYPE)(scope, receive, send)
         asked = await _asked(scope, receive)
         self.loop = asyncio.get_running_loop()
         task = asyncio.ensure_future(self._answer(asked, scope, send))
@@ -115,10 +118,6 @@ class Router:
             usage = {"prompt_tokens": notes["prompt"], "completion_tokens": notes["tokens"]}
             self.metrics.used(notes["model"], usage)
 
-    def _health(self) -> bytes:
-        state = {"status": "closing" if self.closing else "ok", "models": self.names}
-        return json.dumps({**state, "running": len(self.tasks), "waiting": 0}).encode()
-
     def close(self, grace: float = 0.0) -> bool:
         """Takes nothing more, lets what there is finish for `grace` seconds, fails the rest. Whether all finished.
         Called from another thread than the one that serves."""
@@ -131,11 +130,6 @@ class Router:
             self.failing = True
             self.loop.call_soon_threadsafe(lambda: [task.cancel() for task in self.tasks])
         return finished
-
-
-async def _say(body: bytes, status: int, kind: bytes, send: Send) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", kind)]})
-    await send({"type": "http.response.body", "body": body})
 
 
 def _can_begin(held: list[Message]) -> bool:

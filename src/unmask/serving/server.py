@@ -22,8 +22,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
-from unmask.serving.api.app import Settings, create_app
+from unmask.serving.api.app import create_app
 from unmask.serving.api.planner import Models
+from unmask.serving.api.settings import Settings
 from unmask.serving.engine import Engine, Event, Job, Limits, Step
 
 log = logging.getLogger("unmask.serving")
@@ -48,16 +49,6 @@ def bind(host: str, port: int) -> socket.socket:
     return made
 
 
-def servable(models: Mapping[str, DiffusionLM]) -> Models:
-    """Checks that models can be served: they need a tokenizer and a mask token."""
-    for name, lm in models.items():
-        if lm.tokenizer is None:
-            raise UnmaskError(f"model '{name}' has no tokenizer.json, so it cannot be served")
-        if lm.config.mask_token_id is None and lm.config.layout != "canvas":
-            raise UnmaskError(f"model '{name}' has no mask token, so it cannot be served")
-    return Models(models)
-
-
 def warm_up(engine: Engine, models: Mapping[str, DiffusionLM]) -> None:
     """One short request of each model, so that no client waits for a graph to be compiled."""
     for name, lm in models.items():
@@ -71,11 +62,18 @@ def warm_up(engine: Engine, models: Mapping[str, DiffusionLM]) -> None:
 def make_app(
     models: Mapping[str, DiffusionLM], limits: Limits, settings: Settings | None = None
 ) -> tuple[ASGIApp, Engine]:
-    """The application that answers for models, and the engine behind it, warm; the caller closes the engine."""
-    found = servable(models)
+    """The application that answers for models, and the engine behind it, warm; the caller closes the engine.
+
+    Raises UnmaskError for a model without a tokenizer or a mask token.
+    """
+    for name, lm in models.items():
+        if lm.tokenizer is None:
+            raise UnmaskError(f"model '{name}' has no tokenizer.json, so it cannot be served")
+        if lm.config.mask_token_id is None and lm.config.layout != "canvas":
+            raise UnmaskError(f"model '{name}' has no mask token, so it cannot be served")
     engine = Engine(models, limits)
     warm_up(engine, models)
-    return create_app(found, engine, settings), engine
+    return create_app(Models(models), engine, settings), engine
 
 
 @dataclass(frozen=True)
@@ -164,7 +162,7 @@ class Server(uvicorn.Server):
     """Uvicorn that drains on SIGTERM and SIGINT and then returns; a second signal ends it at once."""
 
     def __init__(
-        self, app: ASGIApp, engine: Closing, grace: float, ready: Callable[[str], None] = lambda url: None
+        self, app: ASGIApp, engine: Closing, grace: float = 30.0, ready: Callable[[str], None] = lambda url: None
     ) -> None:
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         room = CONNECTIONS if files == resource.RLIM_INFINITY else max(8, min(CONNECTIONS, files - OTHER_FILES))
@@ -219,28 +217,13 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def make_server(
-    models: Mapping[str, DiffusionLM],
-    limits: Limits,
-    settings: Settings,
-    grace: float = 30.0,
-    ready: Callable[[str], None] = lambda url: None,
-) -> Server:
-    """A server that is ready to run on a socket."""
-    app, engine = make_app(models, limits, settings)
-    return Server(app, engine, grace, ready)
-
-
 def serve(server: Server, names: Iterable[str], listener: socket.socket) -> None:
     """Serves until a signal comes."""
     sys.setswitchinterval(SWITCH_SECONDS)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("unmask").setLevel(logging.INFO)
 
-    def ready(url: str) -> None:
-        print(f"serving {', '.join(names)} at {url}", file=sys.stderr, flush=True)
-
-    server.ready = ready
+    server.ready = lambda url: print(f"serving {', '.join(names)} at {url}", file=sys.stderr, flush=True)
     try:
         server.run(sockets=[listener])
     finally:

@@ -14,16 +14,17 @@ import re
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unmask.errors import UnmaskError
 from unmask.serving.api import errors
 from unmask.serving.api.errors import APIError
+from unmask.serving.api.settings import Settings
 from unmask.serving.metrics import Metrics
 
 log = logging.getLogger("unmask.serving")
@@ -31,16 +32,6 @@ OPEN = ("/", "/health", "/version", "/docs", "/openapi.json", "/playground/")  #
 DISCARDED = 1 << 28  # bytes of a body that is too large are read and forgotten, so that the client sees the answer
 BODY_SECONDS = 60.0
 ORIGIN = re.compile(r"\*|https?://[A-Za-z0-9.\-\[\]:]+")
-
-
-@dataclass(frozen=True)
-class AccessRules:
-    """Who may ask what."""
-
-    keys: tuple[str, ...] = ()  # none: everybody
-    body_bytes: int = 1 << 20
-    hosts: tuple[str, ...] = ()  # names a request may call the server by; none: any
-    log_prompts: bool = False
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
@@ -81,19 +72,19 @@ def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
 class AccessControl:
     """Checks a request's head, bounds its body, and notes how it ended."""
 
-    def __init__(self, app: ASGIApp, rules: AccessRules, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self.app = app
-        self.rules = rules
+        self.settings = settings
         self.metrics = metrics
-        self.digests = [hashlib.sha256(key.encode()).digest() for key in rules.keys]
+        self.digests = [hashlib.sha256(key.encode()).digest() for key in settings.keys]
 
     @staticmethod
-    def around(app: ASGIApp, rules: AccessRules, metrics: Metrics, origins: Sequence[str]) -> ASGIApp:
-        """The application behind these rules; pages of some origins may read every answer of it."""
-        checked = AccessControl(app, rules, metrics)
-        if not origins:
+    def around(app: ASGIApp, settings: Settings, metrics: Metrics) -> ASGIApp:
+        """The application behind these checks; pages of some origins may read every answer of it."""
+        checked = AccessControl(app, settings, metrics)
+        if not settings.origins:
             return checked
-        return CORSMiddleware(checked, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+        return CORSMiddleware(checked, allow_origins=settings.origins, allow_methods=["*"], allow_headers=["*"])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -114,26 +105,20 @@ class AccessControl:
             await send(message)
 
         try:
-            try:
-                headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-                self._absolute(scope, headers)
-                self._check_head(scope, headers)
-                body = await self._body(scope, headers, receive)
-            except APIError as error:
-                return await error.response(scope["path"])(scope, receive, noting)
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            self._check_head(scope, headers)
+            body = await self._body(scope, headers, receive)
             await self.app(scope, _replaying(body, receive), noting)
-        except Exception as error:
-            log.exception("a request failed")
-            if not status:
-                await errors.of(error).response(scope["path"])(scope, receive, noting)
         except BaseException as error:
-            if type(error).__name__ != "PanicException":  # of a library in Rust; no Exception to Python
+            answer = errors.of(error)
+            if type(error).__name__ == "PanicException":  # of a library in Rust; no Exception to Python
+                answer = APIError(500, "a library gave up on this text; it is in the server's log", errors.FAULT)
+            elif not isinstance(error, Exception):
                 raise
-            log.exception("a library gave up on a request")
+            if answer.status == 500:
+                log.exception("a request failed")
             if not status:
-                message = "a library gave up on this text; it is in the server's log"
-                answer = APIError(500, message, errors.FAULT).response(scope["path"])
-                await answer(scope, receive, noting)
+                await answer.response(scope["path"])(scope, receive, noting)
         finally:
             seconds = time.perf_counter() - began
             self.metrics.answered(scope["path"], status, seconds)
@@ -142,19 +127,15 @@ class AccessControl:
             path = scope["path"][:80].encode("unicode_escape").decode()
             log.info("%s %s %d %.3fs %s", method[:20], path, status, seconds, noted)
 
-    @staticmethod
-    def _absolute(scope: Scope, headers: dict[str, str]) -> None:
-        """Reads a request line that holds the whole address, as proxies write it."""
-        found = re.match(r"https?://([^/]*)", scope["path"])
-        if found is not None:
-            headers["host"] = found[1]
-            scope["path"] = scope["path"][found.end() :] or "/"
-            scope["raw_path"] = scope["path"].encode()
-
     def _check_head(self, scope: Scope, headers: dict[str, str]) -> None:
+        absolute = re.match(r"https?://([^/]*)", scope["path"])  # as proxies write it
+        if absolute is not None:
+            headers["host"] = absolute[1]
+            scope["path"] = scope["path"][absolute.end() :] or "/"
+            scope["raw_path"] = scope["path"].encode()
         host = headers.get("host", "")
         name = host if host.endswith("]") else host.rsplit(":", 1)[0]
-        if self.rules.hosts and name.lower() not in self.rules.hosts:
+        if self.settings.hosts and name.lower() not in self.settings.hosts:
             message = "this server answers under its local names only; start it with --allow-host NAME to change that"
             raise APIError(421, message)
         path = scope["path"]
@@ -175,22 +156,19 @@ class AccessControl:
         if scope["method"] not in ("POST", "PUT", "PATCH"):
             return b""
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        most = self.rules.body_bytes
+        most = self.settings.body_bytes
         parts = list[bytes]()
         size = 0
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise APIError(400, "the body ended early")
-                    size += len(message.get("body", b""))
+                async for part in Request(scope, receive).stream():
+                    size += len(part)
                     if size <= most:
-                        parts.append(message.get("body", b""))
+                        parts.append(part)
                     elif size > DISCARDED:
                         break
-                    if not message.get("more_body", False):
-                        break
+        except ClientDisconnect:
+            raise APIError(400, "the body ended early") from None
         except TimeoutError:
             raise APIError(408, "the body came too slowly") from None
         too_large = APIError(413, f"the body is larger than the {most} bytes that this server takes")

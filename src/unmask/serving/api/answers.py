@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 import uuid
@@ -106,14 +105,14 @@ class Answer:
         plan = self.plan
         # of a template only what went into its gaps was written
         tokens = sum(len(w.ids) if plan.filling is None else sum(plan.lengths) for w in outcomes)
-        steps = sum(w.steps for w in outcomes)
-        accepted = [n for w in outcomes for n in w.accepted]
+        steps = sum(w.done.steps for w in outcomes)
+        accepted = [n for w in outcomes for n in w.done.accepted]
         return {
             "prompt_tokens": plan.prompt_tokens,
             "completion_tokens": tokens,
             "total_tokens": plan.prompt_tokens + tokens,
             "steps": steps,
-            "prefill_steps": sum(w.prefills for w in outcomes),
+            "prefill_steps": sum(w.done.prefills for w in outcomes),
             "tokens_per_step": round(tokens / steps, 4) if steps else 0.0,
             "drafts_kept_per_step": round(sum(accepted) / len(accepted), 4) if accepted else None,
         }
@@ -126,7 +125,7 @@ class Answer:
         plan = self.plan
         if plan.filling is None:
             return written.text, []
-        return plan.filling.template.text(written.canvas, plan.lengths, plan.tokenizer)
+        return plan.filling.template.text(written.done.ids, plan.lengths, plan.tokenizer)
 
     def frame(self, frame: Frame, start: int) -> dict[str, Any]:
         """What a step did, its positions counted from `start`."""
@@ -200,8 +199,3 @@ def range_of(written: Written, writer: Writer) -> range:
 
 def _finite(value: float) -> float:
     return max(value, LOWEST)
-
-
-def event(data: dict[str, Any]) -> bytes:
-    """A server-sent event."""
-    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -8,10 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from unmask.serving.api.dialect import Dialect
+from unmask.serving.api.dialect import Part, PartsDialect, event, function_call
 from unmask.serving.api.errors import APIError
-from unmask.serving.api.schema import ChatRequest, FunctionName, Strict
-from unmask.serving.api.streaming import Encoder
+from unmask.serving.api.schema import ChatRequest, FunctionName, Strict, text_of
 
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 Cached = dict[str, str] | None
@@ -75,15 +74,15 @@ class CountRequest(Strict):
         """The same dialogue as OpenAI's clients would send it."""
         if self.thinking not in (None, {"type": "disabled"}):
             raise APIError(400, "field 'thinking': this server cannot honour it; leave it out", param="thinking")
-        messages = [] if self.system is None else [{"role": "system", "content": _text(self.system)}]
+        messages = [] if self.system is None else [{"role": "system", "content": text_of(self.system)}]
         for turn in self.messages:
             messages += _messages(turn)
         tools = [
             {
                 "type": "function",
-                "function": {"name": tool.name, "description": tool.description, "parameters": tool.input_schema},
+                "function": {"name": t.name, "description": t.description, "parameters": t.input_schema},
             }
-            for tool in self.tools or ()
+            for t in self.tools or ()
         ]
         given: dict[str, Any] = {"model": self.model, "messages": messages, "tools": tools or None, **more}
         choice = self.tool_choice
@@ -132,10 +131,6 @@ class TokenCount(BaseModel):
     input_tokens: int
 
 
-def _text(content: str | list[TextBlock] | None) -> str:
-    return content if isinstance(content, str) else "".join(block.text for block in content or ())
-
-
 def _messages(turn: Turn) -> Iterator[dict[str, Any]]:
     """A turn as messages: results of tools are messages of their own."""
     if isinstance(turn.content, str):
@@ -145,107 +140,69 @@ def _messages(turn: Turn) -> Iterator[dict[str, Any]]:
     calls = []
     for block in turn.content:
         if block.type == "tool_result":
-            yield {"role": "tool", "tool_call_id": block.tool_use_id or "", "content": _text(block.content)}
+            yield {"role": "tool", "tool_call_id": block.tool_use_id or "", "content": text_of(block.content)}
         elif block.type == "tool_use":
-            function = {"name": block.name or "", "arguments": json.dumps(block.input or {})}
-            calls.append({"id": block.id or "", "type": "function", "function": function})
+            calls.append(function_call(block.id or "", block.name or "", json.dumps(block.input or {})))
     if calls:
         yield {"role": turn.role, "content": text, "tool_calls": calls}
     elif text or not any(block.type == "tool_result" for block in turn.content):
         yield {"role": turn.role, "content": text}
 
 
-class Messages(Dialect):
+class Messages(PartsDialect):
     """Anthropic's."""
 
-    def request(self, body: MessagesRequest) -> ChatRequest:
-        names = ("max_tokens", "temperature", "top_p", "top_k", "stream")
-        given = {name: getattr(body, name) for name in names}
-        return body.chat(stop=body.stop_sequences or None, **given)
+    sent: MessagesRequest
 
-    def whole(self, reply: dict[str, Any], body: Any) -> dict[str, Any]:
-        choice = reply["choices"][0]
-        message = choice["message"]
-        content: list[dict[str, Any]] = [{"type": "text", "text": message["content"]}] if message["content"] else []
-        for call in message.get("tool_calls", ()):
-            function = call["function"]
-            arguments = json.loads(function["arguments"])
-            content.append({"type": "tool_use", "id": call["id"], "name": function["name"], "input": arguments})
+    def request(self) -> ChatRequest:
+        names = ("max_tokens", "temperature", "top_p", "top_k", "stream")
+        given = {name: getattr(self.sent, name) for name in names}
+        return self.sent.chat(stop=self.sent.stop_sequences or None, **given)
+
+    def answer(self) -> dict[str, Any]:
         return {
-            **_head(reply),
-            "content": content,
-            "stop_reason": STOP_REASONS[choice["finish_reason"]],
+            "id": f"msg_{self.head['id'][-24:]}",
+            "type": "message",
+            "role": "assistant",
+            "model": self.head["model"],
+            "content": [_block(part) for part in self.parts],
+            "stop_reason": STOP_REASONS[self.reason],
             "stop_sequence": None,
-            "usage": _usage(reply["usage"]),
+            "usage": self._usage(),
         }
 
-    def encoder(self, body: Any) -> Encoder:
-        return MessageEvents()
+    def _usage(self) -> dict[str, int]:
+        return {"input_tokens": self.usage["prompt_tokens"], "output_tokens": self.usage["completion_tokens"]}
 
+    def begun(self) -> Iterator[bytes]:
+        yield _event("message_start", message={**self.answer(), "stop_reason": None})
 
-def _head(reply: dict[str, Any]) -> dict[str, Any]:
-    return {"id": f"msg_{reply['id'][-24:]}", "type": "message", "role": "assistant", "model": reply["model"]}
+    def opened(self, part: Part) -> Iterator[bytes]:
+        yield _event("content_block_start", index=len(self.parts) - 1, content_block=_block(part))
 
+    def grown(self, part: Part, piece: str) -> Iterator[bytes]:
+        call = {"type": "input_json_delta", "partial_json": piece}
+        delta = call if part.id else {"type": "text_delta", "text": piece}
+        yield _event("content_block_delta", index=len(self.parts) - 1, delta=delta)
 
-def _usage(usage: dict[str, int]) -> dict[str, int]:
-    return {"input_tokens": usage["prompt_tokens"], "output_tokens": usage["completion_tokens"]}
-
-
-class MessageEvents(Encoder):
-    """Chunks of a stream as Anthropic's events: blocks that begin, grow and end."""
-
-    def __init__(self) -> None:
-        self.began = False
-        self.block = -1  # of those that have begun
-        self.kind = ""  # of the block that is open
-        self.reason = "end_turn"
-        self.usage = {"input_tokens": 0, "output_tokens": 0}
-
-    def push(self, chunk: dict[str, Any]) -> Iterator[bytes]:
-        if not self.began:
-            self.began = True
-            message = {**_head(chunk), "content": [], "stop_reason": None, "stop_sequence": None, "usage": self.usage}
-            yield _event("message_start", message=message)
-        if chunk.get("usage"):
-            self.usage = _usage(chunk["usage"])
-        for choice in chunk["choices"]:
-            delta = choice["delta"]
-            if delta.get("content"):
-                yield from self._open("text", {"type": "text", "text": ""})
-                yield self._delta({"type": "text_delta", "text": delta["content"]})
-            for call in delta.get("tool_calls", ()):
-                function = call["function"]
-                if "id" in call:
-                    block = {"type": "tool_use", "id": call["id"], "name": function["name"], "input": {}}
-                    yield from self._open(call["id"], block)
-                if function.get("arguments"):
-                    yield self._delta({"type": "input_json_delta", "partial_json": function["arguments"]})
-            if choice["finish_reason"]:
-                self.reason = STOP_REASONS[choice["finish_reason"]]
-
-    def _open(self, kind: str, block: dict[str, Any]) -> Iterator[bytes]:
-        if self.kind != kind:
-            yield from self._close()
-            self.block += 1
-            self.kind = kind
-            yield _event("content_block_start", index=self.block, content_block=block)
-
-    def _close(self) -> Iterator[bytes]:
-        if self.kind:
-            self.kind = ""
-            yield _event("content_block_stop", index=self.block)
-
-    def _delta(self, delta: dict[str, Any]) -> bytes:
-        return _event("content_block_delta", index=self.block, delta=delta)
+    def closed(self, part: Part) -> Iterator[bytes]:
+        yield _event("content_block_stop", index=len(self.parts) - 1)
 
     def end(self) -> Iterator[bytes]:
-        yield from self._close()
-        yield _event("message_delta", delta={"stop_reason": self.reason, "stop_sequence": None}, usage=self.usage)
+        yield from super().end()
+        delta = {"stop_reason": STOP_REASONS[self.reason], "stop_sequence": None}
+        yield _event("message_delta", delta=delta, usage=self._usage())
         yield _event("message_stop")
 
     def failed(self, error: APIError) -> Iterator[bytes]:
         yield _event("error", error=error.body("/v1/messages")["error"])
 
 
+def _block(part: Part) -> dict[str, Any]:
+    if not part.id:
+        return {"type": "text", "text": part.text}
+    return {"type": "tool_use", "id": part.id, "name": part.name, "input": json.loads(part.text or "{}")}
+
+
 def _event(kind: str, **data: Any) -> bytes:
-    return f"event: {kind}\ndata: {json.dumps({'type': kind, **data})}\n\n".encode()
+    return event({"type": kind, **data}, kind)

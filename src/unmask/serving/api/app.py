@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -22,14 +22,16 @@ from starlette.types import ASGIApp
 import unmask
 from unmask.errors import UnmaskError
 from unmask.serving.api import errors, execution, openapi, playground
-from unmask.serving.api.access import AccessControl, AccessRules, note
+from unmask.serving.api.access import AccessControl, note
 from unmask.serving.api.answers import Answer
 from unmask.serving.api.anthropic import CountRequest
+from unmask.serving.api.dialect import Dialect
 from unmask.serving.api.endpoints import ENDPOINTS, Endpoint
 from unmask.serving.api.errors import INVALID, MISSING, APIError
-from unmask.serving.api.planner import Models, Plan, Planner, RequestLimits, can_chat, can_fill
+from unmask.serving.api.planner import Models, Plan, Planner, can_chat, can_fill, tokenizer_of
 from unmask.serving.api.schema import DetokenizeRequest, StreamOptions, TokenizeRequest
-from unmask.serving.api.streaming import EventStream, Stream
+from unmask.serving.api.settings import Settings
+from unmask.serving.api.streaming import Stream
 from unmask.serving.api.strict_json import parse
 from unmask.serving.api.structure import Compiler, Structure
 from unmask.serving.api.work import Workers
@@ -37,17 +39,7 @@ from unmask.serving.engine import Engine, Refused
 from unmask.serving.metrics import CONTENT_TYPE, Metrics
 
 Body = TypeVar("Body", bound=BaseModel)
-Handler = Callable[[Request], Awaitable[Response]]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a server treats requests."""
-
-    access: AccessRules = field(default_factory=AccessRules)
-    limits: RequestLimits = field(default_factory=RequestLimits)
-    seconds: float = 300.0  # that one request may take, waiting included
-    origins: tuple[str, ...] = ()  # of web pages that may ask from a browser
+Handler = Callable[[Request], Response | Awaitable[Response]]
 
 
 def create_app(models: Models, engine: Engine, settings: Settings | None = None) -> ASGIApp:
@@ -63,7 +55,7 @@ def create_app(models: Models, engine: Engine, settings: Settings | None = None)
     for kind in (APIError, UnmaskError, ValidationError, Refused, TimeoutError):
         app.add_exception_handler(kind, _failed)
     app.add_exception_handler(HTTPException, _not_found)
-    return AccessControl.around(app, chosen.access, metrics, chosen.origins)
+    return AccessControl.around(app, chosen, metrics)
 
 
 def read_body(raw: bytes, kind: type[Body]) -> Body:
@@ -76,9 +68,9 @@ def read_body(raw: bytes, kind: type[Body]) -> Body:
 
 
 class ReadRequest(NamedTuple):
-    """A request's body: as it was sent, as it is planned, and the structure of its text."""
+    """A request: how its answer is said, its body as it is planned, and the structure of its text."""
 
-    sent: Any
+    dialect: Dialect
     body: Any
     structure: Structure | None
 
@@ -91,15 +83,17 @@ class Service:
         self.engine = engine
         self.settings = settings
         self.metrics = metrics
-        self.planner = Planner(models, settings.limits)
+        self.planner = Planner(models, settings)
         self.began = int(time.time())
-        self.compiler = Compiler(settings.limits.structure)
+        self.compiler = Compiler(settings)
         self.workers = Workers()
         self.cards: dict[str, dict[str, Any]] = {}  # by model; made when first asked for
 
     def routes(self) -> list[BaseRoute]:
         """All addresses."""
-        described = openapi.describe(ENDPOINTS)
+        api = openapi.describe(ENDPOINTS)
+        described = JSONResponse(api)
+        docs = HTMLResponse(openapi.page(api))
         reads: dict[str, Handler] = {
             "/v1/models": self._list_models,
             "/v1/models/{name:path}": self._one_model,
@@ -108,14 +102,14 @@ class Service:
             "/version": self._version,
             "/api/version": self._version,
             "/api/tags": self._tags,
-            "/openapi.json": openapi.answer(JSONResponse(described)),
-            "/docs": openapi.answer(HTMLResponse(openapi.page(described))),
+            "/openapi.json": lambda request: described,
+            "/docs": lambda request: docs,
         }
-        posts: dict[str, Handler] = {
+        posts: dict[str, Any] = {
             **{endpoint.path: partial(self.answer, endpoint=endpoint) for endpoint in ENDPOINTS},
-            "/tokenize": self._tokenize,
-            "/detokenize": self._detokenize,
-            "/v1/messages/count_tokens": self._count_tokens,
+            "/tokenize": partial(self._counted, kind=TokenizeRequest, answer=self._tokens),
+            "/detokenize": partial(self._counted, kind=DetokenizeRequest, answer=self._text),
+            "/v1/messages/count_tokens": partial(self._counted, kind=CountRequest, answer=self._count),
         }
         return [
             *(Route(path, handler, methods=["GET"]) for path, handler in reads.items()),
@@ -134,64 +128,56 @@ class Service:
         note(request.scope, model=plan.name, prompt=plan.prompt_tokens)
         if body.user is not None:
             note(request.scope, user=json.dumps(body.user))
-        if self.settings.access.log_prompts:
+        if self.settings.log_prompts:
             note(request.scope, body=json.dumps(body.model_dump(mode="json", exclude_none=True)))
         answer = Answer(endpoint.format, plan)
         try:
             async with asyncio.timeout(self.settings.seconds):
                 if body.stream:
-                    return await self._streamed(request, endpoint, read, answer)
-                whole = asyncio.ensure_future(self._whole(answer))
-                reply = self._used(request, plan, await execution.unless_gone(request, whole))
-                return JSONResponse(endpoint.dialect.whole(reply, read.sent))
+                    return await self._streamed(request, read, answer)
+                whole = await execution.unless_gone(request, self._whole(answer))
+                self._used(request, plan, whole["usage"])
+                return JSONResponse(read.dialect.whole(whole))
         except execution.ClientGone:
             return APIError(499, "the client has gone").response()
 
     def _read(self, raw: bytes, endpoint: Endpoint) -> ReadRequest:
-        sent = read_body(raw, endpoint.body)
-        body = endpoint.dialect.request(sent)
-        if body.stream and body is not sent:  # other APIs tell the usage of every stream
+        dialect = endpoint.dialect(read_body(raw, endpoint.body))
+        body = dialect.request()
+        if body.stream and body is not dialect.sent:  # other APIs tell the usage of every stream
             body = body.model_copy(update={"stream_options": StreamOptions(include_usage=True)})
-        return ReadRequest(sent, body, self.planner.structure(body))
+        return ReadRequest(dialect, body, self.planner.structure(body))
 
     async def _whole(self, answer: Answer) -> dict[str, Any]:
         await execution.settle(self.engine, answer.plan)
         writers = execution.writers(answer.plan)
-        outcomes = await execution.collect(execution.launch(self.engine, answer.plan, quiet=True), writers)
-        return answer.whole(outcomes, writers)
+        return answer.whole(await execution.collect(self.engine, answer.plan, writers), writers)
 
-    async def _streamed(self, request: Request, endpoint: Endpoint, read: ReadRequest, answer: Answer) -> Response:
+    async def _streamed(self, request: Request, read: ReadRequest, answer: Answer) -> Response:
         began = time.perf_counter()
         plan = answer.plan
         if plan.filling is not None:
-            await execution.unless_gone(request, asyncio.ensure_future(execution.settle(self.engine, plan)))
-        jobs = execution.launch(self.engine, plan)
-        stream = Stream(answer, read.body, jobs, execution.writers(plan), self.settings.seconds)
+            await execution.unless_gone(request, execution.settle(self.engine, plan))
+        return Stream(
+            answer,
+            read.body,
+            read.dialect,
+            execution.Execution(self.engine, plan.name, plan.prepared, plan.taken),
+            execution.writers(plan),
+            self.settings.seconds,
+            first_text=lambda: self.metrics.first_text.observe(time.perf_counter() - began),
+            finished=lambda outcomes: self._used(request, plan, answer.usage(outcomes)),
+        )
 
-        def first_text() -> None:
-            self.metrics.first_text.observe(time.perf_counter() - began)
-
-        def over() -> None:
-            if len(stream.outcomes) == len(stream.writers):
-                outcomes = [stream.outcomes[i] for i in sorted(stream.outcomes)]
-                self._used(request, plan, {"usage": answer.usage(outcomes)})
-
-        stream.on_first_text = first_text
-        return EventStream(stream, endpoint.dialect.encoder(read.sent), over)
-
-    def _used(self, request: Request, plan: Plan, whole: dict[str, Any]) -> dict[str, Any]:
-        usage = whole["usage"]
+    def _used(self, request: Request, plan: Plan, usage: dict[str, Any]) -> None:
         self.metrics.used(plan.name, usage)
         note(request.scope, tokens=usage["completion_tokens"], steps=usage["steps"])
-        return whole
 
-    async def _list_models(self, request: Request) -> Response:
-        cards = [await asyncio.to_thread(self.card, name) for name in self.models.models]
-        return JSONResponse({"object": "list", "data": cards})
+    def _list_models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self.card(name) for name in self.models.models]})
 
-    async def _one_model(self, request: Request) -> Response:
-        name = self.models.find(request.path_params["name"])[0]
-        return JSONResponse(await asyncio.to_thread(self.card, name))
+    def _one_model(self, request: Request) -> Response:
+        return JSONResponse(self.card(self.models.find(request.path_params["name"])[0]))
 
     async def _health(self, request: Request) -> Response:
         closing = self.engine.closing
@@ -211,38 +197,29 @@ class Service:
         found = [{"name": name, "model": name, **told, "details": {}} for name in self.models.models]
         return JSONResponse({"models": found})
 
-    async def _count_tokens(self, request: Request) -> Response:
+    async def _counted(self, request: Request, kind: type[Body], answer: Callable[[Body], dict[str, Any]]) -> Response:
+        """Answers a body that is only read into tokens, or tokens."""
         raw = await request.body()
-        return JSONResponse(await self.workers.do(partial(self._counted, raw), len(raw)))
+        return JSONResponse(await self.workers.do(lambda: answer(read_body(raw, kind)), len(raw)))
 
-    def _counted(self, raw: bytes) -> dict[str, int]:
-        body = read_body(raw, CountRequest).chat()
-        return {"input_tokens": len(self.planner.prompt_of(body, body, self.planner.structure(body)))}
+    def _count(self, body: CountRequest) -> dict[str, Any]:
+        chat = body.chat()
+        return {"input_tokens": len(self.planner.prompt_of(chat, self.planner.structure(chat)))}
 
-    async def _tokenize(self, request: Request) -> Response:
-        raw = await request.body()
-        return JSONResponse(await self.workers.do(partial(self._tokens, raw), len(raw)))
-
-    def _tokens(self, raw: bytes) -> dict[str, Any]:
-        body = read_body(raw, TokenizeRequest)
+    def _tokens(self, body: TokenizeRequest) -> dict[str, Any]:
         _, lm = self.models.find(body.model)
         if (body.prompt is None) == (body.messages is None):
             raise APIError(400, "a text is given by one of the fields prompt and messages", param="prompt")
         ids = self.planner.prompt_of(body) if body.prompt is None else self.planner.ids(body.prompt, lm)
-        names = [lm.tokenizer.id_to_token(token) for token in ids] if body.return_token_strs and lm.tokenizer else None
+        names = [tokenizer_of(lm).id_to_token(token) for token in ids] if body.return_token_strs else None
         return {"count": len(ids), "max_model_len": lm.config.max_length, "tokens": ids, "token_strs": names}
 
-    async def _detokenize(self, request: Request) -> Response:
-        raw = await request.body()
-        return JSONResponse(await self.workers.do(partial(self._text, raw), len(raw)))
-
-    def _text(self, raw: bytes) -> dict[str, Any]:
-        body = read_body(raw, DetokenizeRequest)
+    def _text(self, body: DetokenizeRequest) -> dict[str, Any]:
         _, lm = self.models.find(body.model)
         if any(not 0 <= token < lm.config.vocab_size for token in body.tokens):
             message = f"tokens hold an id outside the vocabulary of {lm.config.vocab_size}"
             raise APIError(400, message, param="tokens")
-        return {"prompt": lm.tokenizer.decode(body.tokens, skip_special_tokens=False) if lm.tokenizer else ""}
+        return {"prompt": tokenizer_of(lm).decode(body.tokens, skip_special_tokens=False)}
 
     def card(self, name: str) -> dict[str, Any]:
         """What clients are told of a model."""
@@ -271,15 +248,13 @@ class Service:
 def _offers(modes: dict[str, list[dict[str, Any]]], fills: bool) -> list[dict[str, Any]]:
     """For each mode and rule, and for filling, the fields that a request may carry."""
     out = []
-    for mode, ways in modes.items():
-        for way in ways:
-            fields = ["seed", *way["parameters"]]
-            out.append({"fill": False, "mode": mode, "rule": way["rule"], "sampler": way["sampler"], "fields": fields})
-    filling = [
-        {**offer, "fill": True, "mode": None, "fields": [name for name in offer["fields"] if name != "block_length"]}
-        for offer in (out if fills else [])
-    ]
-    return out + filling
+    for fill in (False, True)[: 1 + fills]:
+        for mode, ways in modes.items():
+            for way in ways:
+                fields = [name for name in ("seed", *way["parameters"]) if not (fill and name == "block_length")]
+                told = {"rule": way["rule"], "sampler": way["sampler"], "fields": fields}
+                out.append({"fill": fill, "mode": None if fill else mode, **told})
+    return out
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from unmask.serving.api.errors import APIError, refuse
+from unmask.serving.api.errors import refuse
 from unmask.serving.api.options import max_tokens
-from unmask.serving.api.planner import Plan, Planner, can_chat, can_fill
-from unmask.serving.api.schema import CompletionRequest, EditRequest, Message, Writing
+from unmask.serving.api.planner import Plan, Planner, can_fill
+from unmask.serving.api.schema import CompletionRequest, EditRequest, Message, Writing, text_of
 
 EDIT = (
     "The user shows a file. Rewrite the code between <|code_to_edit|> and <|/code_to_edit|> as the recent edits "
@@ -52,10 +52,6 @@ def plan_apply(planner: Planner, body: EditRequest) -> Plan:
 
 
 def _chat(planner: Planner, body: EditRequest, text: str, task: str) -> Plan:
-    name, lm = planner.models.find(body.model)
-    if not can_chat(lm):
-        hint = planner.models.which(can_chat)
-        raise APIError(400, f"model '{name}' has no chat template and cannot do this; {hint}", param="model")
     messages = [Message(role="system", content=task), Message(role="user", content=text)]
     return replace(planner.dialogue(body.model_copy(update={"messages": messages})), wrap=_answered)
 
@@ -65,8 +61,7 @@ def _only_message(body: EditRequest) -> str:
         raise refuse("diffusing", "is not offered for edits: a region is answered with as a whole")
     if len(body.messages) != 1 or body.messages[0].role != "user":
         raise refuse("messages", "must be one message of the user")
-    content = body.messages[0].content
-    text = "".join(part.text for part in content) if isinstance(content, list) else content
+    text = text_of(body.messages[0].content)
     if not text:
         raise refuse("messages", "hold no text")
     return text

@@ -6,7 +6,7 @@ A new one is an entry here, and a module of its own where its bodies and answers
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
@@ -30,7 +30,7 @@ class Endpoint:
     plan: Callable[[Planner, Any], Plan]
     format: AnswerFormat
     example: dict[str, Any]
-    dialect: Dialect = field(default_factory=Dialect)
+    dialect: type[Dialect] = Dialect
 
 
 HELLO = [{"role": "user", "content": "Why is the sky blue?"}]
@@ -42,7 +42,7 @@ ENDPOINTS = (
         summary="Answer a dialogue",
         body=ChatRequest,
         reply=ChatReply,
-        plan=Planner.chat,
+        plan=Planner.dialogue,
         format=CHAT,
         example={"messages": HELLO, "max_tokens": 64},
     ),
@@ -96,30 +96,30 @@ ENDPOINTS = (
         summary="Answer a dialogue, as OpenAI's Responses API; nothing is stored",
         body=openai_responses.ResponsesRequest,
         reply=openai_responses.ResponsesReply,
-        plan=Planner.chat,
+        plan=Planner.dialogue,
         format=CHAT,
         example={"input": "Why is the sky blue?", "max_output_tokens": 64},
-        dialect=openai_responses.Responses(),
+        dialect=openai_responses.Responses,
     ),
     Endpoint(
         path="/v1/messages",
         summary="Answer a dialogue, as Anthropic's API",
         body=anthropic.MessagesRequest,
         reply=anthropic.MessagesReply,
-        plan=Planner.chat,
+        plan=Planner.dialogue,
         format=CHAT,
         example={"messages": HELLO, "max_tokens": 64},
-        dialect=anthropic.Messages(),
+        dialect=anthropic.Messages,
     ),
     Endpoint(
         path="/api/chat",
         summary="Answer a dialogue, as Ollama's API; streams unless told not to",
         body=ollama.ChatBody,
         reply=ollama.Reply,
-        plan=Planner.chat,
+        plan=Planner.dialogue,
         format=CHAT,
         example={"messages": HELLO, "stream": False, "options": {"num_predict": 64}},
-        dialect=ollama.Chat(),
+        dialect=ollama.Chat,
     ),
     Endpoint(
         path="/api/generate",
@@ -129,6 +129,6 @@ ENDPOINTS = (
         plan=ollama.plan_generate,
         format=TEXT,
         example={"prompt": "Emma was", "stream": False, "options": {"num_predict": 16}},
-        dialect=ollama.Generate(),
+        dialect=ollama.Generate,
     ),
 )

@@ -74,15 +74,15 @@ class APIError(Exception):
             return {"error": self.detail.message}
         return ErrorBody(error=self.detail).model_dump()
 
-    @staticmethod
-    def schema(path: str) -> type[BaseModel]:
-        """What such a body is."""
-        if path.startswith("/v1/messages"):
-            return AnthropicError
-        return OllamaError if path.startswith("/api/") else ErrorBody
-
     def response(self, path: str = "") -> JSONResponse:
         return JSONResponse(self.body(path), self.status, self.headers)
+
+
+def error_model(path: str) -> type[BaseModel]:
+    """What the body of an error is at a path."""
+    if path.startswith("/v1/messages"):
+        return AnthropicError
+    return OllamaError if path.startswith("/api/") else ErrorBody
 
 
 def refuse(field: str, why: str) -> APIError:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from starlette.requests import Request
 
@@ -16,7 +16,7 @@ from unmask.decoding.infill import mean_log_confidence, settle_lengths
 from unmask.decoding.request import Prepared
 from unmask.serving.api import errors
 from unmask.serving.api.errors import APIError
-from unmask.serving.api.planner import Filling, Plan, mask_of
+from unmask.serving.api.planner import Plan, mask_of
 from unmask.serving.api.writer import Region, Writer, Written
 from unmask.serving.engine import Done, Engine, Event, Failed, Job, Step
 from unmask.serving.event_queue import EventQueue
@@ -29,14 +29,10 @@ class ClientGone(Exception):
     """Whoever asked has hung up."""
 
 
-@dataclass(frozen=True)
-class Tick:
-    """Nothing of the engine: so much time has passed."""
-
-
 class Execution:
-    """Jobs of one request; leaving its `async with` block cancels what still runs. With `quiet` only the ends of
-    jobs are events, and what their steps did is in `steps` by then."""
+    """Jobs of one request; closing it cancels what still runs. With `quiet` only the ends of jobs are events, and what
+    their steps did is in `steps` by then. Iterating gives each job's number and event, and raises a failure; events
+    after a `beat` are None."""
 
     def __init__(
         self, engine: Engine, model: str, prepared: Prepared, resumed: bool = False, quiet: bool = False
@@ -45,7 +41,7 @@ class Execution:
         self.engine = engine
         self.left = len(prepared.requests)
         self.quiet = quiet
-        self.events: asyncio.Queue[tuple[int, Event | Tick]] = asyncio.Queue()
+        self.events: asyncio.Queue[tuple[int, Event | None]] = asyncio.Queue()
         self.timer: asyncio.TimerHandle | None = None
         self.queue = EventQueue.of_current_loop()
         self.jobs: list[Job] = []
@@ -70,30 +66,18 @@ class Execution:
             self.events.put_nowait((number, Failed(late)))
 
     def beat(self, seconds: float) -> None:
-        """Makes a Tick an event after so many seconds, once: one timer costs less than a timeout of every event."""
-        self.timer = asyncio.get_running_loop().call_later(seconds, self.events.put_nowait, (0, Tick()))
+        """Makes None an event after so many seconds, once: one timer costs less than a timeout of every event."""
+        self.timer = asyncio.get_running_loop().call_later(seconds, self.events.put_nowait, (0, None))
 
-    async def next(self) -> tuple[int, Step | Done | Tick] | None:
-        """The next event and the number of its job; None when each is done. A failure of one is raised."""
-        if not self.left:
-            return None
-        number, event = await self.events.get()
-        if isinstance(event, Failed):
-            raise errors.of(event.error)
-        self.left -= isinstance(event, Done)
-        return number, event
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Step | Done | None]]:
+        while self.left:
+            number, event = await self.events.get()
+            if isinstance(event, Failed):
+                raise errors.of(event.error)
+            self.left -= isinstance(event, Done)
+            yield number, event
 
-    async def __aiter__(self) -> AsyncIterator[tuple[int, Step | Done | Tick]]:
-        while (reached := await self.next()) is not None:
-            yield reached
-
-    async def __aenter__(self) -> Execution:
-        return self
-
-    async def __aexit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.cancel()
-
-    def cancel(self) -> None:
+    def close(self) -> None:
         """Frees the slots of what still runs; harmless when nothing does."""
         if self.timer is not None:
             self.timer.cancel()
@@ -107,43 +91,29 @@ async def settle(engine: Engine, plan: Plan) -> None:
     filling = plan.filling
     if filling is None or plan.regions:
         return
-    lengths, rounds = await _settled_lengths(engine, plan.name, filling)
-    prepared = filling.prepare([lengths] * filling.n)
-    plan.prepared = replace(
-        prepared,
-        requests=[
-            replace(request, seed=plan.seed + i, logprobs=plan.logprobs) for i, request in enumerate(prepared.requests)
-        ],
-    )
+    settling = settle_lengths(filling.template)
+    sure: list[float] | None = None
+    try:
+        while True:
+            tried = next(settling) if sure is None else settling.send(sure)
+            with closing(Execution(engine, plan.name, filling.prepare(tried), plan.taken, quiet=True)) as execution:
+                async for _ in execution:
+                    pass
+            sure = [mean_log_confidence([step.frame for step in steps]) for steps in execution.steps]
+            plan.taken = True
+    except StopIteration as settled:
+        plan.lengths = settled.value
+    prepared = filling.prepare([plan.lengths] * filling.n)
+    requests = [
+        replace(request, seed=plan.seed + i, logprobs=plan.logprobs) for i, request in enumerate(prepared.requests)
+    ]
+    plan.prepared = replace(prepared, requests=requests)
     start = 0
-    end = len(prepared.requests[0].ids)
+    end = len(requests[0].ids)
     if filling.suffix:
         start = len(filling.template.segments[0])
-        end = start + lengths[0]
-    plan.lengths = lengths
-    plan.taken = rounds > 0
+        end = start + plan.lengths[0]
     plan.regions = [Region(start, end, mask_of(plan.lm), frozenset(), plan.stops, complete=True)] * filling.n
-
-
-async def _settled_lengths(engine: Engine, model: str, filling: Filling) -> tuple[list[int], int]:
-    """The lengths of all gaps, and how many times candidates of them were tried."""
-    settling = settle_lengths(filling.template)
-    rounds = 0
-    try:
-        tried = next(settling)
-        while True:
-            confidence = await _confidence(engine, model, filling.prepare(tried), resumed=rounds > 0)
-            rounds += 1
-            tried = settling.send(confidence)
-    except StopIteration as settled:
-        return settled.value, rounds
-
-
-async def _confidence(engine: Engine, model: str, prepared: Prepared, resumed: bool) -> list[float]:
-    async with Execution(engine, model, prepared, resumed=resumed, quiet=True) as execution:
-        async for _ in execution:
-            pass
-    return [mean_log_confidence([step.frame for step in steps]) for steps in execution.steps]
 
 
 def writers(plan: Plan) -> list[Writer]:
@@ -155,15 +125,10 @@ def writers(plan: Plan) -> list[Writer]:
     return made
 
 
-def launch(engine: Engine, plan: Plan, quiet: bool = False) -> Execution:
-    """Puts a plan's jobs in line."""
-    return Execution(engine, plan.name, plan.prepared, resumed=plan.taken, quiet=quiet)
-
-
-async def collect(execution: Execution, writers: list[Writer]) -> list[Written]:
-    """The outcomes of all jobs, which are quiet."""
+async def collect(engine: Engine, plan: Plan, writers: list[Writer]) -> list[Written]:
+    """Runs a plan's jobs; their outcomes."""
     out: dict[int, Written] = {}
-    async with execution:
+    with closing(Execution(engine, plan.name, plan.prepared, plan.taken, quiet=True)) as execution:
         async for number, event in execution:
             if isinstance(event, Done):
                 for step in execution.steps[number]:
@@ -172,21 +137,20 @@ async def collect(execution: Execution, writers: list[Writer]) -> list[Written]:
     return [out[number] for number in sorted(out)]
 
 
-async def unless_gone(request: Request, work: asyncio.Future[T]) -> T:
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     """The result of some work, which is cancelled if the client hangs up before: ClientGone."""
-    gone: asyncio.Future[None] = asyncio.ensure_future(_hung_up(request))
+    gone = asyncio.ensure_future(_hung_up(request))
+    task = asyncio.ensure_future(work)
     try:
-        both: set[asyncio.Future[Any]] = {gone, work}
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            work.cancel()
-            await asyncio.wait({work})
+        await asyncio.wait([gone, task], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
             raise ClientGone
-        return work.result()
+        return task.result()
     finally:
         gone.cancel()
-        if not work.done():
-            work.cancel()
+        task.cancel()
 
 
 async def _hung_up(request: Request) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from unmask.serving.api.dialect import Dialect
+from unmask.serving.api.dialect import Part, PartsDialect, function_call
 from unmask.serving.api.errors import APIError, refuse
 from unmask.serving.api.planner import Plan, Planner, can_fill
 from unmask.serving.api.schema import ChatRequest, CompletionRequest, Strict, Tool
-from unmask.serving.api.streaming import Encoder
 
 OPTIONS = {  # its names for ours
     "num_predict": "max_tokens",
@@ -108,10 +107,54 @@ class Reply(BaseModel):
     eval_count: int | None = None
 
 
-class Chat(Dialect):
+class Generate(PartsDialect):
+    """Ollama's completion: a prompt in the model's template, unless it is raw or has a suffix.
+
+    A stream is lines of JSON; calls of tools are sent when they are whole.
+    """
+
+    media_type = "application/x-ndjson"
+    silence = b""
+
+    def request(self) -> Any:
+        body: GenerateBody = self.sent
+        if body.system is not None:
+            raise refuse("system", "is not offered here; ask /api/chat")
+        return CompletionRequest.model_validate({"prompt": body.prompt, "suffix": body.suffix, **body.shared()})
+
+    def said(self, text: str) -> dict[str, Any]:
+        """The field that holds what is written."""
+        return {"response": text}
+
+    def answer(self) -> dict[str, Any]:
+        return self._last("".join(part.text for part in self.parts if not part.id))
+
+    def _head(self) -> dict[str, Any]:
+        created = datetime.fromtimestamp(self.head["created"], UTC).isoformat().replace("+00:00", "Z")
+        return {"model": self.head["model"], "created_at": created}
+
+    def _last(self, text: str) -> dict[str, Any]:
+        """The end of an answer, with the text that was not sent before."""
+        counts = {"prompt_eval_count": self.usage["prompt_tokens"], "eval_count": self.usage["completion_tokens"]}
+        reason = "length" if self.reason == "length" else "stop"
+        return {**self._head(), **self.said(text), "done": True, "done_reason": reason, **counts}
+
+    def grown(self, part: Part, piece: str) -> Iterator[bytes]:
+        if not part.id:
+            yield _line({**self._head(), **self.said(piece), "done": False})
+
+    def end(self) -> Iterator[bytes]:
+        yield _line(self._last(""))
+
+    def failed(self, error: APIError) -> Iterator[bytes]:
+        yield _line(error.body("/api/"))
+
+
+class Chat(Generate):
     """Ollama's chat."""
 
-    def request(self, body: ChatBody) -> Any:
+    def request(self) -> Any:
+        body: ChatBody = self.sent
         messages = []
         for number, message in enumerate(body.messages):
             turn: dict[str, Any] = {"role": message.role, "content": message.content}
@@ -119,44 +162,24 @@ class Chat(Dialect):
                 turn |= {"tool_call_id": message.tool_call_id or message.tool_name or "call", "name": message.tool_name}
             if message.tool_calls:
                 turn["tool_calls"] = [
-                    {
-                        "id": f"call_{number}_{place}",
-                        "type": "function",
-                        "function": {"name": call.function.name, "arguments": json.dumps(call.function.arguments)},
-                    }
+                    function_call(f"call_{number}_{place}", call.function.name, json.dumps(call.function.arguments))
                     for place, call in enumerate(message.tool_calls)
                 ]
             messages.append(turn)
         tools = [tool.model_dump() for tool in body.tools or ()]
         return ChatRequest.model_validate({"messages": messages, "tools": tools or None, **body.shared()})
 
-    def whole(self, reply: dict[str, Any], body: Any) -> dict[str, Any]:
-        choice = reply["choices"][0]
-        message = choice["message"]
+    def said(self, text: str) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": text}}
+
+    def _last(self, text: str) -> dict[str, Any]:
+        last = super()._last(text)
         calls = [
-            _call(call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls", ())
+            {"function": {"name": part.name, "arguments": json.loads(part.text)}} for part in self.parts if part.id
         ]
-        told = {"role": "assistant", "content": message["content"] or "", **({"tool_calls": calls} if calls else {})}
-        return {**_head(reply), "message": told, **_end(choice["finish_reason"], reply["usage"])}
-
-    def encoder(self, body: Any) -> Encoder:
-        return Lines(chat=True)
-
-
-class Generate(Dialect):
-    """Ollama's completion: a prompt in the model's template, unless it is raw or has a suffix."""
-
-    def request(self, body: GenerateBody) -> Any:
-        if body.system is not None:
-            raise refuse("system", "is not offered here; ask /api/chat")
-        return CompletionRequest.model_validate({"prompt": body.prompt, "suffix": body.suffix, **body.shared()})
-
-    def whole(self, reply: dict[str, Any], body: Any) -> dict[str, Any]:
-        choice = reply["choices"][0]
-        return {**_head(reply), "response": choice["text"], **_end(choice["finish_reason"], reply["usage"])}
-
-    def encoder(self, body: Any) -> Encoder:
-        return Lines(chat=False)
+        if calls:
+            last["message"]["tool_calls"] = calls
+        return last
 
 
 def plan_generate(planner: Planner, body: CompletionRequest) -> Plan:
@@ -167,58 +190,5 @@ def plan_generate(planner: Planner, body: CompletionRequest) -> Plan:
     return planner.fim(body)
 
 
-def _head(reply: dict[str, Any]) -> dict[str, Any]:
-    created = datetime.fromtimestamp(reply["created"], UTC).isoformat().replace("+00:00", "Z")
-    return {"model": reply["model"], "created_at": created}
-
-
-def _end(reason: str, usage: dict[str, int]) -> dict[str, Any]:
-    counts = {"prompt_eval_count": usage["prompt_tokens"], "eval_count": usage["completion_tokens"]}
-    return {"done": True, "done_reason": "length" if reason == "length" else "stop", **counts}
-
-
-def _call(name: str, arguments: str) -> dict[str, Any]:
-    return {"function": {"name": name, "arguments": json.loads(arguments)}}
-
-
-class Lines(Encoder):
-    """Chunks of a stream as lines of JSON; calls of tools are sent when they are whole."""
-
-    media_type = "application/x-ndjson"
-    silence = b""
-
-    def __init__(self, chat: bool) -> None:
-        self.chat = chat
-        self.calls: list[list[str]] = []  # name and arguments
-        self.reason = "stop"
-        self.head: dict[str, Any] = {}
-        self.usage = {"prompt_tokens": 0, "completion_tokens": 0}
-
-    def push(self, chunk: dict[str, Any]) -> Iterator[bytes]:
-        self.head = _head(chunk)
-        self.usage = chunk.get("usage") or self.usage
-        for choice in chunk["choices"]:
-            self.reason = choice["finish_reason"] or self.reason
-            delta = choice.get("delta", {})
-            for call in delta.get("tool_calls", ()):
-                if "id" in call:
-                    self.calls.append([call["function"]["name"], ""])
-                self.calls[-1][1] += call["function"].get("arguments", "")
-            text = delta.get("content") if self.chat else choice["text"]
-            if text:
-                yield self._line({**self._said(text), "done": False})
-
-    def _said(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text}} if self.chat else {"response": text}
-
-    def _line(self, data: dict[str, Any]) -> bytes:
-        return json.dumps({**self.head, **data}).encode() + b"\n"
-
-    def end(self) -> Iterable[bytes]:
-        last = self._said("")
-        if self.calls:
-            last["message"]["tool_calls"] = [_call(name, arguments) for name, arguments in self.calls]
-        return [self._line({**last, **_end(self.reason, self.usage)})]
-
-    def failed(self, error: APIError) -> Iterable[bytes]:
-        return [json.dumps(error.body("/api/")).encode() + b"\n"]
+def _line(data: dict[str, Any]) -> bytes:
+    return json.dumps(data).encode() + b"\n"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from unmask.serving.api.dialect import Dialect
+from unmask.serving.api.dialect import Part, PartsDialect, event, function_call
 from unmask.serving.api.errors import APIError, refuse
-from unmask.serving.api.schema import ChatRequest, FunctionName, Labels, Steering, Strict
-from unmask.serving.api.streaming import Encoder
+from unmask.serving.api.schema import ChatRequest, FunctionName, Labels, Steering, Strict, text_of
 
 
 class InputText(Strict):
@@ -107,10 +105,6 @@ class ResponsesReply(BaseModel):
     usage: dict[str, Any] | None
 
 
-def _text(content: str | list[InputText] | None) -> str:
-    return content if isinstance(content, str) else "".join(part.text for part in content or ())
-
-
 def _messages(body: ResponsesRequest) -> Iterator[dict[str, Any]]:
     """The input as messages of a chat."""
     if body.instructions is not None:
@@ -120,179 +114,132 @@ def _messages(body: ResponsesRequest) -> Iterator[dict[str, Any]]:
         return
     for item in body.input:
         if item.type == "function_call_output":
-            yield {"role": "tool", "tool_call_id": item.call_id or "", "content": _text(item.output)}
+            yield {"role": "tool", "tool_call_id": item.call_id or "", "content": text_of(item.output)}
         elif item.type == "function_call":
-            function = {"name": item.name or "", "arguments": item.arguments or ""}
-            call = {"id": item.call_id or "", "type": "function", "function": function}
+            call = function_call(item.call_id or "", item.name or "", item.arguments or "")
             yield {"role": "assistant", "content": None, "tool_calls": [call]}
         elif item.type == "message":
             if item.role is None:
                 raise refuse("input", "holds a message without a role")
-            yield {"role": item.role, "content": _text(item.content)}
+            yield {"role": item.role, "content": text_of(item.content)}
 
 
-class Responses(Dialect):
+class Responses(PartsDialect):
     """OpenAI's newer one."""
 
-    def request(self, body: ResponsesRequest) -> ChatRequest:
+    sent: ResponsesRequest
+
+    def __init__(self, sent: Any) -> None:
+        super().__init__(sent)
+        self.number = -1  # of events
+
+    def request(self) -> ChatRequest:
+        body = self.sent
         names = {*Steering.model_fields, "parallel_tool_calls"} - {"metadata", "store", "n"}
         given: dict[str, Any] = {name: getattr(body, name) for name in names if name in body.model_fields_set}
         given |= {"messages": list(_messages(body)), "max_tokens": body.max_output_tokens}
+        choice = body.tool_choice
         if body.tools:
             given["tools"] = [
                 {"type": "function", "function": tool.model_dump(exclude={"type"})} for tool in body.tools
             ]
-        choice = body.tool_choice
+            given["tool_choice"] = choice
         if isinstance(choice, NamedTool):
             given["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
-        elif body.tools:
-            given["tool_choice"] = choice
         asked = body.text.format if body.text is not None else None
-        if asked is not None and asked.type == "json_schema":
-            schema = {"name": asked.name or "schema", "schema": asked.schema_, "strict": asked.strict}
-            given["response_format"] = {"type": "json_schema", "json_schema": schema}
-        elif asked is not None:
+        if asked is not None:
             given["response_format"] = {"type": asked.type}
+            if asked.type == "json_schema":
+                schema = {"name": asked.name or "schema", "schema": asked.schema_}
+                given["response_format"]["json_schema"] = schema
         if body.reasoning is not None and body.reasoning.effort is not None:
             given["reasoning_effort"] = body.reasoning.effort
         return ChatRequest.model_validate(given)
 
-    def whole(self, reply: dict[str, Any], body: Any) -> dict[str, Any]:
-        choice = reply["choices"][0]
-        message = choice["message"]
-        output = [_message(reply["id"], message["content"])] if message["content"] else []
-        for call in message.get("tool_calls", ()):
-            output.append(_call(call["id"], call["function"]["name"], call["function"]["arguments"]))
-        return _response(reply, body, output, choice["finish_reason"], reply["usage"])
-
-    def encoder(self, body: Any) -> Encoder:
-        return ResponseEvents(body)
-
-
-def _message(id: str, text: str, status: str = "completed") -> dict[str, Any]:
-    content = [{"type": "output_text", "text": text, "annotations": []}]
-    return {"id": f"msg_{id[-24:]}", "type": "message", "role": "assistant", "status": status, "content": content}
-
-
-def _call(id: str, name: str, arguments: str, status: str = "completed") -> dict[str, Any]:
-    call = {"id": f"fc_{id[-24:]}", "type": "function_call", "call_id": id, "name": name, "arguments": arguments}
-    return {**call, "status": status}
-
-
-def _response(
-    reply: dict[str, Any], body: Any, output: list[dict[str, Any]], reason: str | None, usage: dict[str, Any] | None
-) -> dict[str, Any]:
-    """A response; `reason` is None while it is being written."""
-    status = {None: "in_progress", "length": "incomplete"}.get(reason, "completed")
-    tokens = None
-    if usage is not None:
-        tokens = {
-            "input_tokens": usage["prompt_tokens"],
-            "input_tokens_details": {"cached_tokens": 0},
-            "output_tokens": usage["completion_tokens"],
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": usage["total_tokens"],
+    def answer(self, status: str = "") -> dict[str, Any]:
+        """The response; `status`: of one that is being written."""
+        body = self.sent
+        cut = self.reason == "length"
+        return {
+            "id": f"resp_{self.head['id'][-24:]}",
+            "object": "response",
+            "created_at": self.head["created"],
+            "status": status or ("incomplete" if cut else "completed"),
+            "model": self.head["model"],
+            "output": [self._item(part) for part in self.parts],
+            "usage": None
+            if status
+            else {
+                "input_tokens": self.usage["prompt_tokens"],
+                "input_tokens_details": {"cached_tokens": 0},
+                "output_tokens": self.usage["completion_tokens"],
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": self.usage["total_tokens"],
+            },
+            "error": None,
+            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+            "instructions": body.instructions,
+            "metadata": body.metadata or {},
+            "parallel_tool_calls": bool(body.parallel_tool_calls),
+            "temperature": body.temperature,
+            "top_p": body.top_p,
+            "tool_choice": "auto",
+            "tools": [tool.model_dump() for tool in body.tools or ()],
+            "store": False,
         }
-    return {
-        "id": f"resp_{reply['id'][-24:]}",
-        "object": "response",
-        "created_at": reply["created"],
-        "status": status,
-        "model": reply["model"],
-        "output": output,
-        "usage": tokens,
-        "error": None,
-        "incomplete_details": {"reason": "max_output_tokens"} if reason == "length" else None,
-        "instructions": body.instructions,
-        "metadata": body.metadata or {},
-        "parallel_tool_calls": bool(body.parallel_tool_calls),
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "tool_choice": "auto",
-        "tools": [tool.model_dump() for tool in body.tools or ()],
-        "store": False,
-    }
 
+    def _item(self, part: Part, status: str = "completed") -> dict[str, Any]:
+        kind = "function_call" if part.id else "message"
+        item = {"id": self._place(part)["item_id"], "type": kind, "status": status}
+        if part.id:
+            return {**item, "call_id": part.id, "name": part.name, "arguments": part.text}
+        return {**item, "role": "assistant", "content": [_content(part)] if part.text else []}
 
-class ResponseEvents(Encoder):
-    """Chunks of a stream as events of a response: items that are added, grow and are done."""
+    def _place(self, part: Part) -> dict[str, Any]:
+        id = f"fc_{part.id[-24:]}" if part.id else f"msg_{self.head['id'][-24:]}"
+        return {"item_id": id, "output_index": len(self.parts) - 1}
 
-    def __init__(self, body: Any) -> None:
-        self.body = body
-        self.number = -1  # of events
-        self.chunk: dict[str, Any] = {}
-        self.output: list[dict[str, Any]] = []
-        self.open = False  # the last item is being written
-        self.reason = "stop"
-        self.usage: dict[str, Any] | None = None
+    def begun(self) -> Iterator[bytes]:
+        for kind in ("created", "in_progress"):
+            yield self._event(kind, response=self.answer("in_progress"))
 
-    def push(self, chunk: dict[str, Any]) -> Iterator[bytes]:
-        if not self.chunk:
-            self.chunk = chunk
-            begun = _response(chunk, self.body, [], None, None)
-            yield self._event("response.created", response=begun)
-            yield self._event("response.in_progress", response=begun)
-        self.usage = chunk.get("usage") or self.usage
-        for choice in chunk["choices"]:
-            self.reason = choice["finish_reason"] or self.reason
-            if choice["delta"].get("content"):
-                yield from self._say(choice["delta"]["content"])
-            for call in choice["delta"].get("tool_calls", ()):
-                yield from self._call(call)
+    def opened(self, part: Part) -> Iterator[bytes]:
+        item = self._item(part, "in_progress")
+        yield self._event("output_item.added", output_index=len(self.parts) - 1, item=item)
+        if not part.id:
+            yield self._event("content_part.added", content_index=0, part=_content(part), **self._place(part))
 
-    def _say(self, text: str) -> Iterator[bytes]:
-        if not self.open:
-            message = {**_message(self.chunk["id"], "", "in_progress"), "content": []}
-            yield from self._add(message)
-            part = {"type": "output_text", "text": "", "annotations": []}
-            message["content"] = [part]
-            yield self._event("response.content_part.added", content_index=0, part=part, **self._place())
-        self.output[-1]["content"][0]["text"] += text
-        yield self._event("response.output_text.delta", content_index=0, delta=text, logprobs=[], **self._place())
-
-    def _call(self, call: dict[str, Any]) -> Iterator[bytes]:
-        function = call["function"]
-        if "id" in call:
-            yield from self._close()
-            yield from self._add(_call(call["id"], function["name"], "", "in_progress"))
-        if function.get("arguments"):
-            self.output[-1]["arguments"] += function["arguments"]
-            delta = function["arguments"]
-            yield self._event("response.function_call_arguments.delta", delta=delta, **self._place())
-
-    def _add(self, item: dict[str, Any]) -> Iterator[bytes]:
-        self.output.append(item)
-        self.open = True
-        yield self._event("response.output_item.added", output_index=len(self.output) - 1, item=item)
-
-    def _close(self) -> Iterator[bytes]:
-        if not self.open:
-            return
-        self.open = False
-        item = self.output[-1]
-        item["status"] = "completed"
-        if item["type"] == "message":
-            part = item["content"][0]
-            done = {"text": part["text"], "logprobs": []}
-            yield self._event("response.output_text.done", content_index=0, **done, **self._place())
-            yield self._event("response.content_part.done", content_index=0, part=part, **self._place())
+    def grown(self, part: Part, piece: str) -> Iterator[bytes]:
+        if part.id:
+            yield self._event("function_call_arguments.delta", delta=piece, **self._place(part))
         else:
-            told = {"name": item["name"], "arguments": item["arguments"]}
-            yield self._event("response.function_call_arguments.done", **told, **self._place())
-        yield self._event("response.output_item.done", output_index=len(self.output) - 1, item=item)
+            said = {"content_index": 0, "delta": piece, "logprobs": []}
+            yield self._event("output_text.delta", **said, **self._place(part))
 
-    def _place(self) -> dict[str, Any]:
-        return {"item_id": self.output[-1]["id"], "output_index": len(self.output) - 1}
+    def closed(self, part: Part) -> Iterator[bytes]:
+        place = self._place(part)
+        if part.id:
+            told = {"name": part.name, "arguments": part.text}
+            yield self._event("function_call_arguments.done", **told, **place)
+        else:
+            yield self._event("output_text.done", content_index=0, text=part.text, logprobs=[], **place)
+            yield self._event("content_part.done", content_index=0, part=_content(part), **place)
+        yield self._event("output_item.done", output_index=len(self.parts) - 1, item=self._item(part))
 
     def end(self) -> Iterator[bytes]:
-        yield from self._close()
-        last = _response(self.chunk, self.body, self.output, self.reason, self.usage)
-        yield self._event(f"response.{last['status']}", response=last)
+        yield from super().end()
+        last = self.answer()
+        yield self._event(last["status"], response=last)
 
     def failed(self, error: APIError) -> Iterator[bytes]:
-        yield self._event("error", **error.body()["error"])
+        yield self._event("", **error.body()["error"])
 
     def _event(self, kind: str, **data: Any) -> bytes:
+        """An event of a response; no kind: an error."""
         self.number += 1
-        data = {**data, "type": kind, "sequence_number": self.number}
-        return f"event: {kind}\ndata: {json.dumps(data)}\n\n".encode()
+        kind = f"response.{kind}" if kind else "error"
+        return event({**data, "type": kind, "sequence_number": self.number}, kind)
+
+
+def _content(part: Part) -> dict[str, Any]:
+    return {"type": "output_text", "text": part.text, "annotations": []}

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.requests import Request
-from starlette.responses import Response
 
 import unmask
 from unmask.serving.api.anthropic import CountRequest, TokenCount
-from unmask.serving.api.errors import AnthropicError, APIError, ErrorBody, OllamaError
+from unmask.serving.api.errors import error_model
 from unmask.serving.api.replies import Detokenized, Health, ModelCard, ModelList, Tokenized, Version
 from unmask.serving.api.schema import DetokenizeRequest, TokenizeRequest
 
@@ -42,70 +40,51 @@ td,th{border-bottom:1px solid #ccc;padding:.3rem .5rem;text-align:left;vertical-
 """
 
 
+OTHERS: tuple[tuple[str, str, type[BaseModel] | None, type[BaseModel] | None], ...] = (  # without a body: GET
+    ("/tokenize", "Token ids of a text or a dialogue", TokenizeRequest, Tokenized),
+    ("/detokenize", "The text of token ids", DetokenizeRequest, Detokenized),
+    ("/v1/messages/count_tokens", "Tokens of a dialogue, as Anthropic's API", CountRequest, TokenCount),
+    ("/v1/models", "The models that are served", None, ModelList),
+    ("/v1/models/{name}", "One model and what it can be asked for", None, ModelCard),
+    ("/health", "Whether requests are taken", None, Health),
+    ("/version", "The version of the package", None, Version),
+    ("/metrics", "Figures in Prometheus' format", None, None),
+)
+
+
 def describe(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     """OpenAPI 3.1 of all addresses."""
     paths: dict[str, Any] = {}
-    models: dict[type[BaseModel], None] = {ErrorBody: None, AnthropicError: None, OllamaError: None}
+    models: dict[type[BaseModel], None] = {}
 
-    def add(path: str, summary: str, reply: type[BaseModel] | None, method: str, more: dict[str, Any]) -> None:
-        good: dict[str, Any] = {"description": "The answer."}
+    def content(model: type[BaseModel]) -> dict[str, Any]:
+        models[model] = None
+        return {"application/json": {"schema": {"$ref": REFERENCE.format(model=model.__name__)}}}
+
+    def add(path: str, summary: str, body: type[BaseModel] | None, reply: type[BaseModel] | None) -> dict[str, Any]:
+        codes = (401, 404, 421) if body is None else tuple(WRONG)
+        answers: dict[str, Any] = {"200": {"description": "The answer."}}
         if reply is not None:
-            models[reply] = None
-            good["content"] = {"application/json": {"schema": _reference(reply)}} | more.pop("events", {})
-        statuses = WRONG if method == "post" else {code: WRONG[code] for code in (401, 404, 421)}
-        wrong = {str(code): _wrong(text, path) for code, text in statuses.items()}
-        paths.setdefault(path, {})[method] = {"summary": summary, "responses": {"200": good, **wrong}, **more}
-
-    def add_post(path: str, summary: str, body: type[BaseModel], reply: type[BaseModel], **more: Any) -> None:
-        models[body] = None
-        content = {"schema": _reference(body), **more.pop("example", {})}
-        request = {"required": True, "content": {"application/json": content}}
-        add(path, summary, reply, "post", {"requestBody": request, **more})
+            answers["200"]["content"] = content(reply)
+        answers |= {str(code): {"description": WRONG[code], "content": content(error_model(path))} for code in codes}
+        what: dict[str, Any] = {"summary": summary, "responses": answers}
+        if body is not None:
+            what["requestBody"] = {"required": True, "content": content(body)}
+        paths[path] = {"get" if body is None else "post": what}
+        return what
 
     for endpoint in endpoints:
-        events = {endpoint.dialect.encoder(None).media_type: {"schema": {"type": "string"}}}
-        add_post(
-            endpoint.path,
-            endpoint.summary,
-            endpoint.body,
-            endpoint.reply,
-            example={"example": endpoint.example},
-            events=events,
-        )
-    add_post("/tokenize", "Token ids of a text or a dialogue", TokenizeRequest, Tokenized)
-    add_post("/detokenize", "The text of token ids", DetokenizeRequest, Detokenized)
-    add_post("/v1/messages/count_tokens", "Tokens of a dialogue, as Anthropic's API", CountRequest, TokenCount)
+        what = add(endpoint.path, endpoint.summary, endpoint.body, endpoint.reply)
+        what["requestBody"]["content"]["application/json"]["example"] = endpoint.example
+        what["responses"]["200"]["content"].setdefault(endpoint.dialect.media_type, {"schema": {"type": "string"}})
+    for other in OTHERS:
+        add(*other)
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
-    add("/v1/models", "The models that are served", ModelList, "get", {})
-    add("/v1/models/{name}", "One model and what it can be asked for", ModelCard, "get", {"parameters": [name]})
-    add("/health", "Whether requests are taken", Health, "get", {})
-    paths["/health"]["get"]["responses"]["503"] = {**_wrong(WRONG[503], "/health"), "content": _content(Health)}
-    add("/version", "The version of the package", Version, "get", {})
-    add("/metrics", "Figures in Prometheus' format", None, "get", {})
+    paths["/v1/models/{name}"]["get"]["parameters"] = [name]
+    paths["/health"]["get"]["responses"]["503"] = {"description": WRONG[503], "content": content(Health)}
     _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=REFERENCE)
     about = {"title": "unmask", "description": "Diffusion language models.", "version": unmask.__version__}
     return {"openapi": "3.1.0", "info": about, "paths": paths, "components": {"schemas": schemas["$defs"]}}
-
-
-def _reference(model: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": REFERENCE.format(model=model.__name__)}
-
-
-def _content(model: type[BaseModel]) -> dict[str, Any]:
-    return {"application/json": {"schema": _reference(model)}}
-
-
-def _wrong(text: str, path: str) -> dict[str, Any]:
-    return {"description": text, "content": _content(APIError.schema(path))}
-
-
-def answer(response: Response) -> Callable[[Request], Awaitable[Response]]:
-    """A handler that always answers the same."""
-
-    async def handler(request: Request) -> Response:
-        return response
-
-    return handler
 
 
 def page(api: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from unmask.decoding.methods import choose
 from unmask.lm import DiffusionLM
 from unmask.serving.api.errors import refuse
-from unmask.serving.api.schema import OPTIONS, ChatRequest, CompletionRequest, Dialogue, Steering, Writing
+from unmask.serving.api.schema import OPTIONS, ChatRequest, Dialogue, Steering, Writing
 
 EFFORTS = {"instant": 4.0, "low": 2.0, "medium": 1.0, "high": 0.5}  # doubt allowed, and steps saved
 WIDEST_WINDOW = 32  # of a drafting model: the work of a check grows with its square
@@ -46,10 +46,10 @@ def stop_list(body: Writing) -> list[str]:
     return [stop] if isinstance(stop, str) else stop
 
 
-def alternatives(body: ChatRequest | CompletionRequest) -> int | None:
+def alternatives(body: Steering) -> int | None:
     """How many alternatives of each token are asked for; None for no log-probabilities at all."""
     if not isinstance(body, ChatRequest):
-        return body.logprobs
+        return getattr(body, "logprobs", None)
     if body.top_logprobs and not body.logprobs:
         raise refuse("top_logprobs", "needs logprobs to be true")
     return (body.top_logprobs or 0) if body.logprobs else None

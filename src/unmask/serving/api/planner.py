@@ -26,9 +26,13 @@ from unmask.serving.api.schema import (
     InfillRequest,
     Message,
     Steering,
+    Structured,
+    TokenizeRequest,
     ToolCall,
+    text_of,
 )
-from unmask.serving.api.structure import Structure, StructureLimits, structure_of
+from unmask.serving.api.settings import Settings
+from unmask.serving.api.structure import Structure, structure_of
 from unmask.serving.api.tool_calls import as_plain_messages, renders_tools
 from unmask.serving.api.writer import Region
 from unmask.structured.tool_calls import CallForm
@@ -37,18 +41,6 @@ CHAT_TOKENS = 1024  # where the client does not say, and as far as they fit
 COMPLETION_TOKENS = 16
 GAP_TOKENS = 64
 LONGEST_TOKEN = 1024  # characters
-UNREAD_WHEN_FILLING = ("mode", "stop", "block_length")
-
-
-@dataclass(frozen=True)
-class RequestLimits:
-    """What one request may ask for."""
-
-    n: int = 8
-    prompt_tokens: int = 1 << 20  # the model's own length is a bound too
-    candidates: int = 32  # lengths tried of one gap
-    ranged_gaps: int = 64  # gaps of which several lengths are tried
-    structure: StructureLimits = field(default_factory=StructureLimits)  # what structured output may cost
 
 
 @dataclass
@@ -72,7 +64,7 @@ class Plan:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return _tokenizer(self.lm)
+        return tokenizer_of(self.lm)
 
 
 @dataclass(frozen=True)
@@ -99,9 +91,14 @@ class Models:
             raise APIError(404, message, MISSING, "model", "model_not_found")
         return chosen, self.models[chosen]
 
-    def which(self, holds: Callable[[DiffusionLM], bool]) -> str:
-        names = [name for name, lm in self.models.items() if holds(lm)]
-        return f"of the models served here {', '.join(names)} can" if names else "no model served here can"
+    def need(self, name: str | None, holds: Callable[[DiffusionLM], bool], lacks: str) -> tuple[str, DiffusionLM]:
+        """A model that can do something; the error for another one says which can."""
+        chosen, lm = self.find(name)
+        if not holds(lm):
+            able = [other for other, model in self.models.items() if holds(model)]
+            hint = f"of the models served here {', '.join(able)} can" if able else "no model served here can"
+            raise APIError(400, f"model '{chosen}' {lacks}; {hint}", param="model")
+        return chosen, lm
 
 
 def can_fill(lm: DiffusionLM) -> bool:
@@ -121,104 +118,67 @@ def mask_of(lm: DiffusionLM) -> int:
 class Planner:
     """Makes plans of bodies; whatever cannot be done as asked raises APIError or UnmaskError."""
 
-    def __init__(self, models: Models, limits: RequestLimits | None = None) -> None:
+    def __init__(self, models: Models, limits: Settings | None = None) -> None:
         self.models = models
-        self.limits = limits or RequestLimits()
+        self.limits = limits or Settings()
 
     def structure(self, body: Any) -> Structure | None:
         """What the text of a request has to match."""
-        if not isinstance(body, ChatRequest | CompletionRequest):
+        if not isinstance(body, Structured):
             return None
-        return structure_of(body, self.models.find(body.model)[1], self.limits.structure)
+        return structure_of(body, self.models.find(body.model)[1], self.limits)
 
-    def chat(self, body: ChatRequest) -> Plan:
-        """A plan of a dialogue to answer."""
-        return self.dialogue(body, body, alternatives(body))
+    def dialogue(self, body: Dialogue) -> Plan:
+        """A plan of messages to answer."""
+        structure = self.structure(body)
+        return self._written(body, [self.prompt_of(body, structure)], max_tokens(body), CHAT_TOKENS, structure)
 
-    def dialogue(self, body: Dialogue, chat: ChatRequest | None = None, logprobs: int | None = None) -> Plan:
-        """A plan of messages to answer. chat: the same body, where it may have tools and a structure."""
-        name, lm = self.models.find(body.model)
-        structure = self.structure(chat)
-        return self._written(
-            name=name,
-            lm=lm,
-            rows=[self.prompt_of(body, chat, structure)],
-            most=max_tokens(body),
-            default=CHAT_TOKENS,
-            body=body,
-            logprobs=logprobs,
-            structure=structure,
-        )
-
-    def prompt_of(self, body: Any, chat: ChatRequest | None = None, structure: Structure | None = None) -> list[int]:
+    def prompt_of(self, body: Dialogue | TokenizeRequest, structure: Structure | None = None) -> list[int]:
         """Token ids of a dialogue, as the model's template writes it."""
-        name, lm = self.models.find(body.model)
-        if not can_chat(lm):
-            hint = self.models.which(can_chat)
-            raise APIError(400, f"model '{name}' has no chat template and cannot chat; {hint}", param="model")
-        messages = [_plain(message) for message in body.messages]
+        _, lm = self.models.need(body.model, can_chat, "has no chat template and cannot chat")
+        messages = [_plain(message) for message in body.messages or ()]
         tools = []
-        if chat is not None and chat.tools and structure is not None and structure.calls is not None:
-            tools = [tool.model_dump(exclude_none=True) for tool in chat.tools]
+        variables: dict[str, Any] = {}
+        if isinstance(body, ChatRequest):
+            variables = body.chat_template_kwargs or {}
+            if body.tools and structure is not None and structure.calls is not None:
+                tools = [tool.model_dump(exclude_none=True) for tool in body.tools]
         if not renders_tools(lm.templates):
             messages = as_plain_messages(messages, tools)
             tools = []
-        variables = (chat.chat_template_kwargs if chat is not None else None) or {}
         for given in variables.keys() & {"messages", "tools", "special_tokens"}:
             raise refuse("chat_template_kwargs", f"cannot hold '{given}', which has a field of its own")
         return self.ids(lm.render_chat(messages, tools or None, **variables), lm)
 
     def ids(self, text: str, lm: DiffusionLM) -> list[int]:
         """Token ids of a text."""
-        self._check_characters(text, lm)
+        _check_characters(text, lm)
         return encode_text(text, lm.tokenizer, lm.config, lm.name)
 
     def completion(self, body: CompletionRequest, default: int = COMPLETION_TOKENS) -> Plan:
         """A plan of text to continue, or with a suffix of the gap before it."""
-        name, lm = self.models.find(body.model)
         structure = self.structure(body)
         if body.suffix is not None:
             if structure is not None:
                 raise refuse(structure.field, "cannot be honoured with a suffix; leave out one of them")
-            return self._suffix(body)
+            return self._suffix(body, body.suffix)
         if body.max_tokens == 0:
             raise refuse("max_tokens", "must be at least 1")
-        plan = self._written(
-            name=name,
-            lm=lm,
-            rows=self._rows(body.prompt, lm),
-            most=body.max_tokens,
-            default=default,
-            body=body,
-            logprobs=alternatives(body),
-            structure=structure,
-        )
-        return replace(plan, echo=self._echoed(body, lm)) if body.echo else plan
+        _, lm = self.models.find(body.model)
+        plan = self._written(body, self._rows(body.prompt, lm), body.max_tokens, default, structure)
+        return replace(plan, echo=_echoed(body, lm)) if body.echo else plan
 
     def fim(self, body: CompletionRequest) -> Plan:
         """A plan of a gap, as Mercury's clients ask."""
         return self.completion(body, GAP_TOKENS)
 
-    def _echoed(self, body: CompletionRequest, lm: DiffusionLM) -> tuple[str, ...]:
-        """The prompts' texts, once for each text that is asked for."""
-        if body.logprobs is not None or body.diffusing or body.stream:
-            raise refuse("echo", "cannot be honoured with logprobs or in a stream; leave out one of them")
-        prompt = body.prompt
-        single = isinstance(prompt, str) or (prompt and isinstance(prompt[0], int))
-        rows = [prompt] if single else prompt
-        texts = [row if isinstance(row, str) else _tokenizer(lm).decode(row) for row in rows]
-        return tuple(text for text in texts for _ in range(body.n or 1))
-
-    def _suffix(self, body: CompletionRequest) -> Plan:
+    def _suffix(self, body: CompletionRequest, suffix: str) -> Plan:
         if not isinstance(body.prompt, str):
             raise refuse("prompt", "must be one text where there is a suffix")
         if body.echo:
             raise refuse("echo", "cannot be honoured with a suffix; leave out one of them")
-        for given in ("block_length", "mode"):
-            if getattr(body, given) is not None and (given, body.mode) != ("mode", "diffusion"):
-                raise refuse(given, "cannot be honoured with a suffix: the gap is filled as a whole")
-        name, lm = self._filler(body)
-        around = sum(len(self.ids(text, lm)) for text in (body.prompt, body.suffix or ""))
+        name, lm = self._filler(body, "diffusion")
+        around = sum(len(self.ids(text, lm)) for text in (body.prompt, suffix))
         room = lm.config.max_length - around
         if room < 1:
             raise UnmaskError(
@@ -227,72 +187,62 @@ class Planner:
             )
         most = min(body.max_tokens or GAP_TOKENS, room)
         ladder = sorted({*(2**i for i in range(1, most.bit_length()) if 2**i < most), most})
-        template = make_template([body.prompt, body.suffix or ""], [ladder], _tokenizer(lm))
-        return replace(self._filled(template, body, body.logprobs, suffix=True), stops=tuple(stop_list(body)))
+        template = make_template([body.prompt, suffix], [ladder], tokenizer_of(lm))
+        return replace(self._filled(template, body, suffix=True), stops=tuple(stop_list(body)))
 
     def infill(self, body: InfillRequest) -> Plan:
         """A plan of a template with gaps."""
-        _, lm = self._filler(body)
-        for given in ("mode", "block_length"):
-            if getattr(body, given) is not None:
-                raise refuse(given, "cannot be honoured here: gaps are filled as a whole")
+        _, lm = self._filler(body, None)
         if (body.segments is None) == (body.template is None):
             raise APIError(400, "a template is given by one of the fields segments and template", param="segments")
         if body.template is not None:
-            self._check_characters(body.template, lm)
-            template = parse_template(body.template, _tokenizer(lm))
+            field = "template"
+            _check_characters(body.template, lm)
+            template = parse_template(body.template, tokenizer_of(lm))
         else:
-            self._check_characters("".join(text for text in body.segments or [] if isinstance(text, str)), lm)
+            field = "segments"
+            _check_characters("".join(text for text in body.segments or [] if isinstance(text, str)), lm)
             template = _of_segments(body.segments or [], lm)
-        field = "template" if body.segments is None else "segments"
         tried = max(map(len, template.choices))
         if tried > self.limits.candidates:
             raise refuse(field, f"has a gap of {tried} lengths; at most {self.limits.candidates} are tried")
         ranged = sum(len(lengths) > 1 for lengths in template.choices)
         if ranged > self.limits.ranged_gaps:
             raise refuse(field, f"has {ranged} gaps of several lengths; at most {self.limits.ranged_gaps} are tried")
-        return self._filled(template, body, body.logprobs, suffix=False)
+        return self._filled(template, body, suffix=False)
 
-    def _filler(self, body: Steering) -> tuple[str, DiffusionLM]:
-        name, lm = self.models.find(body.model)
-        if not can_fill(lm):
-            hint = self.models.which(can_fill)
-            message = f"model '{name}' writes from left to right and cannot fill gaps; {hint}"
-            raise APIError(400, message, param="model")
-        return name, lm
+    def _filler(self, body: Steering, mode: str | None) -> tuple[str, DiffusionLM]:
+        """A model that fills; `mode`: the one that may be named."""
+        for given, taken in (("mode", mode), ("block_length", None)):
+            if getattr(body, given) not in (None, taken):
+                raise refuse(given, "cannot be honoured: gaps are filled as a whole")
+        return self.models.need(body.model, can_fill, "writes from left to right and cannot fill gaps")
 
-    def _filled(self, template: Template, body: Steering, logprobs: int | None, suffix: bool) -> Plan:
+    def _filled(self, template: Template, body: CompletionRequest | InfillRequest, suffix: bool) -> Plan:
         name, lm = self.models.find(body.model)
         check_stream(body)
         options = decoding_options(body, lm)
-        for unread in UNREAD_WHEN_FILLING:
-            options.pop(unread, None)
-        seed = self._seed(body)
+        options.pop("mode", None)
+        seed = _seed(body)
         n = self._n(body, 1)
         prepare = lm.prepare_fill(template, **options, seed=seed)
         given = sum(map(len, template.segments))
         self._check_prompt(given)
         filling = Filling(template, prepare, suffix, n)
         none = prepare([])
-        return Plan(name, lm, seed, prepared=none, prompt_tokens=given, logprobs=logprobs, filling=filling)
+        return Plan(name, lm, seed, prepared=none, prompt_tokens=given, logprobs=body.logprobs, filling=filling)
 
     def _written(
-        self,
-        name: str,
-        lm: DiffusionLM,
-        rows: list[list[int]],
-        most: int | None,
-        default: int,
-        body: Any,
-        logprobs: int | None,
-        structure: Structure | None = None,
+        self, body: Any, rows: list[list[int]], most: int | None, default: int, structure: Structure | None
     ) -> Plan:
+        name, lm = self.models.find(body.model)
         check_stream(body)
         options = decoding_options(body, lm)
         stops = stop_list(body)
+        logprobs = alternatives(body)
         calls = None if structure is None else structure.calls
         if structure is not None:
-            options["grammar"] = structure.grammar(lm, self.limits.structure)
+            options["grammar"] = structure.grammar(lm, self.limits)
         if calls is not None and body.diffusing:
             raise refuse("diffusing", "sends whole texts, and calls of tools are sent in parts; leave out one of them")
         n = self._n(body, len(rows))
@@ -300,14 +250,14 @@ class Planner:
         self._check_prompt(longest)
         if most is None:
             most = max(1, min(default, lm.room(longest)))
-        seed = self._seed(body)
+        seed = _seed(body)
         prepared = lm.prepare([row for row in rows for _ in range(n)], most, seed=seed, stop=stops, **options)
         requests = [replace(request, logprobs=logprobs) for request in prepared.requests]
+        complete = structure is not None and not structure.free
         regions = []
         for request in requests:
             start = request.given.index(False)
             end = min(len(request.ids), start + (request.wanted or len(request.ids)))
-            complete = structure is not None and not structure.free
             regions.append(Region(start, end, mask_of(lm), prepared.eos_ids, tuple(stops), complete))
         return Plan(
             name,
@@ -332,35 +282,45 @@ class Planner:
         if tokens > most:
             raise UnmaskError(f"the prompt is {tokens} tokens, and this server reads {most} at most")
 
-    def _check_characters(self, text: str, lm: DiffusionLM) -> None:
-        """Refuses what cannot fit before it is read into tokens: no token is longer than LONGEST_TOKEN."""
-        most = lm.config.max_length * LONGEST_TOKEN
-        if len(text) > most:
-            raise UnmaskError(f"the prompt is {len(text)} characters, more than fit the model's length; shorten it")
-
     def _rows(self, prompt: Any, lm: DiffusionLM) -> list[list[int]]:
-        if isinstance(prompt, list) and not prompt:
-            raise refuse("prompt", "is an empty list")
-        if isinstance(prompt, list) and isinstance(prompt[0], list) and not all(prompt):
-            raise refuse("prompt", "holds an empty list of token ids")
-        if isinstance(prompt, list) and len(prompt) > self.limits.n and not isinstance(prompt[0], int):
-            raise refuse("prompt", f"is {len(prompt)} prompts, and one request may ask for {self.limits.n} texts")
+        if isinstance(prompt, list):
+            if not prompt:
+                raise refuse("prompt", "is an empty list")
+            if isinstance(prompt[0], list) and not all(prompt):
+                raise refuse("prompt", "holds an empty list of token ids")
+            if len(prompt) > self.limits.n and not isinstance(prompt[0], int):
+                raise refuse("prompt", f"is {len(prompt)} prompts, and one request may ask for {self.limits.n} texts")
         for text in [prompt] if isinstance(prompt, str) else prompt:
             if isinstance(text, str):
-                self._check_characters(text, lm)
+                _check_characters(text, lm)
         return encode(prompt, lm.tokenizer, None, lm.config, lm.name)
 
-    @staticmethod
-    def _seed(body: Steering) -> int:
-        seed: int | None = body.seed
-        return secrets.randbits(31) if seed is None else seed
+
+def _seed(body: Steering) -> int:
+    return secrets.randbits(31) if body.seed is None else int(body.seed)
+
+
+def _check_characters(text: str, lm: DiffusionLM) -> None:
+    """Refuses what cannot fit before it is read into tokens: no token is longer than LONGEST_TOKEN."""
+    if len(text) > lm.config.max_length * LONGEST_TOKEN:
+        raise UnmaskError(f"the prompt is {len(text)} characters, more than fit the model's length; shorten it")
+
+
+def _echoed(body: CompletionRequest, lm: DiffusionLM) -> tuple[str, ...]:
+    """The prompts' texts, once for each text that is asked for."""
+    if body.logprobs is not None or body.diffusing or body.stream:
+        raise refuse("echo", "cannot be honoured with logprobs or in a stream; leave out one of them")
+    prompt = body.prompt
+    single = isinstance(prompt, str) or (prompt and isinstance(prompt[0], int))
+    rows = [prompt] if single else prompt
+    texts = [row if isinstance(row, str) else tokenizer_of(lm).decode(row) for row in rows]
+    return tuple(text for text in texts for _ in range(body.n or 1))
 
 
 def _plain(message: Message) -> dict[str, Any]:
     """A message as templates read it."""
-    content = message.content
-    text = "".join(part.text for part in content) if isinstance(content, list) else content
-    plain: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role, "content": text or ""}
+    role = "system" if message.role == "developer" else message.role
+    plain: dict[str, Any] = {"role": role, "content": text_of(message.content)}
     if message.name is not None:
         plain["name"] = message.name
     if (message.tool_call_id is not None) != (message.role == "tool"):
@@ -371,7 +331,7 @@ def _plain(message: Message) -> dict[str, Any]:
         if message.role != "assistant":
             raise refuse("messages", f"hold tool_calls of role {message.role}; only an assistant makes them")
         plain["tool_calls"] = [_called(call) for call in message.tool_calls]
-    elif text is None:
+    elif message.content is None:
         raise refuse("messages", "hold one without content")
     return plain
 
@@ -387,7 +347,7 @@ def _called(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
 
 
-def _tokenizer(lm: DiffusionLM) -> Tokenizer:
+def tokenizer_of(lm: DiffusionLM) -> Tokenizer:
     if lm.tokenizer is None:
         raise UnmaskError(f"model '{lm.name}' has no tokenizer.json, so it cannot be served")
     return lm.tokenizer
@@ -400,12 +360,12 @@ def _of_segments(segments: list[str | Gap], lm: DiffusionLM) -> Template:
         if isinstance(segment, str):
             pieces[-1] += segment
             continue
-        low = segment.mask if isinstance(segment.mask, int) else segment.mask.min
-        high = segment.mask if isinstance(segment.mask, int) else segment.mask.max
+        mask = segment.mask
+        low, high = (mask, mask) if isinstance(mask, int) else (mask.min, mask.max)
         if high < low:
             raise refuse("segments", f"hold a gap of {low} to {high} tokens, which is no range")
         choices.append(range(low, high + 1))
         pieces.append("")
     if not choices:
         raise refuse("segments", 'hold no gap; write {"mask": 4} or {"mask": {"min": 1, "max": 3}} where one is')
-    return make_template(pieces, choices, _tokenizer(lm))
+    return make_template(pieces, choices, tokenizer_of(lm))

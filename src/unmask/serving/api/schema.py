@@ -151,6 +151,11 @@ class TextPart(Strict):
     cache_control: dict[str, str] | None = Field(None, max_length=4, description="Taken, and not read.")
 
 
+def text_of(content: Any) -> str:
+    """The text of a message: text, a list of parts with text, or None."""
+    return content if isinstance(content, str) else "".join(part.text for part in content or ())
+
+
 class JsonSchema(Strict):
     """A schema with a name, as OpenAI's clients send it. What is written is always valid under it, `strict` or not."""
 

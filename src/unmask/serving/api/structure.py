@@ -7,15 +7,15 @@ import heapq
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
 from unmask.serving.api.errors import BUSY, APIError, refuse
-from unmask.serving.api.schema import AllowedTools, ChatRequest, Function, NamedChoice, Structured
+from unmask.serving.api.schema import AllowedTools, ChatRequest, Function, NamedChoice, Structured, StructuredOutputs
+from unmask.serving.api.settings import Settings
 from unmask.serving.api.tool_calls import ToolRule, form_of
 from unmask.structured.effort import Effort
 from unmask.structured.grammar import Grammar
@@ -43,21 +43,6 @@ class ShortEffort(Effort):
 
 
 @dataclass(frozen=True)
-class StructureLimits:
-    """What a rule of a request may cost."""
-
-    characters: int = 1 << 16  # of a schema written as JSON, all tools together, or of a regular expression
-    depth: int = 32  # of lists and objects in a schema
-    seconds: float = 5.0  # of compiling it
-
-    def effort(self) -> Effort:
-        return Effort(seconds=self.seconds, entries=4_000_000)
-
-    def short_effort(self) -> Effort:
-        return ShortEffort(seconds=min(self.seconds, SHORT_SECONDS), entries=4_000_000)
-
-
-@dataclass(frozen=True)
 class Structure:
     """The rule of a request's text, and how to read calls from it where it has tools."""
 
@@ -66,15 +51,19 @@ class Structure:
     calls: CallForm | None = None
     free: bool = False  # the text may also be prose, which can be cut
 
-    def grammar(self, lm: DiffusionLM, limits: StructureLimits) -> Grammar:
-        """The compiled rule; what is refused is the field's fault."""
+    def grammar(self, lm: DiffusionLM, limits: Settings, short: bool = False) -> Grammar:
+        """The compiled rule; what is refused is the field's fault. `short`: raises OutOfTime after SHORT_SECONDS."""
+        seconds = min(limits.schema_seconds, SHORT_SECONDS) if short else limits.schema_seconds
+        kind = ShortEffort if short else Effort
         try:
-            return lm.grammars.get(self.rule, limits.effort)
+            return lm.grammars.get(self.rule, lambda: kind(seconds=seconds, entries=4_000_000))
+        except OutOfTime:
+            raise
         except UnmaskError as error:
             raise APIError(400, f"{self.field}: {error}", param=self.field) from None
 
 
-def structure_of(body: Structured, lm: DiffusionLM, limits: StructureLimits) -> Structure | None:
+def structure_of(body: Structured, lm: DiffusionLM, limits: Settings) -> Structure | None:
     """The structure that a request asks for, None for plain text. Raises APIError for what cannot be honoured."""
     found = [*_format(body), *_structured(body)]
     if isinstance(body, ChatRequest):
@@ -82,10 +71,12 @@ def structure_of(body: Structured, lm: DiffusionLM, limits: StructureLimits) -> 
     if len(found) > 1:
         raise refuse(found[1].field, f"cannot be honoured together with {found[0].field}; leave out one of them")
     for asked in found:
-        if len(asked.rule.text) > limits.characters:
-            raise refuse(asked.field, f"is larger than the {limits.characters} characters that this server takes")
-        if not isinstance(asked.rule, RegexRule) and _depth(json.loads(asked.rule.text)) > limits.depth:
-            raise refuse(asked.field, f"is nested deeper than the {limits.depth} levels that this server takes")
+        if len(asked.rule.text) > limits.schema_characters:
+            raise refuse(
+                asked.field, f"is larger than the {limits.schema_characters} characters that this server takes"
+            )
+        if not isinstance(asked.rule, RegexRule) and _depth(json.loads(asked.rule.text)) > limits.schema_depth:
+            raise refuse(asked.field, f"is nested deeper than the {limits.schema_depth} levels that this server takes")
         if body.stop:
             raise refuse("stop", f"would cut the text that {asked.field} completes; leave out one of them")
     return found[0] if found else None
@@ -99,22 +90,19 @@ def _format(body: Structured) -> Iterator[Structure]:
 
 
 def _structured(body: Structured) -> Iterator[Structure]:
-    asked = body.structured_outputs
-    given = {"guided_json": body.guided_json, "guided_regex": body.guided_regex, "guided_choice": body.guided_choice}
-    if asked is not None:
-        given["structured_outputs.json"] = ANY_OBJECT if asked.json_object else asked.json_
-        given["structured_outputs.regex"] = asked.regex
-        given["structured_outputs.choice"] = asked.choice
-    for name, value in given.items():
-        field = name.partition(".")[0]
-        if value is None:
-            continue
-        if name.endswith("json"):
-            yield Structure(SchemaRule.of(value), field)
-        elif isinstance(value, str):
-            yield Structure(RegexRule(value), field)
-        else:
-            yield Structure(ChoiceRule(json_text(value)), field)
+    asked = body.structured_outputs or StructuredOutputs.model_construct()
+    for field, schema, regex, choice in (
+        ("guided_json", body.guided_json, None, None),
+        ("guided_regex", None, body.guided_regex, None),
+        ("guided_choice", None, None, body.guided_choice),
+        ("structured_outputs", ANY_OBJECT if asked.json_object else asked.json_, asked.regex, asked.choice),
+    ):
+        if schema is not None:
+            yield Structure(SchemaRule.of(schema), field)
+        if regex is not None:
+            yield Structure(RegexRule(regex), field)
+        if choice is not None:
+            yield Structure(ChoiceRule(json_text(choice)), field)
 
 
 @dataclass(frozen=True)
@@ -173,46 +161,15 @@ def _depth(value: Any) -> int:
     return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
 
 
-class ShortestFirst:
-    """Lets one in at a time: of those that wait, the one with the least size."""
-
-    def __init__(self) -> None:
-        self.busy = False
-        self.line: list[tuple[int, int, asyncio.Future[None]]] = []
-        self.numbers = itertools.count()
-
-    @asynccontextmanager
-    async def turn(self, size: int) -> AsyncIterator[None]:
-        if self.busy:
-            place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            heapq.heappush(self.line, (size, next(self.numbers), place))
-            try:
-                await place
-            except asyncio.CancelledError:
-                if place.done() and not place.cancelled():
-                    self._leave()
-                raise
-        self.busy = True
-        try:
-            yield
-        finally:
-            self._leave()
-
-    def _leave(self) -> None:
-        while self.line:
-            place = heapq.heappop(self.line)[2]
-            if not place.done():
-                return place.set_result(None)
-        self.busy = False
-
-
 class Compiler:
     """Compiles rules beside the event loop and the engine, one at a time, the shortest first. Each has a short while at
     first; one that takes longer waits in a line of its own, so that it does not hold up the quick ones."""
 
-    def __init__(self, limits: StructureLimits) -> None:
+    def __init__(self, limits: Settings) -> None:
         self.limits = limits
-        self.gate = ShortestFirst()
+        self.numbers = itertools.count()
+        self.line: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap of rules' sizes and turns
+        self.busy = False
         self.slow = asyncio.Semaphore(1)
         self.waiting = 0
         self.long = set[Rule]()  # rules that were not compiled in a short while
@@ -226,9 +183,8 @@ class Compiler:
         self.waiting += 1
         try:
             if structure.rule not in self.long:
-                async with self.gate.turn(len(structure.rule.text)):
-                    if await asyncio.to_thread(self._in_short, structure, lm):
-                        return
+                if await self._in_short(structure, lm):
+                    return
                 if len(self.long) > 256:
                     self.long.clear()
                 self.long.add(structure.rule)
@@ -237,12 +193,25 @@ class Compiler:
         finally:
             self.waiting -= 1
 
-    def _in_short(self, structure: Structure, lm: DiffusionLM) -> bool:
-        """Whether a short while was enough."""
+    async def _in_short(self, structure: Structure, lm: DiffusionLM) -> bool:
+        """Whether a short while, when its turn has come, was enough."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self.line, (len(structure.rule.text), next(self.numbers), turn))
+        self._next()
         try:
-            lm.grammars.get(structure.rule, self.limits.short_effort)
+            await turn
+            await asyncio.to_thread(structure.grammar, lm, self.limits, short=True)
         except OutOfTime:
             return False
-        except UnmaskError as error:
-            raise APIError(400, f"{structure.field}: {error}", param=structure.field) from None
+        finally:
+            if not turn.cancelled():  # it had its turn
+                self.busy = False
+                self._next()
         return True
+
+    def _next(self) -> None:
+        while self.line and not self.busy:
+            turn = heapq.heappop(self.line)[2]
+            if not turn.done():
+                self.busy = True
+                turn.set_result(None)

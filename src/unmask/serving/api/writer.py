@@ -36,10 +36,7 @@ class Written:
     text: str
     ids: list[int]  # up to an end of text or the token in which a stop ends
     finish_reason: str
-    steps: int
-    prefills: int
-    accepted: tuple[int, ...]
-    canvas: list[int]
+    done: Done
 
 
 class Detokenizer:
@@ -47,7 +44,7 @@ class Detokenizer:
 
     def __init__(self, decode: Decode) -> None:
         self.decode = decode
-        self.window = list[int]()
+        self.window: list[int] = []
         self.given = ""
 
     def push(self, ids: list[int]) -> str:
@@ -79,13 +76,11 @@ class Writer:
         self.read = region.start  # tokens before it went into the detokenizer
         self.sent = self.held = ""  # held: may be the beginning of a stop
         self.closed = False  # a stop or an end of text was reached
-        self.changed = False  # since the last snapshot
 
     def take(self, step: Step) -> str:
         """Follows a step; returns the text to append."""
         self.canvas = step.frame.written(self.canvas, self.region.mask_id)
         self.logprobs.update(step.logprobs)
-        self.changed = True
         return self._append(min(step.final, self.region.end))
 
     def _append(self, final: int) -> str:
@@ -110,7 +105,6 @@ class Writer:
 
     def snapshot(self) -> str:
         """The region as it stands, noise shown as shade."""
-        self.changed = False
         text = ""
         run = list[int]()
         region = self.region
@@ -142,7 +136,7 @@ class Writer:
         ended = stopped or (len(ids) < len(written) and written[len(ids)] in region.eos_ids)
         rest = text[len(self.sent) :] if text.startswith(self.sent) else ""
         reason = "stop" if ended or region.complete else "length"
-        return rest, Written(text, ids, reason, done.steps, done.prefills, done.accepted, done.ids)
+        return rest, Written(text, ids, reason, done)
 
     def _stops_within(self, ids: list[int]) -> bool:
         text = self.decode(ids)
