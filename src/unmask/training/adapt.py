@@ -92,7 +92,7 @@ def make_network(recipe: AdaptRecipe, dialogues: Dialogues) -> Transformer:
     for parameter in adapter.own_parameters(network).values():
         parameter.requires_grad_(True)
     banned = cast(int, config.mask_token_id)
-    network.draft_vocabulary = draft_vocabulary(dialogues.ids, shape.draft_vocabulary, config.vocab_size, banned)
+    network.draft_vocabulary = draft_vocabulary(dialogues.tokens.ids, shape.draft_vocabulary, config.vocab_size, banned)
     return network
 
 

@@ -23,10 +23,12 @@ BATCH = 256  # Parquet rows read at once
 
 @dataclass(frozen=True)
 class Document:
-    """A text and, before it, a prompt that is given and not learned; or a conversation, whose answers are learned."""
+    """A text and, before it, a prompt that is given and not learned; or a conversation, whose answers are learned; or a
+    canvas, with "." in `given` for each token that is learned."""
 
     text: str = ""
     prompt: str = ""
+    given: str = ""
     messages: tuple[dict[str, Any], ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
     source: str = field(default="", compare=False)  # file and row, for messages
@@ -87,12 +89,6 @@ class Documents:
             names = ", ".join(map(str, self.paths))
             raise UnmaskError(f"corpus {names}: no text in it; an empty corpus cannot be trained on")
 
-    def records(self) -> Iterator[tuple[Any, str]]:
-        """The values of JSONL files as they stand, each with the words that messages call its row."""
-        for path in self.paths:
-            for number, record in _jsonl(path):
-                yield record, f"corpus {path}: row {number}"
-
     def _read(self, path: Path) -> Iterator[Document]:
         kind = self.config.format
         if kind == "auto":
@@ -122,6 +118,9 @@ class Documents:
     def _documents(self, record: Any, source: str) -> Iterator[Document]:
         if not isinstance(record, dict):
             raise UnmaskError(f"{source}: is {type(record).__name__}, not an object with named columns")
+        if self.config.format == "canvases":
+            yield self._canvas(record.get("canvas"), record.get("given"), source)
+            return
         names = self.config.columns
         text, prompt, response, messages = (
             record.get(names.get(role, role)) for role in ("text", "prompt", "response", "messages")
@@ -140,6 +139,13 @@ class Documents:
             raise UnmaskError(
                 f"{source}: needs text in 'text', or in 'prompt' and 'response', or 'messages'; found {shown!r:.200}"
             )
+
+    def _canvas(self, canvas: Any, given: Any, source: str) -> Document:
+        if not isinstance(canvas, str) or not isinstance(given, str) or len(canvas) != len(given):
+            raise UnmaskError(f"{source}: needs 'canvas' and 'given', two texts of one length")
+        if len(canvas) != self.config.length:
+            raise UnmaskError(f"{source}: {len(canvas)} tokens on a canvas of {self.config.length} (data.length)")
+        return Document(canvas, given=given, source=source)
 
 
 def _ending(path: Path) -> str:

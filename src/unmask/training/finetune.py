@@ -17,14 +17,12 @@ from unmask.lm import DiffusionLM
 from unmask.models.transformer import Transformer
 from unmask.objectives.objective import Objective
 from unmask.training import lora
-from unmask.training.data import DataConfig, make_rows
 from unmask.training.documents import Document, Documents
 from unmask.training.ema import put
 from unmask.training.framing import Framing
 from unmask.training.precision import choose_precision
 from unmask.training.recipe import FinetuneRecipe
 from unmask.training.teacher import Teacher
-from unmask.training.token_file import tokenise
 from unmask.training.trainer import Material, Trainer
 
 SHOWN = 3  # examples of a dry run
@@ -154,22 +152,8 @@ def make_framing(recipe: FinetuneRecipe, base: Base) -> Framing:
 
 def make_material(recipe: FinetuneRecipe, base: Base) -> Material:
     """Network, rows and held-out rows of a fine-tuning."""
-    framing = make_framing(recipe, base)
-    data = recipe.data
-
-    def rows(files: tuple[str, ...], config: DataConfig, seed: int) -> Any:
-        return make_rows(tokenise(Documents(files, config), framing), config, seed, recipe.objective.eos, framing.eos)
-
-    kept = {"overlong": "drop"} if data.overlong == "refuse" else {}  # of held-out text what fits is enough
-    held = rows(data.validation, replace(data, cut=0.0, **kept), 0) if data.validation else None  # type: ignore[arg-type]
-    return Material(
-        network=base.network,
-        rows=rows(data.files, data, recipe.seed),
-        held_out=held,
-        tokenizer=base.lm.tokenizer,
-        teacher=Teacher(base.network) if base.objective.needs_teacher else None,
-        fingerprint=Documents(data.files, data).fingerprint(),
-    )
+    teacher = Teacher(base.network) if base.objective.needs_teacher else None
+    return Material.of(recipe, base.network, make_framing(recipe, base), teacher)
 
 
 class Finetuner(Trainer):
@@ -195,7 +179,7 @@ class Finetuner(Trainer):
     def dry_run(self) -> None:
         """Says what a run would do: rows, tokens, memory, steps, and examples with what is learned in brackets."""
         print = self.console.print
-        tokens = self.corpus.tokens  # type: ignore[attr-defined]
+        tokens = self.corpus.tokens
         learned = int(tokens.learned.sum())
         trained = sum(p.numel() for p in self.trained.values())
         total = self.network.num_parameters()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -35,9 +35,8 @@ from unmask.models.network import fresh
 from unmask.models.transformer import Transformer
 from unmask.objectives.draws import Draws
 from unmask.objectives.objective import Noised, Objective, Rows
-from unmask.training.canvases import Canvases, read_canvases
 from unmask.training.checkpointer import Checkpointer, Progress
-from unmask.training.data import Corpus, DataConfig, WholeDocuments, make_rows
+from unmask.training.data import DataConfig, Stream, make_rows
 from unmask.training.documents import Documents
 from unmask.training.ema import Ema
 from unmask.training.framing import Framing
@@ -53,15 +52,6 @@ from unmask.training.tokenizer import MASK, begin_with_eos, special_tokens, trai
 VALIDATION_SEED = 2**31 - 1  # validation noise is the same at every check and in every run
 
 
-class Stream(Protocol):
-    """Where rows come from; a row is a function of (seed, index) alone."""
-
-    @property
-    def num_rows(self) -> int: ...
-
-    def rows(self, first: int, count: int) -> Rows: ...
-
-
 @dataclass
 class Material:
     """What a run trains and on what: parameters of `network` that ask for a gradient are trained."""
@@ -72,7 +62,28 @@ class Material:
     tokenizer: Tokenizer | None = None
     teacher: Teacher | None = None
     fingerprint: str = ""  # of the data, where it is known
-    free_text: bool = False  # whether texts are learned whole, so that the model goes on from anything
+
+    @staticmethod
+    def of(recipe: Recipe, network: Transformer, framing: Framing, teacher: Teacher | None = None) -> Material:
+        """The recipe's corpora, put into tokens by the framing."""
+        data = recipe.data
+        if data.format == "canvases":  # each a row
+            data = replace(data, packed=False, whole=False, overlong="cut")
+
+        def rows(files: tuple[str, ...], data: DataConfig, seed: int) -> Stream:
+            tokens = tokenise(Documents(files, data), framing)
+            return make_rows(tokens, data, seed, recipe.objective.eos, framing.eos)
+
+        # of held-out text what fits is enough
+        held = replace(data, cut=0.0, overlong="drop" if data.overlong == "refuse" else data.overlong)
+        return Material(
+            network=network,
+            rows=rows(data.files, data, recipe.seed),
+            held_out=rows(data.validation, held, 0) if data.validation else None,
+            tokenizer=framing.tokenizer,
+            teacher=teacher,
+            fingerprint=Documents(data.files, data).fingerprint(),
+        )
 
 
 class Scored(nn.Module):
@@ -92,14 +103,14 @@ def make_material(recipe: TrainRecipe) -> Material:
     data = recipe.data
     if data.format == "dialogues":
         raise UnmaskError("data.format 'dialogues' holds the ids of a base model; use `unmask adapt`")
-    if data.format == "canvases":
-        return _canvas_material(recipe)
-    documents = Documents(data.files, data)
+    canvases = data.format == "canvases"
     if data.tokenizer_file:
         tokenizer = read_tokenizer(Path(data.tokenizer_file))
     else:
-        tokenizer = train_tokenizer(data.tokenizer, (d.prompt + d.text for d in documents), data.vocab_size)
-        begin_with_eos(tokenizer)
+        texts = (d.prompt + d.text for d in Documents(data.files, data))
+        tokenizer = train_tokenizer(data.tokenizer, islice(texts, 1000 if canvases else None), data.vocab_size)
+        if not canvases:
+            begin_with_eos(tokenizer)
     special = special_tokens(tokenizer, data, recipe.model)
     config = recipe.network_config(special)
     if config.mask_token_id is None and recipe.objective.needs_mask and config.corruption == "absorbing":
@@ -107,36 +118,7 @@ def make_material(recipe: TrainRecipe) -> Material:
             f"the tokenizer has no '{MASK}' token, which masked diffusion needs; name its own as data.mask_token"
         )
     framing = Framing(tokenizer, eos=special["eos_token_id"], mask=special["mask_token_id"])
-
-    def rows(files: Documents, data: DataConfig, seed: int) -> Corpus | WholeDocuments:
-        return make_rows(tokenise(files, framing), data, seed, recipe.objective.eos, framing.eos)
-
-    held = None
-    if data.validation:
-        held = rows(Documents(data.validation, data), replace(data, cut=0.0), 0)
-    training = rows(documents, data, recipe.seed)
-    return Material(
-        network=fresh(config, recipe.seed),
-        rows=training,
-        held_out=held,
-        tokenizer=tokenizer,
-        fingerprint=documents.fingerprint(),
-        free_text=bool(training.tokens.learned.all()),
-    )
-
-
-def _canvas_material(recipe: TrainRecipe) -> Material:
-    """Canvases that are filled in place, and a fresh network for them."""
-    data = recipe.data
-    first = (row.canvas for row in islice(read_canvases(data.files, data), 1000))
-    tokenizer = train_tokenizer(data.tokenizer, first, data.vocab_size)
-    config = recipe.network_config(special_tokens(tokenizer, data, recipe.model))
-    held = None
-    if data.validation:
-        held = Canvases(read_canvases(data.validation, data), tokenizer, data.length, 0)
-    rows = Canvases(read_canvases(data.files, data), tokenizer, data.length, recipe.seed)
-    network = Transformer(config).initialise(recipe.seed)
-    return Material(network=network, rows=rows, held_out=held, tokenizer=tokenizer, fingerprint=rows.fingerprint())
+    return Material.of(recipe, fresh(config, recipe.seed), framing)
 
 
 class Trainer:
@@ -165,9 +147,9 @@ class Trainer:
         self.console.print(chosen, highlight=False)
         material = material or make_material(cast(TrainRecipe, recipe))
         self.material = material
-        for note in [getattr(rows, "note", "") for rows in (material.rows, material.held_out)]:
-            if note:
-                self.console.print(f"data: {note}", highlight=False)
+        for rows in (material.rows, material.held_out):
+            if rows and rows.note:
+                self.console.print(f"data: {rows.note}", highlight=False)
         self.tokenizer = material.tokenizer
         self.corpus = material.rows
         self.held_out = material.held_out
@@ -312,7 +294,8 @@ class Trainer:
     def _validate(self) -> dict[str, float]:
         """Loss per token of the averaged weights on fixed held-out rows with fixed noise (nats), and what
         else the objective reports of them."""
-        held_out = cast(Stream, self.held_out)
+        held_out = self.held_out
+        assert held_out is not None
         count = min(self.config.validation_rows, held_out.num_rows)
         rows = held_out.rows(0, count)
         draws = Draws(seed=VALIDATION_SEED, step=0, total_rows=count, first_row=0, rows=count)
@@ -351,7 +334,7 @@ class Trainer:
 
     def decoding(self) -> dict[str, Any]:
         """How the finished model decodes where nobody says: by the objective for free text, greedily for answers."""
-        own = self.recipe.objective.decoding() if self.material.free_text else {}
+        own = self.recipe.objective.decoding() if self.corpus.tokens.learned.all() else {}
         return {**own, **self.recipe.decoding}
 
     def _save_curve(self, title: str) -> None:
