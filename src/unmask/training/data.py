@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from unmask.decoding.options import option
 from unmask.errors import UnmaskError
 from unmask.layout import PADDING
 from unmask.objectives.objective import EosPolicy, Rows
@@ -38,12 +39,16 @@ class DataConfig:
     eos_token: str = ""  # its end of text, where its own files name none
     mask_token: str = ""  # its mask
     vocab_size: int = 4096
-    length: int = 512
+    length: int = option(512, ge=2)
     packed: bool = True  # false: every document has rows of its own, padded
     whole: bool = False  # packed rows hold whole documents only
-    answer_block: int = 0  # whole: answers start blocks of so many positions and fill their last with ends; 0: none
+    answer_block: int = option(
+        0, ge=0
+    )  # whole: answers start blocks of so many positions and fill their last with ends; 0: none
     overlong: Overlong = "refuse"  # documents of which a row holds nothing to learn (whole: longer than a row)
-    cut: float = 0.0  # share of rows cut in two documents at a random place, so that short canvases are familiar too
+    cut: float = option(
+        0.0, ge=0, le=1
+    )  # share of rows cut in two documents at a random place, so that short canvases are familiar too
 
 
 def make_rows(tokens: Tokens, config: DataConfig, seed: int, eos_policy: EosPolicy, eos: int) -> Stream:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.checkpoints.safetensors import read_tensors, write_tensors
+from unmask.decoding.options import option
 from unmask.errors import UnmaskError
 from unmask.files import write_text
 from unmask.models.transformer import Transformer
@@ -28,8 +29,8 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 class LoraConfig:
     """rank 0 trains all weights. targets: names of projections as this package has them, or ends of their paths."""
 
-    rank: int = 0
-    alpha: float = 16.0
+    rank: int = option(0, ge=0)
+    alpha: float = option(16.0, gt=0, lt=1e4)
     targets: tuple[str, ...] = PROJECTIONS
     rslora: bool = False  # scale by alpha / sqrt(rank) (arXiv 2312.03732) in place of alpha / rank
     merge: bool = True  # the finished model is whole; false leaves the adapter alone, for PEFT

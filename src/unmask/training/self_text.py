@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unmask.canvas import Frame
+from unmask.decoding.options import option
 from unmask.errors import UnmaskError
 from unmask.files import read_json, write_text
 from unmask.training.dialogues import read_shard, write_shard
@@ -35,15 +36,15 @@ _ANSWER = "AnswerSaysThat"
 class TextConfig:
     """How much text a base writes and how it is sampled. A dialogue's template counts as text too."""
 
-    tokens: int = 300_000  # to train on, at least
-    held_tokens: int = 10_000  # held out beside them, at least
-    batch: int = 64  # turns sampled at once, which make one shard
-    length: int = 0  # tokens of a dialogue, at most; 0: a row of the recipe's data
-    turn: int = 96  # tokens of a user's turn; longer turns are dropped
-    turn_temperature: float = 1.0
-    turn_top_k: int = 64
-    answer_temperature: float = 0.6
-    answer_top_k: int = 40
+    tokens: int = option(300_000, ge=1)  # to train on, at least
+    held_tokens: int = option(10_000, ge=0)  # held out beside them, at least
+    batch: int = option(64, ge=1)  # turns sampled at once, which make one shard
+    length: int = option(0, ge=0)  # tokens of a dialogue, at most; 0: a row of the recipe's data
+    turn: int = option(96, ge=1)  # tokens of a user's turn; longer turns are dropped
+    turn_temperature: float = option(1.0, gt=0, le=100)
+    turn_top_k: int = option(64, ge=0)
+    answer_temperature: float = option(0.6, ge=0, le=100)
+    answer_top_k: int = option(40, ge=0)
     openings: tuple[str, ...] = ("",)  # what a turn begins with: one of them by chance, "" for nothing
 
 
