@@ -34,12 +34,6 @@ def adapter_config(shape: AdapterShape, base: ModelConfig) -> ModelConfig:
     )
 
 
-def lasting_name(base: str) -> str:
-    """The base as an adapter's folder names it: a path is made absolute, to be found from anywhere."""
-    path = Path(base)
-    return str(path.resolve()) if base not in hub.ENTRIES and path.exists() else base
-
-
 def adapt(recipe: AdaptRecipe, output: Path, stage: str = "all", console: Console | None = None) -> Path:
     """Text by the base into `output`/text, an adapter trained on it in `output`/adapter, the finished model in
     `output`/model; returns the folder that was written last.
@@ -66,7 +60,7 @@ def _write_text(recipe: AdaptRecipe, folder: Path, console: Console) -> None:
     lm = DiffusionLM.from_pretrained(recipe.model.base, "cuda" if gpu else "cpu", "bfloat16" if gpu else None)
     adapter_config(recipe.model, lm.config)
     with TextProgress(config.held_tokens + config.tokens, console) as progress:
-        make_text(lm, config, folder, recipe.seed, progress.update)
+        make_text(lm, config, folder, recipe.seed, progress.show)
 
 
 def draft_vocabulary(ids: np.ndarray, size: int, vocab_size: int, banned: int) -> torch.Tensor:
@@ -112,12 +106,13 @@ class AdapterTrainer(Trainer):
             write_tensors(saved, {"draft_vocabulary": cast(torch.Tensor, network.draft_vocabulary)})
         super().__init__(recipe, folder, console, Material(network, dialogues, held))
         self.base = recipe.model.base
+        if self.base not in hub.ENTRIES and Path(self.base).exists():
+            self.base = str(Path(self.base).resolve())  # to be found from anywhere
         self.model_folder = model_folder or self.model_folder
 
     def _save_model(self) -> None:
-        folder = self.model_folder
-        history = self.progress.history
-        adapter_files.save(folder, self.network, self.finished_weights(), lasting_name(self.base))
+        adapter_files.save(self.model_folder, self.network, self.finished_weights(), self.base)
         self._save_curve(f"{self.recipe.name}: drafts")
         slots = self.config.batch_size * cast(Drafts, self.recipe.objective).slots
-        plot_accepted(history, slots, folder / "drafts.png", f"{self.recipe.name}: held-out drafts")
+        title = f"{self.recipe.name}: held-out drafts"
+        plot_accepted(self.progress.history, slots, self.model_folder / "drafts.png", title)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,6 @@ from unmask.training.ema import put
 from unmask.training.framing import Framing
 from unmask.training.precision import choose_precision
 from unmask.training.recipe import FinetuneRecipe
-from unmask.training.teacher import Teacher
 from unmask.training.trainer import Material, Trainer
 
 SHOWN = 3  # examples of a dry run
@@ -152,8 +153,9 @@ def make_framing(recipe: FinetuneRecipe, base: Base) -> Framing:
 
 def make_material(recipe: FinetuneRecipe, base: Base) -> Material:
     """Network, rows and held-out rows of a fine-tuning."""
-    teacher = Teacher(base.network) if base.objective.needs_teacher else None
-    return Material.of(recipe, base.network, make_framing(recipe, base), teacher)
+    network = base.network
+    teacher = copy.deepcopy(network).requires_grad_(False).eval() if base.objective.needs_teacher else None
+    return Material.of(recipe, network, make_framing(recipe, base), teacher)
 
 
 class Finetuner(Trainer):
@@ -223,31 +225,24 @@ class Finetuner(Trainer):
 
     def _save_model(self) -> None:
         weights = self.finished_weights()
+        base = self.base.lm
+        whole = self.lora.merge or not self.lora.rank
         if self.lora.rank:
-            names = {} if self.lora.merge and self._joined() else lora.peft_names(self.base.paths, _table(self.base.lm))
-            folder = self.folder / "adapter" if self.lora.merge else self.model_folder
+            names = {}
+            with suppress(UnmaskError) if whole else nullcontext():  # PEFT has no name for projections that are joined
+                names = lora.peft_names(self.base.paths, _table(base))
             if names:
+                folder = self.folder / "adapter" if whole else self.model_folder
                 lora.save_peft(folder, weights, self.lora, names, self.base_name)
-            if not self.lora.merge:
-                write_text(self.model_folder / "README.md", self.card())
-                return self._save_curve(self.recipe.name)
-        put(self.trained, weights)
-        if self.lora.rank:
-            lora.merge(self.network, self.base.paths, self.lora)
-        self.network.to(torch.bfloat16).eval()
-        lm = DiffusionLM(self.network, self.base.lm.tokenizer, self._defaults(), self.recipe.name, self.base.lm.loaded)
-        lm.save_pretrained(self.model_folder)
+        if whole:
+            put(self.trained, weights)
+            if self.lora.rank:
+                lora.merge(self.network, self.base.paths, self.lora)
+            self.network.to(torch.bfloat16).eval()
+            lm = DiffusionLM(self.network, base.tokenizer, self._defaults(), self.recipe.name, base.loaded)
+            lm.save_pretrained(self.model_folder)
         write_text(self.model_folder / "README.md", self.card())
         self._save_curve(self.recipe.name)
-        return None
-
-    def _joined(self) -> bool:
-        """Whether the base's layout joins a projection that has an adapter with others."""
-        try:
-            lora.peft_names(self.base.paths, _table(self.base.lm))
-        except UnmaskError:
-            return True
-        return False
 
     def card(self) -> str:
         """The model card: what it was made from and how, and its scores."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -16,6 +15,11 @@ from unmask.checkpoints.hub import cache
 from unmask.files import replacing, write_text
 from unmask.training.documents import Documents
 from unmask.training.framing import Framing, Ids, Learned
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 VERSION = 1  # of how documents become ids; another one makes new files
 SMALL = 2**23  # bytes of a corpus that is tokenised in memory, every time
@@ -58,7 +62,7 @@ def tokenise(documents: Documents, framing: Framing) -> Tokens:
         return Tokens.of(framing.pieces(documents))
     key = hashlib.sha256(repr((VERSION, documents.fingerprint(), framing.describe())).encode()).hexdigest()[:32]
     folder = cache() / "tokens" / key
-    with _alone(folder):
+    with locked(folder.parent / f"{key}.lock", wait=True):
         if not (folder / "sizes.json").is_file():
             _write(folder, framing.pieces(documents))
     return _open(folder)
@@ -85,15 +89,13 @@ def _open(folder: Path) -> Tokens:
     )
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Only one process of this machine is within for a folder."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: two processes may both do the work, and one result stays
-        yield
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{folder.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def locked(path: Path, wait: bool) -> IO[str]:
+    """A file that only one process of this machine has, until it is closed; BlockingIOError where there is no wait.
+
+    On Windows any process gets it: two may do the same work, of which one result stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a")
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    return file

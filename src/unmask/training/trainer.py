@@ -11,8 +11,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -45,7 +44,6 @@ from unmask.training.plots import plot_loss
 from unmask.training.precision import choose_precision, native_bf16
 from unmask.training.progress import TrainingProgress
 from unmask.training.recipe import Recipe, TrainRecipe
-from unmask.training.teacher import Teacher
 from unmask.training.token_file import tokenise
 from unmask.training.tokenizer import MASK, begin_with_eos, special_tokens, train_tokenizer
 
@@ -60,11 +58,11 @@ class Material:
     rows: Stream
     held_out: Stream | None = None
     tokenizer: Tokenizer | None = None
-    teacher: Teacher | None = None
+    teacher: Transformer | None = None  # frozen
     fingerprint: str = ""  # of the data, where it is known
 
     @staticmethod
-    def of(recipe: Recipe, network: Transformer, framing: Framing, teacher: Teacher | None = None) -> Material:
+    def of(recipe: Recipe, network: Transformer, framing: Framing, teacher: Transformer | None = None) -> Material:
         """The recipe's corpora, put into tokens by the framing."""
         data = recipe.data
         if data.format == "canvases":  # each a row
@@ -146,7 +144,6 @@ class Trainer:
         self.dtype, chosen = choose_precision(self.config.precision, self.device)
         self.console.print(chosen, highlight=False)
         material = material or make_material(cast(TrainRecipe, recipe))
-        self.material = material
         for rows in (material.rows, material.held_out):
             if rows and rows.note:
                 self.console.print(f"data: {rows.note}", highlight=False)
@@ -194,7 +191,7 @@ class Trainer:
         try:
             self.accelerator.wait_for_everyone()
             self.progress = self.checkpointer.restore(self.device, self.console.print)
-            with stop_signals(self.stopped):
+            with self.stopped:
                 self._train()
             if main:
                 self._save_model()
@@ -207,8 +204,7 @@ class Trainer:
         steps = self.config.steps
         tokens_per_step = self.config.batch_size * self.recipe.data.length
         main = self.accelerator.is_main_process
-        with TrainingProgress(self.folder, steps, tokens_per_step, self.console, main) as shown:
-            shown.start_at(self.step)
+        with TrainingProgress(self.folder, steps, self.step, tokens_per_step, self.console, main) as shown:
             saved = self.step
             while self.step < steps:
                 record = self._train_step()
@@ -217,7 +213,7 @@ class Trainer:
                     if record["validation"] <= min(r.get("validation", math.inf) for r in [*self.history, record]):
                         self.progress.best = {n: t.clone() for n, t in self.ema.values.items()}
                 self.history.append(record)
-                shown.advance(record)
+                shown.show(record)
                 if self.step % self.config.save_every == 0 or self.step == steps or self.stopped.everywhere:
                     self._save_checkpoint()
                     saved = self.step
@@ -247,9 +243,7 @@ class Trainer:
             with self.accelerator.no_sync(self.model) if not last else nullcontext():
                 part = noised.slice(start, start + micro)
                 with self._autocast():
-                    if self.teacher is not None:
-                        part = self.teacher.teach(self.recipe.objective, part)
-                    loss = self.model(part)
+                    loss = self.model(self._taught(self.recipe.objective, part))
                 # DDP averages gradients over ranks; the loss is a sum over all of them
                 self.accelerator.backward(loss * (self.accelerator.num_processes / normaliser))
             total += float(loss.detach())
@@ -260,8 +254,6 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad()
         self.ema.update(self.step)
-        if self.teacher is not None:
-            self.teacher.follow(self.ema.values)
         self.progress.step += 1
         summed, signals = self._sum_over_ranks(total, float(self.stopped.number))
         self.stopped.everywhere = int(signals) and (self.stopped.number or signal.SIGTERM)
@@ -280,6 +272,11 @@ class Trainer:
     def _corrupt(self, objective: Objective, rows: Rows, draws: Draws) -> Noised:
         config = self.network.config
         return objective.corrupt(rows.to(self.device), draws, config.mask_token_id, config.vocab_size)
+
+    @torch.no_grad()
+    def _taught(self, objective: Objective, noised: Noised) -> Noised:
+        """The batch with what the teacher says of it, where there is one."""
+        return noised if self.teacher is None else objective.teach(self.teacher, noised)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
@@ -306,9 +303,7 @@ class Trainer:
         sums: dict[str, float] = {}
         with self.ema.in_place(), self._autocast():
             for start in range(0, noised.inputs.shape[0], micro):
-                part = noised.slice(start, start + micro)
-                if self.teacher is not None:
-                    part = self.teacher.teach(objective, part)
+                part = self._taught(objective, noised.slice(start, start + micro))
                 total += float(objective.loss(self.network, part))
                 for name, value in objective.report(self.network, part).items():
                     sums[name] = sums.get(name, 0.0) + value
@@ -344,9 +339,13 @@ class Trainer:
 
 
 class StopSignal:
-    """A request to stop after the step at hand: the signal's number, 0 for none, here and on any rank."""
+    """A request to stop after the step at hand: the signal's number, 0 for none, here and on any rank.
+
+    Within its context the first SIGTERM or Ctrl-C is one; a second acts as usual.
+    """
 
     def __init__(self) -> None:
+        self.usual: dict[int, Any] = {}
         self.received = 0
         self.everywhere = 0
         self.parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else 0
@@ -358,24 +357,15 @@ class StopSignal:
             return int(signal.SIGTERM)
         return self.received
 
+    def _receive(self, number: int, frame: Any) -> None:
+        self.received = number
+        self.__exit__()
 
-@contextmanager
-def stop_signals(stopped: StopSignal) -> Iterator[None]:
-    """Turns the first SIGTERM or Ctrl-C into a request to stop; a second one acts as usual."""
-    usual: dict[int, Any] = {}
+    def __enter__(self) -> None:
+        with suppress(ValueError):  # not in the main thread: signals go elsewhere
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.usual[number] = signal.signal(number, self._receive)
 
-    def receive(number: int, frame: Any) -> None:
-        stopped.received = number
-        for each, handler in usual.items():
-            signal.signal(each, handler)
-
-    try:
-        for each in (signal.SIGTERM, signal.SIGINT):
-            usual[each] = signal.signal(each, receive)
-    except ValueError:  # not in the main thread: signals go elsewhere
-        pass
-    try:
-        yield
-    finally:
-        for number, handler in usual.items():
+    def __exit__(self, *error: Any) -> None:
+        for number, handler in self.usual.items():
             signal.signal(number, handler)
