@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from unmask.layout import Layout
+from unmask.models.transformer import Transformer
 from unmask.noise import NetworkSchedule, NoiseSchedule, clip_times
 from unmask.objectives.draws import Draws
 from unmask.objectives.masked import check_clip
-from unmask.objectives.objective import Denoiser, Noised, Objective, Rows, training_mask
+from unmask.objectives.objective import Noised, Objective, Rows, training_mask
 
 Corruption = Literal["absorbing", "uniform"]
 
@@ -117,7 +118,7 @@ class NoiseConditioned(Objective):
             time=sigma.float().to(device),
         )
 
-    def loss(self, model: Denoiser, noised: Noised) -> Tensor:
+    def loss(self, model: Transformer, noised: Noised) -> Tensor:
         if noised.time is None:
             raise ValueError("a noise-conditioned network needs the noise level of each row")
         rows = noised.rows
