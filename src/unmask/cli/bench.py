@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -100,7 +101,7 @@ def speed(
     if as_json:
         print(
             json.dumps(
-                {"speeds": [r.to_dict() for r in results], "passes_ms": widths, "floors_ms": floors, "scores": scores}
+                {"speeds": [asdict(r) for r in results], "passes_ms": widths, "floors_ms": floors, "scores": scores}
             )
         )
         return

@@ -1,4 +1,4 @@
-"""`unmask bench speed`: the modes of one model side by side with llama.cpp, on the same prompts in one run."""
+"""`unmask race` and `unmask bench speed`: modes of a model, and llama.cpp, timed on the same prompts in one run."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unmask.canvas import Frame
 from unmask.decoding.feed import TEXT, Columns, Feed
 from unmask.errors import UnmaskError
 from unmask.layout import Layout
 from unmask.lm import DiffusionLM
+from unmask.output import Output
 
 PROMPTS = (
     "Why is the sky blue?",
@@ -43,6 +45,48 @@ ROUNDS = 5  # each mode decodes a fifth of the prompts in a round, all modes the
 
 
 @dataclass(frozen=True)
+class Lap:
+    """One timed generation."""
+
+    name: str
+    output: Output
+    seconds: float
+    moments: list[tuple[float, Frame]]  # seconds since the start, frame
+
+    @property
+    def tokens_per_second(self) -> float:
+        return len(self.output.token_ids) / self.seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        out = self.output
+        return {
+            "name": self.name,
+            "text": out.text,
+            "tokens": len(out.token_ids),
+            "steps": out.steps,
+            "seconds": round(self.seconds, 4),
+            "tokens_per_second": round(self.tokens_per_second, 2),
+            "seed": out.seed,
+        }
+
+
+def timed(lm: DiffusionLM, prompt: Any, max_new_tokens: int, **options: Any) -> Lap:
+    """Generates once, noting when each frame came."""
+    moments: list[tuple[float, Frame]] = []
+    began = time.perf_counter()
+    output = lm.generate(
+        prompt, max_new_tokens, streamer=lambda frame: moments.append((time.perf_counter() - began, frame)), **options
+    )
+    name = f"{lm.name}, {options['mode']}" if options.get("mode") else lm.name
+    return Lap(name, output, time.perf_counter() - began, moments)
+
+
+def warm_up(lm: DiffusionLM, prompt: Any, max_new_tokens: int, **options: Any) -> None:
+    """One short run, so that first-call costs are not counted."""
+    lm.generate(prompt, min(8, max_new_tokens), seed=0, **options)
+
+
+@dataclass(frozen=True)
 class Way:
     """One way of decoding: a name and the options of `generate`."""
 
@@ -61,9 +105,6 @@ class Speed:
     over_llama: float | None
     tokens_per_step: float
     ms_per_step: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def ways(rules: list[str], thresholds: list[float], blocks: list[int], verify_blocks: list[int]) -> list[Way]:
@@ -90,9 +131,7 @@ def bench_speed(
     others: list[float] = []
     for number in range(-1, ROUNDS):
         share = PROMPTS[max(0, number) :: ROUNDS]
-        groups = [share] if batch > 1 else [[p] for p in share]
-        if batch > 1:
-            groups = [[share[i % len(share)] for i in range(batch)]]
+        groups = [[share[i % len(share)] for i in range(batch)]] if batch > 1 else [[p] for p in share]
         for way in tried:
             progress(f"round {number + 1} of {ROUNDS}, batch {batch}: {way.name}")
             tokens = taken = 0
