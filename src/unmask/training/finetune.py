@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 
 from unmask.checkpoints.weights import weight_table
 from unmask.errors import UnmaskError
-from unmask.files import write_text
+from unmask.files import read_json, write_text
 from unmask.lm import DiffusionLM
 from unmask.models.transformer import Transformer
 from unmask.objectives.objective import Objective
@@ -52,8 +51,7 @@ def open_base(recipe: FinetuneRecipe) -> Base:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype, _ = choose_precision(recipe.training.precision, torch.device(device))
     frozen = recipe.lora.rank > 0 and dtype == torch.bfloat16
-    source = Path(recipe.base)
-    peft = source if (source / lora.CONFIG).is_file() else None
+    peft = Path(recipe.base) if (Path(recipe.base) / lora.CONFIG).is_file() else None
     name = recipe.base if peft is None else _base_of(peft)
     lm = DiffusionLM.from_pretrained(name, device, "bfloat16" if frozen else "float32", backend="torch")
     network = lm.model
@@ -65,19 +63,15 @@ def open_base(recipe: FinetuneRecipe) -> Base:
     objective, changes = _settle(recipe, lm)
     network.config = replace(network.config, **changes)
     lm.config = network.config
-    network.train()
-    if recipe.lora.rank:
-        paths = lora.attach(network, recipe.lora, recipe.seed)
-        if not recipe.lora.merge:
-            lora.peft_names(paths, _table(lm))
-        return Base(lm, objective, changes, paths)
-    network.requires_grad_(True)
-    return Base(lm, objective, changes, [])
+    network.train().requires_grad_(True)
+    paths = lora.attach(network, recipe.lora, recipe.seed) if recipe.lora.rank else []
+    if not recipe.lora.merge:
+        lora.peft_names(paths, _table(lm))
+    return Base(lm, objective, changes, paths)
 
 
 def _base_of(peft: Path) -> str:
-    raw = json.loads((peft / lora.CONFIG).read_text(encoding="utf-8"))
-    name = raw.get("base_model_name_or_path") if isinstance(raw, dict) else None
+    name = read_json(peft / lora.CONFIG).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise UnmaskError(f"{peft / lora.CONFIG} names no base_model_name_or_path")
     return name
@@ -182,7 +176,6 @@ class Finetuner(Trainer):
         """Says what a run would do: rows, tokens, memory, steps, and examples with what is learned in brackets."""
         print = self.console.print
         tokens = self.corpus.tokens
-        learned = int(tokens.learned.sum())
         trained = sum(p.numel() for p in self.trained.values())
         total = self.network.num_parameters()
         steps = self.config.steps
@@ -191,7 +184,7 @@ class Finetuner(Trainer):
         gigabytes = (sum(p.numel() * p.element_size() for p in self.network.parameters()) + 16 * trained) / 1e9
         lines = [
             f"base {self.base_name}, objective {self.recipe.objective}",
-            f"documents {tokens.documents:,}, tokens {len(tokens.ids):,}, learned {learned:,}",
+            f"documents {tokens.documents:,}, tokens {len(tokens.ids):,}, learned {int(tokens.learned.sum()):,}",
             f"rows {self.corpus.num_rows:,} of {self.recipe.data.length} tokens, held out {held:,}",
             f"steps {steps:,} of {self.config.batch_size} rows: {epochs:.2f} epochs",
             f"parameters {total:,}, trained {trained:,} ({trained / total:.1%})",
@@ -225,12 +218,11 @@ class Finetuner(Trainer):
 
     def _save_model(self) -> None:
         weights = self.finished_weights()
-        base = self.base.lm
         whole = self.lora.merge or not self.lora.rank
         if self.lora.rank:
             names = {}
             with suppress(UnmaskError) if whole else nullcontext():  # PEFT has no name for projections that are joined
-                names = lora.peft_names(self.base.paths, _table(base))
+                names = lora.peft_names(self.base.paths, _table(self.base.lm))
             if names:
                 folder = self.folder / "adapter" if whole else self.model_folder
                 lora.save_peft(folder, weights, self.lora, names, self.base_name)
@@ -239,8 +231,7 @@ class Finetuner(Trainer):
             if self.lora.rank:
                 lora.merge(self.network, self.base.paths, self.lora)
             self.network.to(torch.bfloat16).eval()
-            lm = DiffusionLM(self.network, base.tokenizer, self._defaults(), self.recipe.name, base.loaded)
-            lm.save_pretrained(self.model_folder)
+            self.decode.save_pretrained(self.model_folder)
         write_text(self.model_folder / "README.md", self.card())
         self._save_curve(self.recipe.name)
 
@@ -251,8 +242,8 @@ class Finetuner(Trainer):
         scores = {k: v for k, v in best.items() if k not in ("learning_rate", "grad_norm", "seconds")}
         rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in scores.items())
         recipe = self.recipe
-        adapted = f"LoRA of rank {self.lora.rank} on {len(self.base.paths)} projections"
-        way = adapted if self.lora.rank else "all weights"
+        rank = self.lora.rank
+        way = f"LoRA of rank {rank} on {len(self.base.paths)} projections" if rank else "all weights"
         return (
             f"---\nbase_model: {self.base_name}\n---\n# {recipe.name}\n\n"
             f"Fine-tuned from `{self.base_name}` ({way}) by `unmask finetune`.\n\n"

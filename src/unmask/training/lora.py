@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,20 +69,15 @@ def attach(network: Transformer, config: LoraConfig, seed: int) -> list[str]:
         down = torch.empty(config.rank, module.in_features).uniform_(-bound, bound, generator=generator)
         module.lora_A = nn.Parameter(down.to(module.weight.device))
         module.lora_B = nn.Parameter(torch.zeros(module.out_features, config.rank, device=module.weight.device))
-        module.register_forward_hook(_Added(config.scale))
+        module.register_forward_hook(partial(_added, config.scale))
     return sorted(chosen)
 
 
-@dataclass(frozen=True)
-class _Added:
-    """Adds the adapter's share to a projection's output."""
-
-    scale: float
-
-    def __call__(self, module: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        x = inputs[0]
-        low = F.linear(x, module.lora_A.to(x.dtype))
-        return output + F.linear(low, module.lora_B.to(low.dtype)).to(output.dtype) * self.scale
+def _added(scale: float, module: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    """A projection's output with the adapter's share."""
+    x = inputs[0]
+    low = F.linear(x, module.lora_A.to(x.dtype))
+    return output + F.linear(low, module.lora_B.to(low.dtype)).to(output.dtype) * scale
 
 
 @torch.no_grad()

@@ -123,14 +123,13 @@ def _claim(folder: Path, base: str, config: TextConfig, seed: int) -> None:
     settings = {"base": base, "seed": seed, **{k: v for k, v in asdict(config).items() if k not in amount}}
     text = json.dumps(settings, indent=2) + "\n"
     path = folder / SETTINGS
-    shards = sorted(folder.glob("*.safetensors"))
     if path.is_file():
         if read_json(path) != json.loads(text):
             raise UnmaskError(f"{folder} holds text of another base, seed or sampling; choose another --output")
-    elif shards:
+        return
+    if shards := sorted(folder.glob("*.safetensors")):
         raise UnmaskError(f"{folder} holds text made elsewhere ({shards[0].name}); train on it with --stage train")
-    else:
-        write_text(path, text)
+    write_text(path, text)
 
 
 @dataclass(frozen=True)
@@ -158,9 +157,12 @@ class _Writer:
         """User's turns that say something, ended in time and hold no control token."""
         config = self.config
         around = self.around
+        tokenizer = self.lm.tokenizer
+        assert tokenizer is not None
         length = min(config.length, self.lm.config.max_length)
         most = min(config.turn, length - len(around.before) - len(around.between) - 1)
-        openings = self.openings()
+        ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in config.openings]
+        openings = [ids[i] for i in self.rng.integers(len(ids), size=config.batch)]
         prompts = [[*around.before, *opening] for opening in openings]
         turns = []
         written = self.sample(prompts, most + 1, config.turn_temperature, config.turn_top_k)
@@ -170,14 +172,6 @@ class _Writer:
             if end and turn[end] == around.turn_end and end <= most:
                 turns.append(turn[:end])
         return turns
-
-    def openings(self) -> list[list[int]]:
-        """Token ids that each turn of a batch begins with."""
-        texts = self.config.openings
-        tokenizer = self.lm.tokenizer
-        assert tokenizer is not None
-        ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
-        return [ids[i] for i in self.rng.integers(len(ids), size=self.config.batch)]
 
     def answered(self, prompts: list[list[int]]) -> list[tuple[list[int], int]]:
         """The prompts with the answers that say something."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from unmask.checkpoints.hub import cache
-from unmask.files import replacing, write_text
+from unmask.files import replacing
 from unmask.training.documents import Documents
 from unmask.training.framing import Framing, Ids, Learned
 
@@ -63,9 +62,13 @@ def tokenise(documents: Documents, framing: Framing) -> Tokens:
     key = hashlib.sha256(repr((VERSION, documents.fingerprint(), framing.describe())).encode()).hexdigest()[:32]
     folder = cache() / "tokens" / key
     with locked(folder.parent / f"{key}.lock", wait=True):
-        if not (folder / "sizes.json").is_file():
+        if not folder.is_dir():
             _write(folder, framing.pieces(documents))
-    return _open(folder)
+    return Tokens(
+        ids=np.memmap(folder / "ids.bin", np.int32, "r"),
+        learned=np.memmap(folder / "learned.bin", np.bool_, "r"),
+        starts=np.fromfile(folder / "starts.bin", np.int64),
+    )
 
 
 def _write(folder: Path, pieces: Iterator[tuple[Ids, Learned]]) -> None:
@@ -78,15 +81,6 @@ def _write(folder: Path, pieces: Iterator[tuple[Ids, Learned]]) -> None:
                 learned_file.write(learned.astype(np.bool_).tobytes())
                 starts.append(starts[-1] + len(ids))
         np.asarray(starts, np.int64).tofile(made / "starts.bin")
-        write_text(made / "sizes.json", json.dumps({"tokens": starts[-1], "documents": len(starts) - 1}) + "\n")
-
-
-def _open(folder: Path) -> Tokens:
-    return Tokens(
-        ids=np.memmap(folder / "ids.bin", np.int32, "r"),
-        learned=np.memmap(folder / "learned.bin", np.bool_, "r"),
-        starts=np.fromfile(folder / "starts.bin", np.int64),
-    )
 
 
 def locked(path: Path, wait: bool) -> IO[str]:
