@@ -19,6 +19,8 @@ from unmask.errors import UnmaskError
 from unmask.layout import GROUPED, Layout
 from unmask.models.transformer import Transformer
 from unmask.noise import NoiseSchedule
+from unmask.objectives.masked import BD3LM
+from unmask.objectives.objective import Noised, Rows
 from unmask.objectives.score import score_entropy, uniform_prior, uniform_score
 
 Method = Literal["exact", "blockwise", "nelbo"]
@@ -181,9 +183,7 @@ def blockwise(
     per sample; the first token is given. Block length 1 is exact. Mean and standard error, each [R]."""
     generator = torch.Generator().manual_seed(seed)
     length = window_RT.shape[1]
-    layout = Layout("block_diffusion", block_length)
-    mask = plain_mask(layout, 2 * length, window_RT.device)
-    positions = torch.arange(length, device=window_RT.device).repeat(2)[None]
+    objective = BD3LM(block_length=block_length, shift=model.config.shift)
     rows = window_RT.repeat_interleave(samples, 0)
     blocks = [slice(max(1, s), min(s + block_length, length)) for s in range(0, length, block_length)]
     blocks = [b for b in blocks if b.stop > b.start]
@@ -200,11 +200,8 @@ def blockwise(
     def estimate(part: slice) -> Tensor:
         x0 = rows[part]
         masked = masks[part].to(rows.device)
-        hidden = model.hidden(torch.cat([torch.where(masked, _mask_id(model), x0), x0], 1), positions, mask)
-        own = hidden[:, :length]
-        if model.config.shift:
-            starts = (positions[:, :length] % block_length == 0)[..., None]
-            own = torch.where(starts, model.unshift(hidden[:, length:]), model.unshift(own))
+        inputs = torch.cat([torch.where(masked, _mask_id(model), x0), x0], 1)
+        own = objective.states(model, Noised(inputs, x0, masked, Rows.of(x0), 1.0))
         losses = torch.zeros(masked.shape, dtype=torch.float64, device=rows.device)
         losses[masked] = -_log_p(model, model.head(own[masked]), x0[masked])
         return (losses * weights[part].to(rows.device)).sum(1)

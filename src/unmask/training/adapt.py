@@ -19,9 +19,8 @@ from unmask.models.config import ModelConfig
 from unmask.models.transformer import Transformer
 from unmask.objectives.drafts import Drafts
 from unmask.training.dialogues import Dialogues
-from unmask.training.plots import plot_accepted
 from unmask.training.precision import choose_precision
-from unmask.training.progress import TextProgress
+from unmask.training.progress import TextProgress, plot_accepted
 from unmask.training.recipe import AdapterShape, AdaptRecipe, own_text
 from unmask.training.self_text import make_text
 from unmask.training.trainer import Material, Trainer

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from unmask.checkpoints.safetensors import read_tensors, write_tensors
 from unmask.errors import UnmaskError
 from unmask.files import read_json, replacing, write_text
-from unmask.training.ema import Ema, put
+from unmask.training.optimizer import Ema, put
 from unmask.training.token_file import locked
 
 KEPT = 2

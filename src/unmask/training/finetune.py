@@ -19,8 +19,8 @@ from unmask.models.transformer import Transformer
 from unmask.objectives.objective import Objective
 from unmask.training import lora
 from unmask.training.documents import Document, Documents
-from unmask.training.ema import put
 from unmask.training.framing import Framing
+from unmask.training.optimizer import put
 from unmask.training.precision import choose_precision
 from unmask.training.recipe import FinetuneRecipe
 from unmask.training.trainer import Material, Trainer
@@ -43,11 +43,8 @@ class Base:
 
 
 def open_base(recipe: FinetuneRecipe) -> Base:
-    """Loads the base as the objective reads it, its parameters to train asking for gradients.
-
-    Raises:
-        UnmaskError: where the base cannot be trained so.
-    """
+    """Loads the base as the objective reads it, its parameters to train asking for gradients; raises UnmaskError
+    where it cannot be trained so."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype, _ = choose_precision(recipe.training.precision, torch.device(device))
     frozen = recipe.lora.rank > 0 and dtype == torch.bfloat16

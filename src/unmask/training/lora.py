@@ -42,13 +42,9 @@ class LoraConfig:
 
 
 def attach(network: Transformer, config: LoraConfig, seed: int) -> list[str]:
-    """Freezes the network and gives its targets a `lora_A` and a `lora_B`, which change nothing yet.
+    """Freezes the network and gives its targets a `lora_A` and a `lora_B`, which change nothing yet; returns where.
 
-    Returns:
-        Paths of the projections that have one.
-
-    Raises:
-        UnmaskError: for a target that the network does not have.
+    Raises UnmaskError for a target that the network does not have.
     """
     network.requires_grad_(False)
     linear = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear)}
@@ -94,12 +90,7 @@ def merge(network: Transformer, paths: list[str], config: LoraConfig) -> None:
 def save_peft(
     folder: Path, tensors: Mapping[str, Tensor], config: LoraConfig, names: Mapping[str, str], base: str
 ) -> None:
-    """Writes an adapter as PEFT does.
-
-    Args:
-        tensors: `PATH.lora_A` and `PATH.lora_B` by our paths.
-        names: The base's own name of each path's weight, as `peft_names` gives them.
-    """
+    """Writes an adapter, `PATH.lora_A` and `PATH.lora_B` by our paths, as PEFT does, under `peft_names`."""
     out = {}
     for name, tensor in tensors.items():
         path, _, part = name.rpartition(".")
@@ -138,8 +129,7 @@ def read_peft(
 ) -> tuple[LoraConfig, dict[str, Tensor]]:
     """The adapter of a PEFT folder in our names, to be attached to its base.
 
-    Raises:
-        UnmaskError: for one of another kind, of another base, or with parts that are not low-rank pairs.
+    Raises UnmaskError for one of another kind, of another base, or with parts that are not low-rank pairs.
     """
     try:
         raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

@@ -37,12 +37,10 @@ from unmask.objectives.objective import Noised, Objective, Rows
 from unmask.training.checkpointer import Checkpointer, Progress
 from unmask.training.data import DataConfig, Stream, make_rows
 from unmask.training.documents import Documents
-from unmask.training.ema import Ema
 from unmask.training.framing import Framing
-from unmask.training.optimizer import learning_rate, make_optimizers
-from unmask.training.plots import plot_loss
+from unmask.training.optimizer import Ema, learning_rate, make_optimizers
 from unmask.training.precision import choose_precision, native_bf16
-from unmask.training.progress import TrainingProgress
+from unmask.training.progress import TrainingProgress, plot_loss
 from unmask.training.recipe import Recipe, TrainRecipe
 from unmask.training.token_file import tokenise
 from unmask.training.tokenizer import MASK, begin_with_eos, special_tokens, train_tokenizer
