@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,46 +127,43 @@ def bench_speed(
     lm: DiffusionLM, tried: list[Way], batch: int, length: int, llama: LlamaCpp | None, progress: Callable[[str], None]
 ) -> Iterator[Speed]:
     """Times every way at temperature 0 in interleaved rounds, after one round that is not counted."""
-    rates: dict[str, list[float]] = {way.name: [] for way in tried}
-    steps: dict[str, list[tuple[int, int, float]]] = {way.name: [] for way in tried}
-    others: list[float] = []
+
+    def ours(options: dict[str, Any], groups: list[list[str]]) -> tuple[float, float]:
+        tokens = steps = 0
+        for group in groups:
+            outs = lm.generate([lm.encode(chat(lm, p))[0] for p in group], length, temperature=0.0, **options)
+            tokens += sum(len(out.token_ids) for out in outs)
+            steps += max(out.steps for out in outs)
+        return tokens, steps
+
+    runs = {way.name: partial(ours, way.options) for way in tried}  # each says how many tokens and steps it took
+    if llama is not None:
+        runs["llama.cpp"] = partial(llama.write, length)
+    rounds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in runs}
     for number in range(-1, ROUNDS):
         share = PROMPTS[max(0, number) :: ROUNDS]
         groups = [[share[i % len(share)] for i in range(batch)]] if batch > 1 else [[p] for p in share]
-        for way in tried:
-            progress(f"round {number + 1} of {ROUNDS}, batch {batch}: {way.name}")
-            tokens = taken = 0
+        for name, run in runs.items():
+            progress(f"round {number + 1} of {ROUNDS}, batch {batch}: {name}")
             began = time.perf_counter()
-            for group in groups:
-                rows = [lm.encode(chat(lm, p))[0] for p in group]
-                outs = lm.generate(rows, length, temperature=0.0, **way.options)
-                tokens += sum(len(o.token_ids) for o in outs)
-                taken += max(o.steps for o in outs) if batch > 1 else sum(o.steps for o in outs)
-            seconds = time.perf_counter() - began
+            tokens, steps = run(groups)
             if number >= 0:
-                rates[way.name].append(tokens / seconds)
-                steps[way.name].append((tokens, taken, seconds))
-        if llama is not None:
-            progress(f"round {number + 1} of {ROUNDS}, batch {batch}: llama.cpp")
-            rate = llama.rate([p for group in groups for p in group], length)
-            others += [rate] if number >= 0 else []
-    if others:
-        median = statistics.median(others)
-        over_own = statistics.median(a / b for a, b in zip(others, rates["ar"], strict=True))
-        yield Speed("llama.cpp", batch, median, over_own, 1.0, 1.0, 1e3 * batch / median)
-    for way in tried:
-        mine = rates[way.name]
-        own = rates["ar"]
-        over_llama = statistics.median(a / b for a, b in zip(mine, others, strict=True)) if others else None
-        tokens, taken, seconds = (sum(column) for column in zip(*steps[way.name], strict=True))
+                rounds[name].append((tokens, steps, time.perf_counter() - began))
+    rates = {name: [tokens / seconds for tokens, _, seconds in rows] for name, rows in rounds.items()}
+
+    def over(name: str, other: str) -> float:
+        return statistics.median(a / b for a, b in zip(rates[name], rates[other], strict=True))
+
+    for name, rows in rounds.items():
+        tokens, steps, seconds = (sum(column) for column in zip(*rows, strict=True))
         yield Speed(
-            way.name,
+            name,
             batch,
-            statistics.median(mine),
-            statistics.median(a / b for a, b in zip(mine, own, strict=True)),
-            over_llama,
-            tokens / taken / batch,
-            1e3 * seconds / taken,
+            statistics.median(rates[name]),
+            over(name, "ar"),
+            None if llama is None else over(name, "llama.cpp"),
+            tokens / steps / batch,
+            1e3 * seconds / steps,
         )
 
 
@@ -221,8 +219,8 @@ class LlamaCpp:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         self.server, self.lm, self.batch = xllamacpp.Server(params), lm, batch
 
-    def rate(self, prompts: list[str], length: int) -> float:
-        """Tokens per second over the prompts, `batch` at a time."""
+    def write(self, length: int, groups: list[list[str]]) -> tuple[float, float]:
+        """Answers the prompts, `batch` at a time: tokens and steps."""
         from concurrent.futures import ThreadPoolExecutor
 
         def one(prompt: str) -> int:
@@ -231,10 +229,9 @@ class LlamaCpp:
             answer: dict[str, Any] = self.server.handle_completions(asked)
             return int(answer["usage"]["completion_tokens"])
 
-        began = time.perf_counter()
         with ThreadPoolExecutor(self.batch) as pool:
-            tokens = sum(pool.map(one, prompts))
-        return tokens / (time.perf_counter() - began)
+            tokens = sum(pool.map(one, itertools.chain(*groups)))
+        return tokens, tokens / self.batch
 
 
 def draw(speeds: list[Speed], scores: dict[str, float], path: Path, title: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unmask.checkpoints.safetensors import read_tensors, write_tensors
 from unmask.errors import UnmaskError
@@ -39,13 +39,12 @@ class Checkpointer:
     def __init__(
         self,
         folder: Path,
-        parameters: Mapping[str, nn.Parameter],
         ema: Ema,
         optimizers: Sequence[torch.optim.Optimizer],
         identity: Mapping[str, str],
     ) -> None:
         self.folder = folder
-        self.parameters = parameters
+        self.parameters = ema.parameters
         self.ema = ema
         self.optimizers = optimizers
         self.identity = dict(identity)

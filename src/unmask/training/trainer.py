@@ -168,7 +168,7 @@ class Trainer:
             "data": f"{recipe.data} {material.fingerprint}".strip(),
             "seed": str(recipe.seed),
         }
-        self.checkpointer = Checkpointer(folder, self.trained, self.ema, self.optimizers, identity)
+        self.checkpointer = Checkpointer(folder, self.ema, self.optimizers, identity)
 
     @property
     def step(self) -> int:
