@@ -51,19 +51,15 @@ class Documents:
             raise UnmaskError(f"data.split '{config.split}' is not a regular expression ({error})") from None
 
     def _paths(self, pattern: str) -> list[Path]:
-        found = [Path(pattern)]
-        if not found[0].exists():
-            found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
+        found = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
         if not found:
             raise UnmaskError(f"corpus '{pattern}': no such file; check `data.files` in the recipe")
         out: list[Path] = []
-        for path in found:
-            inside = [path]
-            if path.is_dir():
-                inside = sorted(p for p in path.rglob("*") if p.is_file() and _ending(p) in ENDINGS)
-            if not inside:
+        for path in map(Path, found):
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and _ending(p) in ENDINGS)
+            if path.is_dir() and not inside:
                 raise UnmaskError(f"corpus {path}: a folder without a file that ends in {', '.join(ENDINGS)} (or .gz)")
-            out += inside
+            out += inside if path.is_dir() else [path]
         return out
 
     def size(self) -> int:
@@ -98,13 +94,12 @@ class Documents:
                 yield from self._pieces(_text(path), str(path))
                 return
             rows = _parquet(path, self.config.columns) if kind == "parquet" else _jsonl(path)
-            none = True
+            number = 0
             for number, record in rows:
-                none = False
                 yield from self._documents(record, f"corpus {path}: row {number}")
         except (OSError, EOFError) as error:
             raise UnmaskError(f"corpus {path}: not readable as {kind} ({error})") from None
-        if none:
+        if not number:
             raise UnmaskError(f"corpus {path}: not readable as {kind} (no rows in it)")
 
     def _pieces(self, text: str, source: str) -> Iterator[Document]:
@@ -194,11 +189,8 @@ def _parquet(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Any]
         file = pq.ParquetFile(path)
         wanted = {columns.get(role, role) for role in ("text", "prompt", "response", "messages", "tools")}
         present = [name for name in file.schema_arrow.names if name in wanted]
-        number = 0
-        for batch in file.iter_batches(BATCH, columns=present or None):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+        batches = file.iter_batches(BATCH, columns=present or None)
+        yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
     except pa.ArrowException as error:
         raise UnmaskError(f"corpus {path}: not readable as parquet ({str(error).splitlines()[0]})") from None
 

@@ -105,7 +105,7 @@ def _settle(recipe: FinetuneRecipe, lm: DiffusionLM) -> tuple[Objective, dict[st
     mask = settled.pop("mask_token_id", config.mask_token_id)
     readings = {"layout", "block_length", "shift"}
     for name in settled.keys() - readings:
-        if _as_tuple(getattr(config, name)) != _as_tuple(settled[name]):
+        if getattr(config, name) != settled[name]:
             raise UnmaskError(
                 f"base '{recipe.base}' has {name} {getattr(config, name)!r}, the objective needs {settled[name]!r}"
             )
@@ -118,10 +118,6 @@ def _settle(recipe: FinetuneRecipe, lm: DiffusionLM) -> tuple[Objective, dict[st
     block = settled.get("block_length", 0)
     wanted = {**settled, "block_length": block if settled["layout"] == "block_causal" else 0}
     return objective, {name: wanted[name] for name in readings if wanted[name] != getattr(config, name)}
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def make_framing(recipe: FinetuneRecipe, base: Base) -> Framing:
@@ -142,25 +138,19 @@ def make_framing(recipe: FinetuneRecipe, base: Base) -> Framing:
     )
 
 
-def make_material(recipe: FinetuneRecipe, base: Base) -> Material:
-    """Network, rows and held-out rows of a fine-tuning."""
-    network = base.network
-    teacher = copy.deepcopy(network).requires_grad_(False).eval() if base.objective.needs_teacher else None
-    return Material.of(recipe, network, make_framing(recipe, base), teacher)
-
-
 class Finetuner(Trainer):
     """Trains a loaded model on; its finished model is whole in its base's own layout, a LoRA adapter in PEFT's."""
 
     def __init__(self, recipe: FinetuneRecipe, folder: Path, console: Console | None = None) -> None:
-        self.base = open_base(recipe)
+        self.base = base = open_base(recipe)
         self.lora = recipe.lora
         self.base_name = recipe.base
         self.asked = list(Documents(recipe.data.validation, recipe.data)) if recipe.training.samples else []
-        material = make_material(recipe, self.base)
-        super().__init__(replace(recipe, objective=self.base.objective), folder, console, material)
-        lm = self.base.lm
-        self.decode = DiffusionLM(self.network, lm.tokenizer, self._defaults(), lm.name, lm.loaded)
+        framing = make_framing(recipe, base)
+        teacher = copy.deepcopy(base.network).requires_grad_(False).eval() if base.objective.needs_teacher else None
+        material = Material.of(recipe, base.network, framing, teacher)
+        super().__init__(replace(recipe, objective=base.objective), folder, console, material)
+        self.decode = DiffusionLM(self.network, base.lm.tokenizer, self._defaults(), base.lm.name, base.lm.loaded)
 
     def _defaults(self) -> Any:
         """The base's decoding where its kind stays the same, else none but its ends of text; the recipe's over them."""
