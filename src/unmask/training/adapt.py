@@ -44,22 +44,17 @@ def adapt(recipe: AdaptRecipe, output: Path, stage: str = "all", console: Consol
         raise UnmaskError(f"stage '{stage}' is unknown; use text, train or all")
     folder = output / "text"
     if stage == "text" or (stage == "all" and recipe.data.files == own_text(output)[0]):
-        _write_text(recipe, folder, console or Console())
+        from unmask.lm import DiffusionLM
+
+        config = replace(recipe.text, length=recipe.text.length or recipe.data.length)
+        gpu = torch.cuda.is_available()
+        lm = DiffusionLM.from_pretrained(recipe.model.base, "cuda" if gpu else "cpu", "bfloat16" if gpu else None)
+        adapter_config(recipe.model, lm.config)
+        with TextProgress(config.held_tokens + config.tokens, console or Console()) as progress:
+            make_text(lm, config, folder, recipe.seed, progress.show)
     if stage == "text":
         return folder
     return AdapterTrainer(recipe, output / "adapter", console, output / "model").run()
-
-
-def _write_text(recipe: AdaptRecipe, folder: Path, console: Console) -> None:
-    """The text stage, on a GPU where there is one."""
-    from unmask.lm import DiffusionLM
-
-    config = replace(recipe.text, length=recipe.text.length or recipe.data.length)
-    gpu = torch.cuda.is_available()
-    lm = DiffusionLM.from_pretrained(recipe.model.base, "cuda" if gpu else "cpu", "bfloat16" if gpu else None)
-    adapter_config(recipe.model, lm.config)
-    with TextProgress(config.held_tokens + config.tokens, console) as progress:
-        make_text(lm, config, folder, recipe.seed, progress.show)
 
 
 def draft_vocabulary(ids: np.ndarray, size: int, vocab_size: int, banned: int) -> torch.Tensor:

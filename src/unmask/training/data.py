@@ -112,7 +112,7 @@ class Corpus(Stream):
         super().__init__(tokens, config, seed, eos)
         self.eos_policy = eos_policy
         if not config.packed:
-            self.numbers, self.note = kept_documents(tokens, config, lambda n: teaches(tokens, n, config.length))
+            self.numbers, self.note = kept_documents(tokens, config, self._teaches)
         elif len(tokens.ids) < config.length:
             raise UnmaskError(
                 f"the corpus has {len(tokens.ids)} tokens, less than a row of {config.length}; lower data.length"
@@ -136,6 +136,9 @@ class Corpus(Stream):
             document[own.integers(1, length) :] += documents  # same text, no longer in sight
         parts = np.split(where, np.flatnonzero(np.diff(document)) + 1)
         return [(self.tokens.ids[part], self.tokens.learned[part], 0) for part in parts]
+
+    def _teaches(self, number: int) -> bool:
+        return bool(self.tokens.document(number)[1][: self.config.length].any())
 
     def _padded(self, number: int) -> tuple[Any, Any, int]:
         ids, learned = fitted(*self.tokens.document(number), self.config.length, self.config.overlong)
@@ -194,11 +197,6 @@ class WholeDocuments(Stream):
                 ids, learned = fitted(ids, learned, self.config.length - self.block, self.config.overlong)
             offset = -int(learned.argmax()) % self.block if self.block else 0
             yield *ended(ids, learned, self._ends(learned), self.eos), offset
-
-
-def teaches(tokens: Tokens, number: int, length: int) -> bool:
-    """Whether the first `length` tokens of a document hold something to learn."""
-    return bool(tokens.document(number)[1][:length].any())
 
 
 def ended(ids: Any, learned: Any, count: int, eos: int) -> tuple[Any, Any]:

@@ -49,7 +49,9 @@ def open_base(recipe: FinetuneRecipe) -> Base:
     dtype, _ = choose_precision(recipe.training.precision, torch.device(device))
     frozen = recipe.lora.rank > 0 and dtype == torch.bfloat16
     peft = Path(recipe.base) if (Path(recipe.base) / lora.CONFIG).is_file() else None
-    name = recipe.base if peft is None else _base_of(peft)
+    name = recipe.base if peft is None else read_json(peft / lora.CONFIG).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise UnmaskError(f"{recipe.base}/{lora.CONFIG} names no base_model_name_or_path")
     lm = DiffusionLM.from_pretrained(name, device, "bfloat16" if frozen else "float32", backend="torch")
     network = lm.model
     if peft is not None:
@@ -65,13 +67,6 @@ def open_base(recipe: FinetuneRecipe) -> Base:
     if not recipe.lora.merge:
         lora.peft_names(paths, _table(lm))
     return Base(lm, objective, changes, paths)
-
-
-def _base_of(peft: Path) -> str:
-    name = read_json(peft / lora.CONFIG).get("base_model_name_or_path")
-    if not isinstance(name, str) or not name:
-        raise UnmaskError(f"{peft / lora.CONFIG} names no base_model_name_or_path")
-    return name
 
 
 def _table(lm: DiffusionLM) -> dict[str, list[str]]:

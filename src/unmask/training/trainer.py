@@ -213,7 +213,9 @@ class Trainer:
                 self.history.append(record)
                 shown.show(record)
                 if self.step % self.config.save_every == 0 or self.step == steps or self.stopped.everywhere:
-                    self._save_checkpoint()
+                    self.accelerator.wait_for_everyone()
+                    if main:
+                        self.checkpointer.save(self.progress)
                     saved = self.step
                 if self.stopped.everywhere and self.step < steps:
                     where = self.checkpointer.path(saved)
@@ -308,11 +310,6 @@ class Trainer:
         groups = sums.pop("count", 1.0)
         return {"validation": total / noised.normaliser, **{name: value / groups for name, value in sums.items()}}
 
-    def _save_checkpoint(self) -> None:
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            self.checkpointer.save(self.progress)
-
     def finished_weights(self) -> dict[str, Tensor]:
         """The averaged weights of the best check on held-out rows, or the last where nothing is held out."""
         return self.progress.best or self.ema.values
@@ -322,13 +319,10 @@ class Trainer:
         weights = {n: t.to(torch.bfloat16) for n, t in self.finished_weights().items()}
         details = {"recipe": self.recipe.name}  # one key: the order of several would vary from run to run
         write_checkpoint(self.model_folder, self.network.config.to_dict(), weights, self.tokenizer, details)
-        write_text(self.model_folder / GENERATION, json.dumps(self.decoding(), indent=2) + "\n")
-        self._save_curve(f"{self.recipe.name}: {type(self.recipe.objective).__name__}")
-
-    def decoding(self) -> dict[str, Any]:
-        """How the finished model decodes where nobody says: by the objective for free text, greedily for answers."""
+        # how it decodes where nobody says: by the objective for free text, greedily for answers
         own = self.recipe.objective.decoding() if self.corpus.tokens.learned.all() else {}
-        return {**own, **self.recipe.decoding}
+        write_text(self.model_folder / GENERATION, json.dumps({**own, **self.recipe.decoding}, indent=2) + "\n")
+        self._save_curve(f"{self.recipe.name}: {type(self.recipe.objective).__name__}")
 
     def _save_curve(self, title: str) -> None:
         lines = "".join(json.dumps(record) + "\n" for record in self.history)
