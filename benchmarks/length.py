@@ -14,9 +14,9 @@ import typer
 
 from unmask.cli.options import Dtype, Json, load, numbers
 from unmask.errors import UnmaskError
-from unmask.evaluation.judge import judge_perplexity, unigram_entropy
-from unmask.evaluation.race import Lap, timed, warm_up
+from unmask.evaluation.answers import judge_perplexity, unigram_entropy
 from unmask.evaluation.roofline import forward_operations, gemm_rate
+from unmask.evaluation.speed import Lap, timed, warm_up
 from unmask.files import replacing
 from unmask.lm import DiffusionLM
 

@@ -14,7 +14,7 @@ from benchmarks.length import DEFAULT_PROMPTS
 from unmask.cli.options import Json, Tokens, load
 from unmask.decoding.rules import RULES
 from unmask.errors import UnmaskError
-from unmask.evaluation.judge import judge_perplexity, unigram_entropy
+from unmask.evaluation.answers import judge_perplexity, unigram_entropy
 from unmask.lm import DiffusionLM
 
 

@@ -1,7 +1,7 @@
 """Asks `assist` for the calls of a spoken command, through the OpenAI client.
 
-    unmask serve assist            # in another terminal
-    python examples/assist_openai.py "turn off the lamp in the den and set the bedroom to 21 degrees"
+unmask serve assist            # in another terminal
+python examples/assist_openai.py "turn off the lamp in the den and set the bedroom to 21 degrees"
 """
 
 from __future__ import annotations

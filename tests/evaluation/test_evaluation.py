@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unmask import DiffusionLM, UnmaskError
-from unmask.evaluation.judge import judge_perplexity, unigram_entropy
+from unmask.evaluation.answers import judge_perplexity, unigram_entropy
 from unmask.evaluation.roofline import forward_operations, gemm_rate
 from unmask.models.transformer import Transformer
 

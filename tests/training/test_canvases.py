@@ -11,9 +11,11 @@ import pytest
 from rich.console import Console
 
 from unmask import DiffusionLM
-from unmask.training.canvases import Canvases, read_canvases
-from unmask.training.data import DataConfig
+from unmask.training.data import Corpus, DataConfig
+from unmask.training.documents import Documents
+from unmask.training.framing import Framing
 from unmask.training.recipe import parse_recipe
+from unmask.training.token_file import Tokens
 from unmask.training.tokenizer import train_tokenizer
 from unmask.training.trainer import Trainer
 
@@ -31,11 +33,15 @@ def latin(seed: int) -> dict[str, str]:
     return {"canvas": canvas, "given": given}
 
 
+def corpus(*files: Path) -> Corpus:
+    config = DataConfig(files=tuple(map(str, files)), format="canvases", length=16, packed=False)
+    tokens = Tokens.of(Framing(train_tokenizer("char", ["1234"], 0), 0).pieces(Documents(config.files, config)))
+    return Corpus(tokens, config, 0, "ignore", 0)
+
+
 def test_what_is_given_is_not_learned(tmp_path: Path) -> None:
-    config = DataConfig(files=(str(write(tmp_path / "a.jsonl", [latin(1)])),), format="canvases", length=16)
-    tokenizer = train_tokenizer("char", ["1234"], 0)
-    rows = Canvases(read_canvases(config.files, config), tokenizer, 16, 0).rows(0, 1)
-    assert tokenizer.decode(rows.ids[0].tolist()) == latin(1)["canvas"]
+    rows = corpus(write(tmp_path / "a.jsonl", [latin(1)])).rows(0, 1)
+    assert train_tokenizer("char", ["1234"], 0).decode(rows.ids[0].tolist()) == latin(1)["canvas"]
     assert rows.supervised[0].tolist() == [mark == "." for mark in latin(1)["given"]]
 
 
@@ -49,17 +55,15 @@ def test_what_is_given_is_not_learned(tmp_path: Path) -> None:
     ],
 )
 def test_bad_rows_are_named(row: Any, named: str, tmp_path: Path, refused: Callable[..., Any]) -> None:
-    files = (str(write(tmp_path / "a.jsonl", [latin(1), row])),)
-    config = DataConfig(files=files, format="canvases", length=16)
+    path = write(tmp_path / "a.jsonl", [latin(1), row])
     with refused(named):
-        Canvases(read_canvases(config.files, config), train_tokenizer("char", ["1234"], 0), 16, 0)
+        corpus(path)
 
 
 def test_a_missing_file_among_others_is_named(tmp_path: Path, refused: Callable[..., Any]) -> None:
     here = write(tmp_path / "a.jsonl", [latin(1)])
-    config = DataConfig(files=(str(here), str(tmp_path / "none.jsonl")), format="canvases", length=16)
     with refused("none.jsonl"):
-        list(read_canvases(config.files, config))
+        corpus(here, tmp_path / "none.jsonl")
 
 
 def test_a_looped_network_of_a_grid_trains_and_fills(tmp_path: Path) -> None:

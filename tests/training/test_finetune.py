@@ -231,13 +231,13 @@ def test_a_base_is_distilled(make: Make, tmp_path: Path, kind: str, rank: int) -
     objective = {"kind": kind, "block_length": 4, "shift": True, "weight": "none", "normaliser": "masked"}
     recipe = make(objective=objective, training__steps=24, lora={"rank": rank, "alpha": 32.0})
     trainer = Finetuner(recipe, tmp_path / "run", QUIET)
-    before = None if trainer.teacher is None else [p.clone() for p in trainer.teacher.network.parameters()]
+    before = None if trainer.teacher is None else [p.clone() for p in trainer.teacher.parameters()]
     trainer.run()
     curve = losses(tmp_path / "run")
     assert sum(curve[-5:]) < 0.95 * sum(curve[:5])
     assert (before is not None) == (kind == "distill")
     if before is not None and trainer.teacher is not None:  # the teacher stays as the run began
-        assert all(torch.equal(a, b) for a, b in zip(before, trainer.teacher.network.parameters(), strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(before, trainer.teacher.parameters(), strict=True))
 
 
 def test_a_diffusion_model_stays_one(make: Make, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -90,7 +91,7 @@ def speed(
     if picture is not None:
         bench.draw(results, scores, picture, f"{lm.name}: {max_new_tokens} new tokens, temperature 0")
     if as_json:
-        speeds = [r.to_dict() for r in results]
+        speeds = [asdict(r) for r in results]
         print(json.dumps({"speeds": speeds, "passes_ms": widths, "floors_ms": floors, "scores": scores}))
         return
     rows = []

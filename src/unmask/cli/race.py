@@ -32,7 +32,7 @@ def race(
     from rich.console import Console
 
     from unmask.cli.terminal import CanvasView, replay_side_by_side, table
-    from unmask.evaluation.race import timed, warm_up
+    from unmask.evaluation.speed import timed, warm_up
 
     laps = []
     views = []

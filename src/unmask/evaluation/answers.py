@@ -1,15 +1,19 @@
-"""`unmask eval` on the quality set: the score of a way of decoding, and how its answers read to the base."""
+"""How good generated text is: its score on the quality set (`unmask eval`), its likelihood, perplexity and entropy."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
+from unmask.errors import UnmaskError
 from unmask.evaluation import tasks
-from unmask.evaluation.judge import unigram_entropy
 from unmask.evaluation.speed import chat
 from unmask.lm import DiffusionLM
+from unmask.objectives.likelihood import exact_causal
 from unmask.prompts import encode_text
 
 
@@ -52,13 +56,39 @@ def choices(lm: DiffusionLM, items: list[tasks.Choice], progress: Callable[[str]
     return tasks.evaluate_choices(nll, items, progress)
 
 
+@torch.inference_mode()
 def answer_nats(lm: DiffusionLM, given: list[int], ids: list[int]) -> float:
     """Negative log-likelihood in nats of ids after `given`, by one causal forward of the torch network."""
     if not ids:
         return 0.0
-    import torch
+    row = torch.tensor([given + ids])
+    log_p = lm.logits(row, layout="causal")[0, len(given) :].log_softmax(-1)
+    return float(-log_p.gather(1, row[0, len(given) :, None]).sum())
 
-    with torch.inference_mode():
-        row = torch.tensor([given + ids])
-        log_p = lm.logits(row, layout="causal")[0, len(given) :].log_softmax(-1)
-        return float(-log_p.gather(1, row[0, len(given) :, None]).sum())
+
+@torch.inference_mode()
+def judge_perplexity(judge: DiffusionLM, prompts: list[list[int]], texts: list[list[int]]) -> float:
+    """Perplexity per token of generated ids under an AR judge, each given its prompt (not scored).
+
+    Low perplexity alone means little: repetition has it too, so print entropy beside it.
+    """
+    if judge.config.layout != "causal":
+        raise UnmaskError(f"model '{judge.name}' cannot judge: exact likelihood needs an autoregressive model")
+    nats = 0.0
+    count = 0
+    for prompt, text in zip(prompts, texts, strict=True):
+        whole = prompt + text
+        both = exact_causal(judge.model, torch.tensor([whole]))
+        given = exact_causal(judge.model, torch.tensor([prompt])) if len(prompt) > 1 else torch.zeros(1)
+        nats = nats + float(both - given)
+        count = count + len(text) - (0 if prompt else 1)
+    return math.exp(nats / max(1, count))
+
+
+def unigram_entropy(texts: list[list[int]]) -> float:
+    """Mean over texts of the entropy of each text's own token frequencies, in nats."""
+    values = []
+    for text in texts:
+        counts = Counter(text)
+        values.append(-sum(c / len(text) * math.log(c / len(text)) for c in counts.values()) if text else 0.0)
+    return sum(values) / max(1, len(values))

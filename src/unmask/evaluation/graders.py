@@ -58,9 +58,9 @@ def _unbulleted(line: str) -> str:
     return _BULLET.sub("", line, count=1) if _BULLET.match(line) else line
 
 
-def _has(needle: str, hay: list[str]) -> bool:
-    """The needle's words, one after the other, so that "art" is not found in "start"."""
-    return f" {' '.join(words(needle))} " in f" {' '.join(hay)} "
+def _has(needle: str, reply: str) -> bool:
+    """The needle's words, one after the other and in any case, so that "art" is not found in "start"."""
+    return f" {' '.join(words(needle))} " in f" {' '.join(words(reply))} "
 
 
 def _within(limits: list[int | None], count: int) -> bool:
@@ -69,44 +69,10 @@ def _within(limits: list[int | None], count: int) -> bool:
     return (least is None or count >= least) and (most is None or count <= most)
 
 
-def _says(accepted: list[str], reply: str) -> bool:
-    """Any of these, as whole words, in any case."""
-    hay = words(reply)
-    return any(_has(one, hay) for one in accepted)
-
-
-def _says_all(wanted: list[str], reply: str) -> bool:
-    hay = words(reply)
-    return all(_has(one, hay) for one in wanted)
-
-
-def _lacks(unwanted: list[str], reply: str) -> bool:
-    """None of these: the rivals of an answer, so that naming everything earns nothing."""
-    return not _says(unwanted, reply)
-
-
-def _exact(text: str, reply: str) -> bool:
-    """The text stands in the reply, case and punctuation included; how blanks are laid out does not matter."""
-    return " ".join(text.split()) in " ".join(reply.split())
-
-
-def _mentions(stems: list[str], reply: str) -> bool:
-    """Any word that begins with one of these: a topic in any inflection."""
-    return any(word.startswith(tuple(stems)) for word in words(reply))
-
-
 def _prose(least: int, reply: str) -> bool:
     """At least so many words, half of them distinct: a reply that loops passes no rule of form by accident."""
     found = words(reply)
     return len(found) >= least and 2 * len(set(found)) >= len(found)
-
-
-def _case(which: str, reply: str) -> bool:
-    return reply.islower() if which == "lower" else reply.isupper()
-
-
-def _without(characters: str, reply: str) -> bool:
-    return not any(c in reply for c in characters)
 
 
 def _count(argument: list[Any], reply: str) -> bool:
@@ -117,50 +83,32 @@ def _count(argument: list[Any], reply: str) -> bool:
     return _within(argument[1:], found)
 
 
-def _starts(phrase: str, reply: str) -> bool:
-    return reply.strip('"* ').casefold().startswith(phrase.casefold())
-
-
-def _ends(phrase: str, reply: str) -> bool:
-    return reply.strip('"* ').casefold().endswith(phrase.casefold())
-
-
-def _quoted(_: bool, reply: str) -> bool:
-    """The whole reply in double quotation marks, and something in them."""
-    return len(reply) > 2 and reply[0] == reply[-1] == '"' and bool(words(reply))
-
-
-def _title(_: bool, reply: str) -> bool:
-    return any(words(title) for title in re.findall(r"<<([^\n<>]*)>>", reply))
-
-
-def _bullets(limits: list[int | None], reply: str) -> bool:
-    """Lines that begin with -, *, • or a number."""
-    return _within(limits, sum(1 for line in reply.split("\n") if _BULLET.match(line)))
-
-
 def _lines(wanted: list[str], reply: str) -> bool:
     """These lines in this order, bullets aside and in any case, with nothing else on them."""
-    found = [words(_unbulleted(line)) for line in reply.split("\n")]
-    rest = iter(found)
+    rest = iter([words(_unbulleted(line)) for line in reply.split("\n")])
     return all(words(line) in rest for line in wanted)
 
 
 RULES: dict[str, Callable[[Any, str], bool]] = {
-    "says": _says,
-    "says_all": _says_all,
-    "lacks": _lacks,
-    "exact": _exact,
-    "mentions": _mentions,
+    "says": lambda accepted, reply: any(_has(one, reply) for one in accepted),
+    "says_all": lambda wanted, reply: all(_has(one, reply) for one in wanted),
+    # the rivals of an answer, so that naming everything earns nothing
+    "lacks": lambda unwanted, reply: not any(_has(one, reply) for one in unwanted),
+    # case and punctuation included; how blanks are laid out does not matter
+    "exact": lambda text, reply: " ".join(text.split()) in " ".join(reply.split()),
+    # any word that begins with one of these: a topic in any inflection
+    "mentions": lambda stems, reply: any(word.startswith(tuple(stems)) for word in words(reply)),
     "prose": _prose,
-    "case": _case,
-    "without": _without,
+    "case": lambda which, reply: reply.islower() if which == "lower" else reply.isupper(),
+    "without": lambda characters, reply: not any(c in reply for c in characters),
     "count": _count,
-    "starts": _starts,
-    "ends": _ends,
-    "quoted": _quoted,
-    "title": _title,
-    "bullets": _bullets,
+    "starts": lambda phrase, reply: reply.strip('"* ').casefold().startswith(phrase.casefold()),
+    "ends": lambda phrase, reply: reply.strip('"* ').casefold().endswith(phrase.casefold()),
+    # the whole reply in double quotation marks, and something in them
+    "quoted": lambda _, reply: len(reply) > 2 and reply[0] == reply[-1] == '"' and bool(words(reply)),
+    "title": lambda _, reply: any(words(title) for title in re.findall(r"<<([^\n<>]*)>>", reply)),
+    # lines that begin with -, *, • or a number
+    "bullets": lambda limits, reply: _within(limits, sum(bool(_BULLET.match(line)) for line in reply.split("\n"))),
     "lines": _lines,
     "words": lambda limits, reply: _within(limits, len(words(reply))),
     "sentences": lambda limits, reply: _within(limits, sentences(reply)),

@@ -1,4 +1,4 @@
-"""`unmask bench speed`: the modes of one model side by side with llama.cpp, on the same prompts in one run."""
+"""`unmask race` and `unmask bench speed`: modes of a model, and llama.cpp, timed on the same prompts in one run."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unmask.canvas import Frame
 from unmask.decoding.feed import TEXT, Columns, Feed
 from unmask.errors import UnmaskError
 from unmask.layout import Layout
 from unmask.lm import DiffusionLM
+from unmask.output import Output
 
 PROMPTS = (
     "Why is the sky blue?",
@@ -43,6 +46,48 @@ ROUNDS = 5  # each mode decodes a fifth of the prompts in a round, all modes the
 
 
 @dataclass(frozen=True)
+class Lap:
+    """One timed generation."""
+
+    name: str
+    output: Output
+    seconds: float
+    moments: list[tuple[float, Frame]]  # seconds since the start, frame
+
+    @property
+    def tokens_per_second(self) -> float:
+        return len(self.output.token_ids) / self.seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        out = self.output
+        return {
+            "name": self.name,
+            "text": out.text,
+            "tokens": len(out.token_ids),
+            "steps": out.steps,
+            "seconds": round(self.seconds, 4),
+            "tokens_per_second": round(self.tokens_per_second, 2),
+            "seed": out.seed,
+        }
+
+
+def timed(lm: DiffusionLM, prompt: Any, max_new_tokens: int, **options: Any) -> Lap:
+    """Generates once, noting when each frame came."""
+    moments: list[tuple[float, Frame]] = []
+    began = time.perf_counter()
+    output = lm.generate(
+        prompt, max_new_tokens, streamer=lambda frame: moments.append((time.perf_counter() - began, frame)), **options
+    )
+    name = f"{lm.name}, {options['mode']}" if options.get("mode") else lm.name
+    return Lap(name, output, time.perf_counter() - began, moments)
+
+
+def warm_up(lm: DiffusionLM, prompt: Any, max_new_tokens: int, **options: Any) -> None:
+    """One short run, so that first-call costs are not counted."""
+    lm.generate(prompt, min(8, max_new_tokens), seed=0, **options)
+
+
+@dataclass(frozen=True)
 class Way:
     """One way of decoding: a name and the options of `generate`."""
 
@@ -61,9 +106,6 @@ class Speed:
     over_llama: float | None
     tokens_per_step: float
     ms_per_step: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def ways(rules: list[str], thresholds: list[float], blocks: list[int], verify_blocks: list[int]) -> list[Way]:
@@ -85,48 +127,43 @@ def bench_speed(
     lm: DiffusionLM, tried: list[Way], batch: int, length: int, llama: LlamaCpp | None, progress: Callable[[str], None]
 ) -> Iterator[Speed]:
     """Times every way at temperature 0 in interleaved rounds, after one round that is not counted."""
-    rates: dict[str, list[float]] = {way.name: [] for way in tried}
-    steps: dict[str, list[tuple[int, int, float]]] = {way.name: [] for way in tried}
-    others: list[float] = []
+
+    def ours(options: dict[str, Any], groups: list[list[str]]) -> tuple[float, float]:
+        tokens = steps = 0
+        for group in groups:
+            outs = lm.generate([lm.encode(chat(lm, p))[0] for p in group], length, temperature=0.0, **options)
+            tokens += sum(len(out.token_ids) for out in outs)
+            steps += max(out.steps for out in outs)
+        return tokens, steps
+
+    runs = {way.name: partial(ours, way.options) for way in tried}  # each says how many tokens and steps it took
+    if llama is not None:
+        runs["llama.cpp"] = partial(llama.write, length)
+    rounds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in runs}
     for number in range(-1, ROUNDS):
         share = PROMPTS[max(0, number) :: ROUNDS]
-        groups = [share] if batch > 1 else [[p] for p in share]
-        if batch > 1:
-            groups = [[share[i % len(share)] for i in range(batch)]]
-        for way in tried:
-            progress(f"round {number + 1} of {ROUNDS}, batch {batch}: {way.name}")
-            tokens = taken = 0
+        groups = [[share[i % len(share)] for i in range(batch)]] if batch > 1 else [[p] for p in share]
+        for name, run in runs.items():
+            progress(f"round {number + 1} of {ROUNDS}, batch {batch}: {name}")
             began = time.perf_counter()
-            for group in groups:
-                rows = [lm.encode(chat(lm, p))[0] for p in group]
-                outs = lm.generate(rows, length, temperature=0.0, **way.options)
-                tokens += sum(len(o.token_ids) for o in outs)
-                taken += max(o.steps for o in outs) if batch > 1 else sum(o.steps for o in outs)
-            seconds = time.perf_counter() - began
+            tokens, steps = run(groups)
             if number >= 0:
-                rates[way.name].append(tokens / seconds)
-                steps[way.name].append((tokens, taken, seconds))
-        if llama is not None:
-            progress(f"round {number + 1} of {ROUNDS}, batch {batch}: llama.cpp")
-            rate = llama.rate([p for group in groups for p in group], length)
-            others += [rate] if number >= 0 else []
-    if others:
-        median = statistics.median(others)
-        over_own = statistics.median(a / b for a, b in zip(others, rates["ar"], strict=True))
-        yield Speed("llama.cpp", batch, median, over_own, 1.0, 1.0, 1e3 * batch / median)
-    for way in tried:
-        mine = rates[way.name]
-        own = rates["ar"]
-        over_llama = statistics.median(a / b for a, b in zip(mine, others, strict=True)) if others else None
-        tokens, taken, seconds = (sum(column) for column in zip(*steps[way.name], strict=True))
+                rounds[name].append((tokens, steps, time.perf_counter() - began))
+    rates = {name: [tokens / seconds for tokens, _, seconds in rows] for name, rows in rounds.items()}
+
+    def over(name: str, other: str) -> float:
+        return statistics.median(a / b for a, b in zip(rates[name], rates[other], strict=True))
+
+    for name, rows in rounds.items():
+        tokens, steps, seconds = (sum(column) for column in zip(*rows, strict=True))
         yield Speed(
-            way.name,
+            name,
             batch,
-            statistics.median(mine),
-            statistics.median(a / b for a, b in zip(mine, own, strict=True)),
-            over_llama,
-            tokens / taken / batch,
-            1e3 * seconds / taken,
+            statistics.median(rates[name]),
+            over(name, "ar"),
+            None if llama is None else over(name, "llama.cpp"),
+            tokens / steps / batch,
+            1e3 * seconds / steps,
         )
 
 
@@ -182,8 +219,8 @@ class LlamaCpp:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         self.server, self.lm, self.batch = xllamacpp.Server(params), lm, batch
 
-    def rate(self, prompts: list[str], length: int) -> float:
-        """Tokens per second over the prompts, `batch` at a time."""
+    def write(self, length: int, groups: list[list[str]]) -> tuple[float, float]:
+        """Answers the prompts, `batch` at a time: tokens and steps."""
         from concurrent.futures import ThreadPoolExecutor
 
         def one(prompt: str) -> int:
@@ -192,10 +229,9 @@ class LlamaCpp:
             answer: dict[str, Any] = self.server.handle_completions(asked)
             return int(answer["usage"]["completion_tokens"])
 
-        began = time.perf_counter()
         with ThreadPoolExecutor(self.batch) as pool:
-            tokens = sum(pool.map(one, prompts))
-        return tokens / (time.perf_counter() - began)
+            tokens = sum(pool.map(one, itertools.chain(*groups)))
+        return tokens, tokens / self.batch
 
 
 def draw(speeds: list[Speed], scores: dict[str, float], path: Path, title: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from unmask.errors import UnmaskError
 from unmask.evaluation import graders as checks
+from unmask.models.config import build
 
 ITEMS = Path(__file__).parent / "items"
 BATCH = 16  # items of one call to a model
@@ -88,7 +89,7 @@ def _read(path: Path) -> list[Item | Choice]:
         if line.strip():
             try:
                 rows.append(_row(json.loads(line), path.stem))
-            except (UnmaskError, ValueError, TypeError, KeyError, RecursionError) as error:
+            except (UnmaskError, ValueError, TypeError, RecursionError) as error:
                 raise UnmaskError(f"{path}, line {number}, is not an item ({error}); install unmask again") from error
     if len({row.id for row in rows}) < len(rows) or not rows:
         raise UnmaskError(f"{path} holds {'an id twice' if rows else 'no items'}; install unmask again")
@@ -96,20 +97,16 @@ def _read(path: Path) -> list[Item | Choice]:
 
 
 def _row(row: Any, kind: str) -> Item | Choice:
-    """Raises UnmaskError, ValueError, TypeError or KeyError for anything but the fields of an Item or a Choice."""
-    if not isinstance(row, dict) or row["kind"] != kind or not str(row["id"]).startswith(f"{kind}/"):
+    """Raises UnmaskError, ValueError or TypeError for anything but the fields of an Item or a Choice."""
+    made: Item | Choice = build(Choice if "options" in row else Item, row, "its row")
+    if made.kind != kind or not made.id.startswith(f"{kind}/"):
         raise ValueError(f"kind and id must be of '{kind}'")
-    made: Item | Choice
-    if "options" in row:
-        made = Choice(**{**row, "options": tuple(row["options"])})
-        if not all(isinstance(text, str) and text for text in (made.context, *made.options)):
-            raise ValueError("context and options must be text")
-        if not 0 <= made.answer < len(made.options):
-            raise ValueError("answer must be the place of an option")
+    if isinstance(made, Choice):
+        if not all((made.context, *made.options)) or not 0 <= made.answer < len(made.options):
+            raise ValueError("context and options must be text, and answer the place of an option")
     else:
-        made = Item(**row)
-        if not isinstance(made.prompt, str) or type(made.max_new_tokens) is not int or made.max_new_tokens < 1:
-            raise ValueError("prompt must be text and max_new_tokens a whole number above 0")
+        if made.max_new_tokens < 1:
+            raise ValueError("max_new_tokens must be above 0")
         checks.validate(made.check)
     return made
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from unmask.layout import Layout
+from unmask.models.transformer import Transformer
 from unmask.objectives.masked import BD3LM
-from unmask.objectives.objective import Denoiser, Noised, scored_loss, training_mask
+from unmask.objectives.objective import Noised, scored_loss, training_mask
 
 CHUNK = 512  # scored tokens whose logits are held at once
 
@@ -36,9 +37,9 @@ def certainty(logits_NV: Tensor, target_N: Tensor, temperature: float) -> Tensor
 
 def without(logits_NV: Tensor, token: int | None) -> Tensor:
     """The logits with a token that has no chance."""
-    return (
-        logits_NV if token is None else logits_NV.index_fill(-1, torch.tensor([token], device=logits_NV.device), -1e9)
-    )
+    if token is None:
+        return logits_NV
+    return logits_NV.index_fill(-1, torch.tensor([token], device=logits_NV.device), -1e9)
 
 
 def over_chunks(
@@ -104,7 +105,7 @@ class Distilled(BD3LM):
             p[at] = (best.values / self.temperature).softmax(-1)
         return Taught(**{**vars(noised), "soft_ids": ids, "soft_p": p})
 
-    def loss(self, model: Denoiser, noised: Taught) -> Tensor:
+    def loss(self, model: Transformer, noised: Taught) -> Tensor:
         hidden = self.states(model, noised)
         at = noised.weights.nonzero(as_tuple=True)
 
@@ -131,7 +132,7 @@ class CertaintyForcing(BD3LM):
         if self.entropy < 0 or not self.entropy_temperature > 0:
             raise ValueError("entropy must be at least 0 and entropy_temperature above 0")
 
-    def loss(self, model: Denoiser, noised: Noised) -> Tensor:
+    def loss(self, model: Transformer, noised: Noised) -> Tensor:
         hidden = self.states(model, noised)
         at = noised.weights.nonzero(as_tuple=True)
 

@@ -93,8 +93,7 @@ class Distillation(torch.autograd.Function):
 
 def draft_head(model: Any) -> Tensor:
     """Rows of the head that score drafts: the tokens of the draft vocabulary (FR-Spec, arXiv 2502.14856)."""
-    rows: Tensor = model.head.weight[model.draft_vocabulary]
-    return rows
+    return model.head.weight[model.draft_vocabulary]
 
 
 def chained(model: Any, drafted: Drafted, clean: Tensor, own: Tensor) -> Tensor:
@@ -159,26 +158,24 @@ class Drafts(Objective):
         used = follows.gather(1, anchor) & (torch.arange(groups, device=device) < width)
         rest = u[:, width:].view(count, groups, length + 2)
         most = max(1, int(used.sum(1).max()))  # the best scores come first: groups beyond are of no row
-        anchor = anchor[:, :most]
-        used = used[:, :most]
-        rest = rest[:, :most]
+        anchor, used, rest = (each[:, :most] for each in (anchor, used, rest))
+
+        def at(of_row: Tensor, index: Tensor) -> Tensor:
+            return of_row.gather(1, index.flatten(1)).view_as(index)
 
         step = torch.arange(1, length + 1, device=device)
         place = anchor[..., None] + step  # [B, groups, K], index in the row
         scored = (place + 1).clamp(max=width - 1)
-        inside = used[..., None] & (place + 1 < width)
-        document = rows.document.gather(1, anchor)[..., None]
-        own = rows.document.gather(1, scored.flatten(1)).view_as(scored)
-        learn = rows.supervised.gather(1, scored.flatten(1)).view_as(scored)
-        inside &= learn & (own == document)
+        document = at(rows.document, anchor)[..., None]
+        inside = used[..., None] & (place + 1 < width) & at(rows.supervised, scored)
+        inside &= at(rows.document, scored) == document
         in_row = place < width
         place = place.clamp(max=width - 1)
-        there = (rows.document.gather(1, place.flatten(1)).view_as(place) == document) & in_row
+        there = (at(rows.document, place) == document) & in_row
 
         # a slot beyond its document or the row has no token of its own to show
         shown = there & (rest[..., 0:1] < self.revealed) & (rest[..., 2:] < rest[..., 1:2])
-        tokens = rows.ids.gather(1, place.flatten(1)).view_as(place)
-        inputs = torch.where(shown, tokens, mask_id)
+        inputs = torch.where(shown, at(rows.ids, place), mask_id)
         known_next = torch.cat([shown[..., 1:], torch.zeros_like(shown[..., :1])], -1)
         weights = torch.where(inside & ~known_next, self.decay ** (step - 1).double(), 0.0).float()
         return Drafted(
@@ -222,7 +219,7 @@ class Drafts(Objective):
         row, slot = weights.nonzero(as_tuple=True)
         place = noised.position[row, slot] + row * clean.shape[1]
         unique, which = torch.unique(place, return_inverse=True)
-        out: Tensor = Distillation.apply(  # type: ignore[no-untyped-call]
+        return Distillation.apply(  # type: ignore[no-untyped-call]
             states[row, slot],
             clean.flatten(0, 1)[unique],
             which,
@@ -231,7 +228,6 @@ class Drafts(Objective):
             self.temperature,
             256,
         )
-        return out
 
     def held_out(self) -> Drafts:
         """Groups of eight, nothing revealed."""

@@ -19,6 +19,8 @@ from unmask.errors import UnmaskError
 from unmask.layout import GROUPED, Layout
 from unmask.models.transformer import Transformer
 from unmask.noise import NoiseSchedule
+from unmask.objectives.masked import BD3LM
+from unmask.objectives.objective import Noised, Rows
 from unmask.objectives.score import score_entropy, uniform_prior, uniform_score
 
 Method = Literal["exact", "blockwise", "nelbo"]
@@ -110,18 +112,18 @@ def nelbo(
     """
     generator = torch.Generator().manual_seed(seed)
     count = window_RT.shape[1] - 1
-    estimates: list[Tensor] = []
     masks = torch.stack([exact_k_masks(count, samples, generator) for _ in window_RT]).flatten(0, 1)
     rows = window_RT.repeat_interleave(samples, 0)
-    for first in range(0, len(rows), batch):
-        x0 = rows[first : first + batch]
+
+    def estimate(part: slice) -> Tensor:
+        x0 = rows[part]
         masked = torch.zeros_like(x0, dtype=torch.bool)
-        masked[:, 1:] = masks[first : first + batch].to(rows.device)
+        masked[:, 1:] = masks[part].to(rows.device)
         given = torch.zeros_like(masked)
         given[:, 0] = True
-        estimates.append(one_draw(model, x0, masked, given))
-        progress(min(1.0, (first + batch) / len(rows)))
-    return _mean_and_error(torch.cat(estimates).view(len(window_RT), samples))
+        return one_draw(model, x0, masked, given)
+
+    return _mean_and_error(estimate, len(window_RT), samples, batch, progress)
 
 
 def uniform_nelbo(
@@ -139,7 +141,6 @@ def uniform_nelbo(
     config = model.config
     level = NoiseSchedule.of_network(config.noise_schedule, *config.noise_range)
     rows, length = window_RT.shape
-    estimates: list[Tensor] = []
     count = length - 1
     end = float(level.alpha(np.float64(1.0)))
     draws = [_moves(count, samples, generator, rng) for _ in range(rows)]
@@ -150,15 +151,16 @@ def uniform_nelbo(
     canvas[:, 1:] = torch.where(moved, drawn, clean[:, 1:])
     weight = torch.where(1 - p >= end, weight, 0.0)
     sigma = -torch.log1p(-p.clamp(max=1 - end))
-    for first in range(0, len(clean), batch):
-        x, x0, noise = (part[first : first + batch].to(window_RT.device) for part in (canvas, clean, sigma))
+
+    def estimate(part: slice) -> Tensor:
+        x, x0, noise = (each[part].to(window_RT.device) for each in (canvas, clean, sigma))
         logits = model(x, time_B=noise.float() if config.time_conditioned else None)
         levels = noise[:, None].expand(x.shape)
         score = uniform_score(logits.double().log_softmax(-1), x, levels)
         losses = score_entropy(score, x, x0, levels, None)[:, 1:].sum(1)
-        estimates.append(losses * weight[first : first + batch].to(losses.device))
-        progress(min(1.0, (first + batch) / len(clean)))
-    mean, error = _mean_and_error(torch.cat(estimates).view(rows, samples))
+        return losses * weight[part].to(losses.device)
+
+    mean, error = _mean_and_error(estimate, rows, samples, batch, progress)
     prior = uniform_prior(torch.tensor(end, dtype=torch.float64), config.vocab_size)
     return mean + count * prior.to(mean.device), error
 
@@ -181,11 +183,8 @@ def blockwise(
     per sample; the first token is given. Block length 1 is exact. Mean and standard error, each [R]."""
     generator = torch.Generator().manual_seed(seed)
     length = window_RT.shape[1]
-    layout = Layout("block_diffusion", block_length)
-    mask = plain_mask(layout, 2 * length, window_RT.device)
-    positions = torch.arange(length, device=window_RT.device).repeat(2)[None]
+    objective = BD3LM(block_length=block_length, shift=model.config.shift)
     rows = window_RT.repeat_interleave(samples, 0)
-    estimates: list[Tensor] = []
     blocks = [slice(max(1, s), min(s + block_length, length)) for s in range(0, length, block_length)]
     blocks = [b for b in blocks if b.stop > b.start]
     masks = torch.zeros(len(rows), length, dtype=torch.bool)
@@ -197,19 +196,17 @@ def blockwise(
             drawn = drawn[torch.randperm(samples, generator=generator)]  # strata of blocks are not aligned
             masks[row : row + samples, block] = drawn
             weights[row : row + samples, block] = count / drawn.sum(1, keepdim=True)
-    for first in range(0, len(rows), batch):
-        x0 = rows[first : first + batch]
-        masked = masks[first : first + batch].to(rows.device)
-        hidden = model.hidden(torch.cat([torch.where(masked, _mask_id(model), x0), x0], 1), positions, mask)
-        own = hidden[:, :length]
-        if model.config.shift:
-            starts = (positions[:, :length] % block_length == 0)[..., None]
-            own = torch.where(starts, model.unshift(hidden[:, length:]), model.unshift(own))
+
+    def estimate(part: slice) -> Tensor:
+        x0 = rows[part]
+        masked = masks[part].to(rows.device)
+        inputs = torch.cat([torch.where(masked, _mask_id(model), x0), x0], 1)
+        own = objective.states(model, Noised(inputs, x0, masked, Rows.of(x0), 1.0))
         losses = torch.zeros(masked.shape, dtype=torch.float64, device=rows.device)
         losses[masked] = -_log_p(model, model.head(own[masked]), x0[masked])
-        estimates.append((losses * weights[first : first + batch].to(rows.device)).sum(1))
-        progress(min(1.0, (first + batch) / len(rows)))
-    return _mean_and_error(torch.cat(estimates).view(len(window_RT), samples))
+        return (losses * weights[part].to(rows.device)).sum(1)
+
+    return _mean_and_error(estimate, len(window_RT), samples, batch, progress)
 
 
 def windows(ids: list[int], first: int, length: int) -> list[list[int]]:
@@ -239,8 +236,15 @@ def _mask_id(model: Transformer) -> int:
     return model.config.mask_token_id
 
 
-def _mean_and_error(estimates_RS: Tensor) -> tuple[Tensor, Tensor]:
-    samples = estimates_RS.shape[1]
+def _mean_and_error(
+    estimate: Callable[[slice], Tensor], rows: int, samples: int, batch: int, progress: Progress
+) -> tuple[Tensor, Tensor]:
+    """Of `samples` estimates for each row, made a batch at a time; each [R]."""
+    estimates = []
+    for first in range(0, rows * samples, batch):
+        estimates.append(estimate(slice(first, first + batch)))
+        progress(min(1.0, (first + batch) / (rows * samples)))
+    estimates_RS = torch.cat(estimates).view(rows, samples)
     spread = estimates_RS.std(1) if samples > 1 else torch.full_like(estimates_RS[:, 0], math.inf)
     return estimates_RS.mean(1), spread / math.sqrt(samples)
 
@@ -300,13 +304,5 @@ def score_texts(
             nats, spread = score(group, number, done)
             mean += float(nats.sum())
             error += float((spread**2).sum())
-        results.append(
-            Likelihood(
-                nats=mean,
-                tokens=len(ids),
-                std_error=error**0.5,
-                num_bytes=len(text.encode()),
-                method=cast(Method, method),
-            )
-        )
+        results.append(Likelihood(mean, len(ids), error**0.5, len(text.encode()), cast(Method, method)))
     return results

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from unmask.attention import render
 from unmask.layout import CLEAN, NOISED, PADDING, Coordinates, Layout
+from unmask.models.transformer import Transformer
 from unmask.noise import NoiseSchedule, ScheduleName, clip_times, on_grid
 from unmask.objectives.draws import Draws
-from unmask.objectives.objective import Denoiser, Noised, Objective, Rows, scored_loss, training_mask
+from unmask.objectives.objective import Noised, Objective, Rows, scored_loss, training_mask
 
 
 def cart_weights(masked_BL: Tensor, document_BL: Tensor, share: float = 0.3) -> Tensor:
@@ -47,7 +48,7 @@ class AR(Objective):
             normaliser = float(scored.sum())
         return Noised(inputs=rows.ids, targets=rows.ids, weights=weights, rows=rows, normaliser=normaliser)
 
-    def loss(self, model: Denoiser, noised: Noised) -> Tensor:
+    def loss(self, model: Transformer, noised: Noised) -> Tensor:
         mask = training_mask(Layout("causal"), noised.rows)
         hidden = model.hidden(noised.inputs, noised.rows.position, mask, time_B=None)
         return scored_loss(model, model.unshift(hidden, noised.rows.position), noised, model.config.mask_token_id)
@@ -103,8 +104,7 @@ class MDLM(Objective):
 
     def times(self, rows: Rows, draws: Draws) -> Tensor:
         """Time of every token [B, L]: here one per row."""
-        t: Tensor = clip_times(draws.strata(1), *self.clip).to(rows.ids.device)
-        return t.expand(rows.ids.shape)
+        return clip_times(draws.strata(1), *self.clip).to(rows.ids.device).expand(rows.ids.shape)
 
     def corrupt(self, rows: Rows, draws: Draws, mask_id: int | None, vocab_size: int = 0) -> Noised:
         if mask_id is None:
@@ -134,30 +134,27 @@ class MDLM(Objective):
             return cart_weights(masked_BL, rows.document)
         if self.weight == "none":
             return torch.ones_like(t_BL)
-        weights: Tensor = self.noise.chain_weight(t_BL, self.steps) if self.steps else self.noise.weight(t_BL)
-        return weights
+        return self.noise.chain_weight(t_BL, self.steps) if self.steps else self.noise.weight(t_BL)
 
     def condition(self, t_BL: Tensor) -> Tensor | None:
         """Noise level sigma = -log alpha [B] that an adaLN network is told."""
-        kept: Tensor = self.noise.alpha(t_BL[:, 0])
-        return -kept.clamp(min=1e-5).log()
+        return -self.noise.alpha(t_BL[:, 0]).clamp(min=1e-5).log()
 
     def assemble(self, noised_BL: Tensor, rows: Rows) -> Tensor:
         """The network's input."""
         return noised_BL
 
-    def states(self, model: Denoiser, noised: Noised) -> Tensor:
+    def states(self, model: Transformer, noised: Noised) -> Tensor:
         """Hidden states [B, L, D] of a corrupted batch, each at the token that it scores."""
         rows = noised.rows
         hidden = model.hidden(noised.inputs, rows.position, training_mask(self.layout, rows), time_B=noised.time)
         return model.unshift(hidden, rows.position)
 
-    def banned(self, model: Denoiser) -> int | None:
+    def banned(self, model: Transformer) -> int | None:
         """The token that cannot be predicted."""
-        mask: int | None = model.config.mask_token_id
-        return mask if self.forbid_mask else None
+        return model.config.mask_token_id if self.forbid_mask else None
 
-    def loss(self, model: Denoiser, noised: Any) -> Tensor:
+    def loss(self, model: Transformer, noised: Any) -> Tensor:
         loops = model.config.loops
         if loops == 1 or self.layout.kind != "bidirectional":
             return scored_loss(model, self.states(model, noised), noised, self.banned(model))
@@ -198,8 +195,7 @@ class BD3LM(MDLM):
         # a document boundary inside a block makes one more block than length / block_length
         index = rows.starts_block(self.block_length).long().cumsum(1) - 1
         most = -(-rows.ids.shape[1] // self.block_length)
-        t: Tensor = clip_times(draws.strata(most), *self.clip).to(rows.ids.device)
-        return t.gather(1, index % most)
+        return clip_times(draws.strata(most), *self.clip).to(rows.ids.device).gather(1, index % most)
 
     def assemble(self, noised_BL: Tensor, rows: Rows) -> Tensor:
         return torch.cat([noised_BL, rows.ids], 1)
@@ -208,7 +204,7 @@ class BD3LM(MDLM):
         """None: a row has as many noise levels as blocks (the reference feeds its adaLN zeros)."""
         return None
 
-    def states(self, model: Denoiser, noised: Noised) -> Tensor:
+    def states(self, model: Transformer, noised: Noised) -> Tensor:
         rows = noised.rows
         if not self.shift and not bool(rows.supervised.all()):
             return self._states_of_answers(model, noised)
@@ -222,7 +218,7 @@ class BD3LM(MDLM):
         before = model.unshift(hidden[:, length:], rows.position)
         return torch.where(starts_block, before, model.unshift(own, rows.position))
 
-    def _states_of_answers(self, model: Denoiser, noised: Noised) -> Tensor:
+    def _states_of_answers(self, model: Transformer, noised: Noised) -> Tensor:
         """The same states where some tokens are given: the noised copy holds only blocks with something to learn, and
         the others' states are zeros."""
         rows = noised.rows

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
 from unmask.attention import AttentionMask, doubled, plain_mask, render
 from unmask.layout import PADDING, Coordinates, Layout
+from unmask.models.transformer import Transformer
 from unmask.objectives.draws import Draws
 
 Normaliser = Literal["tokens", "masked", "answer"]
@@ -59,12 +60,7 @@ class Rows:
         return starts
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Rows:
-        return Rows(
-            ids=change(self.ids),
-            document=change(self.document),
-            position=change(self.position),
-            supervised=change(self.supervised),
-        )
+        return Rows(*(change(getattr(self, field.name)) for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -80,35 +76,8 @@ class Noised:
 
     def slice(self, start: int, stop: int) -> Self:
         """Rows start .. stop of everything that has rows."""
-        cut: dict[str, Any] = {"rows": self.rows.slice(start, stop)}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                cut[field.name] = value[start:stop]
-        return replace(self, **cut)
-
-
-class Denoiser(Protocol):
-    """What a loss needs of a network (models.transformer.Transformer has it)."""
-
-    config: Any
-    head: torch.nn.Linear
-
-    def hidden(
-        self,
-        ids_BT: Tensor,
-        positions_BT: Tensor,
-        mask: AttentionMask,
-        *,
-        time_B: Tensor | None,
-        every_loop: bool = False,
-    ) -> Tensor: ...
-
-    def unshift(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor: ...
-
-    def __call__(
-        self, ids_BT: Tensor, positions_BT: Tensor, mask: AttentionMask, cache: None, time_B: Tensor | None
-    ) -> Tensor: ...
+        cut: dict[str, Any] = {name: v[start:stop] for name, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, rows=self.rows.slice(start, stop), **cut)
 
 
 class MaskedCrossEntropy(torch.autograd.Function):
@@ -153,7 +122,9 @@ class MaskedCrossEntropy(torch.autograd.Function):
         return grad_hidden * grad.to(grad_hidden.dtype), grad_head * grad, None, None, None, None
 
 
-def scored_loss(model: Denoiser, hidden_BLD: Tensor, noised: Noised, banned: int | None, chunk: int = 1024) -> Tensor:
+def scored_loss(
+    model: Transformer, hidden_BLD: Tensor, noised: Noised, banned: int | None, chunk: int = 1024
+) -> Tensor:
     """Weighted cross-entropy, summed, on the rows whose weight is not zero."""
     index = noised.weights.flatten().nonzero().squeeze(1)
     hidden = hidden_BLD.flatten(0, 1)[index]
@@ -207,7 +178,7 @@ class Objective:
         """Decoding defaults that follow from how a model is trained, for generation_config.json."""
         return {}
 
-    def teach(self, teacher: Denoiser, noised: Any) -> Noised:
+    def teach(self, teacher: Transformer, noised: Any) -> Noised:
         """The batch with what a teacher says of it; called without gradients."""
         return noised
 
@@ -215,7 +186,7 @@ class Objective:
         """vocab_size is read where noise is random tokens."""
         raise NotImplementedError
 
-    def loss(self, model: Denoiser, noised: Any) -> Tensor:
+    def loss(self, model: Transformer, noised: Any) -> Tensor:
         """Summed loss (nats) of what `corrupt` made; divide by the normaliser of the global batch."""
         raise NotImplementedError
 
@@ -223,7 +194,7 @@ class Objective:
         """The objective that held-out rows are scored with."""
         return self
 
-    def report(self, model: Denoiser, noised: Any) -> dict[str, float]:
+    def report(self, model: Transformer, noised: Any) -> dict[str, float]:
         """More figures of a held-out batch, as sums, with their `count`; none for most objectives."""
         return {}
 

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unmask.layout import Layout
+from unmask.models.config import Corruption
+from unmask.models.transformer import Transformer
 from unmask.noise import NetworkSchedule, NoiseSchedule, clip_times
 from unmask.objectives.draws import Draws
 from unmask.objectives.masked import check_clip
-from unmask.objectives.objective import Denoiser, Noised, Objective, Rows, training_mask
-
-Corruption = Literal["absorbing", "uniform"]
+from unmask.objectives.objective import Noised, Objective, Rows, training_mask
 
 
 def score_entropy(log_score_V: Tensor, x: Tensor, x0: Tensor, sigma: Tensor, mask_id: int | None) -> Tensor:
@@ -117,7 +117,7 @@ class NoiseConditioned(Objective):
             time=sigma.float().to(device),
         )
 
-    def loss(self, model: Denoiser, noised: Noised) -> Tensor:
+    def loss(self, model: Transformer, noised: Noised) -> Tensor:
         if noised.time is None:
             raise ValueError("a noise-conditioned network needs the noise level of each row")
         rows = noised.rows

@@ -19,9 +19,8 @@ from unmask.models.config import ModelConfig
 from unmask.models.transformer import Transformer
 from unmask.objectives.drafts import Drafts
 from unmask.training.dialogues import Dialogues
-from unmask.training.plots import plot_accepted
 from unmask.training.precision import choose_precision
-from unmask.training.progress import TextProgress
+from unmask.training.progress import TextProgress, plot_accepted
 from unmask.training.recipe import AdapterShape, AdaptRecipe, own_text
 from unmask.training.self_text import make_text
 from unmask.training.trainer import Material, Trainer
@@ -32,12 +31,6 @@ def adapter_config(shape: AdapterShape, base: ModelConfig) -> ModelConfig:
     return adapter.adapted_config(
         base, shape.block_length, rank=shape.adapter_rank, width=shape.adapter_width, chain=shape.chain_width
     )
-
-
-def lasting_name(base: str) -> str:
-    """The base as an adapter's folder names it: a path is made absolute, to be found from anywhere."""
-    path = Path(base)
-    return str(path.resolve()) if base not in hub.ENTRIES and path.exists() else base
 
 
 def adapt(recipe: AdaptRecipe, output: Path, stage: str = "all", console: Console | None = None) -> Path:
@@ -51,22 +44,17 @@ def adapt(recipe: AdaptRecipe, output: Path, stage: str = "all", console: Consol
         raise UnmaskError(f"stage '{stage}' is unknown; use text, train or all")
     folder = output / "text"
     if stage == "text" or (stage == "all" and recipe.data.files == own_text(output)[0]):
-        _write_text(recipe, folder, console or Console())
+        from unmask.lm import DiffusionLM
+
+        config = replace(recipe.text, length=recipe.text.length or recipe.data.length)
+        gpu = torch.cuda.is_available()
+        lm = DiffusionLM.from_pretrained(recipe.model.base, "cuda" if gpu else "cpu", "bfloat16" if gpu else None)
+        adapter_config(recipe.model, lm.config)
+        with TextProgress(config.held_tokens + config.tokens, console or Console()) as progress:
+            make_text(lm, config, folder, recipe.seed, progress.show)
     if stage == "text":
         return folder
     return AdapterTrainer(recipe, output / "adapter", console, output / "model").run()
-
-
-def _write_text(recipe: AdaptRecipe, folder: Path, console: Console) -> None:
-    """The text stage, on a GPU where there is one."""
-    from unmask.lm import DiffusionLM
-
-    config = replace(recipe.text, length=recipe.text.length or recipe.data.length)
-    gpu = torch.cuda.is_available()
-    lm = DiffusionLM.from_pretrained(recipe.model.base, "cuda" if gpu else "cpu", "bfloat16" if gpu else None)
-    adapter_config(recipe.model, lm.config)
-    with TextProgress(config.held_tokens + config.tokens, console) as progress:
-        make_text(lm, config, folder, recipe.seed, progress.update)
 
 
 def draft_vocabulary(ids: np.ndarray, size: int, vocab_size: int, banned: int) -> torch.Tensor:
@@ -92,7 +80,7 @@ def make_network(recipe: AdaptRecipe, dialogues: Dialogues) -> Transformer:
     for parameter in adapter.own_parameters(network).values():
         parameter.requires_grad_(True)
     banned = cast(int, config.mask_token_id)
-    network.draft_vocabulary = draft_vocabulary(dialogues.ids, shape.draft_vocabulary, config.vocab_size, banned)
+    network.draft_vocabulary = draft_vocabulary(dialogues.tokens.ids, shape.draft_vocabulary, config.vocab_size, banned)
     return network
 
 
@@ -112,12 +100,13 @@ class AdapterTrainer(Trainer):
             write_tensors(saved, {"draft_vocabulary": cast(torch.Tensor, network.draft_vocabulary)})
         super().__init__(recipe, folder, console, Material(network, dialogues, held))
         self.base = recipe.model.base
+        if self.base not in hub.ENTRIES and Path(self.base).exists():
+            self.base = str(Path(self.base).resolve())  # to be found from anywhere
         self.model_folder = model_folder or self.model_folder
 
     def _save_model(self) -> None:
-        folder = self.model_folder
-        history = self.progress.history
-        adapter_files.save(folder, self.network, self.finished_weights(), lasting_name(self.base))
+        adapter_files.save(self.model_folder, self.network, self.finished_weights(), self.base)
         self._save_curve(f"{self.recipe.name}: drafts")
         slots = self.config.batch_size * cast(Drafts, self.recipe.objective).slots
-        plot_accepted(history, slots, folder / "drafts.png", f"{self.recipe.name}: held-out drafts")
+        title = f"{self.recipe.name}: held-out drafts"
+        plot_accepted(self.progress.history, slots, self.model_folder / "drafts.png", title)

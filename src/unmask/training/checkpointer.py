@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unmask.checkpoints.safetensors import read_tensors, write_tensors
 from unmask.errors import UnmaskError
 from unmask.files import read_json, replacing, write_text
-from unmask.training.ema import Ema, put
+from unmask.training.optimizer import Ema, put
+from unmask.training.token_file import locked
 
 KEPT = 2
 
@@ -38,13 +39,12 @@ class Checkpointer:
     def __init__(
         self,
         folder: Path,
-        parameters: Mapping[str, nn.Parameter],
         ema: Ema,
         optimizers: Sequence[torch.optim.Optimizer],
         identity: Mapping[str, str],
     ) -> None:
         self.folder = folder
-        self.parameters = parameters
+        self.parameters = ema.parameters
         self.ema = ema
         self.optimizers = optimizers
         self.identity = dict(identity)
@@ -53,21 +53,13 @@ class Checkpointer:
     def claim(self) -> None:
         """Makes the folder this run's own and takes away what a killed run left half-written in it."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock = (self.folder / "run.lock").open("a")
+            self.lock = locked(self.folder / "run.lock", wait=False)
+        except BlockingIOError:
+            raise UnmaskError(
+                f"{self.folder} is in use by another run; wait for it, or choose another --output"
+            ) from None
         except OSError as error:
             raise UnmaskError(f"cannot write to {self.folder}: {error.strerror}; choose another --output") from None
-        try:
-            import fcntl
-        except ImportError:  # Windows: nothing keeps a second run away
-            fcntl = None  # type: ignore[assignment]
-        if fcntl is not None:
-            try:
-                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UnmaskError(
-                    f"{self.folder} is in use by another run; wait for it, or choose another --output"
-                ) from None
         for stale in self.folder.glob(".checkpoint-*.tmp"):
             shutil.rmtree(stale, ignore_errors=True)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from unmask.decoding.options import option
 from unmask.errors import UnmaskError
 from unmask.layout import PADDING
 from unmask.objectives.objective import EosPolicy, Rows
@@ -38,88 +39,115 @@ class DataConfig:
     eos_token: str = ""  # its end of text, where its own files name none
     mask_token: str = ""  # its mask
     vocab_size: int = 4096
-    length: int = 512
+    length: int = option(512, ge=2)
     packed: bool = True  # false: every document has rows of its own, padded
     whole: bool = False  # packed rows hold whole documents only
-    answer_block: int = 0  # whole: answers start blocks of so many positions and fill their last with ends; 0: none
+    answer_block: int = option(
+        0, ge=0
+    )  # whole: answers start blocks of so many positions and fill their last with ends; 0: none
     overlong: Overlong = "refuse"  # documents of which a row holds nothing to learn (whole: longer than a row)
-    cut: float = 0.0  # share of rows cut in two documents at a random place, so that short canvases are familiar too
+    cut: float = option(
+        0.0, ge=0, le=1
+    )  # share of rows cut in two documents at a random place, so that short canvases are familiar too
 
 
-def make_rows(
-    tokens: Tokens, config: DataConfig, seed: int, eos_policy: EosPolicy, eos: int
-) -> Corpus | WholeDocuments:
+def make_rows(tokens: Tokens, config: DataConfig, seed: int, eos_policy: EosPolicy, eos: int) -> Stream:
     """The rows of a corpus as the config packs them."""
     if config.whole:
         return WholeDocuments(tokens, config, seed, eos)
     return Corpus(tokens, config, seed, eos_policy, eos)
 
 
-class Corpus:
-    """Tokens as one long ring, cut into rows anew each epoch, or documents padded to rows."""
+class Stream:
+    """Endless rows of `config.length` tokens, shuffled anew each epoch; padding is eos.
 
-    def __init__(self, tokens: Tokens, config: DataConfig, seed: int, eos_policy: EosPolicy, eos: int) -> None:
+    Which row comes when is a function of (seed, index) alone, so a resumed run goes on where it was.
+    """
+
+    num_rows: int  # of one epoch
+    note = ""  # about documents that have no rows, or are cut
+
+    def __init__(self, tokens: Tokens, config: DataConfig, seed: int, eos: int) -> None:
         self.tokens = tokens
         self.config = config
         self.seed = seed
-        self.eos_policy = eos_policy
         self.eos = eos
-        self.note = ""
-        self.epoch: tuple[int, np.ndarray, int] = (-1, np.empty(0, np.int64), 0)
-        self.numbers = np.arange(tokens.documents)  # documents that have rows, unpacked
-        if config.packed and len(tokens.ids) < config.length:
+        self.epoch = -1
+
+    def shuffle(self, rng: np.random.Generator) -> None:
+        """Begins an epoch, whose generator is given."""
+        raise NotImplementedError
+
+    def pieces(self, place: int) -> Iterable[tuple[Any, Any, int]]:
+        """Documents of a row of this epoch, one after another: ids, which are learned, and the first one's position."""
+        raise NotImplementedError
+
+    def rows(self, first: int, count: int) -> Rows:
+        """Rows number first .. first + count."""
+        shape = (count, self.config.length)
+        ids = np.full(shape, self.eos, np.int64)
+        document = np.full(shape, PADDING, np.int64)
+        position = np.zeros(shape, np.int64)
+        supervised = np.zeros(shape, bool)
+        for row, index in enumerate(range(first, first + count)):
+            epoch, place = divmod(index, self.num_rows)
+            if self.epoch != epoch:
+                self.epoch = epoch
+                self.shuffle(np.random.default_rng([self.seed, epoch]))
+            start = 0
+            for number, (piece, learned, offset) in enumerate(self.pieces(place)):
+                span = slice(start, start + len(piece))
+                ids[row, span] = piece
+                document[row, span] = number
+                position[row, span] = np.arange(offset, offset + len(piece))
+                supervised[row, span] = learned
+                start = span.stop
+        return Rows(*(torch.from_numpy(column) for column in (ids, document, position, supervised)))
+
+
+class Corpus(Stream):
+    """Tokens as one long ring, cut into rows anew each epoch, or documents padded to rows."""
+
+    def __init__(self, tokens: Tokens, config: DataConfig, seed: int, eos_policy: EosPolicy, eos: int) -> None:
+        super().__init__(tokens, config, seed, eos)
+        self.eos_policy = eos_policy
+        if not config.packed:
+            self.numbers, self.note = kept_documents(tokens, config, self._teaches)
+        elif len(tokens.ids) < config.length:
             raise UnmaskError(
                 f"the corpus has {len(tokens.ids)} tokens, less than a row of {config.length}; lower data.length"
             )
-        if not config.packed:
-            self.numbers, self.note = kept_documents(tokens, config, lambda n: teaches(tokens, n, config.length))
+        self.num_rows = -(-len(tokens.ids) // config.length) if config.packed else len(self.numbers)
 
-    @property
-    def num_rows(self) -> int:
-        """Rows of one epoch."""
-        return -(-len(self.tokens.ids) // self.config.length) if self.config.packed else len(self.numbers)
+    def shuffle(self, rng: np.random.Generator) -> None:
+        self.order = rng.permutation(self.num_rows)
+        self.offset = int(rng.integers(self.config.length))  # where cutting begins
 
-    def rows(self, first: int, count: int) -> Rows:
-        """Rows number first .. first + count of the endless shuffled stream."""
-        picked = [self._row(index) for index in range(first, first + count)]
-        ids, document, supervised = (np.stack(x) for x in zip(*picked, strict=True))
-        return Rows.of(torch.from_numpy(ids).long(), torch.from_numpy(document).long(), torch.from_numpy(supervised))
-
-    def _row(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        epoch, place = divmod(index, self.num_rows)
-        if self.epoch[0] != epoch:  # a new order and a new place to begin cutting
-            rng = np.random.default_rng([self.seed, epoch])
-            self.epoch = (epoch, rng.permutation(self.num_rows), int(rng.integers(self.config.length)))
-        _, order, offset = self.epoch
-        row = int(order[place])
-        length = self.config.length
+    def pieces(self, place: int) -> Iterable[tuple[Any, Any, int]]:
+        row = int(self.order[place])
         if not self.config.packed:
-            return self._padded(int(self.numbers[row]))
-        turn, where = np.divmod(offset + row * length + np.arange(length), len(self.tokens.ids))
+            return [self._padded(int(self.numbers[row]))]
+        length = self.config.length
+        turn, where = np.divmod(self.offset + row * length + np.arange(length), len(self.tokens.ids))
         documents = len(self.tokens.starts)
         document = self.tokens.document_at(where) + turn * documents  # its end never sees its start
-        own = np.random.default_rng([self.seed, epoch, row])
+        own = np.random.default_rng([self.seed, self.epoch, row])
         if own.random() < self.config.cut:
             document[own.integers(1, length) :] += documents  # same text, no longer in sight
-        return self.tokens.ids[where], document, self.tokens.learned[where]
+        parts = np.split(where, np.flatnonzero(np.diff(document)) + 1)
+        return [(self.tokens.ids[part], self.tokens.learned[part], 0) for part in parts]
 
-    def _padded(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        length = self.config.length
-        piece, learned = fitted(*self.tokens.document(number), length, self.config.overlong)
-        ids = np.full(length, self.eos, np.int32)
-        document = np.full(length, PADDING, np.int32)
-        supervised = np.zeros(length, bool)
-        used = len(piece)
-        ids[:used] = piece
-        document[:used] = 0
-        supervised[:used] = learned
+    def _teaches(self, number: int) -> bool:
+        return bool(self.tokens.document(number)[1][: self.config.length].any())
+
+    def _padded(self, number: int) -> tuple[Any, Any, int]:
+        ids, learned = fitted(*self.tokens.document(number), self.config.length, self.config.overlong)
         if self.eos_policy == "learn":  # padding is EOS, attended and learned (LLaDA)
-            document[:] = 0
-            supervised[used:] = True
-        return ids, document, supervised
+            ids, learned = ended(ids, learned, self.config.length - len(ids), self.eos)
+        return ids, learned, 0
 
 
-class WholeDocuments:
+class WholeDocuments(Stream):
     """Rows of whole documents: as many as fit, and none is cut.
 
     With `answer_block` n, an answer starts a block of n positions (positions count from n minus the length of what is
@@ -128,42 +156,29 @@ class WholeDocuments:
     """
 
     def __init__(self, tokens: Tokens, config: DataConfig, seed: int, eos: int) -> None:
-        self.tokens = tokens
-        self.config = config
-        self.seed = seed
-        self.eos = eos
+        super().__init__(tokens, config, seed, eos)
         self.block = config.answer_block
-        numbers, self.note = kept_documents(tokens, config, self._fits)
-        self.groups = self._pack(numbers)
-        self.order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+        self.numbers, self.note = kept_documents(tokens, config, self._fits)
+        self.groups = self._pack(np.random.default_rng([seed, 7]))
+        self.num_rows = len(self.groups)
 
     def _fits(self, number: int) -> bool:
         return self._size(number) <= self.config.length and bool(self.tokens.document(number)[1].any())
 
-    def _given(self, number: int) -> int:
-        """Tokens before the first that is learned."""
-        learned = self.tokens.document(number)[1]
-        return int(learned.argmax()) if learned.any() else len(learned)
+    def _ends(self, learned: Any) -> int:
+        """Ends of text that fill the last block of a document's answer."""
+        given = int(learned.argmax()) if learned.any() else len(learned)
+        return -(len(learned) - given) % self.block if self.block else 0
 
     def _size(self, number: int) -> int:
-        size = int(self.tokens.starts[number + 1] - self.tokens.starts[number])
-        return size + (-(size - self._given(number)) % self.block if self.block else 0)
+        learned = self.tokens.document(number)[1]
+        return len(learned) + self._ends(learned)
 
-    def _document(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and what is learned, with the ends of text that fill the last block."""
-        ids, learned = self.tokens.document(number)
-        if self._size(number) > self.config.length:
-            room = self.config.length - (self.block or 0)
-            ids, learned = fitted(ids, learned, room, "cut")
-        given = int(learned.argmax())
-        ends = -(len(ids) - given) % self.block if self.block else 0
-        return np.concatenate([ids, np.full(ends, self.eos, np.int32)]), np.concatenate([learned, np.ones(ends, bool)])
-
-    def _pack(self, numbers: np.ndarray) -> list[list[int]]:
+    def _pack(self, rng: np.random.Generator) -> list[list[int]]:
+        """The documents of each row: taken in a shuffled order while they fit."""
         groups: list[list[int]] = [[]]
         room = self.config.length
-        for place in np.random.default_rng([self.seed, 7]).permutation(len(numbers)).tolist():
-            number = int(numbers[place])
+        for number in rng.permutation(self.numbers).tolist():
             size = min(self._size(number), self.config.length)
             if size > room:
                 groups.append([])
@@ -172,46 +187,21 @@ class WholeDocuments:
             room -= size
         return groups
 
-    @property
-    def num_rows(self) -> int:
-        """Rows of one epoch."""
-        return len(self.groups)
+    def shuffle(self, rng: np.random.Generator) -> None:
+        self.order = rng.permutation(self.num_rows)
 
-    def rows(self, first: int, count: int) -> Rows:
-        """Rows number first .. first + count of the endless shuffled stream."""
-        shape = (count, self.config.length)
-        ids = np.full(shape, self.eos, np.int64)
-        document = np.full(shape, PADDING, np.int64)
-        position = np.zeros(shape, np.int64)
-        supervised = np.zeros(shape, bool)
-        for row, index in enumerate(range(first, first + count)):
-            start = 0
-            for place, number in enumerate(self._group(index)):
-                piece, learned = self._document(number)
-                end = start + len(piece)
-                ids[row, start:end] = piece
-                document[row, start:end] = place
-                offset = -int(learned.argmax()) % self.block if self.block else 0
-                position[row, start:end] = np.arange(len(piece)) + offset
-                supervised[row, start:end] = learned
-                start = end
-        return Rows(
-            ids=torch.from_numpy(ids),
-            document=torch.from_numpy(document),
-            position=torch.from_numpy(position),
-            supervised=torch.from_numpy(supervised),
-        )
-
-    def _group(self, index: int) -> list[int]:
-        epoch, place = divmod(index, self.num_rows)
-        if self.order[0] != epoch:
-            self.order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(self.num_rows))
-        return self.groups[int(self.order[1][place])]
+    def pieces(self, place: int) -> Iterable[tuple[Any, Any, int]]:
+        for number in self.groups[int(self.order[place])]:
+            ids, learned = self.tokens.document(number)
+            if self._size(number) > self.config.length:
+                ids, learned = fitted(ids, learned, self.config.length - self.block, self.config.overlong)
+            offset = -int(learned.argmax()) % self.block if self.block else 0
+            yield *ended(ids, learned, self._ends(learned), self.eos), offset
 
 
-def teaches(tokens: Tokens, number: int, length: int) -> bool:
-    """Whether the first `length` tokens of a document hold something to learn."""
-    return bool(tokens.document(number)[1][:length].any())
+def ended(ids: Any, learned: Any, count: int, eos: int) -> tuple[Any, Any]:
+    """A document and so many ends of text, which are learned."""
+    return np.concatenate([ids, np.full(count, eos, np.int32)]), np.concatenate([learned, np.ones(count, bool)])
 
 
 def fitted(ids: Any, learned: Any, length: int, policy: Overlong) -> tuple[Any, Any]:

@@ -23,10 +23,12 @@ BATCH = 256  # Parquet rows read at once
 
 @dataclass(frozen=True)
 class Document:
-    """A text and, before it, a prompt that is given and not learned; or a conversation, whose answers are learned."""
+    """A text and, before it, a prompt that is given and not learned; or a conversation, whose answers are learned; or a
+    canvas, with "." in `given` for each token that is learned."""
 
     text: str = ""
     prompt: str = ""
+    given: str = ""
     messages: tuple[dict[str, Any], ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
     source: str = field(default="", compare=False)  # file and row, for messages
@@ -49,19 +51,15 @@ class Documents:
             raise UnmaskError(f"data.split '{config.split}' is not a regular expression ({error})") from None
 
     def _paths(self, pattern: str) -> list[Path]:
-        found = [Path(pattern)]
-        if not found[0].exists():
-            found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
+        found = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
         if not found:
             raise UnmaskError(f"corpus '{pattern}': no such file; check `data.files` in the recipe")
         out: list[Path] = []
-        for path in found:
-            inside = [path]
-            if path.is_dir():
-                inside = sorted(p for p in path.rglob("*") if p.is_file() and _ending(p) in ENDINGS)
-            if not inside:
+        for path in map(Path, found):
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and _ending(p) in ENDINGS)
+            if path.is_dir() and not inside:
                 raise UnmaskError(f"corpus {path}: a folder without a file that ends in {', '.join(ENDINGS)} (or .gz)")
-            out += inside
+            out += inside if path.is_dir() else [path]
         return out
 
     def size(self) -> int:
@@ -87,12 +85,6 @@ class Documents:
             names = ", ".join(map(str, self.paths))
             raise UnmaskError(f"corpus {names}: no text in it; an empty corpus cannot be trained on")
 
-    def records(self) -> Iterator[tuple[Any, str]]:
-        """The values of JSONL files as they stand, each with the words that messages call its row."""
-        for path in self.paths:
-            for number, record in _jsonl(path):
-                yield record, f"corpus {path}: row {number}"
-
     def _read(self, path: Path) -> Iterator[Document]:
         kind = self.config.format
         if kind == "auto":
@@ -102,13 +94,12 @@ class Documents:
                 yield from self._pieces(_text(path), str(path))
                 return
             rows = _parquet(path, self.config.columns) if kind == "parquet" else _jsonl(path)
-            none = True
+            number = 0
             for number, record in rows:
-                none = False
                 yield from self._documents(record, f"corpus {path}: row {number}")
         except (OSError, EOFError) as error:
             raise UnmaskError(f"corpus {path}: not readable as {kind} ({error})") from None
-        if none:
+        if not number:
             raise UnmaskError(f"corpus {path}: not readable as {kind} (no rows in it)")
 
     def _pieces(self, text: str, source: str) -> Iterator[Document]:
@@ -122,6 +113,9 @@ class Documents:
     def _documents(self, record: Any, source: str) -> Iterator[Document]:
         if not isinstance(record, dict):
             raise UnmaskError(f"{source}: is {type(record).__name__}, not an object with named columns")
+        if self.config.format == "canvases":
+            yield self._canvas(record.get("canvas"), record.get("given"), source)
+            return
         names = self.config.columns
         text, prompt, response, messages = (
             record.get(names.get(role, role)) for role in ("text", "prompt", "response", "messages")
@@ -140,6 +134,13 @@ class Documents:
             raise UnmaskError(
                 f"{source}: needs text in 'text', or in 'prompt' and 'response', or 'messages'; found {shown!r:.200}"
             )
+
+    def _canvas(self, canvas: Any, given: Any, source: str) -> Document:
+        if not isinstance(canvas, str) or not isinstance(given, str) or len(canvas) != len(given):
+            raise UnmaskError(f"{source}: needs 'canvas' and 'given', two texts of one length")
+        if len(canvas) != self.config.length:
+            raise UnmaskError(f"{source}: {len(canvas)} tokens on a canvas of {self.config.length} (data.length)")
+        return Document(canvas, given=given, source=source)
 
 
 def _ending(path: Path) -> str:
@@ -188,11 +189,8 @@ def _parquet(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Any]
         file = pq.ParquetFile(path)
         wanted = {columns.get(role, role) for role in ("text", "prompt", "response", "messages", "tools")}
         present = [name for name in file.schema_arrow.names if name in wanted]
-        number = 0
-        for batch in file.iter_batches(BATCH, columns=present or None):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+        batches = file.iter_batches(BATCH, columns=present or None)
+        yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
     except pa.ArrowException as error:
         raise UnmaskError(f"corpus {path}: not readable as parquet ({str(error).splitlines()[0]})") from None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import copy
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,16 @@ from rich.console import Console
 
 from unmask.checkpoints.weights import weight_table
 from unmask.errors import UnmaskError
-from unmask.files import write_text
+from unmask.files import read_json, write_text
 from unmask.lm import DiffusionLM
 from unmask.models.transformer import Transformer
 from unmask.objectives.objective import Objective
 from unmask.training import lora
-from unmask.training.data import DataConfig, make_rows
 from unmask.training.documents import Document, Documents
-from unmask.training.ema import put
 from unmask.training.framing import Framing
+from unmask.training.optimizer import put
 from unmask.training.precision import choose_precision
 from unmask.training.recipe import FinetuneRecipe
-from unmask.training.teacher import Teacher
-from unmask.training.token_file import tokenise
 from unmask.training.trainer import Material, Trainer
 
 SHOWN = 3  # examples of a dry run
@@ -45,17 +43,15 @@ class Base:
 
 
 def open_base(recipe: FinetuneRecipe) -> Base:
-    """Loads the base as the objective reads it, its parameters to train asking for gradients.
-
-    Raises:
-        UnmaskError: where the base cannot be trained so.
-    """
+    """Loads the base as the objective reads it, its parameters to train asking for gradients; raises UnmaskError
+    where it cannot be trained so."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype, _ = choose_precision(recipe.training.precision, torch.device(device))
     frozen = recipe.lora.rank > 0 and dtype == torch.bfloat16
-    source = Path(recipe.base)
-    peft = source if (source / lora.CONFIG).is_file() else None
-    name = recipe.base if peft is None else _base_of(peft)
+    peft = Path(recipe.base) if (Path(recipe.base) / lora.CONFIG).is_file() else None
+    name = recipe.base if peft is None else read_json(peft / lora.CONFIG).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise UnmaskError(f"{recipe.base}/{lora.CONFIG} names no base_model_name_or_path")
     lm = DiffusionLM.from_pretrained(name, device, "bfloat16" if frozen else "float32", backend="torch")
     network = lm.model
     if peft is not None:
@@ -66,22 +62,11 @@ def open_base(recipe: FinetuneRecipe) -> Base:
     objective, changes = _settle(recipe, lm)
     network.config = replace(network.config, **changes)
     lm.config = network.config
-    network.train()
-    if recipe.lora.rank:
-        paths = lora.attach(network, recipe.lora, recipe.seed)
-        if not recipe.lora.merge:
-            lora.peft_names(paths, _table(lm))
-        return Base(lm, objective, changes, paths)
-    network.requires_grad_(True)
-    return Base(lm, objective, changes, [])
-
-
-def _base_of(peft: Path) -> str:
-    raw = json.loads((peft / lora.CONFIG).read_text(encoding="utf-8"))
-    name = raw.get("base_model_name_or_path") if isinstance(raw, dict) else None
-    if not isinstance(name, str) or not name:
-        raise UnmaskError(f"{peft / lora.CONFIG} names no base_model_name_or_path")
-    return name
+    network.train().requires_grad_(True)
+    paths = lora.attach(network, recipe.lora, recipe.seed) if recipe.lora.rank else []
+    if not recipe.lora.merge:
+        lora.peft_names(paths, _table(lm))
+    return Base(lm, objective, changes, paths)
 
 
 def _table(lm: DiffusionLM) -> dict[str, list[str]]:
@@ -115,7 +100,7 @@ def _settle(recipe: FinetuneRecipe, lm: DiffusionLM) -> tuple[Objective, dict[st
     mask = settled.pop("mask_token_id", config.mask_token_id)
     readings = {"layout", "block_length", "shift"}
     for name in settled.keys() - readings:
-        if _as_tuple(getattr(config, name)) != _as_tuple(settled[name]):
+        if getattr(config, name) != settled[name]:
             raise UnmaskError(
                 f"base '{recipe.base}' has {name} {getattr(config, name)!r}, the objective needs {settled[name]!r}"
             )
@@ -128,10 +113,6 @@ def _settle(recipe: FinetuneRecipe, lm: DiffusionLM) -> tuple[Objective, dict[st
     block = settled.get("block_length", 0)
     wanted = {**settled, "block_length": block if settled["layout"] == "block_causal" else 0}
     return objective, {name: wanted[name] for name in readings if wanted[name] != getattr(config, name)}
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def make_framing(recipe: FinetuneRecipe, base: Base) -> Framing:
@@ -152,38 +133,19 @@ def make_framing(recipe: FinetuneRecipe, base: Base) -> Framing:
     )
 
 
-def make_material(recipe: FinetuneRecipe, base: Base) -> Material:
-    """Network, rows and held-out rows of a fine-tuning."""
-    framing = make_framing(recipe, base)
-    data = recipe.data
-
-    def rows(files: tuple[str, ...], config: DataConfig, seed: int) -> Any:
-        return make_rows(tokenise(Documents(files, config), framing), config, seed, recipe.objective.eos, framing.eos)
-
-    kept = {"overlong": "drop"} if data.overlong == "refuse" else {}  # of held-out text what fits is enough
-    held = rows(data.validation, replace(data, cut=0.0, **kept), 0) if data.validation else None  # type: ignore[arg-type]
-    return Material(
-        network=base.network,
-        rows=rows(data.files, data, recipe.seed),
-        held_out=held,
-        tokenizer=base.lm.tokenizer,
-        teacher=Teacher(base.network) if base.objective.needs_teacher else None,
-        fingerprint=Documents(data.files, data).fingerprint(),
-    )
-
-
 class Finetuner(Trainer):
     """Trains a loaded model on; its finished model is whole in its base's own layout, a LoRA adapter in PEFT's."""
 
     def __init__(self, recipe: FinetuneRecipe, folder: Path, console: Console | None = None) -> None:
-        self.base = open_base(recipe)
+        self.base = base = open_base(recipe)
         self.lora = recipe.lora
         self.base_name = recipe.base
         self.asked = list(Documents(recipe.data.validation, recipe.data)) if recipe.training.samples else []
-        material = make_material(recipe, self.base)
-        super().__init__(replace(recipe, objective=self.base.objective), folder, console, material)
-        lm = self.base.lm
-        self.decode = DiffusionLM(self.network, lm.tokenizer, self._defaults(), lm.name, lm.loaded)
+        framing = make_framing(recipe, base)
+        teacher = copy.deepcopy(base.network).requires_grad_(False).eval() if base.objective.needs_teacher else None
+        material = Material.of(recipe, base.network, framing, teacher)
+        super().__init__(replace(recipe, objective=base.objective), folder, console, material)
+        self.decode = DiffusionLM(self.network, base.lm.tokenizer, self._defaults(), base.lm.name, base.lm.loaded)
 
     def _defaults(self) -> Any:
         """The base's decoding where its kind stays the same, else none but its ends of text; the recipe's over them."""
@@ -195,8 +157,7 @@ class Finetuner(Trainer):
     def dry_run(self) -> None:
         """Says what a run would do: rows, tokens, memory, steps, and examples with what is learned in brackets."""
         print = self.console.print
-        tokens = self.corpus.tokens  # type: ignore[attr-defined]
-        learned = int(tokens.learned.sum())
+        tokens = self.corpus.tokens
         trained = sum(p.numel() for p in self.trained.values())
         total = self.network.num_parameters()
         steps = self.config.steps
@@ -205,7 +166,7 @@ class Finetuner(Trainer):
         gigabytes = (sum(p.numel() * p.element_size() for p in self.network.parameters()) + 16 * trained) / 1e9
         lines = [
             f"base {self.base_name}, objective {self.recipe.objective}",
-            f"documents {tokens.documents:,}, tokens {len(tokens.ids):,}, learned {learned:,}",
+            f"documents {tokens.documents:,}, tokens {len(tokens.ids):,}, learned {int(tokens.learned.sum()):,}",
             f"rows {self.corpus.num_rows:,} of {self.recipe.data.length} tokens, held out {held:,}",
             f"steps {steps:,} of {self.config.batch_size} rows: {epochs:.2f} epochs",
             f"parameters {total:,}, trained {trained:,} ({trained / total:.1%})",
@@ -239,31 +200,22 @@ class Finetuner(Trainer):
 
     def _save_model(self) -> None:
         weights = self.finished_weights()
+        whole = self.lora.merge or not self.lora.rank
         if self.lora.rank:
-            names = {} if self.lora.merge and self._joined() else lora.peft_names(self.base.paths, _table(self.base.lm))
-            folder = self.folder / "adapter" if self.lora.merge else self.model_folder
+            names = {}
+            with suppress(UnmaskError) if whole else nullcontext():  # PEFT has no name for projections that are joined
+                names = lora.peft_names(self.base.paths, _table(self.base.lm))
             if names:
+                folder = self.folder / "adapter" if whole else self.model_folder
                 lora.save_peft(folder, weights, self.lora, names, self.base_name)
-            if not self.lora.merge:
-                write_text(self.model_folder / "README.md", self.card())
-                return self._save_curve(self.recipe.name)
-        put(self.trained, weights)
-        if self.lora.rank:
-            lora.merge(self.network, self.base.paths, self.lora)
-        self.network.to(torch.bfloat16).eval()
-        lm = DiffusionLM(self.network, self.base.lm.tokenizer, self._defaults(), self.recipe.name, self.base.lm.loaded)
-        lm.save_pretrained(self.model_folder)
+        if whole:
+            put(self.trained, weights)
+            if self.lora.rank:
+                lora.merge(self.network, self.base.paths, self.lora)
+            self.network.to(torch.bfloat16).eval()
+            self.decode.save_pretrained(self.model_folder)
         write_text(self.model_folder / "README.md", self.card())
         self._save_curve(self.recipe.name)
-        return None
-
-    def _joined(self) -> bool:
-        """Whether the base's layout joins a projection that has an adapter with others."""
-        try:
-            lora.peft_names(self.base.paths, _table(self.base.lm))
-        except UnmaskError:
-            return True
-        return False
 
     def card(self) -> str:
         """The model card: what it was made from and how, and its scores."""
@@ -272,8 +224,8 @@ class Finetuner(Trainer):
         scores = {k: v for k, v in best.items() if k not in ("learning_rate", "grad_norm", "seconds")}
         rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in scores.items())
         recipe = self.recipe
-        adapted = f"LoRA of rank {self.lora.rank} on {len(self.base.paths)} projections"
-        way = adapted if self.lora.rank else "all weights"
+        rank = self.lora.rank
+        way = f"LoRA of rank {rank} on {len(self.base.paths)} projections" if rank else "all weights"
         return (
             f"---\nbase_model: {self.base_name}\n---\n# {recipe.name}\n\n"
             f"Fine-tuned from `{self.base_name}` ({way}) by `unmask finetune`.\n\n"

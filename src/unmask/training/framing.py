@@ -16,6 +16,7 @@ from unmask.training.documents import Document
 
 Ids = np.ndarray[Any, np.dtype[np.int32]]
 Learned = np.ndarray[Any, np.dtype[np.bool_]]
+HIDDEN = "."  # in `given`: a token that is to be learned
 CHUNK = 2**20  # characters that are tokenised at once
 LONGEST = 2**22  # characters of a text that is tokenised as one; longer ones are cut at a line
 
@@ -50,22 +51,30 @@ class Framing:
             prompts = self._encode([d.prompt for d in group])
             texts = self._encode([d.text for d in group])
             for document, prompt, text in zip(group, prompts, texts, strict=True):
-                if document.messages:
-                    for ids, learned in self._conversation(document):
-                        yield self._checked(ids, document.source), learned
-                else:
-                    begins = start if document.prompt else start or [self.eos]
-                    ids = np.asarray(frame(begins, prompt, text, self.eos), np.int32)
-                    learned = np.ones(len(ids), bool)
-                    learned[: len(begins) + len(prompt) if document.prompt else 0] = False
-                    yield self._checked(ids, document.source), learned
+                for ids, learned in self._framed(document, start, prompt, text):
+                    if self.mask is not None and (ids == self.mask).any():
+                        name = self.tokenizer.id_to_token(self.mask)
+                        raise UnmaskError(
+                            f"the corpus holds the text '{name}', which is the mask token"
+                            f"{document.source and f' ({document.source})'}; take it out"
+                        )
+                    yield ids, learned
 
-    def _checked(self, ids: Ids, source: str) -> Ids:
-        if self.mask is not None and (ids == self.mask).any():
-            name = self.tokenizer.id_to_token(self.mask)
-            where = f" ({source})" if source else ""
-            raise UnmaskError(f"the corpus holds the text '{name}', which is the mask token{where}; take it out")
-        return ids
+    def _framed(
+        self, document: Document, start: list[int], prompt: list[int], text: list[int]
+    ) -> Iterator[tuple[Ids, Learned]]:
+        if document.messages:
+            yield from self._conversation(document)
+        elif document.given:
+            if len(text) != len(document.given):
+                raise UnmaskError(f"{document.source}: {len(text)} tokens on a canvas of {len(document.given)}")
+            yield np.asarray(text, np.int32), np.array([mark == HIDDEN for mark in document.given])
+        else:
+            begins = start if document.prompt else start or [self.eos]
+            ids = np.asarray(frame(begins, prompt, text, self.eos), np.int32)
+            learned = np.ones(len(ids), bool)
+            learned[: len(begins) + len(prompt) if document.prompt else 0] = False
+            yield ids, learned
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         pieces = [list(_cut(text)) for text in texts]

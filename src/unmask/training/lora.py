@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.checkpoints.safetensors import read_tensors, write_tensors
+from unmask.decoding.options import option
 from unmask.errors import UnmaskError
 from unmask.files import write_text
 from unmask.models.transformer import Transformer
@@ -28,8 +30,8 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 class LoraConfig:
     """rank 0 trains all weights. targets: names of projections as this package has them, or ends of their paths."""
 
-    rank: int = 0
-    alpha: float = 16.0
+    rank: int = option(0, ge=0)
+    alpha: float = option(16.0, gt=0, lt=1e4)
     targets: tuple[str, ...] = PROJECTIONS
     rslora: bool = False  # scale by alpha / sqrt(rank) (arXiv 2312.03732) in place of alpha / rank
     merge: bool = True  # the finished model is whole; false leaves the adapter alone, for PEFT
@@ -40,13 +42,9 @@ class LoraConfig:
 
 
 def attach(network: Transformer, config: LoraConfig, seed: int) -> list[str]:
-    """Freezes the network and gives its targets a `lora_A` and a `lora_B`, which change nothing yet.
+    """Freezes the network and gives its targets a `lora_A` and a `lora_B`, which change nothing yet; returns where.
 
-    Returns:
-        Paths of the projections that have one.
-
-    Raises:
-        UnmaskError: for a target that the network does not have.
+    Raises UnmaskError for a target that the network does not have.
     """
     network.requires_grad_(False)
     linear = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear)}
@@ -67,20 +65,15 @@ def attach(network: Transformer, config: LoraConfig, seed: int) -> list[str]:
         down = torch.empty(config.rank, module.in_features).uniform_(-bound, bound, generator=generator)
         module.lora_A = nn.Parameter(down.to(module.weight.device))
         module.lora_B = nn.Parameter(torch.zeros(module.out_features, config.rank, device=module.weight.device))
-        module.register_forward_hook(_Added(config.scale))
+        module.register_forward_hook(partial(_added, config.scale))
     return sorted(chosen)
 
 
-@dataclass(frozen=True)
-class _Added:
-    """Adds the adapter's share to a projection's output."""
-
-    scale: float
-
-    def __call__(self, module: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        x = inputs[0]
-        low = F.linear(x, module.lora_A.to(x.dtype))
-        return output + F.linear(low, module.lora_B.to(low.dtype)).to(output.dtype) * self.scale
+def _added(scale: float, module: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    """A projection's output with the adapter's share."""
+    x = inputs[0]
+    low = F.linear(x, module.lora_A.to(x.dtype))
+    return output + F.linear(low, module.lora_B.to(low.dtype)).to(output.dtype) * scale
 
 
 @torch.no_grad()
@@ -97,12 +90,7 @@ def merge(network: Transformer, paths: list[str], config: LoraConfig) -> None:
 def save_peft(
     folder: Path, tensors: Mapping[str, Tensor], config: LoraConfig, names: Mapping[str, str], base: str
 ) -> None:
-    """Writes an adapter as PEFT does.
-
-    Args:
-        tensors: `PATH.lora_A` and `PATH.lora_B` by our paths.
-        names: The base's own name of each path's weight, as `peft_names` gives them.
-    """
+    """Writes an adapter, `PATH.lora_A` and `PATH.lora_B` by our paths, as PEFT does, under `peft_names`."""
     out = {}
     for name, tensor in tensors.items():
         path, _, part = name.rpartition(".")
@@ -141,8 +129,7 @@ def read_peft(
 ) -> tuple[LoraConfig, dict[str, Tensor]]:
     """The adapter of a PEFT folder in our names, to be attached to its base.
 
-    Raises:
-        UnmaskError: for one of another kind, of another base, or with parts that are not low-rank pairs.
+    Raises UnmaskError for one of another kind, of another base, or with parts that are not low-rank pairs.
     """
     try:
         raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

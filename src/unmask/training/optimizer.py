@@ -1,8 +1,10 @@
-"""AdamW and Muon, and the learning rate of a step."""
+"""AdamW and Muon, the learning rate of a step, and the running mean of the weights, which a run validates and saves."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -88,3 +90,36 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     last = config.final_learning_rate
     return config.learning_rate * (last + (1 - last) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+class Ema:
+    """An exponential moving average of parameters by name."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        self.parameters = parameters
+        self.decay = decay
+        self.values = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Takes in the weights after `step` steps; early on it follows them closely."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, parameter in self.parameters.items():
+            self.values[name].lerp_(parameter.detach(), 1 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The parameters hold the average within, and their own values again afterwards."""
+        current = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        put(self.parameters, self.values)
+        try:
+            yield
+        finally:
+            put(self.parameters, current)
+
+
+@torch.no_grad()
+def put(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
+    """Copies values into parameters of the same names."""
+    for name, parameter in parameters.items():
+        parameter.copy_(values[name])

@@ -7,8 +7,6 @@ from typing import Literal
 
 import torch
 
-from unmask.errors import UnmaskError
-
 Precision = Literal["auto", "no", "bf16"]
 
 
@@ -27,14 +25,10 @@ def native_bf16(device: torch.device) -> bool:
 def choose_precision(wanted: Precision, device: torch.device) -> tuple[torch.dtype, str]:
     """The dtype of the products, and a line that says what was chosen and why."""
     native = native_bf16(device)
-    if wanted == "auto":
-        reason = "native on this machine" if native else "this machine would emulate bfloat16"
-        return (
-            torch.bfloat16 if native else torch.float32
-        ), f"precision auto: {'bf16' if native else 'f32'} ({reason})"
     if wanted == "bf16":
         slow = "" if native else ", emulated on this machine and many times slower; precision: auto takes f32"
         return torch.bfloat16, f"precision bf16{slow}"
-    if wanted == "no":
-        return torch.float32, "precision f32"
-    raise UnmaskError(f"training.precision is {wanted!r}; use auto, no or bf16")
+    if wanted == "auto" and native:
+        return torch.bfloat16, "precision auto: bf16 (native on this machine)"
+    why = "precision auto: f32 (this machine would emulate bfloat16)"
+    return torch.float32, why if wanted == "auto" else "precision f32"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unmask.canvas import Frame
+from unmask.decoding.options import option
 from unmask.errors import UnmaskError
 from unmask.files import read_json, write_text
 from unmask.training.dialogues import read_shard, write_shard
@@ -35,15 +36,15 @@ _ANSWER = "AnswerSaysThat"
 class TextConfig:
     """How much text a base writes and how it is sampled. A dialogue's template counts as text too."""
 
-    tokens: int = 300_000  # to train on, at least
-    held_tokens: int = 10_000  # held out beside them, at least
-    batch: int = 64  # turns sampled at once, which make one shard
-    length: int = 0  # tokens of a dialogue, at most; 0: a row of the recipe's data
-    turn: int = 96  # tokens of a user's turn; longer turns are dropped
-    turn_temperature: float = 1.0
-    turn_top_k: int = 64
-    answer_temperature: float = 0.6
-    answer_top_k: int = 40
+    tokens: int = option(300_000, ge=1)  # to train on, at least
+    held_tokens: int = option(10_000, ge=0)  # held out beside them, at least
+    batch: int = option(64, ge=1)  # turns sampled at once, which make one shard
+    length: int = option(0, ge=0)  # tokens of a dialogue, at most; 0: a row of the recipe's data
+    turn: int = option(96, ge=1)  # tokens of a user's turn; longer turns are dropped
+    turn_temperature: float = option(1.0, gt=0, le=100)
+    turn_top_k: int = option(64, ge=0)
+    answer_temperature: float = option(0.6, ge=0, le=100)
+    answer_top_k: int = option(40, ge=0)
     openings: tuple[str, ...] = ("",)  # what a turn begins with: one of them by chance, "" for nothing
 
 
@@ -122,14 +123,13 @@ def _claim(folder: Path, base: str, config: TextConfig, seed: int) -> None:
     settings = {"base": base, "seed": seed, **{k: v for k, v in asdict(config).items() if k not in amount}}
     text = json.dumps(settings, indent=2) + "\n"
     path = folder / SETTINGS
-    shards = sorted(folder.glob("*.safetensors"))
     if path.is_file():
         if read_json(path) != json.loads(text):
             raise UnmaskError(f"{folder} holds text of another base, seed or sampling; choose another --output")
-    elif shards:
+        return
+    if shards := sorted(folder.glob("*.safetensors")):
         raise UnmaskError(f"{folder} holds text made elsewhere ({shards[0].name}); train on it with --stage train")
-    else:
-        write_text(path, text)
+    write_text(path, text)
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,12 @@ class _Writer:
         """User's turns that say something, ended in time and hold no control token."""
         config = self.config
         around = self.around
+        tokenizer = self.lm.tokenizer
+        assert tokenizer is not None
         length = min(config.length, self.lm.config.max_length)
         most = min(config.turn, length - len(around.before) - len(around.between) - 1)
-        openings = self.openings()
+        ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in config.openings]
+        openings = [ids[i] for i in self.rng.integers(len(ids), size=config.batch)]
         prompts = [[*around.before, *opening] for opening in openings]
         turns = []
         written = self.sample(prompts, most + 1, config.turn_temperature, config.turn_top_k)
@@ -169,14 +172,6 @@ class _Writer:
             if end and turn[end] == around.turn_end and end <= most:
                 turns.append(turn[:end])
         return turns
-
-    def openings(self) -> list[list[int]]:
-        """Token ids that each turn of a batch begins with."""
-        texts = self.config.openings
-        tokenizer = self.lm.tokenizer
-        assert tokenizer is not None
-        ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
-        return [ids[i] for i in self.rng.integers(len(ids), size=self.config.batch)]
 
     def answered(self, prompts: list[list[int]]) -> list[tuple[list[int], int]]:
         """The prompts with the answers that say something."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from unmask.checkpoints.hub import cache
-from unmask.files import replacing, write_text
+from unmask.files import replacing
 from unmask.training.documents import Documents
 from unmask.training.framing import Framing, Ids, Learned
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 VERSION = 1  # of how documents become ids; another one makes new files
 SMALL = 2**23  # bytes of a corpus that is tokenised in memory, every time
@@ -58,10 +61,14 @@ def tokenise(documents: Documents, framing: Framing) -> Tokens:
         return Tokens.of(framing.pieces(documents))
     key = hashlib.sha256(repr((VERSION, documents.fingerprint(), framing.describe())).encode()).hexdigest()[:32]
     folder = cache() / "tokens" / key
-    with _alone(folder):
-        if not (folder / "sizes.json").is_file():
+    with locked(folder.parent / f"{key}.lock", wait=True):
+        if not folder.is_dir():
             _write(folder, framing.pieces(documents))
-    return _open(folder)
+    return Tokens(
+        ids=np.memmap(folder / "ids.bin", np.int32, "r"),
+        learned=np.memmap(folder / "learned.bin", np.bool_, "r"),
+        starts=np.fromfile(folder / "starts.bin", np.int64),
+    )
 
 
 def _write(folder: Path, pieces: Iterator[tuple[Ids, Learned]]) -> None:
@@ -74,26 +81,15 @@ def _write(folder: Path, pieces: Iterator[tuple[Ids, Learned]]) -> None:
                 learned_file.write(learned.astype(np.bool_).tobytes())
                 starts.append(starts[-1] + len(ids))
         np.asarray(starts, np.int64).tofile(made / "starts.bin")
-        write_text(made / "sizes.json", json.dumps({"tokens": starts[-1], "documents": len(starts) - 1}) + "\n")
 
 
-def _open(folder: Path) -> Tokens:
-    return Tokens(
-        ids=np.memmap(folder / "ids.bin", np.int32, "r"),
-        learned=np.memmap(folder / "learned.bin", np.bool_, "r"),
-        starts=np.fromfile(folder / "starts.bin", np.int64),
-    )
+def locked(path: Path, wait: bool) -> IO[str]:
+    """A file that only one process of this machine has, until it is closed; BlockingIOError where there is no wait.
 
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Only one process of this machine is within for a folder."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: two processes may both do the work, and one result stays
-        yield
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{folder.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    On Windows any process gets it: two may do the same work, of which one result stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a")
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    return file

@@ -11,13 +11,12 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -35,31 +34,18 @@ from unmask.models.network import fresh
 from unmask.models.transformer import Transformer
 from unmask.objectives.draws import Draws
 from unmask.objectives.objective import Noised, Objective, Rows
-from unmask.training.canvases import Canvases, read_canvases
 from unmask.training.checkpointer import Checkpointer, Progress
-from unmask.training.data import Corpus, DataConfig, WholeDocuments, make_rows
+from unmask.training.data import DataConfig, Stream, make_rows
 from unmask.training.documents import Documents
-from unmask.training.ema import Ema
 from unmask.training.framing import Framing
-from unmask.training.optimizer import learning_rate, make_optimizers
-from unmask.training.plots import plot_loss
+from unmask.training.optimizer import Ema, learning_rate, make_optimizers
 from unmask.training.precision import choose_precision, native_bf16
-from unmask.training.progress import TrainingProgress
+from unmask.training.progress import TrainingProgress, plot_loss
 from unmask.training.recipe import Recipe, TrainRecipe
-from unmask.training.teacher import Teacher
 from unmask.training.token_file import tokenise
 from unmask.training.tokenizer import MASK, begin_with_eos, special_tokens, train_tokenizer
 
 VALIDATION_SEED = 2**31 - 1  # validation noise is the same at every check and in every run
-
-
-class Stream(Protocol):
-    """Where rows come from; a row is a function of (seed, index) alone."""
-
-    @property
-    def num_rows(self) -> int: ...
-
-    def rows(self, first: int, count: int) -> Rows: ...
 
 
 @dataclass
@@ -70,9 +56,30 @@ class Material:
     rows: Stream
     held_out: Stream | None = None
     tokenizer: Tokenizer | None = None
-    teacher: Teacher | None = None
+    teacher: Transformer | None = None  # frozen
     fingerprint: str = ""  # of the data, where it is known
-    free_text: bool = False  # whether texts are learned whole, so that the model goes on from anything
+
+    @staticmethod
+    def of(recipe: Recipe, network: Transformer, framing: Framing, teacher: Transformer | None = None) -> Material:
+        """The recipe's corpora, put into tokens by the framing."""
+        data = recipe.data
+        if data.format == "canvases":  # each a row
+            data = replace(data, packed=False, whole=False, overlong="cut")
+
+        def rows(files: tuple[str, ...], data: DataConfig, seed: int) -> Stream:
+            tokens = tokenise(Documents(files, data), framing)
+            return make_rows(tokens, data, seed, recipe.objective.eos, framing.eos)
+
+        # of held-out text what fits is enough
+        held = replace(data, cut=0.0, overlong="drop" if data.overlong == "refuse" else data.overlong)
+        return Material(
+            network=network,
+            rows=rows(data.files, data, recipe.seed),
+            held_out=rows(data.validation, held, 0) if data.validation else None,
+            tokenizer=framing.tokenizer,
+            teacher=teacher,
+            fingerprint=Documents(data.files, data).fingerprint(),
+        )
 
 
 class Scored(nn.Module):
@@ -92,14 +99,14 @@ def make_material(recipe: TrainRecipe) -> Material:
     data = recipe.data
     if data.format == "dialogues":
         raise UnmaskError("data.format 'dialogues' holds the ids of a base model; use `unmask adapt`")
-    if data.format == "canvases":
-        return _canvas_material(recipe)
-    documents = Documents(data.files, data)
+    canvases = data.format == "canvases"
     if data.tokenizer_file:
         tokenizer = read_tokenizer(Path(data.tokenizer_file))
     else:
-        tokenizer = train_tokenizer(data.tokenizer, (d.prompt + d.text for d in documents), data.vocab_size)
-        begin_with_eos(tokenizer)
+        texts = (d.prompt + d.text for d in Documents(data.files, data))
+        tokenizer = train_tokenizer(data.tokenizer, islice(texts, 1000 if canvases else None), data.vocab_size)
+        if not canvases:
+            begin_with_eos(tokenizer)
     special = special_tokens(tokenizer, data, recipe.model)
     config = recipe.network_config(special)
     if config.mask_token_id is None and recipe.objective.needs_mask and config.corruption == "absorbing":
@@ -107,36 +114,7 @@ def make_material(recipe: TrainRecipe) -> Material:
             f"the tokenizer has no '{MASK}' token, which masked diffusion needs; name its own as data.mask_token"
         )
     framing = Framing(tokenizer, eos=special["eos_token_id"], mask=special["mask_token_id"])
-
-    def rows(files: Documents, data: DataConfig, seed: int) -> Corpus | WholeDocuments:
-        return make_rows(tokenise(files, framing), data, seed, recipe.objective.eos, framing.eos)
-
-    held = None
-    if data.validation:
-        held = rows(Documents(data.validation, data), replace(data, cut=0.0), 0)
-    training = rows(documents, data, recipe.seed)
-    return Material(
-        network=fresh(config, recipe.seed),
-        rows=training,
-        held_out=held,
-        tokenizer=tokenizer,
-        fingerprint=documents.fingerprint(),
-        free_text=bool(training.tokens.learned.all()),
-    )
-
-
-def _canvas_material(recipe: TrainRecipe) -> Material:
-    """Canvases that are filled in place, and a fresh network for them."""
-    data = recipe.data
-    first = (row.canvas for row in islice(read_canvases(data.files, data), 1000))
-    tokenizer = train_tokenizer(data.tokenizer, first, data.vocab_size)
-    config = recipe.network_config(special_tokens(tokenizer, data, recipe.model))
-    held = None
-    if data.validation:
-        held = Canvases(read_canvases(data.validation, data), tokenizer, data.length, 0)
-    rows = Canvases(read_canvases(data.files, data), tokenizer, data.length, recipe.seed)
-    network = Transformer(config).initialise(recipe.seed)
-    return Material(network=network, rows=rows, held_out=held, tokenizer=tokenizer, fingerprint=rows.fingerprint())
+    return Material.of(recipe, fresh(config, recipe.seed), framing)
 
 
 class Trainer:
@@ -164,10 +142,9 @@ class Trainer:
         self.dtype, chosen = choose_precision(self.config.precision, self.device)
         self.console.print(chosen, highlight=False)
         material = material or make_material(cast(TrainRecipe, recipe))
-        self.material = material
-        for note in [getattr(rows, "note", "") for rows in (material.rows, material.held_out)]:
-            if note:
-                self.console.print(f"data: {note}", highlight=False)
+        for rows in (material.rows, material.held_out):
+            if rows and rows.note:
+                self.console.print(f"data: {rows.note}", highlight=False)
         self.tokenizer = material.tokenizer
         self.corpus = material.rows
         self.held_out = material.held_out
@@ -191,7 +168,7 @@ class Trainer:
             "data": f"{recipe.data} {material.fingerprint}".strip(),
             "seed": str(recipe.seed),
         }
-        self.checkpointer = Checkpointer(folder, self.trained, self.ema, self.optimizers, identity)
+        self.checkpointer = Checkpointer(folder, self.ema, self.optimizers, identity)
 
     @property
     def step(self) -> int:
@@ -212,7 +189,7 @@ class Trainer:
         try:
             self.accelerator.wait_for_everyone()
             self.progress = self.checkpointer.restore(self.device, self.console.print)
-            with stop_signals(self.stopped):
+            with self.stopped:
                 self._train()
             if main:
                 self._save_model()
@@ -225,8 +202,7 @@ class Trainer:
         steps = self.config.steps
         tokens_per_step = self.config.batch_size * self.recipe.data.length
         main = self.accelerator.is_main_process
-        with TrainingProgress(self.folder, steps, tokens_per_step, self.console, main) as shown:
-            shown.start_at(self.step)
+        with TrainingProgress(self.folder, steps, self.step, tokens_per_step, self.console, main) as shown:
             saved = self.step
             while self.step < steps:
                 record = self._train_step()
@@ -235,9 +211,11 @@ class Trainer:
                     if record["validation"] <= min(r.get("validation", math.inf) for r in [*self.history, record]):
                         self.progress.best = {n: t.clone() for n, t in self.ema.values.items()}
                 self.history.append(record)
-                shown.advance(record)
+                shown.show(record)
                 if self.step % self.config.save_every == 0 or self.step == steps or self.stopped.everywhere:
-                    self._save_checkpoint()
+                    self.accelerator.wait_for_everyone()
+                    if main:
+                        self.checkpointer.save(self.progress)
                     saved = self.step
                 if self.stopped.everywhere and self.step < steps:
                     where = self.checkpointer.path(saved)
@@ -265,9 +243,7 @@ class Trainer:
             with self.accelerator.no_sync(self.model) if not last else nullcontext():
                 part = noised.slice(start, start + micro)
                 with self._autocast():
-                    if self.teacher is not None:
-                        part = self.teacher.teach(self.recipe.objective, part)
-                    loss = self.model(part)
+                    loss = self.model(self._taught(self.recipe.objective, part))
                 # DDP averages gradients over ranks; the loss is a sum over all of them
                 self.accelerator.backward(loss * (self.accelerator.num_processes / normaliser))
             total += float(loss.detach())
@@ -278,8 +254,6 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad()
         self.ema.update(self.step)
-        if self.teacher is not None:
-            self.teacher.follow(self.ema.values)
         self.progress.step += 1
         summed, signals = self._sum_over_ranks(total, float(self.stopped.number))
         self.stopped.everywhere = int(signals) and (self.stopped.number or signal.SIGTERM)
@@ -299,6 +273,11 @@ class Trainer:
         config = self.network.config
         return objective.corrupt(rows.to(self.device), draws, config.mask_token_id, config.vocab_size)
 
+    @torch.no_grad()
+    def _taught(self, objective: Objective, noised: Noised) -> Noised:
+        """The batch with what the teacher says of it, where there is one."""
+        return noised if self.teacher is None else objective.teach(self.teacher, noised)
+
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
@@ -312,7 +291,8 @@ class Trainer:
     def _validate(self) -> dict[str, float]:
         """Loss per token of the averaged weights on fixed held-out rows with fixed noise (nats), and what
         else the objective reports of them."""
-        held_out = cast(Stream, self.held_out)
+        held_out = self.held_out
+        assert held_out is not None
         count = min(self.config.validation_rows, held_out.num_rows)
         rows = held_out.rows(0, count)
         draws = Draws(seed=VALIDATION_SEED, step=0, total_rows=count, first_row=0, rows=count)
@@ -323,19 +303,12 @@ class Trainer:
         sums: dict[str, float] = {}
         with self.ema.in_place(), self._autocast():
             for start in range(0, noised.inputs.shape[0], micro):
-                part = noised.slice(start, start + micro)
-                if self.teacher is not None:
-                    part = self.teacher.teach(objective, part)
+                part = self._taught(objective, noised.slice(start, start + micro))
                 total += float(objective.loss(self.network, part))
                 for name, value in objective.report(self.network, part).items():
                     sums[name] = sums.get(name, 0.0) + value
         groups = sums.pop("count", 1.0)
         return {"validation": total / noised.normaliser, **{name: value / groups for name, value in sums.items()}}
-
-    def _save_checkpoint(self) -> None:
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            self.checkpointer.save(self.progress)
 
     def finished_weights(self) -> dict[str, Tensor]:
         """The averaged weights of the best check on held-out rows, or the last where nothing is held out."""
@@ -346,13 +319,10 @@ class Trainer:
         weights = {n: t.to(torch.bfloat16) for n, t in self.finished_weights().items()}
         details = {"recipe": self.recipe.name}  # one key: the order of several would vary from run to run
         write_checkpoint(self.model_folder, self.network.config.to_dict(), weights, self.tokenizer, details)
-        write_text(self.model_folder / GENERATION, json.dumps(self.decoding(), indent=2) + "\n")
+        # how it decodes where nobody says: by the objective for free text, greedily for answers
+        own = self.recipe.objective.decoding() if self.corpus.tokens.learned.all() else {}
+        write_text(self.model_folder / GENERATION, json.dumps({**own, **self.recipe.decoding}, indent=2) + "\n")
         self._save_curve(f"{self.recipe.name}: {type(self.recipe.objective).__name__}")
-
-    def decoding(self) -> dict[str, Any]:
-        """How the finished model decodes where nobody says: by the objective for free text, greedily for answers."""
-        own = self.recipe.objective.decoding() if self.material.free_text else {}
-        return {**own, **self.recipe.decoding}
 
     def _save_curve(self, title: str) -> None:
         lines = "".join(json.dumps(record) + "\n" for record in self.history)
@@ -361,9 +331,13 @@ class Trainer:
 
 
 class StopSignal:
-    """A request to stop after the step at hand: the signal's number, 0 for none, here and on any rank."""
+    """A request to stop after the step at hand: the signal's number, 0 for none, here and on any rank.
+
+    Within its context the first SIGTERM or Ctrl-C is one; a second acts as usual.
+    """
 
     def __init__(self) -> None:
+        self.usual: dict[int, Any] = {}
         self.received = 0
         self.everywhere = 0
         self.parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else 0
@@ -375,24 +349,15 @@ class StopSignal:
             return int(signal.SIGTERM)
         return self.received
 
+    def _receive(self, number: int, frame: Any) -> None:
+        self.received = number
+        self.__exit__()
 
-@contextmanager
-def stop_signals(stopped: StopSignal) -> Iterator[None]:
-    """Turns the first SIGTERM or Ctrl-C into a request to stop; a second one acts as usual."""
-    usual: dict[int, Any] = {}
+    def __enter__(self) -> None:
+        with suppress(ValueError):  # not in the main thread: signals go elsewhere
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.usual[number] = signal.signal(number, self._receive)
 
-    def receive(number: int, frame: Any) -> None:
-        stopped.received = number
-        for each, handler in usual.items():
-            signal.signal(each, handler)
-
-    try:
-        for each in (signal.SIGTERM, signal.SIGINT):
-            usual[each] = signal.signal(each, receive)
-    except ValueError:  # not in the main thread: signals go elsewhere
-        pass
-    try:
-        yield
-    finally:
-        for number, handler in usual.items():
+    def __exit__(self, *error: Any) -> None:
+        for number, handler in self.usual.items():
             signal.signal(number, handler)
