@@ -34,7 +34,7 @@ def small_models(tiny: Callable[..., Any], drafting: Callable[..., Any]) -> dict
         "blocks": DiffusionLM(tiny(3, layout="block_causal", block_length=4, **sizes), tokenizer, quota, "blocks"),
     }
     network = drafting(1, strength=0.3, **{**sizes, "max_length": 400})[1]
-    described: Any = SimpleNamespace(templates={"default": TEMPLATE}, special_tokens={})
+    described: Any = SimpleNamespace(templates={"default": TEMPLATE}, special_tokens={}, answer_schema=None)
     talker = DiffusionLM(network, tokenizer, DecodingDefaults(threshold=0.4, block_length=3), "talker", described)
     noisy = DiffusionLM.from_pretrained(TESTS / "conformance" / "diffusion_gemma")
     words = Tokenizer(WordLevel({f"w{i}": i for i in range(noisy.config.vocab_size)}, unk_token="w0"))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unmask.serving.api.tool_calls import HERMES, CallReader, form_of
+from unmask.serving.api.tool_calls import HERMES, LISTED, CallReader, as_trained, form_of, own_functions
 from unmask.structured.dfa import compile_language
 from unmask.structured.effort import Effort
 from unmask.structured.json_schema import SIZES
@@ -22,18 +22,20 @@ ARGUMENTS = [{}, {"a": '}{\\"', "b": {"c": ['"', {}]}}, {"arguments": "name"}, {
 
 
 def written(form: CallForm, calls: list[Any], before: str = "") -> str:
+    if form is LISTED:
+        return json.dumps([{"name": f"f{i}", "arguments": call} for i, call in enumerate(calls)])
     texts = [f'{{"name": "f{i}", "{form.arguments}": {json.dumps(call)}}}' for i, call in enumerate(calls)]
     return before + "\n".join(form.opens + text + form.closes for text in texts)
 
 
 @given(
-    st.sampled_from([HERMES, BARE]),
+    st.sampled_from([HERMES, BARE, LISTED]),
     st.lists(st.sampled_from(ARGUMENTS), max_size=3),
     st.text("a<tool_cl>\n ", max_size=20),
     st.lists(st.integers(0, 200)),
 )
 def test_pieces_do_not_matter(form: CallForm, calls: list[Any], before: str, cuts: list[int]) -> None:
-    if form is BARE or form.opens in before:
+    if form is not HERMES or form.opens in before:
         before = ""
     text = written(form, calls, before)
     places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
@@ -68,6 +70,32 @@ def test_the_language_is_calls_and_where_free_text_without_a_marker(form: CallFo
     for text in ("so: " + call, "so: " + other, call + "!"):
         has_marker = bool(form.opens) and re.search(marker, text) is not None
         assert dfa.holds(text.encode()) == (free and (text == "so: " + call or not (has_marker or text[0] == "{")))
+
+
+@pytest.mark.parametrize("free", [False, True])
+@pytest.mark.parametrize("several", [False, True])
+def test_an_array_of_calls(free: bool, several: bool) -> None:
+    schema = {"type": "object", "properties": {"x": {"type": "integer"}}, "additionalProperties": False}
+    dfa = compile_language(calls_language(LISTED, [("f", schema)], free, several, Effort(), SIZES[0]), Effort())
+    call = '{"name":"f","arguments":{"x":1}}'
+    assert dfa.holds(f"[{call}]".encode())
+    assert dfa.holds(b"[]") is free
+    assert dfa.holds(f"[{call},{call}]".encode()) is several
+    for other in ("", call, f"[{call}", f"[{call}, {call}]", f"so: [{call}]"):
+        assert not dfa.holds(other.encode())
+
+
+def test_functions_as_a_model_was_trained_on_them() -> None:
+    text = {"type": "string"}
+    own = {"type": "object", "properties": {"name": text, "area": text, "level": {"type": "integer"}}, "required": []}
+    call = {"properties": {"name": {"const": "f"}, "arguments": own}}
+    assert own_functions({"type": "array", "items": {"anyOf": [call]}}) == {"f": own}
+    assert own_functions(None) == own_functions({"type": "object"}) == {}
+    rooms = {"enum": ["den", "hall"]}
+    asked = {"properties": {"area": rooms, "speed": text, "name": text}, "required": ["area", "speed"]}
+    trained = as_trained(asked, own)
+    assert list(trained["properties"].items()) == [("name", text), ("area", rooms)]
+    assert trained["required"] == ["area"]
 
 
 def test_forms_of_templates() -> None:

@@ -16,7 +16,7 @@ from unmask.errors import UnmaskError
 from unmask.structured.dfa import intersection
 from unmask.structured.effort import Effort
 from unmask.structured.json_schema import Sizes, read_schema
-from unmask.structured.json_text import COLON, COMMA, literal, member
+from unmask.structured.json_text import COLON, COMMA, compact, literal, member
 from unmask.structured.language import EMPTY, Alt, Chars, Dfa, Language, Repeat, Seq, Text, complement, optional, text
 
 _CHARACTERS = Chars(complement(()))
@@ -25,11 +25,13 @@ _CHARACTERS = Chars(complement(()))
 @dataclass(frozen=True)
 class CallForm:
     """How a model writes a call: `opens` {"name": ..., `arguments`: {...}} `closes`. Both markers may be empty: then
-    an answer that begins with a brace is a call."""
+    an answer that begins with a brace is a call. `listed`: all of the answer is one JSON array of calls, empty where
+    none is wanted."""
 
     opens: str
     closes: str
     arguments: str
+    listed: bool = False
 
 
 def calls_language(
@@ -44,7 +46,10 @@ def calls_language(
         Text(b"}"),
         text(form.closes),
     ))  # fmt: skip
-    calls = Repeat(call, 1, None if several else 1, Text(b"\n"))
+    most = None if several else 1
+    if form.listed:
+        return compact(Seq((Text(b"["), Repeat(call, int(not free), most, COMMA), Text(b"]"))))
+    calls = Repeat(call, 1, most, Text(b"\n"))
     if not free:
         return calls
     if form.opens:

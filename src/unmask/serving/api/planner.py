@@ -144,7 +144,7 @@ class Planner:
             if body.tools and structure is not None and structure.calls is not None:
                 tools = [tool.model_dump(exclude_none=True) for tool in body.tools]
         if not renders_tools(lm.templates):
-            messages = as_plain_messages(messages, tools)
+            messages = as_plain_messages(messages, tools if lm.answer_schema is None else [])
             tools = []
         for given in variables.keys() & {"messages", "tools", "special_tokens"}:
             raise refuse("chat_template_kwargs", f"cannot hold '{given}', which has a field of its own")

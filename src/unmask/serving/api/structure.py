@@ -16,7 +16,7 @@ from unmask.lm import DiffusionLM
 from unmask.serving.api.errors import BUSY, APIError, refuse
 from unmask.serving.api.schema import AllowedTools, ChatRequest, Function, NamedChoice, Structured, StructuredOutputs
 from unmask.serving.api.settings import Settings
-from unmask.serving.api.tool_calls import ToolRule, form_of
+from unmask.serving.api.tool_calls import LISTED, ToolRule, as_trained, form_of, own_functions
 from unmask.structured.effort import Effort
 from unmask.structured.grammar import Grammar
 from unmask.structured.grammars import RegexRule, Rule, SchemaRule, json_text
@@ -134,6 +134,12 @@ def _tools(body: ChatRequest, lm: DiffusionLM) -> Iterator[Structure]:
         functions = [(name, schema) for name, schema in functions if name in wanted]
     mode = choice.allowed_tools.mode if isinstance(choice, AllowedTools) else choice
     form = form_of(lm.templates)
+    own = own_functions(lm.answer_schema)
+    if own:
+        form = LISTED
+        functions = [(name, as_trained(schema, own[name])) for name, schema in functions if name in own]
+        if not functions:
+            raise refuse("tools", f"hold none of the functions that model '{body.model}' knows: {', '.join(own)}")
     free = mode in (None, "auto")
     yield Structure(ToolRule.of(form, functions, free, bool(body.parallel_tool_calls)), "tools", form, free)
 

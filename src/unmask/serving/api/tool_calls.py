@@ -18,6 +18,7 @@ from unmask.structured.tool_calls import CallForm, calls_language
 from unmask.structured.vocabulary import Vocabulary
 
 HERMES = CallForm("<tool_call>\n", "\n</tool_call>", "arguments")  # Hermes, Qwen and many others
+LISTED = CallForm("", "", "arguments", listed=True)  # of models whose own answers are arrays of calls
 ABOUT_TOOLS = 'To call a function, answer with {"name": ..., "arguments": {...}} alone. Functions:'
 Delta = dict[str, Any]
 
@@ -42,6 +43,22 @@ def form_of(template: Template) -> CallForm:
         return HERMES
     parameters = renders_tools(text) and '"parameters"' in text  # Llama 3's word
     return CallForm("", "", "parameters" if parameters else "arguments")
+
+
+def own_functions(schema: Any) -> dict[str, dict[str, Any]]:
+    """The functions that a model's answer schema knows, where it is an array of calls: schemas of their arguments by
+    name."""
+    calls = (schema or {}).get("items", {}).get("anyOf", [])
+    parts = [call.get("properties", {}) for call in calls]
+    return {p["name"]["const"]: p["arguments"] for p in parts if {"name", "arguments"} <= p.keys()}
+
+
+def as_trained(given: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a function's arguments in the order that a model was trained on, without what a request leaves out;
+    a request's own lists of values count."""
+    asked = given.get("properties", {})
+    known = {n: asked[n] if "enum" in asked[n] else schema for n, schema in own["properties"].items() if n in asked}
+    return {**own, "properties": known, "required": [name for name in given.get("required", []) if name in known]}
 
 
 def as_plain_messages(messages: list[Delta], tools: list[Delta]) -> list[Delta]:
@@ -112,7 +129,7 @@ class CallReader:
         """The text that was held back; the rest of a call's frame is dropped."""
         rest = self.waiting
         self.waiting = ""
-        if not rest or self.calls:
+        if not rest or self.calls or self.form.listed:
             return []
         self.content += rest
         return [{"content": rest}]
@@ -124,6 +141,8 @@ class CallReader:
     def _at_call(self) -> bool:
         if self.calls:
             return True
+        if self.form.listed:
+            return self.waiting.startswith("[")
         return self.waiting.startswith(self.form.opens or "{") and (bool(self.form.opens) or not self.content)
 
     def _prose(self) -> list[Delta] | None:
