@@ -16,6 +16,7 @@ import typer
 from unmask import DiffusionLM
 from unmask.cli.options import Json, load, shares
 from unmask.cli.report import report
+from unmask.evaluation.exact import interval
 
 Calls = list[dict[str, Any]]
 
@@ -38,13 +39,10 @@ class Way:
         return out, time.perf_counter() - began
 
 
-def interval(right: int, count: int) -> str:
-    """A share in percent with Wilson's 95% interval."""
-    z = 1.96
-    share = right / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return f"{100 * share:.1f} ({100 * (middle - half):.1f} to {100 * (middle + half):.1f})"
+def percent(right: int, count: int) -> str:
+    """A share in percent with its 95% interval."""
+    share, low, high = interval(right, count)
+    return f"{share:.1f} ({low:.1f} to {high:.1f})"
 
 
 def slots(calls: Calls) -> Counter[tuple[int, str, str, str]]:
@@ -72,7 +70,7 @@ def score(answers: list[str], expected: list[Calls]) -> dict[str, str]:
         true += wanted.total()
     f1 = 2 * hit / (said + true) if said + true else 1.0
     count = len(expected)
-    return {"exact %": interval(exact, count), "intents %": interval(intents, count), "slot F1": f"{100 * f1:.1f}"}
+    return {"exact %": percent(exact, count), "intents %": percent(intents, count), "slot F1": f"{100 * f1:.1f}"}
 
 
 def command(

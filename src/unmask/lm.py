@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -358,9 +359,14 @@ class DiffusionLM:
         given = sum(rule is not None for rule in (grammar, schema, regex))
         if given > 1:
             raise UnmaskError("json_schema, regex and grammar are three ways to say one thing; give one of them")
-        if not given and self.answer_schema is not None:
-            schema = self.answer_schema
-        return self.grammar(schema, regex) if schema is not None or regex is not None else grammar
+        if not given:
+            return self._answers
+        return self.grammar(schema, regex) if grammar is None else grammar
+
+    @cached_property
+    def _answers(self) -> Grammar | None:
+        """The grammar of the model's own schema of answers."""
+        return None if self.answer_schema is None else self.grammar(self.answer_schema)
 
     def fill(self, template: str, streamer: Callable[[Frame], None] | None = None, **options: Any) -> Filled:
         """Fills every gap of a template such as "The [[mask:4]] sat on the [[mask:1-3]]."

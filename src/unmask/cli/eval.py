@@ -1,4 +1,4 @@
-"""`unmask eval`: likelihood of texts, and the quality set."""
+"""`unmask eval`: likelihood of texts, exact match of answers, and the quality set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unmask.cli.options import Device, Dtype, Json, decodes, load, text_of
+from unmask.cli.options import Device, Dtype, Json, Tokens, decodes, load, text_of
 from unmask.cli.report import report
 from unmask.errors import UnmaskError
 
@@ -17,7 +17,7 @@ from unmask.errors import UnmaskError
 def evaluate(
     model: Annotated[str, typer.Argument(help="A shipped model's name or a checkpoint folder.")],
     files: Annotated[
-        list[Path] | None, typer.Argument(help="UTF-8 text files to score; none: the quality set.")
+        list[Path] | None, typer.Argument(help="UTF-8 texts to score; .jsonl: rows to answer; none: the quality set.")
     ] = None,
     method: Annotated[str, typer.Option(help="auto, exact, blockwise or nelbo.")] = "auto",
     samples: Annotated[int, typer.Option(help="Masks per window of the bound.")] = 16,
@@ -26,20 +26,29 @@ def evaluate(
     modes: Annotated[
         str, typer.Option(help="Of the quality set: modes to compare, the first is the yardstick.")
     ] = "ar",
-    limit: Annotated[int | None, typer.Option(help="Of the quality set: items of each kind.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Of the quality set: items of each kind; of .jsonl: rows of each file.")
+    ] = None,
+    max_new_tokens: Tokens = 256,
     device: Device = "cpu",
     dtype: Dtype = None,
     as_json: Json = False,
     **decoding: Any,
 ) -> None:
     """Likelihood of texts: exact, per block, or the NELBO with its standard error; without texts, the quality
-    set, in every mode given.
+    set, in every mode given; for .jsonl files of prompts and answers, how many are answered exactly right.
 
-    Example: `unmask eval austen data/austen/persuasion.txt --samples 8`, `unmask eval default --modes ar,diffusion`
+    Example: `unmask eval austen data/austen/persuasion.txt --samples 8`, `unmask eval default --modes ar,diffusion`,
+    `unmask eval assist test.jsonl --limit 200`
     """
     lm = load(model, device, dtype)
     if not files:
         return _quality(lm, modes.split(","), decoding, limit, as_json)
+    rows = [path for path in files if path.suffix == ".jsonl"]
+    if rows:
+        if len(rows) < len(files):
+            raise UnmaskError("texts are scored and rows of .jsonl are answered; give files of one kind")
+        return _answers(lm, rows, limit or 1 << 30, max_new_tokens, decoding, as_json)
 
     from rich.console import Console
     from rich.progress import Progress
@@ -75,6 +84,30 @@ def evaluate(
         rows.append([path.name, score.method, *figures, f"{score.perplexity:.2f}"])
     columns = ["file", "method", "nats/token", "bits/character", "bits/byte", "perplexity"]
     report(records, f"likelihood under {lm.name}", columns, rows, as_json)
+
+
+def _answers(
+    lm: Any, files: list[Path], limit: int, max_new_tokens: int, decoding: dict[str, Any], as_json: bool
+) -> None:
+    """Exact match of the answers to rows of each file."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from unmask.evaluation.exact import exact_match, read_rows
+
+    records = []
+    read = [(path, read_rows(path, limit)) for path in files]
+    with Progress(console=Console(stderr=True), transient=True, disable=as_json) as progress:
+        for path, found in read:
+            task = progress.add_task(path.name, total=1.0)
+            options = {"temperature": 0.0, **decoding}
+            result = exact_match(lm, found, max_new_tokens, options, lambda x, t=task: progress.update(t, completed=x))  # type: ignore[misc]
+            records.append({"file": str(path), **result})
+    rows = []
+    for r in records:
+        exact = f"{r['exact_match']:.1f} ({r['low']:.1f} to {r['high']:.1f})"
+        rows.append([Path(r["file"]).name, str(r["rows"]), exact, f"{r['tokens_per_step']:.2f}"])
+    report(records, f"answers of {lm.name}", ["file", "rows", "exactly right, %", "tokens/step"], rows, as_json)
 
 
 def _quality(lm: Any, modes: list[str], decoding: dict[str, Any], limit: int | None, as_json: bool) -> None:

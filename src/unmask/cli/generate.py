@@ -26,6 +26,7 @@ from unmask.cli.options import (
     text_of,
 )
 from unmask.cli.report import print_output
+from unmask.errors import UnmaskError
 
 
 @decodes(*DECODING)
@@ -37,6 +38,7 @@ def generate(
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text itself, outside the model's chat template.")
     ] = False,
+    system: Annotated[str, typer.Option(help="System message before the prompt, for a model that chats.")] = "",
     stop: Annotated[list[str] | None, typer.Option(help="Stop at this text; may be given several times.")] = None,
     json_schema: Annotated[
         Path | None, typer.Option("--json-schema", help="File with a JSON schema that the text will be valid under.")
@@ -69,7 +71,12 @@ def generate(
     schema = None if json_schema is None else text_of(json_schema)
     options = {**decoding, "stop": stop, "json_schema": schema, "regex": regex, **decoding_options(option)}
     text = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
-    asked: Any = [{"role": "user", "content": text}] if lm.chat_template and text and not raw else text
+    asked: Any = text
+    if lm.chat_template and text and not raw:
+        asked = [{"role": "system", "content": system}] if system else []
+        asked.append({"role": "user", "content": text})
+    elif system:
+        raise UnmaskError(f"model '{lm.name}' gets no messages here, so there is no place for --system; leave it out")
     draw = not (plain or as_json) and sys.stdout.isatty()
     if draw:
         run = lm.start(asked, max_new_tokens, **options)

@@ -44,11 +44,11 @@ export function horizon(card, mode, values, fill) {
 /** Two sides to begin with: two modes of one model, else a model that writes left to right beside one that does not. */
 export function pair(cards) {
   const first = cards[0];
-  if (first.modes.includes("ar") && first.modes.length > 1) {
-    return [[first.id, "ar"], [first.id, first.modes.find((mode) => mode !== "ar")]];
-  }
-  const plain = cards.find((card) => card.modes.length === 1 && card.modes[0] === "ar");
+  const both = [[first.id, "ar"], [first.id, first.modes.find((mode) => mode !== "ar")]];
+  if (first.modes.includes("ar") && first.modes.includes("diffusion")) return both;
+  const plain = cards.find((card) => card.modes[0] === "ar");
   const other = first.modes[0] === "ar" ? cards.find((card) => card.modes.includes("diffusion")) : first;
   if (plain && other) return [[plain.id, "ar"], [other.id, "diffusion"]];
+  if (first.modes.length > 1 && first.modes.includes("ar")) return both;
   return [[first.id, first.modes[0]], [cards[1]?.id ?? "", cards[1]?.modes[0] ?? ""]];
 }

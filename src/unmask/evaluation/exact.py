@@ -1,0 +1,96 @@
+"""Exact match of generated answers: rows of prompts and the answers that are right."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from unmask.errors import UnmaskError
+from unmask.lm import DiffusionLM
+
+
+def read_rows(path: Path, limit: int) -> list[tuple[Any, str]]:
+    """Prompts and right answers of a JSONL file: rows of `prompt` and `response`, or of `messages` whose last is the
+    assistant's. Raises UnmaskError naming the row that is neither."""
+    rows = list[tuple[Any, str]]()
+    for number, line in enumerate(_lines(path), 1):
+        if len(rows) == limit:
+            break
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UnmaskError(f"{path}: row {number} is not JSON ({error.msg})") from None
+        messages = row.get("messages") if isinstance(row, dict) else None
+        if isinstance(messages, list) and len(messages) > 1 and messages[-1].get("role") == "assistant":
+            rows.append((messages[:-1], str(messages[-1]["content"])))
+        elif isinstance(row, dict) and isinstance(row.get("prompt"), str) and isinstance(row.get("response"), str):
+            rows.append((row["prompt"], row["response"]))
+        else:
+            raise UnmaskError(
+                f"{path}: row {number} has neither prompt and response nor messages that end in an answer"
+            )
+    if not rows:
+        raise UnmaskError(f"{path} has no rows")
+    return rows
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            yield from (line for line in file if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnmaskError(f"{path} cannot be read: {error}") from None
+
+
+def same(answer: str, right: str) -> bool:
+    """Whether two answers are one: as JSON where both are, else as text without the space around."""
+    try:
+        return bool(json.loads(answer) == json.loads(right))
+    except json.JSONDecodeError:
+        return answer.strip() == right.strip()
+
+
+def interval(right: int, count: int) -> tuple[float, float, float]:
+    """A share in percent and Wilson's 95% interval."""
+    z = 1.96
+    share = right / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return 100 * share, 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
+
+
+def exact_match(
+    lm: DiffusionLM,
+    rows: list[tuple[Any, str]],
+    max_new_tokens: int,
+    options: dict[str, Any],
+    progress: Callable[[float], None] = lambda share: None,
+    batch: int = 8,
+) -> dict[str, Any]:
+    """Shares of answers that are right, tokens a step, and the first answers that are wrong."""
+    right = tokens = steps = 0
+    wrong = list[dict[str, Any]]()
+    for start in range(0, len(rows), batch):
+        part = rows[start : start + batch]
+        for (prompt, wanted), out in zip(
+            part, lm.generate([p for p, _ in part], max_new_tokens, **options), strict=True
+        ):
+            good = same(out.text, wanted)
+            right += good
+            tokens += len(out.token_ids)
+            steps += out.steps
+            if not good and len(wrong) < 5:
+                wrong.append({"prompt": prompt, "answer": out.text, "right": wanted})
+        progress(min(1.0, (start + batch) / len(rows)))
+    share, low, high = interval(right, len(rows))
+    about = {
+        "rows": len(rows),
+        "exact_match": share,
+        "low": low,
+        "high": high,
+        "tokens_per_step": tokens / max(1, steps),
+    }
+    return {**about, "wrong": wrong}
