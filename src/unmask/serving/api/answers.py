@@ -91,7 +91,7 @@ class Answer:
             return {"message": {**message, "content": reader.content}}
         return {"message": {**message, "tool_calls": reader.calls}, "finish_reason": reader.reason(written)}
 
-    def part(self, index: int, text: str | None, writer: Writer | None = None, **more: Any) -> dict[str, Any]:
+    def part(self, index: int, text: str | None, **more: Any) -> dict[str, Any]:
         """A chunk with text of one choice. `more` goes into the choice."""
         choice: dict[str, Any] = {"index": index, "finish_reason": None, "logprobs": None}
         if self.format.chat:
