@@ -71,14 +71,14 @@ class Answer:
                 choice["text"] = text
             choice["logprobs"] = self.logprobs(writer, range_of(written, writer), 0)
             if self.format.gaps:
-                choice["gaps"] = self.gaps(written)
+                choice["gaps"] = self.filled(written)[1]
             choices.append(choice)
         return {**self.head(self.format.whole), "choices": choices, "usage": self.usage(outcomes)}
 
     def text(self, written: Written) -> str:
         """The text of an answer."""
         if self.format.gaps:
-            return self._filled(written)[0]
+            return self.filled(written)[0]
         return written.text if self.plan.wrap is None else self.plan.wrap(written.text)
 
     def _called(self, text: str, written: Written, form: CallForm) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Answer:
             return {"message": {**message, "content": reader.content}}
         return {"message": {**message, "tool_calls": reader.calls}, "finish_reason": reader.reason(written)}
 
-    def part(self, index: int, text: str | None, writer: Writer | None = None, **more: Any) -> dict[str, Any]:
+    def part(self, index: int, text: str | None, **more: Any) -> dict[str, Any]:
         """A chunk with text of one choice. `more` goes into the choice."""
         choice: dict[str, Any] = {"index": index, "finish_reason": None, "logprobs": None}
         if self.format.chat:
@@ -117,15 +117,10 @@ class Answer:
             "drafts_kept_per_step": round(sum(accepted) / len(accepted), 4) if accepted else None,
         }
 
-    def gaps(self, written: Written) -> list[str]:
-        """What was written into each gap of a template."""
-        return self._filled(written)[1]
-
-    def _filled(self, written: Written) -> tuple[str, list[str]]:
-        plan = self.plan
-        if plan.filling is None:
-            return written.text, []
-        return plan.filling.template.text(written.done.ids, plan.lengths, plan.tokenizer)
+    def filled(self, written: Written) -> tuple[str, list[str]]:
+        """A template's text, and what was written into each of its gaps."""
+        assert self.plan.filling is not None
+        return self.plan.filling.template.text(written.done.ids, self.plan.lengths, self.plan.tokenizer)
 
     def frame(self, frame: Frame, start: int) -> dict[str, Any]:
         """What a step did, its positions counted from `start`."""
@@ -157,24 +152,26 @@ class Answer:
             return None
         told = [writer.logprobs[p] for p in positions if p in writer.logprobs]
         if self.format.chat:
-            return {"content": [self._chat_logprob(entry) for entry in told], "refusal": None}
+            return {"content": [self._alternatives(entry) for entry in told], "refusal": None}
         out: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for entry in told:
-            text = self._shown(entry[0][0])
+            text, *_ = texts = [self._shown(token) for token, _ in entry]
+            values = [max(p, LOWEST) for _, p in entry]
             out["tokens"].append(text)
-            out["token_logprobs"].append(_finite(entry[0][1]))
-            out["top_logprobs"].append({self._shown(token): _finite(p) for token, p in entry[1:]})
+            out["token_logprobs"].append(values[0])
+            out["top_logprobs"].append(dict(zip(texts[1:], values[1:], strict=True)))
             out["text_offset"].append(offset)
             offset += len(text)
         return out
 
-    def _chat_logprob(self, entry: Alternatives) -> dict[str, Any]:
-        own, *others = ({**self._named(token), "logprob": _finite(p)} for token, p in entry)
-        return {**own, "top_logprobs": others}
-
-    def _named(self, token: int) -> dict[str, Any]:
-        text = self._shown(token)
-        return {"token": text, "bytes": list(token_bytes(self.plan.tokenizer, token, text))}
+    def _alternatives(self, entry: Alternatives) -> dict[str, Any]:
+        """A token and what might have stood in its place, as chats have them."""
+        told = []
+        for token, value in entry:
+            text = self._shown(token)
+            shown = {"token": text, "bytes": list(token_bytes(self.plan.tokenizer, token, text))}
+            told.append({**shown, "logprob": max(value, LOWEST)})
+        return {**told[0], "top_logprobs": told[1:]}
 
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
@@ -195,7 +192,3 @@ def token_bytes(tokenizer: Tokenizer, token: int, text: str) -> bytes:
 def range_of(written: Written, writer: Writer) -> range:
     """Positions of the tokens that an answer counts."""
     return range(writer.region.start, writer.region.start + len(written.ids))
-
-
-def _finite(value: float) -> float:
-    return max(value, LOWEST)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
@@ -29,7 +29,7 @@ from unmask.serving.api.dialect import Dialect
 from unmask.serving.api.endpoints import ENDPOINTS, Endpoint
 from unmask.serving.api.errors import INVALID, MISSING, APIError
 from unmask.serving.api.planner import Models, Plan, Planner, can_chat, can_fill, tokenizer_of
-from unmask.serving.api.schema import DetokenizeRequest, StreamOptions, TokenizeRequest
+from unmask.serving.api.schema import DetokenizeRequest, Steering, StreamOptions, TokenizeRequest
 from unmask.serving.api.settings import Settings
 from unmask.serving.api.streaming import Stream
 from unmask.serving.api.strict_json import parse
@@ -52,9 +52,8 @@ def create_app(models: Models, engine: Engine, settings: Settings | None = None)
     app = Starlette(routes=[*routes, *playground.routes()])
     app.router.redirect_slashes = False
     metrics.paths.add("/")
-    for kind in (APIError, UnmaskError, ValidationError, Refused, TimeoutError):
+    for kind in (APIError, UnmaskError, ValidationError, Refused, TimeoutError, HTTPException):
         app.add_exception_handler(kind, _failed)
-    app.add_exception_handler(HTTPException, _not_found)
     return AccessControl.around(app, chosen, metrics)
 
 
@@ -65,14 +64,6 @@ def read_body(raw: bytes, kind: type[Body]) -> Body:
         return kind.model_validate(value)
     except ValidationError as error:
         raise errors.invalid(error, value) from None
-
-
-class ReadRequest(NamedTuple):
-    """A request: how its answer is said, its body as it is planned, and the structure of its text."""
-
-    dialect: Dialect
-    body: Any
-    structure: Structure | None
 
 
 class Service:
@@ -120,11 +111,10 @@ class Service:
         """Plans, runs and answers one request."""
         raw = await request.body()
         async with asyncio.timeout(self.settings.seconds):
-            read = await self.workers.do(partial(self._read, raw, endpoint), len(raw))
-            if read.structure is not None:
-                await self.compiler.ready(read.structure, self.models.find(read.body.model)[1])
-            plan = await self.workers.do(partial(endpoint.plan, self.planner, read.body), len(raw))
-        body = read.body
+            dialect, body, structure = await self.workers.do(partial(self._read, raw, endpoint), len(raw))
+            if structure is not None:
+                await self.compiler.ready(structure, self.models.find(body.model)[1])
+            plan = await self.workers.do(partial(endpoint.plan, self.planner, body), len(raw))
         note(request.scope, model=plan.name, prompt=plan.prompt_tokens)
         if body.user is not None:
             note(request.scope, user=json.dumps(body.user))
@@ -134,34 +124,35 @@ class Service:
         try:
             async with asyncio.timeout(self.settings.seconds):
                 if body.stream:
-                    return await self._streamed(request, read, answer)
+                    return await self._streamed(request, dialect, body, answer)
                 whole = await execution.unless_gone(request, self._whole(answer))
                 self._used(request, plan, whole["usage"])
-                return JSONResponse(read.dialect.whole(whole))
+                return JSONResponse(dialect.whole(whole))
         except execution.ClientGone:
             return APIError(499, "the client has gone").response()
 
-    def _read(self, raw: bytes, endpoint: Endpoint) -> ReadRequest:
+    def _read(self, raw: bytes, endpoint: Endpoint) -> tuple[Dialect, Any, Structure | None]:
+        """How a request is answered, its body as it is planned, and the structure of its text."""
         dialect = endpoint.dialect(read_body(raw, endpoint.body))
         body = dialect.request()
         if body.stream and body is not dialect.sent:  # other APIs tell the usage of every stream
             body = body.model_copy(update={"stream_options": StreamOptions(include_usage=True)})
-        return ReadRequest(dialect, body, self.planner.structure(body))
+        return dialect, body, self.planner.structure(body)
 
     async def _whole(self, answer: Answer) -> dict[str, Any]:
         await execution.settle(self.engine, answer.plan)
         writers = execution.writers(answer.plan)
         return answer.whole(await execution.collect(self.engine, answer.plan, writers), writers)
 
-    async def _streamed(self, request: Request, read: ReadRequest, answer: Answer) -> Response:
+    async def _streamed(self, request: Request, dialect: Dialect, body: Steering, answer: Answer) -> Response:
         began = time.perf_counter()
         plan = answer.plan
         if plan.filling is not None:
             await execution.unless_gone(request, execution.settle(self.engine, plan))
         return Stream(
             answer,
-            read.body,
-            read.dialect,
+            body,
+            dialect,
             execution.Execution(self.engine, plan.name, plan.prepared, plan.taken),
             execution.writers(plan),
             self.settings.seconds,
@@ -258,12 +249,10 @@ def _offers(modes: dict[str, list[dict[str, Any]]], fills: bool) -> list[dict[st
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    return errors.of(error).response(request.url.path)
-
-
-async def _not_found(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
     path = request.url.path
-    messages = {404: f"there is nothing at {path[:200]}", 405: "this address takes another method"}
-    answer = APIError(status, messages.get(status, str(error)), MISSING if status == 404 else INVALID)
+    answer = errors.of(error)
+    if isinstance(error, HTTPException):
+        messages = {404: f"there is nothing at {path[:200]}", 405: "this address takes another method"}
+        kind = MISSING if error.status_code == 404 else INVALID
+        answer = APIError(error.status_code, messages.get(error.status_code, str(error)), kind)
     return answer.response(path)

@@ -122,14 +122,15 @@ def invalid(error: ValidationError, body: Any) -> APIError:
         return APIError(400, f"the body holds {error.error_count()} values or fields that this address does not take")
     found = [(_names(one["loc"], body), one) for one in error.errors(include_url=False, include_context=True)]
     # of the alternatives that a field has, the one that the client's value came closest to
-    rank = {"extra_forbidden": 3, "value_error": 2, "too_long": 2}
-    names, first = max(found, key=lambda one: (rank.get(one[1]["type"], 1) == 3, len(one[0]), _told(one[1], rank)))
+    rank = {"value_error": 2, "too_long": 2}
+
+    def closeness(one: tuple[list[int | str], Any]) -> tuple[bool, int, int]:
+        kind = one[1]["type"]
+        return kind == "extra_forbidden", len(one[0]), 0 if kind.endswith("_type") else rank.get(kind, 1)
+
+    names, first = max(found, key=closeness)
     name = ".".join(map(str, names))
     return APIError(400, _sentence(first, name), param=name or None)
-
-
-def _told(error: Any, rank: dict[str, int]) -> int:
-    return 0 if error["type"].endswith("_type") else rank.get(error["type"], 1)
 
 
 def _names(location: tuple[int | str, ...], value: Any) -> list[int | str]:

@@ -140,7 +140,7 @@ class Stream(StreamingResponse):
         elif answer.plan.logprobs is not None:
             more = self._logprobs(index, range_of(written, writer))
         if answer.format.gaps:
-            more["gaps"] = answer.gaps(written)
+            more["gaps"] = answer.filled(written)[1]
         parts = self._parts(index, text, more, last=True)
         reason = self.readers[index].reason(written) if self.readers else written.finish_reason
         return [*parts, answer.part(index, None, finish_reason=reason)]

@@ -30,7 +30,7 @@ ANY_OBJECT = {"type": "object"}
 NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
-class OutOfTime(UnmaskError):
+class OutOfTime(Exception):
     """A rule was not compiled in a short while."""
 
 
@@ -57,8 +57,6 @@ class Structure:
         kind = ShortEffort if short else Effort
         try:
             return lm.grammars.get(self.rule, lambda: kind(seconds=seconds, entries=4_000_000))
-        except OutOfTime:
-            raise
         except UnmaskError as error:
             raise APIError(400, f"{self.field}: {error}", param=self.field) from None
 
@@ -141,7 +139,7 @@ def _tools(body: ChatRequest, lm: DiffusionLM) -> Iterator[Structure]:
         if not functions:
             raise refuse("tools", f"hold none of the functions that model '{body.model}' knows: {', '.join(own)}")
     free = mode in (None, "auto")
-    yield Structure(ToolRule.of(form, functions, free, bool(body.parallel_tool_calls)), "tools", form, free)
+    yield Structure(ToolRule(json_text(functions), form, free, bool(body.parallel_tool_calls)), "tools", form, free)
 
 
 def _chosen(choice: Any) -> set[str]:

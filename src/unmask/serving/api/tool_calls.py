@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from unmask.serving.api.writer import Written
 from unmask.structured.effort import Effort
 from unmask.structured.grammar import Grammar
-from unmask.structured.grammars import Rule, json_text
+from unmask.structured.grammars import Rule
 from unmask.structured.json_schema import Sizes
 from unmask.structured.language import Language
 from unmask.structured.tool_calls import CallForm, calls_language
@@ -89,10 +89,6 @@ class ToolRule(Rule):
     form: CallForm
     free: bool
     several: bool
-
-    @staticmethod
-    def of(form: CallForm, functions: Sequence[tuple[str, Any]], free: bool, several: bool) -> ToolRule:
-        return ToolRule(json_text(functions), form, free, several)
 
     def _read(self, effort: Effort, sizes: Sizes) -> Language:
         return calls_language(self.form, json.loads(self.text), self.free, self.several, effort, sizes)
