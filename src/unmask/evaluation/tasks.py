@@ -66,17 +66,12 @@ def load(
         raise UnmaskError(f"unknown kind of item '{unknown[0]}'; kinds: {', '.join(known) or f'none in {folder}'}")
     if limit is not None and limit < 1:
         raise UnmaskError(f"limit {limit} takes no items; give 1 or more")
-    items: list[Item] = []
-    choices: list[Choice] = []
+    rows: list[Item | Choice] = []
     for name in wanted:
-        rows = _read(folder / f"{name}.jsonl")
-        count = min(len(rows), limit or len(rows))
-        for row in (rows[i * len(rows) // count] for i in range(count)):
-            if isinstance(row, Item):
-                items.append(row)
-            else:
-                choices.append(row)
-    return items, choices
+        own = _read(folder / f"{name}.jsonl")
+        count = min(len(own), limit or len(own))
+        rows += [own[i * len(own) // count] for i in range(count)]
+    return [row for row in rows if isinstance(row, Item)], [row for row in rows if isinstance(row, Choice)]
 
 
 def _read(path: Path) -> list[Item | Choice]:

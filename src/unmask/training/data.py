@@ -42,13 +42,9 @@ class DataConfig:
     length: int = option(512, ge=2)
     packed: bool = True  # false: every document has rows of its own, padded
     whole: bool = False  # packed rows hold whole documents only
-    answer_block: int = option(
-        0, ge=0
-    )  # whole: answers start blocks of so many positions and fill their last with ends; 0: none
+    answer_block: int = option(0, ge=0)  # whole: answers start blocks of so many positions, filled with ends; 0: none
     overlong: Overlong = "refuse"  # documents of which a row holds nothing to learn (whole: longer than a row)
-    cut: float = option(
-        0.0, ge=0, le=1
-    )  # share of rows cut in two documents at a random place, so that short canvases are familiar too
+    cut: float = option(0.0, ge=0, le=1)  # share of rows cut in two at a random place, to know short canvases too
 
 
 def make_rows(tokens: Tokens, config: DataConfig, seed: int, eos_policy: EosPolicy, eos: int) -> Stream:

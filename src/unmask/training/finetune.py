@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -202,9 +201,12 @@ class Finetuner(Trainer):
         weights = self.finished_weights()
         whole = self.lora.merge or not self.lora.rank
         if self.lora.rank:
-            names = {}
-            with suppress(UnmaskError) if whole else nullcontext():  # PEFT has no name for projections that are joined
+            names: dict[str, str] = {}
+            try:
                 names = lora.peft_names(self.base.paths, _table(self.base.lm))
+            except UnmaskError:  # PEFT has no name for projections that are joined
+                if not whole:
+                    raise
             if names:
                 folder = self.folder / "adapter" if whole else self.model_folder
                 lora.save_peft(folder, weights, self.lora, names, self.base_name)

@@ -207,7 +207,7 @@ def parse_recipe(tree: Any, source: str, output: Path | None = None) -> Recipe:
     if not isinstance(tree, dict):
         raise UnmaskError(f"{source}: a recipe is a mapping of {', '.join(f.name for f in fields(TrainRecipe))}")
     objective = read_objective(tree.get("objective"), source)
-    made = {"training": {}, "data": {}, **tree, "objective": objective}
+    made: dict[str, Any] = {"training": {}, "data": {}, **tree, "objective": objective}
     training = made["training"]
     data = made["data"]
     model = tree.get("model")

@@ -80,11 +80,7 @@ class Surroundings:
 
 
 def make_text(
-    lm: DiffusionLM,
-    config: TextConfig,
-    folder: Path,
-    seed: int,
-    progress: Callable[[int], None] = lambda tokens: None,
+    lm: DiffusionLM, config: TextConfig, folder: Path, seed: int, progress: Callable[[int], None] = lambda tokens: None
 ) -> None:
     """Writes shards of dialogues, held-NNNN then train-NNNN, until there are as many tokens as asked for.
 
@@ -107,14 +103,13 @@ def make_text(
         while made < wanted:
             name = f"{kind}-{number:04d}.safetensors"
             if name not in sizes:
-                done = sum(sizes.values())
                 rng = np.random.default_rng([seed, KINDS.index(kind), number])
-                dialogues = _Writer(lm, config, around, rng, progress, done).dialogues()
+                dialogues = _Writer(lm, config, around, rng, progress, sum(sizes.values())).dialogues()
                 write_shard(folder / name, dialogues)
                 sizes[name] = sum(len(ids) for ids, _ in dialogues)
                 progress(sum(sizes.values()))
-            made = made + sizes[name]
-            number = number + 1
+            made += sizes[name]
+            number += 1
 
 
 def _claim(folder: Path, base: str, config: TextConfig, seed: int) -> None:
