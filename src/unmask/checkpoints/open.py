@@ -212,7 +212,7 @@ def _recognise(folder: Folder, raw: dict[str, Any]) -> Checkpoint:
             **family.defaults,
             **family.generation(without_absent_ids(raw), without_absent_ids(values)),
         }
-    if config.tie_embeddings and _has_own_head(folder, config, family):
+    if config.tie_embeddings and _has_own_head(folder, family):
         config = replace(config, tie_embeddings=False)
         notes.append("tie_word_embeddings is true, but a head of other values is stored; it is used, and not tied")
     return Checkpoint(
@@ -228,7 +228,7 @@ def _recognise(folder: Folder, raw: dict[str, Any]) -> Checkpoint:
     )
 
 
-def _has_own_head(folder: Folder, config: ModelConfig, family: Family | None) -> bool:
+def _has_own_head(folder: Folder, family: Family | None) -> bool:
     """Whether the files of a network that is tied by its config hold another head, which counts, as in transformers.
 
     Where only the head is stored it is the embedding under the other's name.
@@ -238,7 +238,7 @@ def _has_own_head(folder: Folder, config: ModelConfig, family: Family | None) ->
         weights = folder.weights if folder.has(WEIGHTS) or folder.has(INDEX) else None  # a GGUF file says it itself
     if not isinstance(weights, TensorFiles):
         return False
-    head, embedding = ends_of(config, family)
+    head, embedding = ends_of(family)
     if head in weights.stored and embedding not in weights.stored:
         weights.rename(head, embedding)
     one = weights.stored.get(head)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from unmask.checkpoints import adapter_files
-from unmask.checkpoints.families import registry, sdar
+from unmask.checkpoints.families import llama, registry
 from unmask.checkpoints.folder import (
     CONFIG,
     GENERATION,
@@ -25,6 +25,7 @@ from unmask.checkpoints.folder import (
 )
 from unmask.checkpoints.hub import TEMPLATES
 from unmask.checkpoints.safetensors import WEIGHTS, write_tensors
+from unmask.checkpoints.tokens import ROLES
 from unmask.checkpoints.weights import weights_to_save
 from unmask.errors import UnmaskError
 from unmask.files import replacing, write_text
@@ -126,11 +127,32 @@ def _template_file(name: str) -> str:
     return TEMPLATE if name == "default" else f"{TEMPLATES}/{name}.jinja"
 
 
+def _in_sdars_words(config: ModelConfig) -> dict[str, Any]:
+    """config.json; what SDAR has no key for is left out."""
+    raw = {
+        "architectures": ["SDARForCausalLM"],
+        "model_type": "sdar",
+        **{theirs: getattr(config, ours) for ours, theirs in llama.SIZES.items()},
+        "rope_theta": config.rope_theta,
+        "rope_scaling": None,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "use_sliding_window": False,
+        "block_size": config.block_length,
+        **{f"{role}_token_id": getattr(config, f"{role}_token_id") for role in ROLES},
+    }
+    if config.num_experts:
+        raw |= {"architectures": ["SDARMoeForCausalLM"], "model_type": "sdar_moe", "decoder_sparse_step": 1}
+        raw |= {"num_experts": config.num_experts, "num_experts_per_tok": config.experts_per_token}
+        raw |= {"moe_intermediate_size": config.expert_size, "norm_topk_prob": config.router_normalise}
+    return raw
+
+
 def sdar_config(config: ModelConfig, name: str) -> dict[str, Any]:
     """config.json of a network in SDAR's words. Raises UnmaskError naming the first thing SDAR has no words for."""
-    raw = sdar.write(config)
+    raw = _in_sdars_words(config)
     mine = config.to_dict()
-    theirs = sdar.FAMILY.config(raw, f"model '{name}' as SDAR").to_dict()
+    theirs = llama.SDAR.config(raw, f"model '{name}' as SDAR").to_dict()
     for field in (*FIRST, *(field.name for field in fields(config))):
         if mine[field] != theirs[field]:
             raise UnmaskError(
@@ -167,7 +189,7 @@ def export_sdar(
     raw = sdar_config(config, name)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UnmaskError(f"{folder} holds something already; choose another folder")
-    weights = weights_to_save(network, sdar.FAMILY, raw)
+    weights = weights_to_save(network, llama.SDAR, raw)
     raw["torch_dtype"] = str(network.embedding.weight.dtype).removeprefix("torch.")
     stops = [end for end in (config.eos_token_id, *ends) if end is not None]
     generation = {"eos_token_id": stops, "bos_token_id": config.bos_token_id, "pad_token_id": config.pad_token_id}
@@ -186,7 +208,6 @@ def export_sdar(
 
 def _tokens(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     """tokenizer_config.json: what the special tokens are called."""
-    roles = {"mask": config.mask_token_id, "eos": config.eos_token_id}
-    roles |= {"bos": config.bos_token_id, "pad": config.pad_token_id}
-    named = {f"{role}_token": tokenizer.id_to_token(id) for role, id in roles.items() if id is not None}
+    ids = {role: getattr(config, f"{role}_token_id") for role in ROLES}
+    named = {f"{role}_token": tokenizer.id_to_token(id) for role, id in ids.items() if id is not None}
     return {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.max_length, **named}

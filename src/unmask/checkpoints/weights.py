@@ -102,9 +102,8 @@ def build(config: ModelConfig, weights: Tensors, source: str) -> Transformer:
 
 def weight_table(model: Transformer, family: Family | None) -> Table:
     """Names in the file and ours; the same ones in our own layout."""
-    if family is not None:
-        return family.table(model.config)
-    return {name: [name] for name, _ in model.named_parameters()}  # a tied head is listed once, as the embedding
+    names = [name for name, _ in model.named_parameters()]  # a tied head is listed once, as the embedding
+    return {name: [name] for name in names} if family is None else family.table(names)
 
 
 def expected_shapes(model: Transformer, family: Family | None) -> dict[str, Shape]:
@@ -122,7 +121,7 @@ def fit(model: Transformer, weights: Tensors, family: Family | None, raw: dict[s
     shapes = weights.shapes()
     allowed = set()
     if model.config.tie_embeddings:  # a head that is stored as well is the embedding again, or it would not be tied
-        head, embedding = ends_of(model.config, family)
+        head, embedding = ends_of(family)
         allowed = {head} if shapes.get(head) == shapes.get(embedding) else set()
     if family is not None:
         allowed |= {name for name in shapes if name.endswith(family.ignored) or name.startswith(family.unread)}

@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 from unmask.checkpoints.families import llama
-from unmask.checkpoints.families.family import Family, Names
+from unmask.checkpoints.families.family import GATED, Family, layered
 from unmask.errors import UnmaskError
-from unmask.models.config import ModelConfig
 
 SLIDING = "sliding_attention"
 FULL = "full_attention"
@@ -108,43 +107,29 @@ def _overrides(text: dict[str, Any], number: int, kind: str) -> dict[str, Any]:
     return {**out, **renamed}
 
 
-NORMS = {
-    "norm1": "input_layernorm",
+ROOT = "model.decoder."
+WHOLE = {
+    "embedding": ROOT + "embed_tokens",
+    "norm": ROOT + "norm",
+    "self_conditioning.norm": ROOT + "self_conditioning.pre_norm",
+    **{f"self_conditioning.mlp.{part}": f"{ROOT}self_conditioning.{part}" for part in GATED},
+    "blocks.{}.text_scalar": "model.encoder.language_model.layers.{}.layer_scalar",
+}
+LAYER = {
+    **llama.LAYER,
     "mixer_norm": "post_attention_layernorm",
     "norm2": "pre_feedforward_layernorm",
     "mlp_norm": "post_feedforward_layernorm_1",
     "norm3": "pre_feedforward_layernorm_2",
     "experts_norm": "post_feedforward_layernorm_2",
     "sum_norm": "post_feedforward_layernorm",
-    "mixer.q_norm": "self_attn.q_norm",
-    "mixer.k_norm": "self_attn.k_norm",
+    "canvas_scalar": "layer_scalar",
+    "router.weight": "router.proj.weight",
+    "router.scale": "router.scale",
+    "router.expert_scale": "router.per_expert_scale",
+    "experts.gate_up": "experts.gate_up_proj",
+    "experts.down": "experts.down_proj",
 }
-GATED = ("gate_proj", "up_proj", "down_proj")
-
-
-def names(config: ModelConfig) -> Names:
-    root = "model.decoder."
-    layer = root + "layers.{i}."
-    ours = "blocks.{i}."
-    table = [
-        ("embedding.weight", root + "embed_tokens.weight"),
-        ("norm.weight", root + "norm.weight"),
-        ("self_conditioning.norm.weight", root + "self_conditioning.pre_norm.weight"),
-        *((f"self_conditioning.mlp.{part}.weight", f"{root}self_conditioning.{part}.weight") for part in GATED),
-        (ours + "canvas_scalar", layer + "layer_scalar"),
-        (ours + "text_scalar", "model.encoder.language_model.layers.{i}.layer_scalar"),
-        (ours + "router.weight", layer + "router.proj.weight"),
-        (ours + "router.scale", layer + "router.scale"),
-        (ours + "router.expert_scale", layer + "router.per_expert_scale"),
-        (ours + "experts.gate_up", layer + "experts.gate_up_proj"),
-        (ours + "experts.down", layer + "experts.down_proj"),
-        *((f"{ours}mlp.{part}.weight", f"{layer}mlp.{part}.weight") for part in GATED),
-        *((f"{ours}{mine}.weight", f"{layer}{theirs}.weight") for mine, theirs in NORMS.items()),
-    ]
-    for i, kind in enumerate(config.attention):
-        for part in "qko" if kind.keys_are_values else "qkvo":
-            table.append((f"blocks.{i}.mixer.{part}_proj.weight", f"{root}layers.{i}.self_attn.{part}_proj.weight"))
-    return table
 
 
 def generation(raw: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +150,7 @@ FAMILY = Family(
     model_types=("diffusion_gemma",),
     architectures=("DiffusionGemmaForBlockDiffusion",),
     read=read,
-    names=names,
+    names=layered(WHOLE, ROOT + "layers.{}.", LAYER),
     kind="C",
     defaults={"rule": "entropy_bound", "max_denoising_steps": 48},
     generation=generation,

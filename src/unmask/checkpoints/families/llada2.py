@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unmask.checkpoints.families import llama
-from unmask.checkpoints.families.family import Family, Names
-from unmask.models.config import ModelConfig
-
-BLOCK = 32  # where config.json does not say
+from unmask.checkpoints.families.family import GATED, Family, layered
 
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
@@ -32,72 +29,30 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
         "router_scale": raw.get("routed_scaling_factor", 1.0),
         "expert_groups": raw.get("n_group", 1),
         "expert_groups_kept": raw.get("topk_group", 1),
-        "layout": "block_causal",
-        "block_length": raw.get("block_size", BLOCK),
-        "mask_in_softmax": True,
+        **llama.blocks(raw.get("block_size", 32)),
         "delete_token_id": raw.get("delete_token_id"),  # of LLaDA2.2
         "insert_token_id": raw.get("split_token_id"),
     }
 
 
-def names(config: ModelConfig) -> Names:
-    layer = "model.layers.{i}."
-    ours = "blocks.{i}."
-    qkv = " + ".join(f"{ours}mixer.{part}_proj.weight" for part in "qkv")
-    table = [
-        ("embedding.weight", "model.word_embeddings.weight"),
-        ("norm.weight", "model.norm.weight"),
-        (ours + "norm1.weight", layer + "input_layernorm.weight"),
-        (ours + "norm2.weight", layer + "post_attention_layernorm.weight"),
-        (qkv, layer + "attention.query_key_value.weight"),
-        (ours + "mixer.o_proj.weight", layer + "attention.dense.weight"),
-    ]
-    if config.qkv_bias:
-        table.append((qkv.replace(".weight", ".bias"), layer + "attention.query_key_value.bias"))
-    if config.out_bias:
-        table.append((ours + "mixer.o_proj.bias", layer + "attention.dense.bias"))
-    if config.qk_norm:
-        table.append((ours + "mixer.q_norm.weight", layer + "attention.query_layernorm.weight"))
-        table.append((ours + "mixer.k_norm.weight", layer + "attention.key_layernorm.weight"))
-    if not config.tie_embeddings:
-        table.append(("head.weight", "lm_head.weight"))
-    for i in range(config.num_layers):
-        table += _mlp(config, i)
-    return table
-
-
-def _mlp(config: ModelConfig, i: int) -> Names:
-    """Names of one layer's MLP or experts."""
-    theirs = f"model.layers.{i}.mlp."
-    ours = f"blocks.{i}.mlp."
-    kinds = [("", "")]
-    table = []
-    if config.num_experts and i >= config.first_dense_layers:
-        kinds = [(f"experts.{e}.", f"experts.{e}.") for e in range(config.num_experts)]
-        kinds += [("shared.", "shared_experts.")] if config.shared_expert_size else []
-        table.append((ours + "router.weight", theirs + "gate.weight"))
-        if config.router_bias:
-            table.append((ours + "router.bias", theirs + "gate.expert_bias"))
-    leaves = ("weight", "bias") if config.mlp_bias else ("weight",)
-    for mine, other in kinds:
-        for part in ("gate_proj", "up_proj", "down_proj"):
-            table += [(f"{ours}{mine}{part}.{leaf}", f"{theirs}{other}{part}.{leaf}") for leaf in leaves]
-    return table
-
-
+WHOLE = {"embedding": "model.word_embeddings", "norm": "model.norm", "head": "lm_head"}
+LAYER = {
+    **{name: theirs for name, theirs in llama.LAYER.items() if not name.startswith("mixer.")},
+    **{f"mixer.{part}_proj": "attention.query_key_value" for part in "qkv"},
+    "mixer.o_proj": "attention.dense",
+    "mixer.q_norm": "attention.query_layernorm",
+    "mixer.k_norm": "attention.key_layernorm",
+    "mlp.router.bias": "mlp.gate.expert_bias",
+    **{f"mlp.shared.{part}": f"mlp.shared_experts.{part}" for part in GATED},
+}
 FAMILY = Family(
     name="LLaDA2",
     model_types=("llada2_moe", "llada2_moe_veomni"),
     architectures=("LLaDA2MoeModelLM",),
     read=read,
-    names=names,
+    names=layered(WHOLE, "model.layers.{}.", LAYER),
     kind="B",
-    defaults={
-        "rule": "threshold",
-        "threshold": 0.95,
-        "schedule": "block",
-        "convention": "llada2",
-    },
+    defaults={"rule": "threshold", "threshold": 0.95, "schedule": "block", "convention": "llada2"},
     mask=156895,
     eos=156892,
 )
