@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from unmask.checkpoints import foreign
 from unmask.checkpoints import gguf as gguf_file
-from unmask.checkpoints.safetensors import INDEX, WEIGHTS, TensorFiles
+from unmask.checkpoints.safetensors import INDEX, WEIGHTS, TensorFiles, Weights
 from unmask.errors import UnmaskError
 from unmask.files import read_json
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
@@ -29,18 +24,6 @@ ADAPTER = "adapter.json"
 # what belongs to the text side of a model and is saved again as it was
 TEXT_FILES = (TOKENIZER, TOKENIZER_CONFIG, TOKEN_NAMES, ADDED_TOKENS, TEMPLATE, OLDER_TEMPLATE, "vocab.json",
               "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model")  # fmt: skip
-
-
-class Tensors(Protocol):
-    """Where weights come from: shapes without reading them, then one tensor at a time."""
-
-    source: Path
-
-    def shapes(self) -> dict[str, tuple[int, ...]]: ...
-
-    def bytes_by_dtype(self) -> dict[str, int]: ...
-
-    def tensors(self, dtype: torch.dtype | None, transposed: tuple[str, ...] = ()) -> Iterator[tuple[str, Tensor]]: ...
 
 
 class Folder:
@@ -68,7 +51,7 @@ class Folder:
         return None if path is None else gguf_file.read(path)
 
     @cached_property
-    def weights(self) -> Tensors:
+    def weights(self) -> Weights:
         """The weights, their headers read and checked."""
         return TensorFiles(self.path) if self.gguf is None else self.gguf
 

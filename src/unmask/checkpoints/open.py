@@ -14,7 +14,7 @@ from unmask.checkpoints.families import registry
 from unmask.checkpoints.families.family import Family, ends_of, without_absent_ids
 from unmask.checkpoints.folder import GENERATION, Folder
 from unmask.checkpoints.foreign import refuse_quantised
-from unmask.checkpoints.safetensors import INDEX, WEIGHTS, TensorFiles, same_bytes
+from unmask.checkpoints.safetensors import INDEX, WEIGHTS, same_bytes
 from unmask.decoding.methods import DecodingDefaults
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
@@ -233,17 +233,16 @@ def _has_own_head(folder: Folder, family: Family | None) -> bool:
 
     Where only the head is stored it is the embedding under the other's name.
     """
-    weights = None
-    with suppress(UnmaskError):  # what is wrong with weights is said when they are read
-        weights = folder.weights if folder.has(WEIGHTS) or folder.has(INDEX) else None  # a GGUF file says it itself
-    if not isinstance(weights, TensorFiles):
+    if not folder.has(WEIGHTS) and not folder.has(INDEX):  # a GGUF file says it itself
         return False
-    head, embedding = ends_of(family)
-    if head in weights.stored and embedding not in weights.stored:
-        weights.rename(head, embedding)
-    one = weights.stored.get(head)
-    other = weights.stored.get(embedding)
-    return one is not None and other is not None and one.shape == other.shape and not same_bytes(one, other)
+    with suppress(UnmaskError):  # what is wrong with weights is said when they are read
+        stored = folder.weights.stored
+        head, embedding = ends_of(family)
+        if head in stored and embedding not in stored:
+            stored[embedding] = replace(stored.pop(head), name=embedding)
+        if head in stored and embedding in stored and stored[head].shape == stored[embedding].shape:
+            return not same_bytes(stored[head], stored[embedding])
+    return False
 
 
 def _name(path: Path) -> str:

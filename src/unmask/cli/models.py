@@ -38,7 +38,7 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
                 "name": entry.name,
                 "kind": entry.kind,
                 "bytes": size,
-                "source": str(entry.source),
+                "source": entry.source,
                 "licence": entry.licence,
                 "present": present,
                 "base": entry.base,

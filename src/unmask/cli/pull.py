@@ -27,8 +27,7 @@ def pull(
     needed = [entry.name] if entry.base is None else [entry.base, entry.name]
     folders = {}
     for each in needed:  # an adapter is of no use without its base
-        shipped = isinstance(hub.need(each).source, hub.Shipped)
-        folders[each] = hub.find(each) if shipped or not check else hub.check(each)
+        folders[each] = hub.find(each) if hub.need(each).shipped or not check else hub.check(each)
     files = [{"name": f.name, "bytes": f.size, "sha256": f.sha256} for each in needed for f in hub.need(each).files]
     if as_json:
         print(json.dumps({"name": entry.name, "folders": {k: str(v) for k, v in folders.items()}, "files": files}))

@@ -178,7 +178,7 @@ class ModelConfig:
             )
 
     def _check_experts(self) -> None:
-        if not 1 <= self.experts_per_token <= self.num_experts or not 1 <= self.expert_size < 2**24:
+        if not 1 <= self.experts_per_token <= self.num_experts <= 4096 or not 1 <= self.expert_size < 2**24:
             raise UnmaskError(
                 f"model config: experts_per_token {self.experts_per_token} of num_experts {self.num_experts} "
                 f"with expert_size {self.expert_size} is impossible"

@@ -142,8 +142,8 @@ def _up_to(fields: dict[str, Any], length: Any) -> dict[str, Any]:
 def _nemotron(raw: dict[str, Any]) -> dict[str, Any]:
     """Queries are scaled by their position, by 1 up to the length of the first training; longer texts are not read."""
     stretch = raw.get("rope_parameters") or raw.get("rope_scaling")
-    scaled = isinstance(stretch, dict) and stretch.get("llama_4_scaling_beta")
-    return _up_to(read(raw), stretch.get("original_max_position_embeddings") if scaled else None)
+    scaled = stretch if isinstance(stretch, dict) and stretch.get("llama_4_scaling_beta") else {}
+    return _up_to(read(raw), scaled.get("original_max_position_embeddings"))
 
 
 def _mistral(raw: dict[str, Any]) -> dict[str, Any]:
