@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from unmask.checkpoints import foreign
 from unmask.checkpoints import gguf as gguf_file
 from unmask.checkpoints.safetensors import INDEX, WEIGHTS, TensorFiles, Weights
 from unmask.errors import UnmaskError
-from unmask.files import read_json
+from unmask.files import read_json, write_text
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
@@ -24,6 +25,11 @@ ADAPTER = "adapter.json"
 # what belongs to the text side of a model and is saved again as it was
 TEXT_FILES = (TOKENIZER, TOKENIZER_CONFIG, TOKEN_NAMES, ADDED_TOKENS, TEMPLATE, OLDER_TEMPLATE, "vocab.json",
               "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model")  # fmt: skip
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 class Folder:

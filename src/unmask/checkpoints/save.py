@@ -15,14 +15,7 @@ from torch import Tensor
 
 from unmask.checkpoints import adapter_files
 from unmask.checkpoints.families import llama, registry
-from unmask.checkpoints.folder import (
-    CONFIG,
-    GENERATION,
-    TEMPLATE,
-    TEXT_FILES,
-    TOKENIZER,
-    TOKENIZER_CONFIG,
-)
+from unmask.checkpoints.folder import CONFIG, GENERATION, TEMPLATE, TEXT_FILES, TOKENIZER, TOKENIZER_CONFIG, write_json
 from unmask.checkpoints.hub import TEMPLATES
 from unmask.checkpoints.safetensors import WEIGHTS, write_tensors
 from unmask.checkpoints.tokens import ROLES
@@ -62,32 +55,31 @@ def write_checkpoint(
     write_tensors(folder / WEIGHTS, weights, metadata)
     if tokenizer is not None:
         write_text(folder / TOKENIZER, tokenizer.to_str(pretty=False))
-    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    write_json(folder / CONFIG, config)
 
 
 def save_new(folder: Path, network: Transformer, tokenizer: Tokenizer | None, decoding: dict[str, Any]) -> None:
     """Writes a network that was made here, in our own layout."""
     raw = network.config.to_dict()
     write_checkpoint(folder, raw, weights_to_save(network, None, raw), tokenizer)
-    write_text(folder / GENERATION, json.dumps(decoding, indent=2) + "\n")
+    write_json(folder / GENERATION, decoding)
 
 
 def save_again(folder: Path, network: Transformer, checkpoint: Checkpoint, decoding: dict[str, Any]) -> None:
     """Writes a network beside all else that its checkpoint has: tokenizer, chat templates, special tokens, decoding.
 
-    Args:
-        folder: Where to.
-        network: Of the checkpoint, or one that went on from it; read in another way, it is saved in our own layout.
-        checkpoint: What it was read from.
-        decoding: How it decodes, for a layout that has no words of its own for that.
+    network: of the checkpoint, or one that went on from it; read in another way, it is saved in our own layout.
+    decoding: how it decodes, for a layout that has no words of its own for that.
     """
     if checkpoint.base is not None:
         adapter_files.save(folder, network, dict(own_parameters(network)), checkpoint.base_name or "")
-        write_text(folder / GENERATION, json.dumps(decoding, indent=2) + "\n")
+        write_json(folder / GENERATION, decoding)
         return
-    family = checkpoint.family if network.config == checkpoint.config else None
-    raw = checkpoint.raw_config if network.config == checkpoint.config else network.config.to_dict()
+    same = network.config == checkpoint.config
+    family = checkpoint.family if same else None
+    raw = checkpoint.raw_config if same else network.config.to_dict()
     if family is not None:
+        decoding = checkpoint.folder.json(GENERATION)
         lost = [name for name in checkpoint.folder.weights.shapes() if name.startswith(family.unread)]
         if lost:
             raise UnmaskError(
@@ -96,13 +88,10 @@ def save_again(folder: Path, network: Transformer, checkpoint: Checkpoint, decod
             )
         if registry.recognise(raw, CONFIG, folder.absolute().name) is not family:  # its old folder's name said it
             raw = {**raw, "architectures": list(family.architectures[:1])}
-    generation = decoding
-    if family is not None:
-        generation = checkpoint.folder.json(GENERATION)
     _save_text(folder, checkpoint)
     write_checkpoint(folder, raw, weights_to_save(network, family, raw), None)
-    if generation:
-        write_text(folder / GENERATION, json.dumps(generation, indent=2) + "\n")
+    if decoding:
+        write_json(folder / GENERATION, decoding)
 
 
 def _save_text(folder: Path, checkpoint: Checkpoint) -> None:
@@ -176,14 +165,9 @@ def export_sdar(
 ) -> None:
     """Writes a network as an SDAR folder, all of it or nothing.
 
-    Args:
-        templates: Chat templates by name.
-        special_tokens: Such as "bos_token", as text.
-        ends: Ids that end an answer besides the config's.
-        threshold: Of SGLang's decoding; None leaves it its own.
-
-    Raises:
-        UnmaskError: SDAR cannot express the network, or the folder holds something.
+    templates: of chats, by name. special_tokens: such as "bos_token", as text. ends: ids that end an answer besides the
+    config's. threshold: of SGLang's decoding; None leaves it its own. Raises UnmaskError where SDAR cannot express the
+    network, or the folder holds something.
     """
     config = network.config
     raw = sdar_config(config, name)
@@ -193,15 +177,15 @@ def export_sdar(
     raw["torch_dtype"] = str(network.embedding.weight.dtype).removeprefix("torch.")
     stops = [end for end in (config.eos_token_id, *ends) if end is not None]
     generation = {"eos_token_id": stops, "bos_token_id": config.bos_token_id, "pad_token_id": config.pad_token_id}
-    known = None if threshold is None else f"threshold: {threshold}\n"
+    known = "" if threshold is None else f"threshold: {threshold}\n"
     with replacing(folder) as made:
         write_checkpoint(made, raw, weights, tokenizer, {"format": "pt"})
-        write_text(made / GENERATION, json.dumps(generation, indent=2) + "\n")
+        write_json(made / GENERATION, generation)
         write_text(made / f"{CLASS}.py", CODE.format(model_type=raw["model_type"]))
-        write_text(made / SGLANG, f"block_size: {config.block_length}\n{known or ''}")
+        write_text(made / SGLANG, f"block_size: {config.block_length}\n{known}")
         if tokenizer is not None:
             tokens = {**_tokens(config, tokenizer), **(special_tokens or {})}
-            write_text(made / TOKENIZER_CONFIG, json.dumps(tokens, indent=2) + "\n")
+            write_json(made / TOKENIZER_CONFIG, tokens)
         for name, text in (templates or {}).items():
             write_text(made / _template_file(name), text)
 
