@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from unmask.attention import AttentionMask, WindowMasks, attend
 from unmask.layout import PADDING, Coordinates, Layout
 from unmask.models.config import LayerAttention, ModelConfig
-from unmask.models.layers import ACTIVATIONS, MLP, make_norm
+from unmask.models.layers import ACTIVATIONS, MLP, dispatch, make_norm
 from unmask.models.mixers import Attention, Context, KeyValueCache, rotate
-from unmask.models.moe import dispatch
 from unmask.models.transformer import Transformer
 
 Rope = tuple[Tensor, Tensor]

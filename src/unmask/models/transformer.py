@@ -16,11 +16,9 @@ from torch import Tensor, nn
 from unmask.attention import AttentionMask
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
-from unmask.models.draft_head import DraftHead
 from unmask.models.grid import GridBias
-from unmask.models.layers import MLP, Bottleneck, make_norm
+from unmask.models.layers import MLP, Bottleneck, DraftHead, MixtureOfExperts, make_norm
 from unmask.models.mixers import MIXERS, Context, KeyValueCache
-from unmask.models.moe import MixtureOfExperts
 
 
 def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
@@ -37,15 +35,6 @@ def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
         cos[start : start + 8192] = angle.cos() * config.rope_scale
         sin[start : start + 8192] = angle.sin() * config.rope_scale
     return cos, sin
-
-
-def make_mlp(config: ModelConfig, layer: int) -> nn.Module:
-    """What mixes features in a layer: an MLP, or experts."""
-    if config.num_experts and layer >= config.first_dense_layers:
-        experts = nn.ModuleList(MLP(config, config.expert_size) for _ in range(config.num_experts))
-        shared = MLP(config, config.shared_expert_size) if config.shared_expert_size else None
-        return MixtureOfExperts(config, experts, shared)
-    return MLP(config, config.intermediate_size)
 
 
 class TimeEmbedding(nn.Module):
@@ -83,7 +72,8 @@ class Block(nn.Module):
         self.norm1 = make_norm(config, size)
         self.mixer = MIXERS[config.mixer](config, layer)
         self.norm2 = make_norm(config, size)
-        self.mlp = make_mlp(config, layer)
+        experts = config.num_experts and layer >= config.first_dense_layers
+        self.mlp = MixtureOfExperts(config) if experts else MLP(config, config.intermediate_size)
         self.adapter = Bottleneck(size, config.adapter_width) if config.adapter_width else None
         condition = config.time_condition_size
         self.modulation = nn.Linear(condition, 6 * size) if condition else None
