@@ -113,8 +113,8 @@ class TorchLogits:
         confidence = p.gather(1, token[:, None]).squeeze(1)
         second = torch.maximum(top[:, 1:], share) if top.shape[1] > 1 else share
         margin = top[:, 0] - second[:, 0]
-        token, confidence, entropy, margin = (x.cpu().numpy() for x in (token, confidence, entropy, margin))
-        return Scores(token, confidence, entropy, margin, sampling.choice_draw)
+        host = [x.cpu().numpy() for x in (token, confidence, entropy, margin)]
+        return Scores(host[0], host[1], host[2], host[3], sampling.choice_draw)
 
     def _rest(self, temperature_N: Tensor, filtered_N: Tensor) -> Tensor:
         """Logits [N, 1] of what has a share of the distribution but is never proposed; -inf where nothing."""

@@ -154,10 +154,15 @@ class GGUF(Weights):
         for name, values in self.arrays():
             yield name, torch.from_numpy(values).to(dtype)
 
+    @cached_property
+    def names(self) -> list[str]:
+        """All tokens; none where the file has none."""
+        return self._strings("tokenizer.ggml.tokens")
+
     def special_tokens(self) -> dict[int, str]:
         """Id to name of the control tokens."""
-        names = self._strings("tokenizer.ggml.tokens")
-        return {i: names[i] for i, kind in enumerate(self._token_types(len(names))) if kind == CONTROL}
+        kinds = self._token_types(len(self.names))
+        return {i: name for i, (name, kind) in enumerate(zip(self.names, kinds, strict=True)) if kind == CONTROL}
 
     def templates(self) -> dict[str, str]:
         """The Jinja templates of chats by name: "default" and whatever others the file has."""
@@ -168,8 +173,7 @@ class GGUF(Weights):
     @cached_property
     def special_ids(self) -> dict[str, int]:
         """Ids of bos, eos, unk, pad, eot and eom, as far as the file names them; one outside the vocabulary is none."""
-        names = self._strings("tokenizer.ggml.tokens")
-        size = len(names) or self._vocabulary()
+        size = len(self.names) or self._vocabulary()
         out = {}
         for role, theirs in (ROLES | {end: end for end in ENDS}).items():
             key = f"tokenizer.ggml.{theirs}_token_id"
@@ -186,10 +190,8 @@ class GGUF(Weights):
 
     def token_names(self) -> dict[str, str]:
         """Special tokens by the names that transformers gives them, such as "bos_token"."""
-        names = self._strings("tokenizer.ggml.tokens")
-        return {
-            f"{role}_token": names[id] for role, id in self.special_ids.items() if role in ROLES and id < len(names)
-        }
+        ids = {role: id for role, id in self.special_ids.items() if role in ROLES and id < len(self.names)}
+        return {f"{role}_token": self.names[id] for role, id in ids.items()}
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the file's own vocabulary and merges make.
@@ -205,7 +207,7 @@ class GGUF(Weights):
                 f"{self.source}: its tokenizer ({model!r:.40}, splitting {pre!r:.40}) is not one that can be read; "
                 "put the file into a folder with the model's tokenizer.json and load the folder"
             )
-        names = self._strings("tokenizer.ggml.tokens")
+        names = self.names
         pairs = self._strings("tokenizer.ggml.merges")
         kinds = self._token_types(len(names))
         merges = [(left, right) for left, _, right in (pair.partition(" ") for pair in pairs)]
@@ -285,11 +287,10 @@ class GGUF(Weights):
     def _vocabulary(self) -> int:
         """Rows of the embedding, which must be as many as there are tokens."""
         shape = self.shapes().get("model.embed_tokens.weight")
-        names = self._strings("tokenizer.ggml.tokens")
         if shape is None or len(shape) != 2:
             raise self._damaged("has no table of embeddings (token_embd.weight)")
-        if names and len(names) != shape[0]:
-            raise self._damaged(f"has {len(names)} tokens for {shape[0]} embeddings")
+        if self.names and len(self.names) != shape[0]:
+            raise self._damaged(f"has {len(self.names)} tokens for {shape[0]} embeddings")
         return shape[0]
 
     def _number(self, key: str, default: int | None = None) -> int:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from unmask.checkpoints import memory, weights
 from unmask.checkpoints.open import Checkpoint
+from unmask.checkpoints.tokens import ROLES
 from unmask.decoding.methods import DecodingDefaults
 from unmask.errors import UnmaskError
 from unmask.models.adapter import own_parameters
@@ -14,7 +15,6 @@ from unmask.models.config import ModelConfig
 from unmask.models.network import on_meta
 
 KINDS = {"A": "full canvas", "B": "block-causal", "C": "renoised canvas", "AR": "autoregressive"}
-ROLES = ("mask", "eos", "bos", "pad")
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,8 @@ def lines(record: dict[str, Any]) -> list[tuple[str, str]]:
         out.insert(1, ("base", record["base"]))
     for role in ROLES:
         token = record["tokens"][role]
-        said = (
-            "none" if token["id"] is None else f"{token['id']} {token['text'] or ''}".strip() + f", by {token['from']}"
-        )
-        out.append((role, said))
+        named = f"{token['id']} {token['text'] or ''}".strip()
+        out.append((role, "none" if token["id"] is None else f"{named}, by {token['from']}"))
     out.append(("ends", ", ".join(str(i) for i in record["ends"]) or "none"))
     size = f", {record['tokenizer_size']} tokens" if record["tokenizer"] else ""
     template = "yes" if record["chat_template"] else "no"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from unmask.attention import AttentionMask, WindowMasks, attend
 from unmask.layout import PADDING, Coordinates, Layout
 from unmask.models.config import LayerAttention, ModelConfig
-from unmask.models.layers import ACTIVATIONS, MLP, dispatch, make_norm
+from unmask.models.layers import ACTIVATIONS, MLP, Norm, dispatch
 from unmask.models.mixers import Attention, Context, KeyValueCache, rotate
 from unmask.models.transformer import Transformer
 
@@ -107,7 +107,7 @@ class GemmaBlock(nn.Module):
         self.mlp = MLP(config, config.intermediate_size)
         self.router = GemmaRouter(config)
         self.experts = GemmaExperts(config)
-        norms = (make_norm(config, config.hidden_size) for _ in range(7))
+        norms = (Norm(config, config.hidden_size) for _ in range(7))
         self.norm1, self.mixer_norm, self.norm2, self.mlp_norm, self.norm3, self.experts_norm, self.sum_norm = norms
         self.text_scalar = nn.Parameter(torch.ones(1))
         self.canvas_scalar = nn.Parameter(torch.ones(1))
@@ -129,7 +129,7 @@ class SelfConditioning(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.norm = make_norm(config, config.hidden_size)
+        self.norm = Norm(config, config.hidden_size)
         self.mlp = MLP(config, config.intermediate_size)
         self.eps = config.norm_eps
 

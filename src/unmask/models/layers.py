@@ -15,36 +15,22 @@ from torch import Tensor, nn
 from unmask.models.config import ModelConfig
 
 
-class RMSNorm(nn.Module):
-    """Root-mean-square norm in float32 (arXiv 1910.07467)."""
+class Norm(nn.Module):
+    """In float32: by the root mean square (arXiv 1910.07467), or a layer norm with or without a bias."""
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, config: ModelConfig, size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
+        self.centred = config.norm == "layer"
+        self.bias = nn.Parameter(torch.zeros(size)) if self.centred and config.norm_bias else None
+        self.eps = config.norm_eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), x.shape[-1:], self.weight.float(), self.eps).to(x.dtype)
-
-
-class LayerNorm(nn.Module):
-    """Layer norm in float32, with or without a bias."""
-
-    def __init__(self, size: int, eps: float, bias: bool) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.bias = nn.Parameter(torch.zeros(size)) if bias else None
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.float()
+        if not self.centred:
+            return F.rms_norm(x.float(), x.shape[-1:], weight, self.eps).to(x.dtype)
         bias = None if self.bias is None else self.bias.float()
-        return F.layer_norm(x.float(), x.shape[-1:], self.weight.float(), bias, self.eps).to(x.dtype)
-
-
-def make_norm(config: ModelConfig, size: int) -> nn.Module:
-    if config.norm == "rms":
-        return RMSNorm(size, config.norm_eps)
-    return LayerNorm(size, config.norm_eps, config.norm_bias)
+        return F.layer_norm(x.float(), x.shape[-1:], weight, bias, self.eps).to(x.dtype)
 
 
 class Projection(nn.Linear):

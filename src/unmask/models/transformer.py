@@ -17,7 +17,7 @@ from unmask.attention import AttentionMask
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
 from unmask.models.grid import GridBias
-from unmask.models.layers import MLP, Bottleneck, DraftHead, MixtureOfExperts, make_norm
+from unmask.models.layers import MLP, Bottleneck, DraftHead, MixtureOfExperts, Norm
 from unmask.models.mixers import MIXERS, Context, KeyValueCache
 
 
@@ -69,9 +69,9 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         size = config.hidden_size
-        self.norm1 = make_norm(config, size)
+        self.norm1 = Norm(config, size)
         self.mixer = MIXERS[config.mixer](config, layer)
-        self.norm2 = make_norm(config, size)
+        self.norm2 = Norm(config, size)
         experts = config.num_experts and layer >= config.first_dense_layers
         self.mlp = MixtureOfExperts(config) if experts else MLP(config, config.intermediate_size)
         self.adapter = Bottleneck(size, config.adapter_width) if config.adapter_width else None
@@ -115,7 +115,7 @@ class Transformer(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(self.make_block(i) for i in range(config.num_layers))
-        self.norm = make_norm(config, config.hidden_size)
+        self.norm = Norm(config, config.hidden_size)
         plain = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
         self.head = SoftCappedHead(config) if config.logit_softcap else plain
         self.position_embedding = (

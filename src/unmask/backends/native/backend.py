@@ -230,7 +230,9 @@ class NativeBackend(CompiledBackend):
         if low:
             own[6:8] -= low * own[8]
         rows = [np.ascontiguousarray(part, np.int32) for part in parts]
-        batch = Batch(count, *map(len, rows), self.places, self.slots // SLOTS, self._crew(count))
+        # a tiny pass is over before another thread wakes
+        threads = self.threads if self.network.text_bytes * count > ALONE else 1
+        batch = Batch(count, *map(len, rows), self.places, self.slots // SLOTS, threads)
         start = own.ctypes.data
         for i, name in enumerate(LINES):
             setattr(batch, name, start + i * own.strides[0])
@@ -253,10 +255,6 @@ class NativeBackend(CompiledBackend):
             if not needed:
                 return
             self.scratch.take(needed)
-
-    def _crew(self, columns: int) -> int:
-        """Threads for so many columns: a tiny pass is over before another thread wakes."""
-        return self.threads if self.network.text_bytes * columns > ALONE else 1
 
     def draft_head(self, state: Array, before: Array, token: Array) -> tuple[Array, Array]:
         """See `CompiledBackend`; the logits are good until the head is asked again."""

@@ -1,11 +1,11 @@
-"""LLaDA-8B and LLaDA-1.5 (arXiv 2502.09992): OLMo's code with Llama blocks, bidirectional, no shift."""
+"""LLaDA whose names are not Llama's: 8B and 1.5 (arXiv 2502.09992), OLMo's code, bidirectional; and LLaDA2."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from unmask.checkpoints.families import llama
-from unmask.checkpoints.families.family import Family, ids, layered, require
+from unmask.checkpoints.families.family import GATED, Family, ids, layered, require
 
 SIZES = {
     "hidden_size": "d_model",
@@ -48,7 +48,7 @@ LAYER = {
     "mlp.up_proj": "up_proj",
     "mlp.down_proj": "ff_out",  # the head has the same leaf name
 }
-FAMILY = Family(
+LLADA = Family(
     name="LLaDA",
     model_types=("llada",),
     architectures=("LLaDAModelLM",),
@@ -58,4 +58,54 @@ FAMILY = Family(
     mask=126336,  # <|mdm_mask|>
     eos=126081,
     turn=126348,  # <|eot_id|>
+)
+
+
+def read2(raw: dict[str, Any]) -> dict[str, Any]:
+    bias = raw.get("use_bias", False)
+    size = raw.get("moe_intermediate_size")
+    shared = raw.get("num_shared_experts") or 0
+    return {
+        **llama.read(raw, partial=True),
+        "qkv_bias": raw.get("use_qkv_bias", False),
+        "out_bias": bias,
+        "mlp_bias": bias,
+        "qk_norm": raw.get("use_qk_norm", True),
+        "num_experts": raw.get("num_experts"),
+        "experts_per_token": raw.get("num_experts_per_tok"),
+        "expert_size": size,
+        "shared_expert_size": size * shared if isinstance(size, int) and isinstance(shared, int) else size,
+        "first_dense_layers": raw.get("first_k_dense_replace", 0),
+        "router": raw.get("score_function", "sigmoid"),
+        "router_bias": raw.get("moe_router_enable_expert_bias", True),
+        "router_normalise": raw.get("norm_topk_prob", True),
+        "router_scale": raw.get("routed_scaling_factor", 1.0),
+        "expert_groups": raw.get("n_group", 1),
+        "expert_groups_kept": raw.get("topk_group", 1),
+        **llama.blocks(raw.get("block_size", 32)),
+        "delete_token_id": raw.get("delete_token_id"),  # of LLaDA2.2
+        "insert_token_id": raw.get("split_token_id"),
+    }
+
+
+WHOLE2 = {"embedding": "model.word_embeddings", "norm": "model.norm", "head": "lm_head"}
+LAYER2 = {
+    **{name: theirs for name, theirs in llama.LAYER.items() if not name.startswith("mixer.")},
+    **{f"mixer.{part}_proj": "attention.query_key_value" for part in "qkv"},
+    "mixer.o_proj": "attention.dense",
+    "mixer.q_norm": "attention.query_layernorm",
+    "mixer.k_norm": "attention.key_layernorm",
+    "mlp.router.bias": "mlp.gate.expert_bias",
+    **{f"mlp.shared.{part}": f"mlp.shared_experts.{part}" for part in GATED},
+}
+LLADA2 = Family(
+    name="LLaDA2",  # 2.0, 2.1, 2.2: Ling/Bailing-V2 experts, group-limited sigmoid router, block-causal, no shift
+    model_types=("llada2_moe", "llada2_moe_veomni"),
+    architectures=("LLaDA2MoeModelLM",),
+    read=read2,
+    names=layered(WHOLE2, "model.layers.{}.", LAYER2),
+    kind="B",
+    defaults={"rule": "threshold", "threshold": 0.95, "schedule": "block", "convention": "llada2"},
+    mask=156895,
+    eos=156892,
 )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from unmask.checkpoints.families import diffugpt, diffusion_gemma, dit, llada, llada2, llama
+from unmask.checkpoints.families import diffugpt, diffusion_gemma, dit, llada, llama
 from unmask.checkpoints.families.family import Family
 from unmask.errors import UnmaskError
 
 FAMILIES = [
-    llada.FAMILY,
+    llada.LLADA,
     llama.ILLADA,
     llama.LLADA_MOE,
-    llada2.FAMILY,
+    llada.LLADA2,
     llama.DREAM,
     llama.OPEN_DCODER,
     llama.SDAR,
