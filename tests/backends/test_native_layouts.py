@@ -192,10 +192,8 @@ def test_auto_is_what_is_fast_and_writes_the_same_ids() -> None:
     ],
 )
 def test_the_quota_of_control_groups_is_read(lines: str, files: dict[str, str], cpus: float, tmp_path: Path) -> None:
-    own = tmp_path / "own"
-    own.write_text(lines + "\n")
-    for name, text in files.items():
-        path = tmp_path / "group" / name
+    for name, text in {"proc/self/cgroup": lines, **{f"sys/fs/cgroup/{k}": v for k, v in files.items()}}.items():
+        path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")
-    assert native._quota(tmp_path / "group", own) == cpus
+    assert native._quota(tmp_path) == cpus

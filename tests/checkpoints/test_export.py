@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from unmask.checkpoints.families import sdar
+from unmask.checkpoints.families import llama
 from unmask.checkpoints.save import SGLANG_MASK, sdar_config
 from unmask.cli.main import app
 from unmask.decoding.methods import DecodingDefaults
@@ -29,7 +29,7 @@ SDAR: dict[str, Any] = {
     "vocab_size": 300, "mask_token_id": 1, "eos_token_id": 0, "bos_token_id": 0, "pad_token_id": 0,
 }  # fmt: skip
 EXPERTS = {"num_experts": 4, "experts_per_token": 2, "expert_size": 24, "router_normalise": True}
-OPTIONS = {**sdar.FAMILY.defaults, "threshold": 0.3, "temperature": 0.7, "seed": 5}  # both decode as SDAR does
+OPTIONS = {**llama.SDAR.defaults, "threshold": 0.3, "temperature": 0.7, "seed": 5}  # both decode as SDAR does
 
 
 @pytest.fixture(scope="module")

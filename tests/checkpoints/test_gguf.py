@@ -65,7 +65,7 @@ def test_values_of_every_type(kind: Kind, gguf_writer: Writer, weights: Weights,
 def test_a_q4_1_block_by_hand(gguf_writer: Writer, weights: Weights, tmp_path: Path) -> None:
     """A block is scale, minimum, then 16 bytes: values 0..15 in the low halves, 16..31 in the high ones."""
     path = gguf_writer(tmp_path / "x.gguf", weights(), Kind.Q4_1)
-    stored = next(t for t in gguf_file.read(path)._stored if t.name == "model.layers.0.mlp.up_proj.weight")
+    stored = gguf_file.read(path).stored["model.layers.0.mlp.up_proj.weight"]
     with path.open("r+b") as file:
         file.seek(stored.start)
         file.write(np.array([0.5, -1.0], np.float16).tobytes() + bytes(i | (15 - i) << 4 for i in range(16)))
@@ -92,8 +92,8 @@ def test_the_header_agrees_with_the_packages_own_reader(small: Path) -> None:
     for key, value in read.metadata.items():
         found = theirs.fields[key].contents()
         assert (list(value) if isinstance(value, tuple) else value) == found, key
-    assert sorted(t.start for t in read._stored) == sorted(t.data_offset for t in theirs.tensors)
-    assert [t.size for t in read._stored] == [t.n_bytes for t in theirs.tensors]
+    assert sorted(t.start for t in read.stored.values()) == sorted(t.data_offset for t in theirs.tensors)
+    assert [t.size for t in read.stored.values()] == [t.n_bytes for t in theirs.tensors]
 
 
 # --- as a checkpoint ----------------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ def read_all(path: Path) -> None:
 @given(data=st.data())
 def test_any_damage_is_one_clear_line_or_harmless(data: st.DataObject, small: Path, tmp_path: Path) -> None:
     sound, path = small.read_bytes(), tmp_path / "x.gguf"
-    header = min(t.start for t in gguf_file.read(small)._stored)
+    header = min(t.start for t in gguf_file.read(small).stored.values())
     damaged = bytearray(sound)
     extremes = st.sampled_from([0, 1, 2**16, 2**24 - 1, 2**31, 2**32, 2**63, 2**64 - 1])
     for _ in range(data.draw(st.integers(1, 3))):

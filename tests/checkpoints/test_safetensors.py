@@ -297,12 +297,12 @@ def test_the_report_counts_and_names() -> None:
     found = {"t0": (3, 2), "t1": (2, 3), "same": (1,), "extra": (4,), "ok": (1,)}
     fit = compare(found, expected, allowed=["ok"])
     assert (fit.missing, fit.extra) == (("t2", "t3", "t4", "t5"), ("extra",))
-    line = fit.line("folder", "config.json")
+    line = fit.problem("folder") or ""
     assert "4 tensors missing ('t2', 't3', 't4' and 1 more)" in line
     assert "1 tensor unknown ('extra')" in line
     assert "1 tensor misshapen ('t0' is [3, 2], config.json asks for [2, 3])" in line
     with pytest.raises(UnmaskError, match="missing"):
-        fit.check("folder", "config.json")
+        fit.check("folder")
     assert compare(expected, expected).holds
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unmask import UnmaskError
-from unmask.checkpoints.families import sedd
+from unmask.checkpoints.families import dit
 
 FIXTURES = Path(__file__).parent.parent / "conformance"
 SAID = {"sigma_min": 1e-4, "sigma_max": 20}
@@ -27,7 +27,7 @@ def test_the_schedule_is_that_of_the_config(
     graph: str, said: dict[str, object] | None, schedule: str, span: tuple[float, float]
 ) -> None:
     raw = json.loads((FIXTURES / f"sedd_{graph}" / "config.json").read_text()) | ({"noise": said} if said else {})
-    config = sedd.FAMILY.config(raw, "here")
+    config = dit.SEDD.config(raw, "here")
     assert (config.noise_schedule, config.noise_range) == (schedule, span)
     assert config.time_conditioned
 
@@ -39,4 +39,4 @@ def test_the_schedule_is_that_of_the_config(
 def test_a_schedule_that_is_none_is_refused(said: dict[str, object], says: str) -> None:
     raw = json.loads((FIXTURES / "sedd_uniform" / "config.json").read_text())
     with pytest.raises(UnmaskError, match=says):
-        sedd.FAMILY.config(raw | {"noise": said}, "here")
+        dit.SEDD.config(raw | {"noise": said}, "here")

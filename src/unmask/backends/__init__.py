@@ -1,14 +1,18 @@
 """Backends: what computes a model's forwards. Each names the config fields that it implements; all else is refused.
 
-A backend is a module with `IMPLEMENTS`, `unavailable` and `create` (see `Module`) and one line in `BACKENDS`.
+A backend is a module and one line in `BACKENDS`. The module has
+  IMPLEMENTS: fields of ModelConfig and which of their values; one that is not named must have its default;
+  unavailable(device): why the backend cannot run here on a device, None where it can;
+  create(source, sibling, progress): a `Backend`, which shares the weights of `sibling`, another of the same model;
+  progress is called while weights are packed, which is done once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
 from unmask.decoding.feed import Backend
 from unmask.errors import UnmaskError
@@ -49,33 +53,14 @@ class Source:
     loaded: Checkpoint | None = None
 
 
-class Module(Protocol):
-    """What the module of a backend has."""
-
-    IMPLEMENTS: Mapping[str, Allowed]  # fields of ModelConfig; one that is not named must have its default
-
-    @staticmethod
-    def unavailable(device: str) -> str | None:
-        """Why the backend cannot run here on a device; None where it can."""
-        ...
-
-    @staticmethod
-    def create(source: Source, sibling: Backend | None, progress: Progress | None) -> Backend:
-        """A backend for a model; it shares the weights of `sibling`, which is another of the same model.
-
-        progress: called while weights are packed, which is done once.
-        """
-        ...
-
-
-def _module(name: str) -> Module:
-    return cast(Module, import_module(BACKENDS[name]))
+def _module(name: str) -> Any:
+    return import_module(BACKENDS[name])
 
 
 def refusal(name: str, config: ModelConfig, device: str = "cpu") -> str | None:
     """Why a backend does not run a model, in a clause that follows its name; None where it does."""
     module = _module(name)
-    reason = module.unavailable(device)
+    reason: str | None = module.unavailable(device)
     if reason is not None:
         return reason
     for field in fields(ModelConfig):
@@ -110,8 +95,6 @@ def choose(name: str, loaded: Checkpoint, dtype: str | None = None) -> str:
 
 
 def create(name: str, source: Source, sibling: Backend | None = None, progress: Progress | None = None) -> Backend:
-    """A backend by its name.
-
-    sibling: another of the same model, whose weights it shares. progress: called while weights are packed.
-    """
-    return _module(name).create(source, sibling, progress)
+    """A backend by its name; for `sibling` and `progress` see above."""
+    made: Backend = _module(name).create(source, sibling, progress)
+    return made

@@ -1,4 +1,4 @@
-"""Logits that a compiled network made, as numpy arrays: rows of text, and rows of drafts over their own vocabulary.
+"""Compiled networks: their places in a cache, and their logits as numpy arrays, of text and of drafts.
 
 Shapes: N rows of text, M rows of drafts, V vocabulary, V' tokens that a draft can propose, D hidden size.
 """
@@ -6,7 +6,6 @@ Shapes: N rows of text, M rows of drafts, V vocabulary, V' tokens that a draft c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -17,16 +16,41 @@ from unmask.decoding.sampling import Scores, propose, warmed
 from unmask.models.config import ModelConfig
 
 
-class Compiled(Protocol):
-    """A compiled network, as its logits need it."""
+class CompiledBackend:
+    """A compiled network and its requests' places in a cache, which doubles and halves, so few shapes are ever seen."""
 
     config: ModelConfig
-    vocabulary: Array | None
+    vocabulary: Array | None  # the tokens that drafts can be
+    active: Array  # place of each request in the cache
+    places = 0
+    slots = 0
+
+    def make_room(self, places: int, slots: int) -> None:
+        """Makes the cache as large as this; what both sizes have room for stays."""
+        raise NotImplementedError
+
+    def leave_active(self) -> None:
+        """Makes the cache one of the active places only."""
+        raise NotImplementedError
 
     def draft_head(self, state: Array, before: Array, token: Array) -> tuple[Array, Array]:
         """States [n, D] and logits [n, V'] of slots whose own states are `state` [n, D], after `token` [n], which was
         chosen by the states `before` [n, D]."""
-        ...
+        raise NotImplementedError
+
+    def admit(self, rows: int, slots: int) -> None:
+        if len(self.active) + rows > self.places:
+            self.make_room(max(2 * self.places, len(self.active) + rows), self.slots)
+        free = np.setdiff1d(np.arange(self.places), self.active)
+        self.active = np.concatenate([self.active, free[:rows]])
+
+    def keep(self, rows: Array) -> None:
+        self.active = self.active[rows]
+        count = len(self.active)
+        if count and count * 2 <= self.places:
+            self.leave_active()
+            self.places = count
+            self.active = np.arange(count)
 
 
 @dataclass
@@ -36,7 +60,7 @@ class CompiledLogits:
     states: final states of the rows of text, or of drafts where there are no others. slots: those of the feed's slots.
     """
 
-    network: Compiled
+    network: CompiledBackend
     text: Array
     drafts: Array
     of_draft: Array
@@ -46,11 +70,8 @@ class CompiledLogits:
     def after_token(self, slot: Array, before: CompiledLogits, row: Array, token: Array) -> CompiledLogits:
         """See `decoding.feed.Logits`."""
         place = row - before.of_draft.cumsum()[row] if len(before.text) else row
-        states, logits = self.draft_head(self.slots[slot], before.states[place], token)
+        states, logits = self.network.draft_head(self.slots[slot], before.states[place], token)
         return type(self)(self.network, self.text[:0], logits, np.ones(len(states), bool), states, self.slots)
-
-    def draft_head(self, state: Array, before: Array, token: Array) -> tuple[Array, Array]:
-        return self.network.draft_head(state, before, token)
 
     def best(self, logits: Array, sampling: Sampling) -> Scores:
         """Proposed tokens of rows of one kind."""
@@ -100,8 +121,7 @@ class CompiledLogits:
     def odds(self, index: Array, tokens: Array) -> Array:
         """See `decoding.feed.Logits`; of rows of text, the only ones that check."""
         rows = self.text[index - self.of_draft.cumsum()[index]]
-        gap: Array = rows[np.arange(len(index)), tokens].astype(np.float64) - rows.max(-1)
-        return np.exp(gap)
+        return np.exp(rows[np.arange(len(index)), tokens].astype(np.float64) - rows.max(-1))
 
     def adjust(self, index: Array, adjustment: Adjustment) -> None:
         """See `decoding.feed.Logits`; of drafts only their own vocabulary counts."""

@@ -7,7 +7,6 @@ Shapes: B requests, W columns, N scored rows, V vocabulary, G key/value heads, S
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -68,43 +67,15 @@ def warmed(logits_NV: Tensor, temperature_N: Tensor, top_k_N: Tensor, top_p_N: T
 
 
 @dataclass(frozen=True)
-class DraftStates:
-    """Final states of the scored rows [N, D] and of the feed's slots [M, D], for the sequential draft head."""
-
-    model: Transformer
-    scored: Tensor
-    slots: Tensor
-
-    def after(self, slot: Tensor, before: Tensor, token: Tensor) -> tuple[Tensor, DraftStates]:
-        """Logits [n, V] of slots after tokens [n] that were chosen by the states `before` [n, D]."""
-        model = self.model
-        states = self.slots[slot]
-        if model.chain is not None:
-            states = model.chain(states, before, model.embedding(token))
-        vocabulary = model.draft_vocabulary
-        if vocabulary is None:
-            logits = model.head(states).float()
-            logits[:, model.config.mask_token_id] = -torch.inf
-        else:
-            logits = states.new_full((len(states), model.config.vocab_size), -torch.inf, dtype=torch.float32)
-            logits[:, vocabulary] = F.linear(states, model.head.weight[vocabulary]).float()
-        return logits, DraftStates(model, states, self.slots)
-
-
-@dataclass(frozen=True)
 class TorchLogits:
-    """Logits [N, V] on the network's device; banned tokens are already at -inf.
-
-    excluded [N]: logits of the mask where it has a share of the distribution though it is never written.
-    dtype: the network's own. soften: the mean embedding under distributions, of self-conditioned networks.
-    drafts: of networks that draft.
-    """
+    """Logits [N, V] on the network's device; banned tokens are already at -inf."""
 
     logits: Tensor
-    excluded: Tensor | None = None
-    dtype: torch.dtype = torch.float32
-    soften: Callable[[Tensor], Tensor] | None = None
-    drafts: DraftStates | None = None
+    excluded: Tensor | None = None  # [N], of the mask where it has a share of the distribution but is never written
+    dtype: torch.dtype = torch.float32  # the network's own
+    model: Transformer | None = None
+    states: Tensor | None = None  # final states of the scored rows [N, D], for the sequential draft head
+    slots: Tensor | None = None  # and of the feed's slots [M, D]
 
     def _column(self, values: Array) -> Tensor:
         return torch.from_numpy(values).to(self.logits.device)
@@ -160,17 +131,25 @@ class TorchLogits:
         """See `decoding.feed.Logits`."""
         rows = self.logits[self._column(index)]
         gap = rows.gather(1, self._column(tokens)[:, None]).squeeze(1) - rows.amax(-1)
-        odds: Array = gap.double().exp().cpu().numpy()
-        return odds
+        return gap.double().exp().cpu().numpy()
 
     @torch.inference_mode()
     def after_token(self, slot: Array, before: TorchLogits, row: Array, token: Array) -> TorchLogits:
         """See `decoding.feed.Logits`."""
-        if self.drafts is None or before.drafts is None:
+        model = self.model
+        if model is None or self.slots is None or before.states is None:
             raise ValueError("the layout has no draft slots")
-        known = before.drafts.scored[self._column(row)]
-        logits, drafts = self.drafts.after(self._column(slot), known, self._column(token))
-        return TorchLogits(logits, dtype=self.dtype, drafts=drafts)
+        states = self.slots[self._column(slot)]
+        if model.chain is not None:
+            states = model.chain(states, before.states[self._column(row)], model.embedding(self._column(token)))
+        vocabulary = model.draft_vocabulary
+        if vocabulary is None:
+            logits = model.head(states).float()
+            logits[:, model.config.mask_token_id] = -torch.inf
+        else:
+            logits = states.new_full((len(states), model.config.vocab_size), -torch.inf, dtype=torch.float32)
+            logits[:, vocabulary] = F.linear(states, model.head.weight[vocabulary]).float()
+        return TorchLogits(logits, None, self.dtype, model, states, self.slots)
 
     @torch.inference_mode()
     def adjust(self, index: Array, adjustment: Adjustment) -> None:
@@ -191,8 +170,7 @@ class TorchLogits:
         self.logits[rows[possible]] = only[possible]
         if self.excluded is not None:
             self.excluded[rows[possible]] = -torch.inf
-        host: Array = possible.cpu().numpy()
-        return host
+        return possible.cpu().numpy()
 
     def _probabilities(self, index: Array, sampling: Sampling) -> Tensor:
         options = (self._column(x) for x in (sampling.temperature, sampling.top_k, sampling.top_p))
@@ -210,9 +188,9 @@ class TorchLogits:
     @torch.inference_mode()
     def self_conditioning(self, index: Array, sampling: Sampling) -> Tensor:
         """See `feed.ConditioningLogits`: the mean embedding under each row's distribution, [len(index), D]."""
-        if self.soften is None:
+        if not isinstance(self.model, DiffusionGemma):
             raise ValueError("the network is not self-conditioned")
-        return self.soften(self._probabilities(index, sampling))
+        return self.model.mean_embedding(self._probabilities(index, sampling))
 
 
 class SlotCache:
@@ -306,8 +284,8 @@ class TorchBackend:
         column = tensor(feed.column)
         if isinstance(self.model, DiffusionGemma):
             hidden = self.model.hidden(*columns, gate_BT=gate, condition_BTD=self._signal(feed, anchor != TEXT))
-            return self._scored(self.model.head(hidden[row, column]).float(), feed, soften=self.model.mean_embedding)
-        hidden = self.model.hidden(*columns, tensor(feed.time), gate)
+        else:
+            hidden = self.model.hidden(*columns, tensor(feed.time), gate)
         states = hidden[row, column]
         logits = self.model.head(states).float()
         guided = feed.guidance > 0
@@ -316,8 +294,9 @@ class TorchBackend:
             without = self.model.head(hidden[row[which] + 1, column[which]]).float()
             scale = tensor(feed.guidance[guided].astype(np.float32))[:, None]
             logits[which] = without + (scale + 1) * (logits[which] - without)
-        slots = hidden[tensor(feed.slot_row), tensor(feed.slot_column)]
-        return self._scored(logits, feed, drafts=DraftStates(self.model, states, slots) if grouped else None)
+        logits, excluded = self._without_banned(logits, feed)
+        drafts = (states, hidden[tensor(feed.slot_row), tensor(feed.slot_column)]) if grouped else (None, None)
+        return TorchLogits(logits, excluded, self.model.embedding.weight.dtype, self.model, *drafts)
 
     def _signal(self, feed: Feed, gate_BW: Tensor) -> Tensor | None:
         """What the requests' canvases are conditioned on, [B, W, D]; 0 for those at their first step."""
@@ -348,7 +327,7 @@ class TorchBackend:
         k = Coordinates(*(torch.cat([a, b], 1) for a, b in zip(earlier, q, strict=True)))
 
         def dense(layout: Layout) -> Tensor | None:
-            mask: Tensor = layout.dense(q, k)
+            mask = layout.dense(q, k)
             return None if bool(mask.all()) else mask
 
         windows = self.config.windows
@@ -356,16 +335,9 @@ class TorchBackend:
             return WindowMasks({window: dense(replace(self.layout, window=window)) for window in windows})
         return dense(self.layout)
 
-    def _scored(
-        self,
-        logits: Tensor,
-        feed: Feed,
-        soften: Callable[[Tensor], Tensor] | None = None,
-        drafts: DraftStates | None = None,
-    ) -> TorchLogits:
-        """Logits [N, V] or log scores without what is never written: the mask, and of drafts all but their
-        vocabulary."""
-        dtype = self.model.embedding.weight.dtype
+    def _without_banned(self, logits: Tensor, feed: Feed) -> tuple[Tensor, Tensor | None]:
+        """Logits [N, V] or log scores without what is never written: the mask, and of drafts all but their vocabulary;
+        then the mask's own [N], where it has a share of the distribution."""
         vocabulary = self.model.draft_vocabulary
         if vocabulary is not None and bool(feed.of_draft.any()):
             others = torch.ones(logits.shape[1], dtype=torch.bool, device=self.device)
@@ -375,11 +347,10 @@ class TorchBackend:
         if self.config.output == "log_score":
             there = torch.from_numpy(feed.ids[feed.row, feed.column]).to(self.device)
             time = torch.from_numpy(feed.time[feed.row]).to(self.device)
-            scores = log_scores(logits[:, None], there[:, None], time, self.config.score_scaled)[:, 0]
-            return TorchLogits(scores, None, dtype, soften, drafts)
-        excluded = None
+            return log_scores(logits[:, None], there[:, None], time, self.config.score_scaled)[:, 0], None
         mask = self.config.mask_token_id
-        if mask is not None:
-            excluded = logits[:, mask].clone() if self.config.mask_in_softmax else None
-            logits[:, mask] = -torch.inf
-        return TorchLogits(logits, excluded, dtype, soften, drafts)
+        if mask is None:
+            return logits, None
+        excluded = logits[:, mask].clone() if self.config.mask_in_softmax else None
+        logits[:, mask] = -torch.inf
+        return logits, excluded

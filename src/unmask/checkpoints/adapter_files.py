@@ -5,16 +5,14 @@ The base is fetched and read where it lies.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from unmask.checkpoints.folder import ADAPTER, CONFIG, Folder
+from unmask.checkpoints.folder import ADAPTER, CONFIG, Folder, write_json
 from unmask.checkpoints.safetensors import INDEX, WEIGHTS, write_tensors
 from unmask.errors import UnmaskError
-from unmask.files import write_text
 from unmask.models.adapter import DRAFT_HEAD, adapted_config, attach, fingerprint, put
 from unmask.models.config import ModelConfig
 from unmask.models.transformer import Transformer
@@ -34,11 +32,11 @@ def save(folder: Path, network: Transformer, tensors: dict[str, Tensor], base: s
         write_tensors(folder / name, part)
     if head:
         homes = {tensor: name for name, part in parts.items() for tensor in part}
-        write_text(folder / INDEX, json.dumps({"metadata": {}, "weight_map": homes}, indent=2) + "\n")
+        write_json(folder / INDEX, {"metadata": {}, "weight_map": homes})
     for name in {WEIGHTS, INDEX, *SHARDS} - {*parts, *([INDEX] if head else [])}:
         (folder / name).unlink(missing_ok=True)  # of an adapter that was saved there before
-    write_text(folder / ADAPTER, json.dumps({"base": base, "embedding": fingerprint(network)}, indent=2) + "\n")
-    write_text(folder / CONFIG, json.dumps(network.config.to_dict(), indent=2) + "\n")
+    write_json(folder / ADAPTER, {"base": base, "embedding": fingerprint(network)})
+    write_json(folder / CONFIG, network.config.to_dict())
 
 
 def load(folder: Folder, base: Transformer, config: ModelConfig) -> Transformer:

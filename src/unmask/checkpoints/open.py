@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +15,7 @@ from unmask.checkpoints.families import registry
 from unmask.checkpoints.families.family import Family, ends_of, without_absent_ids
 from unmask.checkpoints.folder import ANSWERS, GENERATION, Folder
 from unmask.checkpoints.foreign import refuse_quantised
-from unmask.checkpoints.safetensors import INDEX, WEIGHTS, TensorFiles, same_bytes
+from unmask.checkpoints.safetensors import INDEX, WEIGHTS, same_bytes
 from unmask.decoding.methods import DecodingDefaults
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
@@ -35,45 +36,26 @@ READINGS = ("layout", "block_length", "shift", "corruption", "noise_schedule", "
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model as it lies on disk.
+    """A model as it lies on disk."""
 
-    Attributes:
-        path: Its folder or GGUF file.
-        name: What to call it.
-        folder: Its files; the weights are read from here.
-        raw_config: config.json as found, or as the GGUF file says it.
-        family: Whose layout the files have; None for our own.
-        config: The network.
-        origins: Where the ids of mask, eos, bos and pad come from.
-        notes: What the files disagree about, and what was left alone.
-        defaults: How it decodes where the caller does not say.
-        base: The model that an adapter was made for; None for a whole model.
-        base_name: That model's name, as the adapter's folder gives it.
-        device: Where `network` puts the weights.
-        dtype: float32, bfloat16, float16, or "auto" for the files' own.
-    """
-
-    path: Path
-    name: str
-    folder: Folder
-    raw_config: dict[str, Any]
-    family: Family | None
+    path: Path  # its folder or GGUF file
+    name: str  # what to call it
+    folder: Folder  # its files; the weights are read from here
+    raw_config: dict[str, Any]  # config.json as found, or as the GGUF file says it
+    family: Family | None  # whose layout the files have; None for our own
     config: ModelConfig
-    origins: dict[str, str]
-    notes: tuple[str, ...]
-    defaults: DecodingDefaults
-    base: Checkpoint | None = None
-    base_name: str | None = None
-    device: str = "cpu"
-    dtype: str = "float32"
+    origins: dict[str, str]  # where the ids of mask, eos, bos and pad come from
+    notes: tuple[str, ...]  # what the files disagree about, and what was left alone
+    defaults: DecodingDefaults  # how it decodes where the caller does not say
+    base: Checkpoint | None = None  # the model that an adapter was made for
+    base_name: str | None = None  # as the adapter's folder names it
+    device: str = "cpu"  # where `network` puts the weights
+    dtype: str = "float32"  # or bfloat16, float16, "auto" for the files' own
 
     @classmethod
     def open(cls, name: str | Path, device: str = "cpu", dtype: str = "float32") -> Checkpoint:
-        """Finds a model by name, folder or GGUF file and reads all about it but the weights.
-
-        Raises:
-            UnmaskError: There is no such model, or something in its files is wrong; the message names it.
-        """
+        """Finds a model by name, folder or GGUF file and reads all about it but the weights; UnmaskError where there
+        is none, or something in its files is wrong."""
         if dtype not in DTYPES:
             raise UnmaskError(f"dtype '{dtype}' is unknown; use one of {', '.join(DTYPES)}")
         path = hub.find(str(name))
@@ -82,10 +64,7 @@ class Checkpoint:
         try:
             found = _recognise(folder, raw)
         except UnmaskError as error:
-            message = str(error)
-            if message.startswith("model config:"):
-                message = f"{folder.source}:{message.removeprefix('model config:')}"
-            raise UnmaskError(message) from None
+            raise UnmaskError(re.sub("^model config:", lambda match: f"{folder.source}:", str(error))) from None
         base = None
         if folder.base is not None:
             if Folder(hub.find(folder.base)).base is not None:
@@ -132,14 +111,10 @@ class Checkpoint:
     def network(self, **changes: Any) -> Transformer:
         """Reads the weights into a network, in evaluation mode.
 
-        Args:
-            changes: Fields of the config that no tensor depends on, for a network that is to be trained on in another
-                way: `layout="block_causal", block_length=16, shift=True` makes a block diffusion model of an AR base
-                that keeps its shifted head.
-
-        Raises:
-            UnmaskError: The device cannot be used, the weights do not fit their config or the free memory, or a
-                change is one that tensors depend on.
+        changes: fields of the config that no tensor depends on, for a network that is to be trained on in another way:
+        `layout="block_causal", block_length=16, shift=True` makes a block diffusion model of an AR base that keeps its
+        shifted head. Raises UnmaskError for another field, for a device that cannot be used and for weights that do
+        not fit their config or the free memory.
         """
         import torch
 
@@ -186,11 +161,11 @@ def _recognise(folder: Folder, raw: dict[str, Any]) -> Checkpoint:
     refuse_quantised(raw, source)
     family = registry.recognise(raw, source, folder.path.absolute().name)
     values = folder.json(GENERATION)
+    notes: list[str] = []
     if family is None:
         config = ModelConfig.from_dict(raw, source)
         ids = {role: getattr(config, f"{role}_token_id") for role in tokens.ROLES}
         origins = {role: "nowhere" if id is None else "config.json" for role, id in ids.items()}
-        notes: list[str] = []
         decoding = {**_sampled(config), **values}
     else:
         files = tokens.token_files(folder)
@@ -199,7 +174,7 @@ def _recognise(folder: Folder, raw: dict[str, Any]) -> Checkpoint:
             family = family.unmasked
             config, settled = family.understand(raw, source, files)
         origins = dict(settled.origins)
-        notes = list(settled.notes)
+        notes += settled.notes
         if family.borrows_mask and config.mask_token_id is None:
             borrowed = _borrowed(folder, raw, files)
             if borrowed is not None and borrowed < config.vocab_size:
@@ -212,43 +187,30 @@ def _recognise(folder: Folder, raw: dict[str, Any]) -> Checkpoint:
         if any(folder.path.glob("adapter_model.*")):
             notes.append("an adapter made by PEFT lies beside the weights; it is not applied")
         # another maker's generation_config.json speaks of other things than ours
-        decoding = {
-            "eos_token_ids": list(settled.ends),
-            **family.defaults,
-            **family.generation(without_absent_ids(raw), without_absent_ids(values)),
-        }
-    if config.tie_embeddings and _has_own_head(folder, config, family):
+        own = family.generation(without_absent_ids(raw), without_absent_ids(values))
+        decoding = {"eos_token_ids": list(settled.ends), **family.defaults, **own}
+    if config.tie_embeddings and _has_own_head(folder, family):
         config = replace(config, tie_embeddings=False)
         notes.append("tie_word_embeddings is true, but a head of other values is stored; it is used, and not tied")
-    return Checkpoint(
-        path=folder.path,
-        name=_name(folder.path),
-        folder=folder,
-        raw_config=raw,
-        family=family,
-        config=config,
-        origins=origins,
-        notes=tuple(notes),
-        defaults=DecodingDefaults.read(decoding, str(folder.path / GENERATION)),
-    )
+    defaults = DecodingDefaults.read(decoding, str(folder.path / GENERATION))
+    return Checkpoint(folder.path, _name(folder.path), folder, raw, family, config, origins, tuple(notes), defaults)
 
 
-def _has_own_head(folder: Folder, config: ModelConfig, family: Family | None) -> bool:
+def _has_own_head(folder: Folder, family: Family | None) -> bool:
     """Whether the files of a network that is tied by its config hold another head, which counts, as in transformers.
 
     Where only the head is stored it is the embedding under the other's name.
     """
-    weights = None
-    with suppress(UnmaskError):  # what is wrong with weights is said when they are read
-        weights = folder.weights if folder.has(WEIGHTS) or folder.has(INDEX) else None  # a GGUF file says it itself
-    if not isinstance(weights, TensorFiles):
+    if not folder.has(WEIGHTS) and not folder.has(INDEX):  # a GGUF file says it itself
         return False
-    head, embedding = ends_of(config, family)
-    if head in weights.stored and embedding not in weights.stored:
-        weights.rename(head, embedding)
-    one = weights.stored.get(head)
-    other = weights.stored.get(embedding)
-    return one is not None and other is not None and one.shape == other.shape and not same_bytes(one, other)
+    with suppress(UnmaskError):  # what is wrong with weights is said when they are read
+        stored = folder.weights.stored
+        head, embedding = ends_of(family)
+        if head in stored and embedding not in stored:
+            stored[embedding] = replace(stored.pop(head), name=embedding)
+        if head in stored and embedding in stored and stored[head].shape == stored[embedding].shape:
+            return not same_bytes(stored[head], stored[embedding])
+    return False
 
 
 def _name(path: Path) -> str:

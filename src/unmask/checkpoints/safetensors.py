@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from io import FileIO
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -43,46 +45,76 @@ class Stored:
 
     path: Path
     name: str
-    kind: str  # a key of DTYPES
+    kind: str  # of its values, by the format's own name
     shape: tuple[int, ...]
     start: int
     size: int
+    read_as: str = "float32"  # torch's name of what its values are read as
 
     @property
     def dtype(self) -> torch.dtype:
-        """Torch's type of its values."""
         import torch
 
-        dtype: torch.dtype = getattr(torch, DTYPES[self.kind][0])
+        dtype: torch.dtype = getattr(torch, self.read_as)
         return dtype
+
+
+class Weights:
+    """A checkpoint's weights: where each tensor lies by name, known without reading one; then one at a time."""
+
+    source: Path
+    stored: dict[str, Stored]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: stored.shape for name, stored in self.stored.items()}
+
+    def bytes_by_dtype(self) -> dict[str, int]:
+        """Bytes of all tensors of each type, by the format's own names."""
+        out: dict[str, int] = {}
+        for stored in self.stored.values():
+            out[stored.kind] = out.get(stored.kind, 0) + stored.size
+        return out
+
+    def tensors(self, dtype: torch.dtype | None, transposed: tuple[str, ...] = ()) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor in the order of the files; only one is held here at a time.
+
+        dtype: of floating-point values, None: the file's. transposed: ends of names of tensors that are stored
+        [in, out] and given [out, in].
+        """
+        raise NotImplementedError
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """A file to read; one that cannot be read raises UnmaskError."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        reason = error.strerror or error
+        raise UnmaskError(f"{path} cannot be read ({reason}); copy or download it again") from None
 
 
 def read_header(path: Path) -> dict[str, Stored]:
     """Every tensor of a file by name, in the order of bytes; a missing, cut or hostile file raises UnmaskError."""
-    try:
+    with opened(path) as file:
         size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(8)
-            length = int.from_bytes(start, "little")
-            if start == b"version ":
-                raise UnmaskError(f"{path} is only a pointer to a file kept by Git LFS; fetch it with: git lfs pull")
-            if size < 8 or not 0 < length <= min(size - 8, LONGEST_HEADER):
-                raise _damaged(path, f"is too short for its header: {size} bytes, a header of {length}")
-            header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_without_repeats)
-    except OSError as error:
-        reason = f"{error.strerror or error}"
-        raise UnmaskError(f"{path} cannot be read ({reason}); copy or download it again") from None
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if start == b"version ":
+            raise UnmaskError(f"{path} is only a pointer to a file kept by Git LFS; fetch it with: git lfs pull")
+        if size < 8 or not 0 < length <= min(size - 8, LONGEST_HEADER):
+            raise _damaged(path, f"is too short for its header: {size} bytes, a header of {length}")
+        text = file.read(length)
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"has a header that is not JSON: {str(error)!r:.120}") from None
     if not isinstance(header, dict):
         raise _damaged(path, "has a header that is not a mapping")
-    out = {}
-    data = 8 + length
-    for name, entry in header.items():
-        if name != "__metadata__":
-            out[name] = _stored(path, name, entry, data)
-    end = data
-    ordered = sorted(out.values(), key=lambda t: (t.start, t.size))
+    end = 8 + length
+    tensors = [_stored(path, name, entry, end) for name, entry in header.items() if name != "__metadata__"]
+    ordered = sorted(tensors, key=lambda t: (t.start, t.size))
     for tensor in ordered:
         if tensor.start != end:
             raise _damaged(path, f"has a gap or an overlap before {tensor.name!r:.80}")
@@ -105,7 +137,7 @@ def _stored(path: Path, name: str, entry: Any, data: int) -> Stored:
     start, end = offsets
     if end - start != math.prod(shape) * DTYPES[kind][1]:
         raise _damaged(path, f"gives {name!r:.80} {end - start} bytes, its shape {shape!r:.80} needs others")
-    return Stored(path, name, kind, tuple(shape), data + start, end - start)
+    return Stored(path, name, kind, tuple(shape), data + start, end - start, DTYPES[kind][0])
 
 
 def _sizes(values: Any) -> TypeGuard[list[int]]:
@@ -123,7 +155,9 @@ def _damaged(path: Path, what: str) -> UnmaskError:
     return UnmaskError(f"{path} is not a readable safetensors file: it {what}; copy or download it again")
 
 
-def read(file: FileIO, stored: Stored, dtype: torch.dtype | None, buffer: Tensor, transposed: bool = False) -> Tensor:
+def read(
+    file: BufferedReader, stored: Stored, dtype: torch.dtype | None, buffer: Tensor, transposed: bool = False
+) -> Tensor:
     """One tensor of an open file, in its own memory; floating-point values in `dtype` (None: the file's).
 
     buffer: bytes [CHUNK] that values pass which are converted or transposed. It is the caller's, for all tensors:
@@ -136,7 +170,7 @@ def read(file: FileIO, stored: Stored, dtype: torch.dtype | None, buffer: Tensor
     file.seek(stored.start)
     if target == own and not transposed:
         flat = torch.empty(stored.size, dtype=torch.uint8)
-        _fill(file, flat, stored)
+        fill(file, flat.numpy(), stored)
         return flat.view(own).view(stored.shape)
     out = torch.empty(stored.shape[::-1] if transposed else stored.shape, dtype=target)
     rows = out.T if transposed else out.view(-1, 1)
@@ -146,51 +180,43 @@ def read(file: FileIO, stored: Stored, dtype: torch.dtype | None, buffer: Tensor
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
         data = buffer[: len(part) * size]
-        _fill(file, data, stored)
+        fill(file, data.numpy(), stored)
         part.copy_(data.view(own).view(part.shape))
     return out
 
 
-def _fill(file: FileIO, flat: Tensor, stored: Stored) -> None:
-    """Reads as many bytes as `flat` [n] has."""
-    values: Any = flat.numpy()
-    view = memoryview(values)
-    while len(view):
-        count = file.readinto(view)
-        if not count:  # cut since the header was read
-            raise UnmaskError(f"{stored.path} ends inside {stored.name!r:.80}; copy or download it again")
-        view = view[count:]
+def fill(file: BufferedReader, values: Any, stored: Stored) -> None:
+    """Reads as many bytes as an array [n] has."""
+    if file.readinto(values) < values.nbytes:  # cut since the header was read
+        raise UnmaskError(f"{stored.path} ends inside {stored.name!r:.80}; copy or download it again")
 
 
 def same_bytes(one: Stored, other: Stored) -> bool:
     """Whether two tensors hold the same values of the same type."""
     if (one.kind, one.shape) != (other.kind, other.shape):
         return False
-    try:
-        with one.path.open("rb") as first, other.path.open("rb") as second:
-            first.seek(one.start)
-            second.seek(other.start)
-            for start in range(0, one.size, CHUNK):
-                count = min(CHUNK, one.size - start)
-                if first.read(count) != second.read(count):
-                    return False
-    except OSError as error:
-        raise UnmaskError(f"{one.path} cannot be read ({error.strerror or error})") from None
-    return True
+    with opened(one.path) as first, opened(other.path) as second:
+        first.seek(one.start)
+        second.seek(other.start)
+        sizes = (min(CHUNK, one.size - start) for start in range(0, one.size, CHUNK))
+        return all(first.read(size) == second.read(size) for size in sizes)
+
+
+def _tensors(
+    stored: Iterable[Stored], dtype: torch.dtype | None = None, transposed: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Tensor]]:
+    import torch
+
+    buffer = torch.empty(CHUNK, dtype=torch.uint8)
+    for path, tensors in groupby(stored, key=lambda tensor: tensor.path):
+        with opened(path) as file:
+            for tensor in tensors:
+                yield tensor.name, read(file, tensor, dtype, buffer, tensor.name.endswith(transposed))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file; a missing, cut or hostile file raises UnmaskError."""
-    import torch
-
-    if not path.is_file():
-        raise UnmaskError(f"{path} does not exist; a checkpoint folder holds config.json and {WEIGHTS}")
-    header = read_header(path)
-    try:
-        with path.open("rb", buffering=0) as file:
-            return {name: read(file, stored, None, torch.empty(0)) for name, stored in header.items()}
-    except OSError as error:
-        raise UnmaskError(f"{path} cannot be read ({error.strerror or error})") from None
+    return dict(_tensors(read_header(path).values()))
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -207,22 +233,21 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
             raise OSError(str(error)) from None
 
 
-class TensorFiles:
+class TensorFiles(Weights):
     """The safetensors files of a folder, one or sharded."""
 
     def __init__(self, folder: Path) -> None:
         self.source = folder
         index = folder / INDEX
-        single = folder / WEIGHTS
         listed: dict[str, str] = {}
-        if single.is_file():
-            shards = [single]
+        if (folder / WEIGHTS).is_file():
+            shards = [folder / WEIGHTS]
         elif index.is_file():
             listed = self._indexed(index)
             shards = sorted({folder / shard for shard in listed.values()})
         else:
             raise unreadable(folder, WEIGHTS)
-        self.stored: dict[str, Stored] = {}
+        self.stored = {}
         for shard in shards:
             header = read_header(shard)
             for name in sorted(header.keys() & self.stored.keys()):
@@ -237,14 +262,11 @@ class TensorFiles:
     def _indexed(self, index: Path) -> dict[str, str]:
         """The index's weight_map, with every shard there."""
         mapping = read_json(index).get("weight_map")
-        names = list(mapping.values()) if isinstance(mapping, dict) and mapping else [None]
-        for name in {n if isinstance(n, str) else repr(n): n for n in names}.values():
-            if (
-                not isinstance(name, str)
-                or not name.isprintable()
-                or Path(name).name != name
-                or not name.endswith(".safetensors")
-            ):
+        if not isinstance(mapping, dict) or not mapping:
+            raise UnmaskError(f"{index} names no safetensors file of this folder")
+        for name in {str(home): home for home in mapping.values()}.values():
+            plain = isinstance(name, str) and name.isprintable() and Path(name).name == name
+            if not plain or not name.endswith(".safetensors"):
                 raise UnmaskError(f"{index} names {name!r:.120}, which is not a safetensors file of this folder")
             try:
                 there = (self.source / name).is_file()
@@ -252,39 +274,7 @@ class TensorFiles:
                 there = False
             if not there:
                 raise UnmaskError(f"{self.source / name} is missing; {index.name} asks for it, download it again")
-        return {name: str(home) for name, home in mapping.items()} if isinstance(mapping, dict) else {}
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor's shape, from the headers alone."""
-        return {name: stored.shape for name, stored in self.stored.items()}
-
-    def bytes_by_dtype(self) -> dict[str, int]:
-        """Bytes of all tensors of each type, by the format's own names."""
-        out: dict[str, int] = {}
-        for stored in self.stored.values():
-            out[stored.kind] = out.get(stored.kind, 0) + stored.size
-        return out
-
-    def rename(self, old: str, new: str) -> None:
-        """Gives a tensor another name from here on."""
-        self.stored[new] = replace(self.stored.pop(old), name=new)
+        return mapping
 
     def tensors(self, dtype: torch.dtype | None, transposed: tuple[str, ...] = ()) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor in the order of the files; only one is held here at a time.
-
-        dtype: of floating-point values, None: the file's. transposed: ends of names of tensors that are stored
-        [in, out] and given [out, in].
-        """
-        import torch
-
-        buffer = torch.empty(CHUNK, dtype=torch.uint8)
-        by_file: dict[Path, list[Stored]] = {}
-        for stored in self.stored.values():
-            by_file.setdefault(stored.path, []).append(stored)
-        for path, tensors in by_file.items():
-            try:
-                with path.open("rb", buffering=0) as file:
-                    for stored in tensors:
-                        yield stored.name, read(file, stored, dtype, buffer, stored.name.endswith(transposed))
-            except OSError as error:
-                raise UnmaskError(f"{path} cannot be read ({error.strerror or error}); download it again") from None
+        return _tensors(self.stored.values(), dtype, transposed)

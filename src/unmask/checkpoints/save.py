@@ -14,17 +14,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from unmask.checkpoints import adapter_files
-from unmask.checkpoints.families import registry, sdar
-from unmask.checkpoints.folder import (
-    CONFIG,
-    GENERATION,
-    TEMPLATE,
-    TEXT_FILES,
-    TOKENIZER,
-    TOKENIZER_CONFIG,
-)
+from unmask.checkpoints.families import llama, registry
+from unmask.checkpoints.folder import CONFIG, GENERATION, TEMPLATE, TEXT_FILES, TOKENIZER, TOKENIZER_CONFIG, write_json
 from unmask.checkpoints.hub import TEMPLATES
 from unmask.checkpoints.safetensors import WEIGHTS, write_tensors
+from unmask.checkpoints.tokens import ROLES
 from unmask.checkpoints.weights import weights_to_save
 from unmask.errors import UnmaskError
 from unmask.files import replacing, write_text
@@ -61,32 +55,31 @@ def write_checkpoint(
     write_tensors(folder / WEIGHTS, weights, metadata)
     if tokenizer is not None:
         write_text(folder / TOKENIZER, tokenizer.to_str(pretty=False))
-    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    write_json(folder / CONFIG, config)
 
 
 def save_new(folder: Path, network: Transformer, tokenizer: Tokenizer | None, decoding: dict[str, Any]) -> None:
     """Writes a network that was made here, in our own layout."""
     raw = network.config.to_dict()
     write_checkpoint(folder, raw, weights_to_save(network, None, raw), tokenizer)
-    write_text(folder / GENERATION, json.dumps(decoding, indent=2) + "\n")
+    write_json(folder / GENERATION, decoding)
 
 
 def save_again(folder: Path, network: Transformer, checkpoint: Checkpoint, decoding: dict[str, Any]) -> None:
     """Writes a network beside all else that its checkpoint has: tokenizer, chat templates, special tokens, decoding.
 
-    Args:
-        folder: Where to.
-        network: Of the checkpoint, or one that went on from it; read in another way, it is saved in our own layout.
-        checkpoint: What it was read from.
-        decoding: How it decodes, for a layout that has no words of its own for that.
+    network: of the checkpoint, or one that went on from it; read in another way, it is saved in our own layout.
+    decoding: how it decodes, for a layout that has no words of its own for that.
     """
     if checkpoint.base is not None:
         adapter_files.save(folder, network, dict(own_parameters(network)), checkpoint.base_name or "")
-        write_text(folder / GENERATION, json.dumps(decoding, indent=2) + "\n")
+        write_json(folder / GENERATION, decoding)
         return
-    family = checkpoint.family if network.config == checkpoint.config else None
-    raw = checkpoint.raw_config if network.config == checkpoint.config else network.config.to_dict()
+    same = network.config == checkpoint.config
+    family = checkpoint.family if same else None
+    raw = checkpoint.raw_config if same else network.config.to_dict()
     if family is not None:
+        decoding = checkpoint.folder.json(GENERATION)
         lost = [name for name in checkpoint.folder.weights.shapes() if name.startswith(family.unread)]
         if lost:
             raise UnmaskError(
@@ -95,13 +88,10 @@ def save_again(folder: Path, network: Transformer, checkpoint: Checkpoint, decod
             )
         if registry.recognise(raw, CONFIG, folder.absolute().name) is not family:  # its old folder's name said it
             raw = {**raw, "architectures": list(family.architectures[:1])}
-    generation = decoding
-    if family is not None:
-        generation = checkpoint.folder.json(GENERATION)
     _save_text(folder, checkpoint)
     write_checkpoint(folder, raw, weights_to_save(network, family, raw), None)
-    if generation:
-        write_text(folder / GENERATION, json.dumps(generation, indent=2) + "\n")
+    if decoding:
+        write_json(folder / GENERATION, decoding)
 
 
 def _save_text(folder: Path, checkpoint: Checkpoint) -> None:
@@ -126,11 +116,32 @@ def _template_file(name: str) -> str:
     return TEMPLATE if name == "default" else f"{TEMPLATES}/{name}.jinja"
 
 
+def _in_sdars_words(config: ModelConfig) -> dict[str, Any]:
+    """config.json; what SDAR has no key for is left out."""
+    raw = {
+        "architectures": ["SDARForCausalLM"],
+        "model_type": "sdar",
+        **{theirs: getattr(config, ours) for ours, theirs in llama.SIZES.items()},
+        "rope_theta": config.rope_theta,
+        "rope_scaling": None,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "use_sliding_window": False,
+        "block_size": config.block_length,
+        **{f"{role}_token_id": getattr(config, f"{role}_token_id") for role in ROLES},
+    }
+    if config.num_experts:
+        raw |= {"architectures": ["SDARMoeForCausalLM"], "model_type": "sdar_moe", "decoder_sparse_step": 1}
+        raw |= {"num_experts": config.num_experts, "num_experts_per_tok": config.experts_per_token}
+        raw |= {"moe_intermediate_size": config.expert_size, "norm_topk_prob": config.router_normalise}
+    return raw
+
+
 def sdar_config(config: ModelConfig, name: str) -> dict[str, Any]:
     """config.json of a network in SDAR's words. Raises UnmaskError naming the first thing SDAR has no words for."""
-    raw = sdar.write(config)
+    raw = _in_sdars_words(config)
     mine = config.to_dict()
-    theirs = sdar.FAMILY.config(raw, f"model '{name}' as SDAR").to_dict()
+    theirs = llama.SDAR.config(raw, f"model '{name}' as SDAR").to_dict()
     for field in (*FIRST, *(field.name for field in fields(config))):
         if mine[field] != theirs[field]:
             raise UnmaskError(
@@ -154,39 +165,33 @@ def export_sdar(
 ) -> None:
     """Writes a network as an SDAR folder, all of it or nothing.
 
-    Args:
-        templates: Chat templates by name.
-        special_tokens: Such as "bos_token", as text.
-        ends: Ids that end an answer besides the config's.
-        threshold: Of SGLang's decoding; None leaves it its own.
-
-    Raises:
-        UnmaskError: SDAR cannot express the network, or the folder holds something.
+    templates: of chats, by name. special_tokens: such as "bos_token", as text. ends: ids that end an answer besides the
+    config's. threshold: of SGLang's decoding; None leaves it its own. Raises UnmaskError where SDAR cannot express the
+    network, or the folder holds something.
     """
     config = network.config
     raw = sdar_config(config, name)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UnmaskError(f"{folder} holds something already; choose another folder")
-    weights = weights_to_save(network, sdar.FAMILY, raw)
+    weights = weights_to_save(network, llama.SDAR, raw)
     raw["torch_dtype"] = str(network.embedding.weight.dtype).removeprefix("torch.")
     stops = [end for end in (config.eos_token_id, *ends) if end is not None]
     generation = {"eos_token_id": stops, "bos_token_id": config.bos_token_id, "pad_token_id": config.pad_token_id}
-    known = None if threshold is None else f"threshold: {threshold}\n"
+    known = "" if threshold is None else f"threshold: {threshold}\n"
     with replacing(folder) as made:
         write_checkpoint(made, raw, weights, tokenizer, {"format": "pt"})
-        write_text(made / GENERATION, json.dumps(generation, indent=2) + "\n")
+        write_json(made / GENERATION, generation)
         write_text(made / f"{CLASS}.py", CODE.format(model_type=raw["model_type"]))
-        write_text(made / SGLANG, f"block_size: {config.block_length}\n{known or ''}")
+        write_text(made / SGLANG, f"block_size: {config.block_length}\n{known}")
         if tokenizer is not None:
             tokens = {**_tokens(config, tokenizer), **(special_tokens or {})}
-            write_text(made / TOKENIZER_CONFIG, json.dumps(tokens, indent=2) + "\n")
+            write_json(made / TOKENIZER_CONFIG, tokens)
         for name, text in (templates or {}).items():
             write_text(made / _template_file(name), text)
 
 
 def _tokens(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     """tokenizer_config.json: what the special tokens are called."""
-    roles = {"mask": config.mask_token_id, "eos": config.eos_token_id}
-    roles |= {"bos": config.bos_token_id, "pad": config.pad_token_id}
-    named = {f"{role}_token": tokenizer.id_to_token(id) for role, id in roles.items() if id is not None}
+    ids = {role: getattr(config, f"{role}_token_id") for role in ROLES}
+    named = {f"{role}_token": tokenizer.id_to_token(id) for role, id in ids.items() if id is not None}
     return {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.max_length, **named}

@@ -163,9 +163,11 @@ def _of_class(folder: Folder, tokenizer: Tokenizer | None) -> dict[str, str]:
     """Special tokens that transformers' class of tokenizer has where tokenizer_config.json does not speak of them."""
     config = folder.json("tokenizer_config.json")
     kind = str(config.get("tokenizer_class")).removesuffix("Fast").removesuffix("Tokenizer")
-    usual = {role: text for role, text in CLASSES.get(kind, {}).items() if role not in config}
+    there = {} if tokenizer is None else CLASSES.get(kind, {})
     return {
-        role: text for role, text in usual.items() if tokenizer is not None and tokenizer.token_to_id(text) is not None
+        role: text
+        for role, text in there.items()
+        if role not in config and tokenizer is not None and tokenizer.token_to_id(text) is not None
     }
 
 
@@ -207,20 +209,14 @@ def load_tokenizer(folder: Folder) -> Tokenizer | None:
 def chat_templates(folder: Folder) -> dict[str, str]:
     """Chat templates (Jinja) by name, looked for where transformers does, newest first. The plain one is "default"; so
     is the only one, whatever its name."""
-    templates = _found_templates(folder)
-    return dict.fromkeys(["default"], *templates.values()) if len(templates) == 1 else templates
-
-
-def _found_templates(folder: Folder) -> dict[str, str]:
     found = {"default": folder.path / "chat_template.jinja"} if folder.has("chat_template.jinja") else {}
     found |= {path.stem: path for path in sorted(folder.path.glob("additional_chat_templates/*.jinja"))}
-    if found:
-        return {name: _read_template(path) for name, path in found.items()}
+    templates = {name: _read_template(path) for name, path in found.items()}
     for file in ("tokenizer_config.json", "chat_template.json"):
-        templates = _templates(folder.json(file).get("chat_template"))
-        if templates:
-            return templates
-    return {} if folder.gguf is None else folder.gguf.templates()
+        templates = templates or _templates(folder.json(file).get("chat_template"))
+    if not templates and folder.gguf is not None:
+        templates = folder.gguf.templates()
+    return {"default": next(iter(templates.values()))} if len(templates) == 1 else templates
 
 
 def _read_template(path: Path) -> str:

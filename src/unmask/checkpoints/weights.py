@@ -12,9 +12,9 @@ from torch import Tensor
 
 from unmask.checkpoints import memory
 from unmask.checkpoints.families.family import Family, Table, ends_of
-from unmask.checkpoints.folder import CONFIG, Tensors
+from unmask.checkpoints.folder import CONFIG
 from unmask.checkpoints.foreign import quantised_by
-from unmask.checkpoints.safetensors import TensorFiles
+from unmask.checkpoints.safetensors import Weights
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
 from unmask.models.network import on_meta
@@ -38,29 +38,28 @@ class Fit:
     def holds(self) -> bool:
         return not (self.missing or self.extra or self.misshapen)
 
-    def line(self, source: str, config: str) -> str:
-        """One line with counts and the first few names."""
-        parts = []
-        for what, names in (("missing", self.missing), ("unknown", self.extra)):
-            if names:
-                parts.append(f"{_count(len(names))} {what} ({_few(names)})")
-        if self.misshapen:
-            name, found, expected = self.misshapen[0]
-            more = f" and {len(self.misshapen) - 1} more" if len(self.misshapen) > 1 else ""
-            shapes = f"{name!r:.100} is {list(found)!r:.60}, {config} asks for {list(expected)!r:.60}{more}"
-            parts.append(f"{_count(len(self.misshapen))} misshapen ({shapes})")
-        return f"{source} does not fit its {config}: {', '.join(parts)}; one of the two is of another model"
-
-    def problem(self, source: str, config: str) -> str | None:
-        """That line, or what quantised the tensors; None where everything is there."""
+    def problem(self, source: str) -> str | None:
+        """One line with counts and the first few names, or what quantised the tensors; None where all is there."""
         kind = quantised_by(self.extra)
         if kind is not None:
             return f"{source}: weights quantised by {kind} are not read; load the unquantised model"
-        return None if self.holds else self.line(source, config)
+        parts = []
+        for what, names in (("missing", self.missing), ("unknown", self.extra)):
+            if names:
+                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                parts.append(f"{_count(names)} {what} ({', '.join(f'{name!r:.100}' for name in names[:3])}{more})")
+        if self.misshapen:
+            name, found, expected = self.misshapen[0]
+            more = f" and {len(self.misshapen) - 1} more" if len(self.misshapen) > 1 else ""
+            shapes = f"{name!r:.100} is {list(found)!r:.60}, {CONFIG} asks for {list(expected)!r:.60}{more}"
+            parts.append(f"{_count(self.misshapen)} misshapen ({shapes})")
+        if not parts:
+            return None
+        return f"{source} does not fit its {CONFIG}: {', '.join(parts)}; one of the two is of another model"
 
-    def check(self, source: str, config: str) -> None:
+    def check(self, source: str) -> None:
         """Raises UnmaskError with that line unless everything is there."""
-        problem = self.problem(source, config)
+        problem = self.problem(source)
         if problem is not None:
             raise UnmaskError(problem)
 
@@ -75,16 +74,11 @@ def compare(found: Mapping[str, Shape], expected: Mapping[str, Shape], allowed: 
     )
 
 
-def _count(number: int) -> str:
-    return f"{number} tensor{'' if number == 1 else 's'}"
+def _count(found: Collection[Any]) -> str:
+    return f"{len(found)} tensor{'' if len(found) == 1 else 's'}"
 
 
-def _few(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(f"{name!r:.100}" for name in names[:3]) + more
-
-
-def build(config: ModelConfig, weights: Tensors, source: str) -> Transformer:
+def build(config: ModelConfig, weights: Weights, source: str) -> Transformer:
     """A network on the meta device; a config that no such weights can be of raises UnmaskError before it is built."""
     shapes = weights.shapes()
     values = sum(math.prod(shape) for shape in shapes.values())
@@ -102,9 +96,8 @@ def build(config: ModelConfig, weights: Tensors, source: str) -> Transformer:
 
 def weight_table(model: Transformer, family: Family | None) -> Table:
     """Names in the file and ours; the same ones in our own layout."""
-    if family is not None:
-        return family.table(model.config)
-    return {name: [name] for name, _ in model.named_parameters()}  # a tied head is listed once, as the embedding
+    names = [name for name, _ in model.named_parameters()]  # a tied head is listed once, as the embedding
+    return {name: [name] for name in names} if family is None else family.table(names)
 
 
 def expected_shapes(model: Transformer, family: Family | None) -> dict[str, Shape]:
@@ -117,12 +110,12 @@ def expected_shapes(model: Transformer, family: Family | None) -> dict[str, Shap
     return out
 
 
-def fit(model: Transformer, weights: Tensors, family: Family | None, raw: dict[str, Any]) -> Fit:
+def fit(model: Transformer, weights: Weights, family: Family | None, raw: dict[str, Any]) -> Fit:
     """How a checkpoint's tensors compare with those of a network."""
     shapes = weights.shapes()
     allowed = set()
     if model.config.tie_embeddings:  # a head that is stored as well is the embedding again, or it would not be tied
-        head, embedding = ends_of(model.config, family)
+        head, embedding = ends_of(family)
         allowed = {head} if shapes.get(head) == shapes.get(embedding) else set()
     if family is not None:
         allowed |= {name for name in shapes if name.endswith(family.ignored) or name.startswith(family.unread)}
@@ -130,19 +123,15 @@ def fit(model: Transformer, weights: Tensors, family: Family | None, raw: dict[s
     return compare(shapes, expected_shapes(model, family), allowed)
 
 
-def needed_bytes(model: Transformer, weights: Tensors, names: Collection[str], dtype: torch.dtype | None) -> int:
+def needed_bytes(model: Transformer, weights: Weights, names: Collection[str], dtype: torch.dtype | None) -> int:
     """Bytes of a network in memory: parameters in a dtype (None: the file's) and tables of rotation."""
-    shapes = weights.shapes()
-    stored = weights.stored if isinstance(weights, TensorFiles) else {}
-    total = 0 if model.config.attention else 2 * model.config.max_length * (model.config.rotary_size // 2) * 4
-    for name in names:
-        own = stored[name].dtype if name in stored else torch.float32
-        total += math.prod(shapes[name]) * (own if dtype is None else dtype).itemsize
-    return total
+    tables = 0 if model.config.attention else 2 * model.config.max_length * (model.config.rotary_size // 2) * 4
+    stored = [weights.stored[name] for name in names]
+    return tables + sum(math.prod(s.shape) * (s.dtype if dtype is None else dtype).itemsize for s in stored)
 
 
 def load_weights(
-    model: Transformer, weights: Tensors, family: Family | None, dtype: torch.dtype | None, device: torch.device
+    model: Transformer, weights: Weights, family: Family | None, dtype: torch.dtype | None, device: torch.device
 ) -> None:
     """Puts a checkpoint's tensors into a network built on the meta device, one at a time, each onto its device."""
     table = weight_table(model, family)
@@ -186,7 +175,7 @@ def read_network(
     """
     weights = checkpoint.folder.weights
     model = build(config, weights, checkpoint.folder.source)
-    fit(model, weights, checkpoint.family, checkpoint.raw_config).check(str(weights.source), CONFIG)
+    fit(model, weights, checkpoint.family, checkpoint.raw_config).check(str(weights.source))
     needed = needed_bytes(model, weights, weight_table(model, checkpoint.family), dtype)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
     half = "" if dtype is not None and dtype.itemsize <= 2 else "take dtype bfloat16, or "

@@ -36,7 +36,7 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
                 "name": entry.name,
                 "kind": entry.kind,
                 "bytes": size,
-                "source": str(entry.source),
+                "source": entry.source,
                 "licence": entry.licence,
                 "present": hub.is_present(entry),
                 "base": entry.base,
@@ -97,8 +97,7 @@ def pull(
     needed = [entry.name] if entry.base is None else [entry.base, entry.name]
     folders = {}
     for each in needed:  # an adapter is of no use without its base
-        shipped = isinstance(hub.need(each).source, hub.Shipped)
-        folders[each] = hub.find(each) if shipped or not check else hub.check(each)
+        folders[each] = hub.find(each) if hub.need(each).shipped or not check else hub.check(each)
     files = [{"name": f.name, "bytes": f.size, "sha256": f.sha256} for each in needed for f in hub.need(each).files]
     if as_json:
         print(json.dumps({"name": entry.name, "folders": {k: str(v) for k, v in folders.items()}, "files": files}))

@@ -16,11 +16,6 @@ from unmask.models.transformer import Transformer
 DRAFT_HEAD = "chain."  # how the names of its tensors begin
 
 
-def is_adapter_tensor(name: str) -> bool:
-    """Whether a parameter belongs to the adapter rather than to its base."""
-    return name == "mask_embedding" or name.startswith(DRAFT_HEAD) or name.endswith((".down", ".up"))
-
-
 def adapted_config(base: ModelConfig, block_length: int, rank: int = 0, width: int = 0, chain: int = 0) -> ModelConfig:
     """The base's config as that of a drafting network, with adapters of a rank or a bottleneck width, or both, and a
     chain of some width."""
@@ -48,7 +43,8 @@ def attach(base: Transformer, config: ModelConfig) -> Transformer:
 
 def own_parameters(network: Transformer) -> dict[str, nn.Parameter]:
     """The adapter's parameters by name."""
-    return {name: p for name, p in network.named_parameters() if is_adapter_tensor(name)}
+    begins = ("mask_embedding", DRAFT_HEAD)
+    return {n: p for n, p in network.named_parameters() if n.startswith(begins) or n.endswith((".down", ".up"))}
 
 
 def put(network: Transformer, tensors: dict[str, Tensor]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cache
+from math import inf
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -17,10 +19,17 @@ Router = Literal["softmax", "sigmoid"]
 Corruption = Literal["absorbing", "uniform"]
 Scores = Literal["logits", "log_score"]
 MixerName = Literal["attention"]  # the keys of mixers.MIXERS
+# values that a field can have, at least and below
 SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "intermediate_size",
          "max_length")  # fmt: skip
 OPTIONAL_SIZES = ("time_condition_size", "block_length", "num_experts", "shared_expert_size", "first_dense_layers",
                   "adapter_rank", "chain_width")  # fmt: skip
+BOUNDS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(SIZES, (1, 2**24)),
+    **dict.fromkeys(OPTIONAL_SIZES, (0, 2**24)),
+    "norm_eps": (0, inf),
+    "loops": (1, 1000),
+}
 TOKENS = [f"{role}_token_id" for role in ("mask", "eos", "bos", "pad", "delete", "insert")]
 
 
@@ -108,105 +117,80 @@ class ModelConfig:
 
     def check(self) -> None:
         """Raises UnmaskError naming the first impossible value."""
-        for name in SIZES:
-            value = getattr(self, name)
-            if value < 1:
-                raise UnmaskError(f"model config: {name} must be at least 1, got {value}")
-            if value >= 2**24:
-                raise UnmaskError(f"model config: {name} {value} is impossibly large")
-        for name in OPTIONAL_SIZES:
-            value = getattr(self, name)
-            if not 0 <= value < 2**24:
-                raise UnmaskError(f"model config: {name} must be 0 or a sensible size, got {value}")
-        if not 0 <= self.norm_eps < float("inf"):
-            raise UnmaskError(f"model config: norm_eps must be at least 0, got {self.norm_eps}")
+        for problem in self._problems():
+            raise UnmaskError(f"model config: {problem}")
+
+    def _problems(self) -> Iterator[str]:
+        """What is impossible, in the order of what depends on what: those after the first may be no problems."""
+        for name, (least, end) in BOUNDS.items():
+            if not least <= getattr(self, name) < end:
+                yield f"{name} must be at least {least} and below {end}, got {getattr(self, name)}"
         if self.num_heads % self.num_kv_heads:
-            raise UnmaskError(
-                f"model config: num_heads ({self.num_heads}) must be a multiple of num_kv_heads ({self.num_kv_heads})"
-            )
-        self._check_rope()
+            yield f"num_heads ({self.num_heads}) must be a multiple of num_kv_heads ({self.num_kv_heads})"
+        yield from self._rope_problems()
         if self.num_experts:
-            self._check_experts()
+            yield from self._expert_problems()
         if self.layout not in LAYOUT_KINDS or self.layout == "block_diffusion":
-            raise UnmaskError(f"model config: layout '{self.layout}' is not one a model decodes with")
+            yield f"layout '{self.layout}' is not one a model decodes with"
         if len(self.noise_range) != 2 or not 0 < self.noise_range[0] < self.noise_range[1] < 1e3:
-            raise UnmaskError(f"model config: noise_range must be two rising values, got {list(self.noise_range)}")
+            yield f"noise_range must be two rising values, got {list(self.noise_range)}"
         if self.layout in ("block_causal", "canvas") and self.block_length < 1:
-            raise UnmaskError(f"model config: a {self.layout} model needs block_length >= 1")
-        self._check_attention()
-        self._check_grid()
-        self._check_tokens()
-
-    def _check_rope(self) -> None:
-        if not 0 < self.rope_theta < float("inf"):
-            raise UnmaskError(f"model config: rope_theta must be above 0, got {self.rope_theta}")
-        if not 0.0 <= self.rope_fraction <= 1.0 or self.rotary_size % 2:
-            raise UnmaskError(
-                f"model config: rope_fraction {self.rope_fraction} of head_dim {self.head_dim} must be even and in 0..1"
-            )
-        pairs = self.rotary_size // 2
-        if self.rope_factors and (len(self.rope_factors) != pairs or not all(0 < f < 1e9 for f in self.rope_factors)):
-            raise UnmaskError(f"model config: rope_factors must be {pairs} values above 0, one for each rotated pair")
-        if not 0 < self.rope_scale < 1e9:
-            raise UnmaskError(f"model config: rope_scale must be above 0, got {self.rope_scale}")
-
-    def _check_tokens(self) -> None:
+            yield f"a {self.layout} model needs block_length >= 1"
+        yield from self._attention_problems()
+        if self.grid:
+            yield from self._grid_problems(*[*self.grid, 0, 0, 0, 0][:4])
         for name in TOKENS:
             value = getattr(self, name)
             if value is not None and not 0 <= value < self.vocab_size:
-                raise UnmaskError(f"model config: {name} {value} is outside the vocabulary of {self.vocab_size}")
+                yield f"{name} {value} is outside the vocabulary of {self.vocab_size}"
         delete = self.delete_token_id
         insert = self.insert_token_id
         if (delete is None) != (insert is None) or (delete is not None and delete in (insert, self.mask_token_id)):
-            raise UnmaskError(
-                f"model config: delete_token_id {delete} and insert_token_id {insert} must be two tokens, not the mask"
-            )
+            yield f"delete_token_id {delete} and insert_token_id {insert} must be two tokens, not the mask"
 
-    def _check_grid(self) -> None:
-        if not 1 <= self.loops < 1000:
-            raise UnmaskError(f"model config: loops must be at least 1 and below 1000, got {self.loops}")
-        if not self.grid:
-            return
-        rows, columns, box_rows, box_columns = [*self.grid, 0, 0, 0, 0][:4]
+    def _rope_problems(self) -> Iterator[str]:
+        if not 0 < self.rope_theta < inf:
+            yield f"rope_theta must be above 0, got {self.rope_theta}"
+        if not 0.0 <= self.rope_fraction <= 1.0 or self.rotary_size % 2:
+            yield f"rope_fraction {self.rope_fraction} of head_dim {self.head_dim} must be even and in 0..1"
+        pairs = self.rotary_size // 2
+        if self.rope_factors and (len(self.rope_factors) != pairs or not all(0 < f < 1e9 for f in self.rope_factors)):
+            yield f"rope_factors must be {pairs} values above 0, one for each rotated pair"
+        if not 0 < self.rope_scale < 1e9:
+            yield f"rope_scale must be above 0, got {self.rope_scale}"
+
+    def _grid_problems(self, rows: int, columns: int, box_rows: int, box_columns: int) -> Iterator[str]:
         fine = len(self.grid) == 4 and rows > 0 and columns > 0
         if box_rows or box_columns:
             fine = fine and box_rows > 0 and box_columns > 0 and not rows % box_rows and not columns % box_columns
         if not fine or rows * columns != self.max_length or self.layout != "bidirectional":
-            raise UnmaskError(
-                f"model config: grid {list(self.grid)} must be rows, columns and a box's rows and columns that divide "
-                f"them (0, 0 for none), {self.max_length} cells in all (max_length), under the bidirectional layout"
+            yield (
+                f"grid {list(self.grid)} must be rows, columns and a box's rows and columns that divide them (0, 0 for "
+                f"none), {self.max_length} cells in all (max_length), under the bidirectional layout"
             )
 
-    def _check_experts(self) -> None:
-        if not 1 <= self.experts_per_token <= self.num_experts or not 1 <= self.expert_size < 2**24:
-            raise UnmaskError(
-                f"model config: experts_per_token {self.experts_per_token} of num_experts {self.num_experts} "
-                f"with expert_size {self.expert_size} is impossible"
-            )
+    def _expert_problems(self) -> Iterator[str]:
+        count = self.num_experts
+        used = self.experts_per_token
+        if not 1 <= used <= count <= 4096 or not 1 <= self.expert_size < 2**24:
+            yield f"experts_per_token {used} of num_experts {count} with expert_size {self.expert_size} is impossible"
         groups = self.expert_groups
         kept = self.expert_groups_kept
-        if (
-            not 1 <= kept <= groups
-            or self.num_experts % groups
-            or self.num_experts // groups * kept < self.experts_per_token
-        ):
-            raise UnmaskError(
-                f"model config: {kept} of {groups} expert_groups cannot give {self.experts_per_token} of "
-                f"{self.num_experts} experts"
-            )
+        if not 1 <= kept <= groups or count % groups or count // groups * kept < used:
+            yield f"{kept} of {groups} expert_groups cannot give {used} of {count} experts"
 
-    def _check_attention(self) -> None:
+    def _attention_problems(self) -> Iterator[str]:
         if len(self.attention) != (self.num_layers if self.layout == "canvas" else 0):
-            raise UnmaskError(
-                f"model config: layout '{self.layout}' with {self.num_layers} layers does not go with "
-                f"{len(self.attention)} layers in attention"
+            yield (
+                f"layout '{self.layout}' with {self.num_layers} layers does not go with {len(self.attention)} layers "
+                "in attention"
             )
         for number, layer in enumerate(self.attention):
             sizes = (layer.head_dim, layer.num_kv_heads)
             fine = all(1 <= size < 2**24 for size in sizes) and not layer.head_dim % 2
-            fine = fine and not self.num_heads % layer.num_kv_heads and 0 < layer.rope_theta < float("inf")
+            fine = fine and not self.num_heads % layer.num_kv_heads and 0 < layer.rope_theta < inf
             if not fine or not 0 <= layer.rotated_pairs <= layer.head_dim // 2 or not 0 <= layer.window < 2**31:
-                raise UnmaskError(f"model config: attention of layer {number} is impossible: {layer}")
+                yield f"attention of layer {number} is impossible: {layer}"
 
     @property
     def key_shapes(self) -> list[tuple[int, int]]:
@@ -245,13 +229,12 @@ def build(cls: type, values: dict[str, Any], source: str) -> Any:
         raise UnmaskError(f"{source}: expected a mapping of fields, got {type(values).__name__}")
     hints = _hints(cls)
     typed: dict[str, Any] = {}
-    known = {f.name for f in fields(cls) if f.init}
+    known = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(cls) if f.init}
     for name, value in values.items():
         if name not in known:
             raise UnmaskError(f"{source}: unknown field {name!r}; known fields: {', '.join(sorted(known))}")
         typed[name] = _typed(hints[name], value, f"{source}: {name}")
-    required = [f.name for f in fields(cls) if f.init and f.default is MISSING and f.default_factory is MISSING]
-    missing = [name for name in required if name not in typed]
+    missing = [name for name, required in known.items() if required and name not in typed]
     if missing:
         raise UnmaskError(f"{source}: lacks {', '.join(missing)}")
     return cls(**typed)

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from unmask.attention import AttentionMask, WindowMasks, attend
 from unmask.layout import PADDING, Coordinates, Layout
 from unmask.models.config import LayerAttention, ModelConfig
-from unmask.models.layers import ACTIVATIONS, MLP, make_norm
+from unmask.models.layers import ACTIVATIONS, MLP, Norm, dispatch
 from unmask.models.mixers import Attention, Context, KeyValueCache, rotate
-from unmask.models.moe import dispatch
 from unmask.models.transformer import Transformer
 
 Rope = tuple[Tensor, Tensor]
@@ -102,22 +101,14 @@ class GemmaExperts(nn.Module):
 class GemmaBlock(nn.Module):
     """Attention, then an MLP and experts side by side, each with a norm before and after it."""
 
-    norm1: nn.Module
-    mixer_norm: nn.Module
-    norm2: nn.Module
-    mlp_norm: nn.Module
-    norm3: nn.Module
-    experts_norm: nn.Module
-    sum_norm: nn.Module
-
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.mixer = GemmaAttention(config, layer)
         self.mlp = MLP(config, config.intermediate_size)
         self.router = GemmaRouter(config)
         self.experts = GemmaExperts(config)
-        for name in ("norm1", "mixer_norm", "norm2", "mlp_norm", "norm3", "experts_norm", "sum_norm"):
-            setattr(self, name, make_norm(config, config.hidden_size))
+        norms = (Norm(config, config.hidden_size) for _ in range(7))
+        self.norm1, self.mixer_norm, self.norm2, self.mlp_norm, self.norm3, self.experts_norm, self.sum_norm = norms
         self.text_scalar = nn.Parameter(torch.ones(1))
         self.canvas_scalar = nn.Parameter(torch.ones(1))
 
@@ -138,7 +129,7 @@ class SelfConditioning(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.norm = make_norm(config, config.hidden_size)
+        self.norm = Norm(config, config.hidden_size)
         self.mlp = MLP(config, config.intermediate_size)
         self.eps = config.norm_eps
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unmask.attention import AttentionMask, attend
 from unmask.models.config import ModelConfig
-from unmask.models.layers import Projection, make_norm
+from unmask.models.layers import Norm, Projection
 
 
 class KeyValueCache(Protocol):
@@ -65,8 +65,8 @@ class Attention(nn.Module):
         self.k_proj = Projection(size, keys, config.qkv_bias, config.adapter_rank)
         self.v_proj = Projection(size, keys, config.qkv_bias, config.adapter_rank)
         self.o_proj = Projection(queries, size, config.out_bias, config.adapter_rank)
-        self.q_norm = make_norm(config, config.head_dim) if config.qk_norm else None
-        self.k_norm = make_norm(config, config.head_dim) if config.qk_norm else None
+        self.q_norm = Norm(config, config.head_dim) if config.qk_norm else None
+        self.k_norm = Norm(config, config.head_dim) if config.qk_norm else None
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
         batch, length, _ = x_BTD.shape

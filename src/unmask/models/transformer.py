@@ -16,11 +16,9 @@ from torch import Tensor, nn
 from unmask.attention import AttentionMask
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
-from unmask.models.draft_head import DraftHead
 from unmask.models.grid import GridBias
-from unmask.models.layers import MLP, Bottleneck, make_norm
+from unmask.models.layers import MLP, Bottleneck, DraftHead, MixtureOfExperts, Norm
 from unmask.models.mixers import MIXERS, Context, KeyValueCache
-from unmask.models.moe import MixtureOfExperts
 
 
 def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
@@ -37,15 +35,6 @@ def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
         cos[start : start + 8192] = angle.cos() * config.rope_scale
         sin[start : start + 8192] = angle.sin() * config.rope_scale
     return cos, sin
-
-
-def make_mlp(config: ModelConfig, layer: int) -> nn.Module:
-    """What mixes features in a layer: an MLP, or experts."""
-    if config.num_experts and layer >= config.first_dense_layers:
-        experts = nn.ModuleList(MLP(config, config.expert_size) for _ in range(config.num_experts))
-        shared = MLP(config, config.shared_expert_size) if config.shared_expert_size else None
-        return MixtureOfExperts(config, experts, shared)
-    return MLP(config, config.intermediate_size)
 
 
 class TimeEmbedding(nn.Module):
@@ -80,10 +69,11 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         size = config.hidden_size
-        self.norm1 = make_norm(config, size)
+        self.norm1 = Norm(config, size)
         self.mixer = MIXERS[config.mixer](config, layer)
-        self.norm2 = make_norm(config, size)
-        self.mlp = make_mlp(config, layer)
+        self.norm2 = Norm(config, size)
+        experts = config.num_experts and layer >= config.first_dense_layers
+        self.mlp = MixtureOfExperts(config) if experts else MLP(config, config.intermediate_size)
         self.adapter = Bottleneck(size, config.adapter_width) if config.adapter_width else None
         condition = config.time_condition_size
         self.modulation = nn.Linear(condition, 6 * size) if condition else None
@@ -125,7 +115,7 @@ class Transformer(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(self.make_block(i) for i in range(config.num_layers))
-        self.norm = make_norm(config, config.hidden_size)
+        self.norm = Norm(config, config.hidden_size)
         plain = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
         self.head = SoftCappedHead(config) if config.logit_softcap else plain
         self.position_embedding = (

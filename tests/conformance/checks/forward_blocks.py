@@ -18,7 +18,7 @@ from unmask.backends.torch import TorchBackend
 from unmask.decoding.feed import TEXT, Columns, Feed
 from unmask.layout import Coordinates, Layout
 from unmask.lm import DiffusionLM
-from unmask.models.moe import Router
+from unmask.models.layers import Router
 
 NAMED = r"block(\d+)|block_causal|sample_mode(?:_prefix(\d+))?"
 TRAINING = r"train(?:_block(\d+))?"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from unmask.backends import Progress, Source
-from unmask.backends.logits import CompiledLogits
+from unmask.backends.logits import CompiledBackend, CompiledLogits
 from unmask.backends.native.network import Batch, CompiledNetwork, cores, library
 from unmask.backends.native.packing import packed_weights
 from unmask.backends.store import compiled_folder
@@ -103,7 +103,7 @@ class Lines:
     need: Array  # of each column: the last column + 1 that must be computed with it or before
 
 
-class NativeBackend:
+class NativeBackend(CompiledBackend):
     """Columns of all requests stand in one line, so nothing is padded; a request's result never depends on
     who stands beside it. The logits of a forward are good until the next."""
 
@@ -113,9 +113,7 @@ class NativeBackend:
         self.vocabulary = network.vocabulary
         self.threads = cores()
         self.layout = Layout("causal")
-        self.active = np.zeros(0, np.int64)  # place of each request in the cache
-        self.places = 0
-        self.slots = 0
+        self.active = np.zeros(0, np.int64)
         self.dtype = np.float32 if network.exact else np.float16
         self.keys = self.values = np.zeros(0, self.dtype)
         self.library = _library()
@@ -133,10 +131,9 @@ class NativeBackend:
             raise UnmaskError(f"backend 'native' does not compute layout '{layout.kind}'; use backend='torch'")
         self.layout = layout
         self.active = np.arange(rows)
-        self._make_room(max(rows, 1), SLOT_STEP)
+        self.make_room(max(rows, 1), SLOT_STEP)
 
-    def _make_room(self, places: int, slots: int) -> None:
-        """Makes the cache as large as this; what both sizes have room for stays."""
+    def make_room(self, places: int, slots: int) -> None:
         if (places, slots) == (self.places, self.slots):
             return
         c = self.config
@@ -156,22 +153,8 @@ class NativeBackend:
         self.values = values
         self.addresses = (keys.ctypes.data, values.ctypes.data)
 
-    def admit(self, rows: int, slots: int) -> None:
-        free = np.setdiff1d(np.arange(self.places), self.active)
-        if len(free) < rows:
-            self._make_room(max(2 * self.places, len(self.active) + rows), self.slots or SLOT_STEP)
-            free = np.setdiff1d(np.arange(self.places), self.active)
-        self.active = np.concatenate([self.active, free[:rows]])
-
-    def keep(self, rows: Array) -> None:
-        self.active = self.active[rows]
-        count = len(self.active)
-        if count and count * 2 <= self.places:
-            self._store(
-                np.ascontiguousarray(self.keys[:, self.active]), np.ascontiguousarray(self.values[:, self.active])
-            )
-            self.places = count
-            self.active = np.arange(count)
+    def leave_active(self) -> None:
+        self._store(*(np.ascontiguousarray(kept[:, self.active]) for kept in (self.keys, self.values)))
 
     def forward(self, feed: Feed) -> CompiledLogits:
         lines = self._lines(feed)
@@ -228,7 +211,7 @@ class NativeBackend:
             values[7] = np.where(drafts, last, 0)
             values[8] = drafts
         if needed > self.slots:
-            self._make_room(self.places, -(-needed // SLOT_STEP) * SLOT_STEP)
+            self.make_room(self.places, -(-needed // SLOT_STEP) * SLOT_STEP)
         values[0] = feed.ids[there]
         values[1] = position
         values[2] = self.active[row]
@@ -247,7 +230,9 @@ class NativeBackend:
         if low:
             own[6:8] -= low * own[8]
         rows = [np.ascontiguousarray(part, np.int32) for part in parts]
-        batch = Batch(count, *map(len, rows), self.places, self.slots // SLOTS, self._crew(count))
+        # a tiny pass is over before another thread wakes
+        threads = self.threads if self.network.text_bytes * count > ALONE else 1
+        batch = Batch(count, *map(len, rows), self.places, self.slots // SLOTS, threads)
         start = own.ctypes.data
         for i, name in enumerate(LINES):
             setattr(batch, name, start + i * own.strides[0])
@@ -271,12 +256,8 @@ class NativeBackend:
                 return
             self.scratch.take(needed)
 
-    def _crew(self, columns: int) -> int:
-        """Threads for so many columns: a tiny pass is over before another thread wakes."""
-        return self.threads if self.network.text_bytes * columns > ALONE else 1
-
     def draft_head(self, state: Array, before: Array, token: Array) -> tuple[Array, Array]:
-        """See `backends.logits.Compiled`; the logits are good until the head is asked again."""
+        """See `CompiledBackend`; the logits are good until the head is asked again."""
         given = [np.ascontiguousarray(state, np.float32), np.ascontiguousarray(before, np.float32)]
         given.append(np.ascontiguousarray(token, np.int32))
         made = np.empty_like(given[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
 from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from unmask.backends.native.packing import GATED, NORMS
 from unmask.canvas import Array
+from unmask.checkpoints.memory import control_groups
 from unmask.models.config import ModelConfig
 from unmask.models.rope import frequencies
 
@@ -88,31 +90,15 @@ def cores() -> int:
     return max(1, int(min(have, _quota())))
 
 
-def _quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """CPUs that the control groups above this process leave it (versions 2 and 1); infinite where none limits it."""
+def _quota(root: Path = Path("/")) -> float:
+    """CPUs that the control groups above this process leave it; infinite where none limits it."""
     limits = [float("inf")]
-    try:
-        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
-    except OSError:
-        lines = []
-    for _, controllers, group in (line for line in lines if len(line) == 3):
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        base = root / controllers if controllers else root
-        place = base / group.lstrip("/")
-        for folder in (place, *place.parents):
-            try:
-                if controllers:
-                    quota = (folder / "cpu.cfs_quota_us").read_text()
-                    period = (folder / "cpu.cfs_period_us").read_text()
-                else:
-                    quota, period = (folder / "cpu.max").read_text().split()
-                if quota.strip() not in ("max", "-1"):
-                    limits.append(int(quota) / int(period))
-            except (OSError, ValueError):
-                pass
-            if folder == base:
-                break
+    for version, folder in control_groups(root, "cpu"):
+        names = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        with suppress(OSError, ValueError):
+            quota, period = " ".join((folder / name).read_text() for name in names).split()
+            if quota not in ("max", "-1"):
+                limits.append(int(quota) / int(period))
     return min(limits)
 
 

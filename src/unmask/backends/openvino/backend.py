@@ -12,7 +12,7 @@ import numpy as np
 import openvino as ov
 
 from unmask.backends import Source
-from unmask.backends.logits import CompiledLogits
+from unmask.backends.logits import CompiledBackend, CompiledLogits
 from unmask.backends.store import compiled_folder
 from unmask.canvas import Array
 from unmask.decoding.feed import TEXT, Feed
@@ -25,16 +25,16 @@ SLOT_STEP = 128  # slots grow in steps, so that few shapes are ever seen
 WIDTHS = (1, 4, 9, 16, 32, 64, 128)  # a change of shape costs more than the columns that fill it up
 
 
-class OpenVINOBackend:
+class OpenVINOBackend(CompiledBackend):
     """Runs the base's graph for feeds of text, and the adapted one once a request drafts."""
 
     def __init__(self, config: ModelConfig, where: Path) -> None:
         self.config = config
         self.where = where
         self.requests: dict[str, Any] = {}  # compiled graphs: base, drafts (the adapted one), draft_head
-        self.vocabulary: Array | None = None
+        self.vocabulary = None
         self.cache: Array = np.zeros((0, 0, 0, 0, 0), np.float32)
-        self.active = np.zeros(0, np.int64)  # place of each request in the cache's batch
+        self.active = np.zeros(0, np.int64)
 
     @classmethod
     def compiled(cls, source: Source) -> OpenVINOBackend:
@@ -48,43 +48,34 @@ class OpenVINOBackend:
         if not use_cache:
             raise UnmaskError("backend 'openvino' always keeps exact keys and values; use backend='torch' without")
         self.active = np.arange(rows)
-        self._make_room(rows, SLOT_STEP)
+        self.make_room(rows, SLOT_STEP)
 
-    def _make_room(self, rows: int, slots: int) -> None:
-        """Makes the cache as large as this; what both sizes have room for stays."""
+    def make_room(self, places: int, slots: int) -> None:
         c = self.config
         old = self.cache
-        self.cache = np.zeros((2 * c.num_layers, rows, c.num_kv_heads, slots, c.head_dim), np.float32)
+        self.cache = np.zeros((2 * c.num_layers, places, c.num_kv_heads, slots, c.head_dim), np.float32)
+        row = min(places, self.places)
+        slot = min(slots, self.slots)
         if old.size:
-            row = min(rows, old.shape[1])
-            slot = min(slots, old.shape[3])
             self.cache[:, :row, :, :slot] = old[:, :row, :, :slot]
+        self.places = places
+        self.slots = slots
 
-    def admit(self, rows: int, slots: int) -> None:
-        have = self.cache.shape[1]
-        if len(self.active) + rows > have:  # batches double, so that few shapes are ever seen
-            self._make_room(max(2 * have, len(self.active) + rows), self.cache.shape[3])
-        free = np.setdiff1d(np.arange(self.cache.shape[1]), self.active)
-        self.active = np.concatenate([self.active, free[:rows]])
-
-    def keep(self, rows: Array) -> None:
-        self.active = self.active[rows]
-        if len(self.active) * 2 <= self.cache.shape[1] and len(self.active):
-            self.cache = np.ascontiguousarray(self.cache[:, self.active])
-            self.active = np.arange(len(self.active))
+    def leave_active(self) -> None:
+        self.cache = np.ascontiguousarray(self.cache[:, self.active])
 
     def forward(self, feed: Feed) -> CompiledLogits:
         if (feed.guidance > 0).any():
             raise UnmaskError("backend 'openvino' does not guide; use backend='torch' or guidance=0")
         needed = int(np.where(feed.document == PADDING, 0, feed.position).max()) + 1
-        if needed > self.cache.shape[3]:
-            self._make_room(self.cache.shape[1], -(-needed // SLOT_STEP) * SLOT_STEP)
+        if needed > self.slots:
+            self.make_room(self.places, -(-needed // SLOT_STEP) * SLOT_STEP)
         # text alone needs no adapter, but a graph that is at hand beats compiling another
         drafted = bool((feed.anchor != TEXT).any()) or ("base" not in self.requests and "drafts" in self.requests)
         request = self._request("drafts" if drafted else "base")
         width = feed.ids.shape[1]
         wide = next((w for w in WIDTHS if w >= width), -(-width // 64) * 64)
-        rows = self.cache.shape[1]
+        rows = self.places
 
         def spread(values: Array, fill: int) -> Array:
             out = np.full((rows, wide), fill, np.int32)
@@ -122,17 +113,16 @@ class OpenVINOBackend:
 
     def _mask(self, position: Array, anchor: Array, document: Array, cached: Array) -> Array:
         """What is added to scores of cached slots, then of the columns [B, 1, W, S + W]; of text alone it is causal."""
-        _, rows, _, slots, _ = self.cache.shape
-        filled = np.zeros(rows, np.int64)
+        filled = np.zeros(self.places, np.int64)
         filled[self.active] = cached
         q = Coordinates.drafts(position, anchor, document)
-        place = np.broadcast_to(np.arange(slots), (rows, slots))
+        place = np.broadcast_to(np.arange(self.slots), (self.places, self.slots))
         earlier = Coordinates.drafts(place, np.full_like(place, TEXT), np.where(place < filled[:, None], 0, EMPTY))
         k = Coordinates(*(np.concatenate([a, b], 1) for a, b in zip(earlier, q, strict=True)))
         return np.where(Layout("drafts").dense(q, k), np.float32(0), np.float32(-1e9))
 
     def draft_head(self, state: Array, before: Array, token: Array) -> tuple[Array, Array]:
-        """See `backends.logits.Compiled`."""
+        """See `CompiledBackend`."""
         inputs = {"state": state, "before": before, "token": token.astype(np.int32)}
         states, logits = self._infer(self._request("draft_head"), inputs)
         return states.copy(), logits.copy()

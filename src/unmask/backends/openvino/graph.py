@@ -20,7 +20,6 @@ from unmask.canvas import Array
 from unmask.models.config import ModelConfig
 
 Weight = Callable[[str], Array]  # a parameter of the network by name, float32
-BANNED = np.float32(-1e9)  # added to scores of pairs that may not attend
 
 
 def quantise(weight: Array) -> tuple[Array, Array]:

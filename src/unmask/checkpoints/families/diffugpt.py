@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unmask.checkpoints.families.family import Family, Names, require
-from unmask.models.config import ModelConfig
-
-ROOT = "denoise_model."
+from unmask.checkpoints.families.family import Family, ids, layered, require
 
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
@@ -33,39 +30,26 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
         "mlp_bias": True,
         "activation": "gelu_tanh",
         "shift": True,
-        "mask_token_id": raw.get("mask_token_id"),
-        "eos_token_id": raw.get("eos_token_id"),
-        "bos_token_id": raw.get("bos_token_id"),
-        "pad_token_id": raw.get("pad_token_id"),
+        **ids(raw),
     }
 
 
-def names(config: ModelConfig) -> Names:
-    layer = ROOT + "h.{i}."
-    ours = "blocks.{i}."
-    qkv = " + ".join(f"{ours}mixer.{part}_proj" for part in "qkv")
-    pairs = [
-        ("norm", ROOT + "ln_f"),
-        (ours + "norm1", layer + "ln_1"),
-        (ours + "norm2", layer + "ln_2"),
-        (qkv, layer + "attn.c_attn"),
-        (ours + "mixer.o_proj", layer + "attn.c_proj"),
-        (ours + "mlp.up_proj", layer + "mlp.c_fc"),
-        (ours + "mlp.down_proj", layer + "mlp.c_proj"),
-    ]
-    table = [("embedding.weight", "embed_tokens.weight"), ("position_embedding.weight", ROOT + "wpe.weight")]
-    for mine, theirs in pairs:
-        for leaf in ("weight", "bias"):
-            table.append((" + ".join(f"{part}.{leaf}" for part in mine.split(" + ")), f"{theirs}.{leaf}"))
-    return table
-
-
+ROOT = "denoise_model."
+WHOLE = {"embedding": "embed_tokens", "position_embedding": ROOT + "wpe", "norm": ROOT + "ln_f"}
+LAYER = {
+    "norm1": "ln_1",
+    "norm2": "ln_2",
+    **{f"mixer.{part}_proj": "attn.c_attn" for part in "qkv"},
+    "mixer.o_proj": "attn.c_proj",
+    "mlp.up_proj": "mlp.c_fc",
+    "mlp.down_proj": "mlp.c_proj",
+}
 FAMILY = Family(
     name="DiffuGPT",
     model_types=("gpt2",),
     architectures=("GPT2LMHeadModel", "DiscreteDiffusionModel"),
     read=read,
-    names=names,
+    names=layered(WHOLE, ROOT + "h.{}.", LAYER),
     defaults={"rule": "random", "max_denoising_steps": 64, "temperature": 0.95, "top_p": 0.9},
     mask=10541,  # a word of GPT-2's vocabulary, used anew
     eos=50256,

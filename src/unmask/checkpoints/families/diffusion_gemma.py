@@ -5,12 +5,11 @@ Facts from transformers 5.23.0, models/diffusion_gemma. Images are not read: a v
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from unmask.checkpoints.families import llama
-from unmask.checkpoints.families.family import Family, Names
+from unmask.checkpoints.families.family import GATED, Family, layered, require
 from unmask.errors import UnmaskError
-from unmask.models.config import ModelConfig
 
 SLIDING = "sliding_attention"
 FULL = "full_attention"
@@ -19,6 +18,7 @@ ROPE = {
     FULL: {"rope_type": "proportional", "rope_theta": 1000000.0, "partial_rotary_factor": 0.25},
 }
 
+HEADS = {"head_dim": 256, "num_key_value_heads": 4}
 # read layer by layer, or in another way than those of plain models
 LAYERWISE = dict.fromkeys(("sliding_window", "layer_types", "rope_parameters", "final_logit_softcapping"))
 
@@ -27,18 +27,13 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
     text = raw.get("text_config")
     if not isinstance(text, dict):
         raise UnmaskError("model config: a diffusion_gemma model needs a text_config")
-    if not raw.get("tie_word_embeddings", True):
-        raise UnmaskError("model config: tie_word_embeddings false is not supported; encoder and decoder share weights")
-    if text.get("attention_bias"):  # the reference ties weights only, so its two halves would have their own
-        raise UnmaskError("model config: attention_bias is not supported; encoder and decoder share all but scalars")
+    require(raw, "DiffusionGemma, whose encoder and decoder share weights,", tie_word_embeddings=True)
+    # the reference ties weights only, so its two halves would have biases of their own
+    require(text, "DiffusionGemma", attention_bias=False, hidden_activation="gelu_pytorch_tanh")
     if text.get("use_bidirectional_attention") == "all":
         raise UnmaskError("model config: use_bidirectional_attention 'all' is not supported; text is read causally")
-    if text.get("hidden_activation", "gelu_pytorch_tanh") != "gelu_pytorch_tanh":
-        raise UnmaskError(f"model config: hidden_activation {text['hidden_activation']!r:.40} is not supported")
     return {
-        **llama.read(
-            {"head_dim": 256, "num_key_value_heads": 4, "max_position_embeddings": 131072, **text, **LAYERWISE}
-        ),
+        **llama.read({**HEADS, "max_position_embeddings": 131072, **text, **LAYERWISE}),
         "rope_theta": 10000.0,  # each layer has its own
         "attention": _attention(text),
         "activation": "geglu_tanh",
@@ -74,77 +69,57 @@ def _attention(text: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _layer(text: dict[str, Any], number: int, kind: str) -> dict[str, Any]:
-    own = _overrides(text, number, kind)
+    table = text.get("per_layer_config")
+    own: Any = {}
+    if table is not None:
+        own = table.get(str(number), {}) if isinstance(table, dict) else None
+    elif kind == FULL:
+        keys = text.get("num_global_key_value_heads")
+        own = {"head_dim": text.get("global_head_dim", 512)} | ({} if keys is None else {"num_key_value_heads": keys})
+    if not isinstance(own, dict) or not own.keys() <= HEADS.keys():
+        raise UnmaskError(f"model config: per_layer_config of layer {number} can change head_dim and key heads only")
+    own = {name: text.get(name, usual) for name, usual in HEADS.items()} | own
     rope = (text.get("rope_parameters") or ROPE).get(kind)
-    if not isinstance(rope, dict) or rope.get("factor", 1.0) != 1.0:
-        raise UnmaskError(f"model config: rope_parameters of {kind} {rope!r:.80} are not supported")
+    said = rope if isinstance(rope, dict) else {"rope_type": "none"}
     head = own["head_dim"]
-    share = rope.get("partial_rotary_factor", 1.0)
-    known = rope.get("rope_type") == "proportional" or (rope.get("rope_type", "default") == "default" and share == 1)
-    if not known or not isinstance(head, int) or not isinstance(share, int | float):
+    share = said.get("partial_rotary_factor", 1.0)
+    known = said.get("rope_type") == "proportional" or (said.get("rope_type", "default") == "default" and share == 1)
+    numbers = isinstance(head, int) and isinstance(share, int | float)
+    if not known or not numbers or said.get("factor", 1.0) != 1.0:
         raise UnmaskError(f"model config: rope_parameters of {kind} {rope!r:.80} are not supported")
     return {
-        **own,
-        "rope_theta": rope.get("rope_theta", ROPE[kind]["rope_theta"]),
+        "head_dim": head,
+        "num_kv_heads": own["num_key_value_heads"],
+        "rope_theta": said.get("rope_theta", ROPE[kind]["rope_theta"]),
         "rotated_pairs": int(share * head // 2),
         "window": text.get("sliding_window", 512) if kind == SLIDING else 0,
         "keys_are_values": kind == FULL,
     }
 
 
-def _overrides(text: dict[str, Any], number: int, kind: str) -> dict[str, Any]:
-    """Head width and key heads of a layer."""
-    out = {"head_dim": text.get("head_dim", 256), "num_kv_heads": text.get("num_key_value_heads", 4)}
-    table = text.get("per_layer_config")
-    if table is None:
-        own = {"head_dim": text.get("global_head_dim", 512)} if kind == FULL else {}
-        if kind == FULL and text.get("num_global_key_value_heads") is not None:
-            own["num_key_value_heads"] = text["num_global_key_value_heads"]
-    else:
-        own = cast(dict[str, Any], table.get(str(number), {}) if isinstance(table, dict) else None)
-    if not isinstance(own, dict) or not own.keys() <= {"head_dim", "num_key_value_heads"}:
-        raise UnmaskError(f"model config: per_layer_config of layer {number} can change head_dim and key heads only")
-    renamed = {"num_kv_heads" if name == "num_key_value_heads" else name: value for name, value in own.items()}
-    return {**out, **renamed}
-
-
-NORMS = {
-    "norm1": "input_layernorm",
+ROOT = "model.decoder."
+WHOLE = {
+    "embedding": ROOT + "embed_tokens",
+    "norm": ROOT + "norm",
+    "self_conditioning.norm": ROOT + "self_conditioning.pre_norm",
+    **{f"self_conditioning.mlp.{part}": f"{ROOT}self_conditioning.{part}" for part in GATED},
+    "blocks.{}.text_scalar": "model.encoder.language_model.layers.{}.layer_scalar",
+}
+LAYER = {
+    **llama.LAYER,
     "mixer_norm": "post_attention_layernorm",
     "norm2": "pre_feedforward_layernorm",
     "mlp_norm": "post_feedforward_layernorm_1",
     "norm3": "pre_feedforward_layernorm_2",
     "experts_norm": "post_feedforward_layernorm_2",
     "sum_norm": "post_feedforward_layernorm",
-    "mixer.q_norm": "self_attn.q_norm",
-    "mixer.k_norm": "self_attn.k_norm",
+    "canvas_scalar": "layer_scalar",
+    "router.weight": "router.proj.weight",
+    "router.scale": "router.scale",
+    "router.expert_scale": "router.per_expert_scale",
+    "experts.gate_up": "experts.gate_up_proj",
+    "experts.down": "experts.down_proj",
 }
-GATED = ("gate_proj", "up_proj", "down_proj")
-
-
-def names(config: ModelConfig) -> Names:
-    root = "model.decoder."
-    layer = root + "layers.{i}."
-    ours = "blocks.{i}."
-    table = [
-        ("embedding.weight", root + "embed_tokens.weight"),
-        ("norm.weight", root + "norm.weight"),
-        ("self_conditioning.norm.weight", root + "self_conditioning.pre_norm.weight"),
-        *((f"self_conditioning.mlp.{part}.weight", f"{root}self_conditioning.{part}.weight") for part in GATED),
-        (ours + "canvas_scalar", layer + "layer_scalar"),
-        (ours + "text_scalar", "model.encoder.language_model.layers.{i}.layer_scalar"),
-        (ours + "router.weight", layer + "router.proj.weight"),
-        (ours + "router.scale", layer + "router.scale"),
-        (ours + "router.expert_scale", layer + "router.per_expert_scale"),
-        (ours + "experts.gate_up", layer + "experts.gate_up_proj"),
-        (ours + "experts.down", layer + "experts.down_proj"),
-        *((f"{ours}mlp.{part}.weight", f"{layer}mlp.{part}.weight") for part in GATED),
-        *((f"{ours}{mine}.weight", f"{layer}{theirs}.weight") for mine, theirs in NORMS.items()),
-    ]
-    for i, kind in enumerate(config.attention):
-        for part in "qko" if kind.keys_are_values else "qkvo":
-            table.append((f"blocks.{i}.mixer.{part}_proj.weight", f"{root}layers.{i}.self_attn.{part}_proj.weight"))
-    return table
 
 
 def generation(raw: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +140,7 @@ FAMILY = Family(
     model_types=("diffusion_gemma",),
     architectures=("DiffusionGemmaForBlockDiffusion",),
     read=read,
-    names=names,
+    names=layered(WHOLE, ROOT + "layers.{}.", LAYER),
     kind="C",
     defaults={"rule": "entropy_bound", "max_denoising_steps": 48},
     generation=generation,

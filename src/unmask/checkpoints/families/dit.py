@@ -1,10 +1,11 @@
-"""MDLM, BD3-LM and DUO: a DiT with LayerNorm, fused qkv, rotary positions and (but for BD3-LM's default) adaLN."""
+"""MDLM, BD3-LM, DUO and SEDD: a DiT with LayerNorm, fused qkv, rotation and (but for BD3-LM's default) adaLN."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from unmask.checkpoints.families.family import Family, Names
+from unmask.checkpoints.families.family import Family, Names, layered
+from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 ROOT = "backbone."
 
 
-def network(hidden: Any) -> dict[str, Any]:
+def _network(hidden: Any) -> dict[str, Any]:
     """What all DiTs share: ModelConfig fields that follow from the hidden size alone."""
     return {
         "hidden_size": hidden,
@@ -32,7 +33,7 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
     blocks = kind == "bd3lm"
     adaln = raw.get("adaln", True) if blocks else True
     return {
-        **network(raw.get("hidden_dim")),
+        **_network(raw.get("hidden_dim")),
         "vocab_size": vocabulary,
         "num_layers": raw.get("n_blocks"),
         "num_heads": raw.get("n_heads"),
@@ -56,51 +57,82 @@ def _kind(raw: dict[str, Any]) -> str:
     return kind if kind in ("mdlm", "bd3lm", "duo") else named
 
 
-def names(config: ModelConfig, root: str = ROOT) -> Names:
-    layer = root + "blocks.{i}."
-    ours = "blocks.{i}."
-    table = [
-        ("embedding.weight", root + "vocab_embed.embedding"),
-        ("norm.weight", root + "output_layer.norm_final.weight"),
-        ("head.weight", root + "output_layer.linear.weight"),
-        ("head.bias", root + "output_layer.linear.bias"),
-        (ours + "norm1.weight", layer + "norm1.weight"),
-        (ours + "norm2.weight", layer + "norm2.weight"),
-        (" + ".join(f"{ours}mixer.{part}_proj.weight" for part in "qkv"), layer + "attn_qkv.weight"),
-        (ours + "mixer.o_proj.weight", layer + "attn_out.weight"),
-    ]
-    pairs = [(ours + "mlp.up_proj", layer + "mlp.0"), (ours + "mlp.down_proj", layer + "mlp.2")]
-    if config.time_condition_size:
-        pairs += [
-            (ours + "modulation", layer + "adaLN_modulation"),
-            ("final_modulation", root + "output_layer.adaLN_modulation"),
-            ("time_embedding.up", root + "sigma_map.mlp.0"),
-            ("time_embedding.down", root + "sigma_map.mlp.2"),
-        ]
-    return table + [(f"{a}.{leaf}", f"{b}.{leaf}") for a, b in pairs for leaf in ("weight", "bias")]
+def read_sedd(raw: dict[str, Any]) -> dict[str, Any]:
+    """Of SEDD, whose head gives log scores at a noise level: its config.json is the training run's."""
+    graph = raw.get("graph")
+    model = raw.get("model")
+    tokens = raw.get("tokens")
+    kind = graph.get("type") if isinstance(graph, dict) else graph
+    if kind not in ("absorb", "uniform"):
+        raise UnmaskError(f"model config: graph.type {kind!r:.40} is not supported; SEDD has 'absorb' and 'uniform'")
+    if not isinstance(model, dict):
+        raise UnmaskError(f"model config: model must be a mapping of sizes, got {model!r:.40}")
+    absorbs = kind == "absorb"  # then the mask is one token more than the vocabulary
+    noise = raw.get("noise")  # where none is said, the one that suits the graph
+    noise = noise if isinstance(noise, dict) else {"type": "loglinear" if absorbs else "geometric"}
+    schedules = {"loglinear": "log_linear", "geometric": "geometric"}
+    if noise.get("type") not in schedules:
+        raise UnmaskError(
+            f"model config: noise.type {noise.get('type')!r:.40} is not supported; SEDD has {list(schedules)}"
+        )
+    return {
+        **_network(model.get("hidden_size")),
+        "vocab_size": tokens + 1 if absorbs and isinstance(tokens, int) else tokens,
+        "num_layers": model.get("n_blocks"),
+        "num_heads": model.get("n_heads"),
+        "max_length": model.get("length"),
+        "time_condition_size": model.get("cond_dim"),
+        "time_conditioned": True,
+        "corruption": "absorbing" if absorbs else "uniform",
+        "noise_schedule": schedules[noise["type"]],
+        "noise_range": (noise.get("sigma_min", 1e-3), noise.get("sigma_max", 1.0)),
+        "output": "log_score",
+        "score_scaled": model.get("scale_by_sigma", False),
+        "mask_token_id": tokens if absorbs else None,
+    }
 
 
-def frequencies(config: ModelConfig) -> Tensor:
+def named(root: str) -> Names:
+    whole = {
+        "embedding.weight": root + "vocab_embed.embedding",
+        "norm": root + "output_layer.norm_final",
+        "head": root + "output_layer.linear",
+        "final_modulation": root + "output_layer.adaLN_modulation",
+        "time_embedding.up": root + "sigma_map.mlp.0",
+        "time_embedding.down": root + "sigma_map.mlp.2",
+    }
+    layer = {
+        "norm1": "norm1",
+        "norm2": "norm2",
+        **{f"mixer.{part}_proj": "attn_qkv" for part in "qkv"},
+        "mixer.o_proj": "attn_out",
+        "mlp.up_proj": "mlp.0",
+        "mlp.down_proj": "mlp.2",
+        "modulation": "adaLN_modulation",
+    }
+    return layered(whole, root + "blocks.{}.", layer)
+
+
+def _frequencies(config: ModelConfig, root: str) -> dict[str, Tensor]:
     """The rotary frequencies as the references store them."""
     import torch
 
-    return 1.0 / (10000 ** (torch.arange(0, config.head_dim, 2).float() / config.head_dim))
+    steps = torch.arange(0, config.head_dim, 2).float() / config.head_dim
+    return {root + "rotary_emb.inv_freq": 1.0 / (10000**steps)}
 
 
 def constants(config: ModelConfig, raw: dict[str, Any]) -> dict[str, Tensor]:
     """Buffers in the files: the rotary frequencies and, in BD3-LM, the clipped interval of times."""
     import torch
 
-    out = {ROOT + "rotary_emb.inv_freq": frequencies(config)}
-    if _kind(raw) == "bd3lm":
-        clip = {name: raw.get(name) for name in ("sampling_eps_min", "sampling_eps_max")}
-        out |= {name: torch.tensor(float(v)) for name, v in clip.items() if isinstance(v, int | float)}
-    return out
+    clip = {name: raw.get(name) for name in ("sampling_eps_min", "sampling_eps_max") if _kind(raw) == "bd3lm"}
+    numbers = {name: torch.tensor(float(v)) for name, v in clip.items() if isinstance(v, int | float)}
+    return _frequencies(config, ROOT) | numbers
 
 
 def _family(name: str, kind: Literal["A", "B", "C"], model_type: str, **defaults: Any) -> Family:
     own = {"temperature": 1.0, **defaults}
-    return Family(name, (model_type,), (name.replace("-", ""),), read, names, kind, own, constants=constants)
+    return Family(name, (model_type,), (name.replace("-", ""),), read, named(ROOT), kind, own, constants=constants)
 
 
 FAMILIES = [
@@ -108,3 +140,13 @@ FAMILIES = [
     _family("BD3-LM", "B", "bd3lm", sampler="first_hitting", nucleus_p=0.9),
     _family("DUO", "C", "duo", sampler="ancestral", noise_removal="ancestral"),
 ]
+SEDD = Family(
+    name="SEDD",  # arXiv 2310.16834
+    model_types=(),
+    architectures=("SEDD",),
+    read=read_sedd,
+    names=named(""),
+    recognises=lambda raw, hint: "model_type" not in raw and {"graph", "tokens", "model"} <= raw.keys(),
+    constants=lambda config, raw: _frequencies(config, ""),
+    defaults={"sampler": "analytic", "temperature": 1.0, "noise_removal": "ancestral"},
+)

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from unmask.checkpoints.tokens import TokenFiles, Tokens, resolve
+from unmask.checkpoints.tokens import ROLES, TokenFiles, Tokens, resolve
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig, build
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# (ours, theirs); {i} stands for every layer's number; "a + b" on our side are joined in theirs, a first
-Names = list[tuple[str, str]]
-Table = dict[str, list[str]]  # their tensor -> ours, in the order they are joined along the first axis
+# our modules (or parameters, where theirs are not called alike) to theirs; {} stands for each number. Several of ours
+# that have one name of theirs are joined in it along the first axis
+Names = dict[str, str]
+Table = dict[str, list[str]]  # their tensor -> ours, in the order they are joined
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+GATED = ("gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
 class Family:
-    """A checkpoint family. `read` turns config.json into ModelConfig fields; `names` gives the table."""
+    """A checkpoint family. `read` turns config.json into ModelConfig fields; `names` is the table."""
 
     name: str
     model_types: tuple[str, ...]  # of config.json
     architectures: tuple[str, ...]  # of config.json; decides where a model_type is shared
     read: Callable[[dict[str, Any]], dict[str, Any]]
-    names: Callable[[ModelConfig], Names]
+    names: Names
     kind: Literal["A", "B", "C", "AR"] = "A"  # full canvas, block-causal, renoised canvas, autoregressive
     defaults: dict[str, Any] = field(default_factory=dict)  # decoding options of the model card
     generation: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda raw, generation: {}
@@ -53,31 +57,44 @@ class Family:
         raw = without_absent_ids(raw)
         fields = self.read(raw)
         tokens = resolve(raw, fields, files or TokenFiles(), (self.mask, self.eos, self.turn), source)
-        fields |= {"mask_token_id": tokens.mask, "eos_token_id": tokens.eos, "bos_token_id": tokens.bos}
-        fields["pad_token_id"] = tokens.pad
+        fields |= {f"{role}_token_id": getattr(tokens, role) for role in ROLES}
         config: ModelConfig = build(ModelConfig, fields, source)
         return config, tokens
 
-    def config(self, raw: dict[str, Any], source: str, files: TokenFiles | None = None) -> ModelConfig:
+    def config(self, raw: dict[str, Any], source: str) -> ModelConfig:
         """Our config of theirs; impossible values raise UnmaskError naming them."""
-        return self.understand(raw, source, files)[0]
+        return self.understand(raw, source)[0]
 
-    def table(self, config: ModelConfig) -> Table:
-        """Their tensor names and ours, every layer written out."""
+    def theirs(self, parameter: str) -> str:
+        """What the tensor is called that holds one of our parameters."""
+        plain = NUMBER.sub("{}", parameter)
+        module, _, leaf = plain.rpartition(".")
+        named = self.names.get(plain) or f"{self.names[module]}.{leaf}"
+        return named.format(*NUMBER.findall(parameter))
+
+    def table(self, parameters: Iterable[str]) -> Table:
+        """Their tensor names and those of the network's parameters."""
         out: Table = {}
-        for ours, theirs in self.names(config):
-            for i in range(config.num_layers) if "{i}" in ours else (0,):
-                out[theirs.replace("{i}", str(i))] = ours.replace("{i}", str(i)).split(" + ")
+        for ours in parameters:
+            out.setdefault(self.theirs(ours), []).append(ours)
         return out
 
 
-def ends_of(config: ModelConfig, family: Family | None) -> tuple[str, str]:
+def layered(whole: Names, layer: str, each: Names) -> Names:
+    """A table of names: those outside the layers, and those of each layer, whose names begin with `layer`."""
+    return whole | {f"blocks.{{}}.{ours}": layer + theirs for ours, theirs in each.items()}
+
+
+def ends_of(family: Family | None) -> tuple[str, str]:
     """What the head, were it not tied, and the embedding are called in the files; "" for a head without a name."""
-    ours = ("head.weight", "embedding.weight")
     if family is None:
-        return ours
-    named = dict(family.names(replace(config, tie_embeddings=False)))
-    return named.get(ours[0], ""), named[ours[1]]
+        return "head.weight", "embedding.weight"
+    return family.theirs("head.weight") if "head" in family.names else "", family.theirs("embedding.weight")
+
+
+def ids(raw: dict[str, Any]) -> dict[str, Any]:
+    """The special tokens that config.json names."""
+    return {f"{role}_token_id": raw.get(f"{role}_token_id") for role in ROLES}
 
 
 def without_absent_ids(raw: dict[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,19 @@
-"""LLaDA-8B and LLaDA-1.5 (arXiv 2502.09992): OLMo's code with Llama blocks, bidirectional, no shift."""
+"""LLaDA whose names are not Llama's: 8B and 1.5 (arXiv 2502.09992), OLMo's code, bidirectional; and LLaDA2."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from unmask.checkpoints.families.family import Family, Names, require
-from unmask.models.config import ModelConfig
+from unmask.checkpoints.families import llama
+from unmask.checkpoints.families.family import GATED, Family, ids, layered, require
+
+SIZES = {
+    "hidden_size": "d_model",
+    "num_layers": "n_layers",
+    "num_heads": "n_heads",
+    "intermediate_size": "mlp_hidden_size",
+    "max_length": "max_sequence_length",
+}
 
 
 def read(raw: dict[str, Any]) -> dict[str, Any]:
@@ -15,13 +23,9 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
     bias = raw.get("include_bias", False)
     qkv_bias = raw.get("include_qkv_bias")
     return {
+        **{ours: raw.get(theirs) for ours, theirs in SIZES.items()},
         "vocab_size": raw.get("embedding_size") or raw.get("vocab_size"),
-        "hidden_size": raw.get("d_model"),
-        "num_layers": raw.get("n_layers"),
-        "num_heads": raw.get("n_heads"),
         "num_kv_heads": raw.get("n_kv_heads") or 0,
-        "intermediate_size": raw.get("mlp_hidden_size"),
-        "max_length": raw.get("max_sequence_length"),
         "norm_eps": raw.get("rms_norm_eps", 1e-5),
         "rope_theta": raw.get("rope_theta", 10000.0),
         "qkv_bias": bias if qkv_bias is None else qkv_bias,
@@ -29,48 +33,79 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
         "mlp_bias": bias,
         "tie_embeddings": raw.get("weight_tying", False),
         "mask_in_softmax": True,
-        "mask_token_id": raw.get("mask_token_id"),
-        "eos_token_id": raw.get("eos_token_id"),
-        "bos_token_id": raw.get("bos_token_id"),
-        "pad_token_id": raw.get("pad_token_id"),
+        **ids(raw),
     }
 
 
-def names(config: ModelConfig) -> Names:
-    root = "model.transformer."
-    layer = root + "blocks.{i}."
-    ours = "blocks.{i}."
-    table = [
-        ("embedding.weight", root + "wte.weight"),
-        ("norm.weight", root + "ln_f.weight"),
-        (ours + "norm1.weight", layer + "attn_norm.weight"),
-        (ours + "norm2.weight", layer + "ff_norm.weight"),
-        (ours + "mixer.o_proj.weight", layer + "attn_out.weight"),
-        (ours + "mlp.gate_proj.weight", layer + "ff_proj.weight"),
-        (ours + "mlp.up_proj.weight", layer + "up_proj.weight"),
-        (ours + "mlp.down_proj.weight", layer + "ff_out.weight"),  # the head has the same leaf name
-    ]
-    table += [(f"{ours}mixer.{p}_proj.weight", f"{layer}{p}_proj.weight") for p in "qkv"]
-    if config.qkv_bias:
-        table += [(f"{ours}mixer.{p}_proj.bias", f"{layer}{p}_proj.bias") for p in "qkv"]
-    if config.out_bias:
-        table.append((ours + "mixer.o_proj.bias", layer + "attn_out.bias"))
-    if config.mlp_bias:
-        pairs = (("gate_proj", "ff_proj"), ("up_proj", "up_proj"), ("down_proj", "ff_out"))
-        table += [(f"{ours}mlp.{mine}.bias", f"{layer}{theirs}.bias") for mine, theirs in pairs]
-    if not config.tie_embeddings:
-        table.append(("head.weight", root + "ff_out.weight"))
-    return table
-
-
-FAMILY = Family(
+ROOT = "model.transformer."
+WHOLE = {"embedding": ROOT + "wte", "norm": ROOT + "ln_f", "head": ROOT + "ff_out"}
+LAYER = {
+    "norm1": "attn_norm",
+    "norm2": "ff_norm",
+    **{f"mixer.{part}_proj": f"{part}_proj" for part in "qkv"},
+    "mixer.o_proj": "attn_out",
+    "mlp.gate_proj": "ff_proj",
+    "mlp.up_proj": "up_proj",
+    "mlp.down_proj": "ff_out",  # the head has the same leaf name
+}
+LLADA = Family(
     name="LLaDA",
     model_types=("llada",),
     architectures=("LLaDAModelLM",),
     read=read,
-    names=names,
-    defaults={"rule": "quota", "convention": "llada", "block_length": 32},
+    names=layered(WHOLE, ROOT + "blocks.{}.", LAYER),
+    defaults=llama.LLADA,
     mask=126336,  # <|mdm_mask|>
     eos=126081,
     turn=126348,  # <|eot_id|>
+)
+
+
+def read2(raw: dict[str, Any]) -> dict[str, Any]:
+    bias = raw.get("use_bias", False)
+    size = raw.get("moe_intermediate_size")
+    shared = raw.get("num_shared_experts") or 0
+    return {
+        **llama.read(raw, partial=True),
+        "qkv_bias": raw.get("use_qkv_bias", False),
+        "out_bias": bias,
+        "mlp_bias": bias,
+        "qk_norm": raw.get("use_qk_norm", True),
+        "num_experts": raw.get("num_experts"),
+        "experts_per_token": raw.get("num_experts_per_tok"),
+        "expert_size": size,
+        "shared_expert_size": size * shared if isinstance(size, int) and isinstance(shared, int) else size,
+        "first_dense_layers": raw.get("first_k_dense_replace", 0),
+        "router": raw.get("score_function", "sigmoid"),
+        "router_bias": raw.get("moe_router_enable_expert_bias", True),
+        "router_normalise": raw.get("norm_topk_prob", True),
+        "router_scale": raw.get("routed_scaling_factor", 1.0),
+        "expert_groups": raw.get("n_group", 1),
+        "expert_groups_kept": raw.get("topk_group", 1),
+        **llama.blocks(raw.get("block_size", 32)),
+        "delete_token_id": raw.get("delete_token_id"),  # of LLaDA2.2
+        "insert_token_id": raw.get("split_token_id"),
+    }
+
+
+WHOLE2 = {"embedding": "model.word_embeddings", "norm": "model.norm", "head": "lm_head"}
+LAYER2 = {
+    **{name: theirs for name, theirs in llama.LAYER.items() if not name.startswith("mixer.")},
+    **{f"mixer.{part}_proj": "attention.query_key_value" for part in "qkv"},
+    "mixer.o_proj": "attention.dense",
+    "mixer.q_norm": "attention.query_layernorm",
+    "mixer.k_norm": "attention.key_layernorm",
+    "mlp.router.bias": "mlp.gate.expert_bias",
+    **{f"mlp.shared.{part}": f"mlp.shared_experts.{part}" for part in GATED},
+}
+LLADA2 = Family(
+    name="LLaDA2",  # 2.0, 2.1, 2.2: Ling/Bailing-V2 experts, group-limited sigmoid router, block-causal, no shift
+    model_types=("llada2_moe", "llada2_moe_veomni"),
+    architectures=("LLaDA2MoeModelLM",),
+    read=read2,
+    names=layered(WHOLE2, "model.layers.{}.", LAYER2),
+    kind="B",
+    defaults={"rule": "threshold", "threshold": 0.95, "schedule": "block", "convention": "llada2"},
+    mask=156895,
+    eos=156892,
 )

@@ -1,13 +1,12 @@
-"""Names and sizes that the Llama- and Qwen-shaped families share."""
+"""Llama- and Qwen-shaped families: what their config.json have in common, their names, and what each adds."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from unmask.checkpoints.families import rope
-from unmask.checkpoints.families.family import Names, require
+from unmask.checkpoints.families.family import GATED, Family, Names, ids, layered, require
 from unmask.errors import UnmaskError
-from unmask.models.config import ModelConfig
 
 NOTHING: tuple[Any, ...] = ()  # a key that is refused whatever it says
 # what other networks of this build have, and ours does not: keys, and their values that change nothing
@@ -18,47 +17,37 @@ UNREAD: dict[str, Any] = {
     **dict.fromkeys(("attention_multiplier", "scale_depth", "rotary_dim", "attention_chunk_size"), NOTHING),
     **dict.fromkeys(("use_logn_attn", "use_dynamic_ntk", "alibi", "use_parallel_residual", "parallel_attn"), False),
 }
+SIZES = {  # ours and theirs, read and written as they are
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "intermediate_size": "intermediate_size",
+    "max_length": "max_position_embeddings",
+    "norm_eps": "rms_norm_eps",
+    "tie_embeddings": "tie_word_embeddings",
+}
+USUAL = {"num_kv_heads": 0, "head_dim": 0, "norm_eps": 1e-6, "tie_embeddings": False}  # where nothing is said
+LAYER = {
+    "norm1": "input_layernorm",
+    "norm2": "post_attention_layernorm",
+    **{f"mixer.{part}": f"self_attn.{part}" for part in ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm")},
+    **{f"mlp.{part}": f"mlp.{part}" for part in GATED},
+    "mlp.router": "mlp.gate",
+    **{f"mlp.experts.{{}}.{part}": f"mlp.experts.{{}}.{part}" for part in GATED},
+    **{f"mlp.shared.{part}": f"mlp.shared_expert.{part}" for part in GATED},
+}
 
 
-def names(config: ModelConfig, root: str = "model.", head: str = "lm_head") -> Names:
-    """The Hugging Face Llama/Qwen names."""
-    layer = root + "layers.{i}."
-    ours = "blocks.{i}."
-    table = [
-        ("embedding.weight", root + "embed_tokens.weight"),
-        ("norm.weight", root + "norm.weight"),
-        (ours + "norm1.weight", layer + "input_layernorm.weight"),
-        (ours + "norm2.weight", layer + "post_attention_layernorm.weight"),
-    ]
-    if config.norm_bias:
-        table += [(mine.replace("weight", "bias"), theirs.replace("weight", "bias")) for mine, theirs in table[1:]]
-    for part in ("q_proj", "k_proj", "v_proj", "o_proj"):
-        table.append((f"{ours}mixer.{part}.weight", f"{layer}self_attn.{part}.weight"))
-        if config.out_bias if part == "o_proj" else config.qkv_bias:
-            table.append((f"{ours}mixer.{part}.bias", f"{layer}self_attn.{part}.bias"))
-    for part in ("gate_proj", "up_proj", "down_proj"):
-        table.append((f"{ours}mlp.{part}.weight", f"{layer}mlp.{part}.weight"))
-        if config.mlp_bias:
-            table.append((f"{ours}mlp.{part}.bias", f"{layer}mlp.{part}.bias"))
-    if config.qk_norm:
-        table += [(f"{ours}mixer.{p}_norm.weight", f"{layer}self_attn.{p}_norm.weight") for p in "qk"]
-    if not config.tie_embeddings:
-        table.append(("head.weight", f"{head}.weight"))
-    return table
+def named(root: str = "model.", head: str = "lm_head") -> Names:
+    """The Hugging Face Llama/Qwen names, experts included (OLMoE, Qwen3-MoE)."""
+    whole = {"embedding": root + "embed_tokens", "norm": root + "norm", "head": head}
+    return layered(whole, root + "layers.{}.", LAYER)
 
 
-def expert_names(config: ModelConfig, shared: str = "shared_expert") -> Names:
-    """As `names`, with experts in every layer's MLP (OLMoE, Qwen3-MoE)."""
-    table = [pair for pair in names(config) if ".mlp." not in pair[0]]
-    layer = "model.layers.{i}.mlp."
-    ours = "blocks.{i}.mlp."
-    table.append((ours + "router.weight", layer + "gate.weight"))
-    for part in ("gate_proj", "up_proj", "down_proj"):
-        for e in range(config.num_experts):
-            table.append((f"{ours}experts.{e}.{part}.weight", f"{layer}experts.{e}.{part}.weight"))
-        if config.shared_expert_size:
-            table.append((f"{ours}shared.{part}.weight", f"{layer}{shared}.{part}.weight"))
-    return table
+NAMES = named()
 
 
 def read(raw: dict[str, Any], partial: bool = False) -> dict[str, Any]:
@@ -67,29 +56,223 @@ def read(raw: dict[str, Any], partial: bool = False) -> dict[str, Any]:
     partial: the family may rotate a part of each head only.
     """
     require(raw, "this family", hidden_act=("silu", "swish"), use_sliding_window=False, **UNREAD)
-    eos = raw.get("eos_token_id")
     window = raw.get("sliding_window")
     layers = raw.get("layer_types")
     if window is not None and "use_sliding_window" not in raw:
         raise UnmaskError(f"model config: sliding_window {window!r:.40} is not supported; every layer sees all tokens")
     if isinstance(layers, list) and any(kind != "full_attention" for kind in layers):
         raise UnmaskError(f"model config: layer_types {layers!r:.80} are not supported; every layer sees all tokens")
+    fields = {ours: raw.get(theirs) for ours, theirs in SIZES.items()}
+    eos = raw.get("eos_token_id")
     return {
-        "vocab_size": raw.get("vocab_size"),
-        "hidden_size": raw.get("hidden_size"),
-        "num_layers": raw.get("num_hidden_layers"),
-        "num_heads": raw.get("num_attention_heads"),
-        "num_kv_heads": raw.get("num_key_value_heads") or 0,
-        "head_dim": raw.get("head_dim") or 0,
-        "intermediate_size": raw.get("intermediate_size"),
-        "norm_eps": raw.get("rms_norm_eps", 1e-6),
+        **fields,
+        **{name: usual for name, usual in USUAL.items() if fields[name] is None},
         **rope.read(raw, partial),
         "qkv_bias": raw.get("attention_bias") or False,
         "out_bias": raw.get("attention_bias") or False,
         "mlp_bias": raw.get("mlp_bias") or False,
-        "tie_embeddings": raw.get("tie_word_embeddings", False),
-        "mask_token_id": raw.get("mask_token_id"),
+        **ids(raw),
         "eos_token_id": eos[0] if isinstance(eos, list) and eos else eos,
-        "bos_token_id": raw.get("bos_token_id"),
-        "pad_token_id": raw.get("pad_token_id"),
     }
+
+
+def blocks(length: Any) -> dict[str, Any]:
+    return {"layout": "block_causal", "block_length": length, "mask_in_softmax": True}
+
+
+AR = {"layout": "causal", "shift": True}
+QWEN2_BIAS = {"qkv_bias": True, "out_bias": False}  # Qwen2 has it always and says nothing
+
+
+def _dream(raw: dict[str, Any]) -> dict[str, Any]:
+    return {**read(raw), **QWEN2_BIAS, "shift": True, "mask_in_softmax": True}
+
+
+def _a2d(raw: dict[str, Any]) -> dict[str, Any]:
+    base = str(raw.get("model_type", "")).removeprefix("a2d-")
+    return {**read(raw), "qk_norm": base == "qwen3", "mask_in_softmax": True} | (QWEN2_BIAS if base == "qwen2" else {})
+
+
+def _illada(raw: dict[str, Any]) -> dict[str, Any]:
+    fields = {**read(raw), "mask_in_softmax": True}
+    if raw.get("layer_norm_eps") is not None:  # then it has LayerNorm with a bias instead
+        fields |= {"norm": "layer", "norm_bias": True, "norm_eps": raw["layer_norm_eps"]}
+    return fields
+
+
+def _llada_moe(raw: dict[str, Any]) -> dict[str, Any]:
+    require(raw, "LLaDA-MoE", moe_router_score_function="softmax", clip_qkv=())
+    return {
+        **read(raw, partial=True),
+        "intermediate_size": raw.get("dense_intermediate_size"),
+        "qk_norm": raw.get("qk_layernorm", True),
+        "num_experts": raw.get("num_experts") or None,  # none is refused: a dense LLaDA has other names
+        "experts_per_token": raw.get("num_experts_per_tok"),
+        "expert_size": raw.get("expert_intermediate_size"),
+        "shared_expert_size": raw.get("shared_expert_intermediate_size") or 0,
+        "router_normalise": False,  # hard-coded in the reference, whatever norm_topk_prob says
+        "mask_in_softmax": True,
+    }
+
+
+def _qwen3(raw: dict[str, Any]) -> dict[str, Any]:
+    """Of Qwen3, dense or with experts."""
+    fields = {**read(raw), "qk_norm": True}
+    experts = raw.get("num_experts", raw.get("num_local_experts"))  # the newer spelling
+    if experts is None:
+        return fields
+    if raw.get("decoder_sparse_step", 1) != 1 or raw.get("mlp_only_layers"):
+        raise UnmaskError("model config: Qwen3 is read with experts in every layer (decoder_sparse_step 1)")
+    return {
+        **fields,
+        "num_experts": experts,
+        "experts_per_token": raw.get("num_experts_per_tok"),
+        "expert_size": raw.get("moe_intermediate_size"),
+        "router_normalise": raw.get("norm_topk_prob", False),
+    }
+
+
+def _up_to(fields: dict[str, Any], length: Any) -> dict[str, Any]:
+    """For texts up to a length, where config.json gives one."""
+    longest = fields["max_length"]
+    both = isinstance(length, int) and isinstance(longest, int)
+    return {**fields, "max_length": min(length, longest)} if both else fields
+
+
+def _nemotron(raw: dict[str, Any]) -> dict[str, Any]:
+    """Queries are scaled by their position, by 1 up to the length of the first training; longer texts are not read."""
+    stretch = raw.get("rope_parameters") or raw.get("rope_scaling")
+    scaled = stretch if isinstance(stretch, dict) and stretch.get("llama_4_scaling_beta") else {}
+    return _up_to(read(raw), scaled.get("original_max_position_embeddings"))
+
+
+def _mistral(raw: dict[str, Any]) -> dict[str, Any]:
+    """Every layer may see a window of the last positions only; texts up to its length are read, where it shows all."""
+    fields = read({**raw, "sliding_window": None, "layer_types": None})
+    return _up_to({**fields, **AR}, raw.get("sliding_window"))
+
+
+def _autoregressive(name: str, read: Any, architectures: tuple[str, ...], model_types: tuple[str, ...] = ()) -> Family:
+    """A base to adapt, or a judge."""
+    return Family(name, model_types, architectures, lambda raw: {**read(raw), **AR}, NAMES, "AR", borrows_mask=True)
+
+
+LLADA = {"rule": "quota", "convention": "llada", "block_length": 32}  # how all LLaDA models decode
+LLADA_MOE = Family(
+    name="LLaDA-MoE",  # OLMoE's shape, softmax router, bidirectional, no shift
+    model_types=("lladamoe",),
+    architectures=("LLaDAMoEModelLM",),
+    read=_llada_moe,
+    names=NAMES,
+    defaults=LLADA,
+    mask=156895,
+    eos=156892,
+)
+ILLADA = Family(
+    name="iLLaDA",  # arXiv 2606.25331: LLaDA's successor, grouped heads, bidirectional, no shift
+    model_types=("illada",),
+    architectures=("ILLaDAForCausalLM",),
+    read=_illada,
+    names=NAMES,
+    defaults=LLADA,
+    mask=5,  # <[MASK]>
+    eos=2,
+)
+DREAM = Family(
+    name="Dream",  # also Dream-Coder and DiffuCoder: Qwen2 made bidirectional, with a head shifted by one
+    model_types=("Dream",),
+    architectures=("DreamModel",),
+    read=_dream,
+    names=NAMES,
+    defaults={
+        "rule": "entropy",
+        "schedule": "timesteps",
+        "convention": "dream",
+        "temperature": 0.2,
+        "top_p": 0.95,
+    },
+    mask=151666,
+    eos=151643,
+    turn=151645,  # <|im_end|>
+)
+OPEN_DCODER = Family(
+    name="Open-dCoder",  # Open-dLLM: as Dream, under Qwen2's own names
+    model_types=("qwen2",),
+    architectures=("Qwen2ForCausalLM",),
+    read=_dream,
+    names=NAMES,
+    defaults={"rule": "entropy_bound", "temperature": 0.6},
+    turn=151645,  # <|im_end|>
+    unmasked=_autoregressive("Qwen2", lambda raw: {**read(raw), **QWEN2_BIAS}, ("Qwen2ForCausalLM",)),
+)
+SDAR = Family(
+    name="SDAR",  # also TraDo: Qwen3, dense and with experts, block-causal, no shift
+    model_types=("sdar", "sdar_moe"),
+    architectures=("SDARForCausalLM", "SDARMoeForCausalLM"),
+    read=lambda raw: {**_qwen3(raw), **blocks(raw.get("block_size") or 4)},
+    names=NAMES,
+    kind="B",
+    defaults={"rule": "threshold", "threshold": 0.9, "schedule": "block", "convention": "sdar"},
+    mask=151669,
+    eos=151643,
+    turn=151645,  # <|im_end|>
+)
+A2D = Family(
+    name="tiny-A2D",  # dllm: Qwen3, Qwen2 or Llama made bidirectional, no shift
+    model_types=("a2d-qwen3", "a2d-qwen2", "a2d-llama"),
+    architectures=("A2DQwen3LMHeadModel", "A2DQwen2LMHeadModel", "A2DLlamaLMHeadModel"),
+    read=_a2d,
+    names=NAMES,
+    defaults={"rule": "quota", "schedule": "linear", "convention": "dllm", "block_length": 32},
+    mask=151669,  # the Qwen tokenizers' added <|mask|>
+)
+FAST_DLLM_V2 = Family(
+    name="Fast-dLLM v2",  # Qwen2.5, block-causal, with a head shifted by one
+    model_types=("Fast_dLLM_Qwen",),
+    architectures=("Fast_dLLM_QwenForCausalLM",),
+    read=lambda raw: {**_dream(raw), **blocks(raw.get("bd_size", 32))},
+    names=NAMES,
+    kind="B",
+    defaults={"rule": "threshold", "threshold": 0.9, "sub_block_length": 8, "convention": "fast-dllm"},
+    mask=151665,
+    eos=151645,
+)
+STABLE_DIFFCODER = Family(
+    name="Stable-DiffCoder",  # Llama, block-causal, no shift
+    model_types=(),  # its model_type is plain "llama"
+    architectures=("StableDiffcoderForCausalLM",),
+    read=lambda raw: {**read(raw), **blocks(raw.get("block_size") or 4)},
+    names=NAMES,
+    kind="B",
+    defaults={"rule": "threshold", "threshold": 0.95},
+    mask=5,
+)
+NEMOTRON = Family(
+    name="Nemotron-Labs-Diffusion",  # arXiv 2607.05722: Ministral 3, one head for AR and diffusion, no shift
+    model_types=("nemotron_labs_diffusion",),
+    architectures=("NemotronLabsDiffusionModel",),
+    read=_nemotron,
+    names=named("encoder.", "diffusion_head"),
+    kind="B",
+    defaults={"rule": "threshold", "threshold": 0.9, "block_length": 32},
+    mask=100,
+    eos=11,
+    limits="decoded over the whole canvas, not after a causal prefix as it was trained; its own AR and "
+    "self-speculation modes are not there; texts up to the length before stretching (16,384)",
+)
+DIFFULLAMA = Family(
+    name="DiffuLLaMA",  # arXiv 2410.17891: Llama 2 made bidirectional, with a head shifted by one
+    model_types=(),
+    architectures=("DiffuLlamaForCausalLM",),
+    read=lambda raw: {**read(raw), "shift": True},
+    names=NAMES,
+    # its config.json is that of any Llama: where it came from, or the folder's name, tells
+    recognises=lambda raw, hint: raw.get("model_type") == "llama" and "diffullama" in hint,
+    defaults={"rule": "random", "max_denoising_steps": 64, "temperature": 0.9, "top_p": 0.9},
+    mask=811,  # a piece of Llama's vocabulary, used anew
+    eos=2,
+)
+# diffusion models share the model_types "llama" and "qwen2"; there the architecture decides
+LLAMA = _autoregressive("Llama", read, ("LlamaForCausalLM",))
+QWEN3 = _autoregressive("Qwen3", _qwen3, ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM"), ("qwen3", "qwen3_moe"))
+MISTRAL = _autoregressive("Mistral", _mistral, ("MistralForCausalLM",), ("mistral",))

@@ -4,49 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from unmask.checkpoints.families import (
-    a2d,
-    autoregressive,
-    diffugpt,
-    diffullama,
-    diffusion_gemma,
-    dit,
-    dream,
-    fast_dllm_v2,
-    illada,
-    llada,
-    llada2,
-    llada_moe,
-    nemotron,
-    open_dcoder,
-    sdar,
-    sedd,
-    stable_diffcoder,
-)
+from unmask.checkpoints.families import diffugpt, diffusion_gemma, dit, llada, llama
 from unmask.checkpoints.families.family import Family
 from unmask.errors import UnmaskError
 
 FAMILIES = [
-    m.FAMILY
-    for m in (
-        llada,
-        illada,
-        llada_moe,
-        llada2,
-        dream,
-        open_dcoder,
-        sdar,
-        a2d,
-        fast_dllm_v2,
-        stable_diffcoder,
-        nemotron,
-        sedd,
-        diffusion_gemma,
-        diffugpt,
-        diffullama,
-    )
+    llada.LLADA,
+    llama.ILLADA,
+    llama.LLADA_MOE,
+    llada.LLADA2,
+    llama.DREAM,
+    llama.OPEN_DCODER,
+    llama.SDAR,
+    llama.A2D,
+    llama.FAST_DLLM_V2,
+    llama.STABLE_DIFFCODER,
+    llama.NEMOTRON,
+    dit.SEDD,
+    diffusion_gemma.FAMILY,
+    diffugpt.FAMILY,
+    llama.DIFFULLAMA,
+    llama.LLAMA,
+    llama.QWEN3,
+    llama.MISTRAL,
+    *dit.FAMILIES,
 ]
-FAMILIES += [*autoregressive.FAMILIES, *dit.FAMILIES]
 # architectures that are known and not read, and why
 UNREADABLE = {
     "ModernBertForMaskedLM": "the network has no local attention with rotations of its own, no norm of the embeddings, "

@@ -38,10 +38,7 @@ def read(raw: dict[str, Any], partial: bool = False) -> dict[str, Any]:
     for name in sorted(said.keys() - COMMON - KEYS[kind]):
         if said[name] is not None:
             raise UnmaskError(f"model config: {key} of type {kind} has {name!r:.40}, which is not supported")
-    theta = said.get("rope_theta")
-    if theta is None:
-        theta = raw.get("rope_theta")
-    theta = 10000.0 if theta is None else theta
+    theta = next((t for t in (said.get("rope_theta"), raw.get("rope_theta")) if t is not None), 10000.0)
     share = said.get("partial_rotary_factor", raw.get("partial_rotary_factor"))
     share = 1.0 if share is None else share
     if share != 1 and not partial:
@@ -57,84 +54,52 @@ def read(raw: dict[str, Any], partial: bool = False) -> dict[str, Any]:
     if theta <= 1:
         raise UnmaskError(f"model config: {key} of type {kind} does not go with rope_theta {theta}")
     length = _number(raw, "max_position_embeddings", key)
-    return out | _Stretched(said, key, float(theta), size, length).fields(kind)
+    return out | _stretched(kind, said, key, float(theta), size, length)
 
 
-class _Stretched:
-    """One kind of stretching at a time, as fields of ModelConfig."""
+def _stretched(kind: str, said: dict[str, Any], key: str, theta: float, size: int, length: float) -> dict[str, Any]:
+    """Fields of ModelConfig of one kind of stretching; size: features that are rotated, length: in tokens."""
 
-    def __init__(self, said: dict[str, Any], key: str, theta: float, size: int, length: float) -> None:
-        self.said = said
-        self.key = key
-        self.theta = theta
-        self.size = size
-        self.length = length
-        self.trained = self.number("original_max_position_embeddings", length)
+    def number(name: str, default: float | None = None) -> float:
+        return _number(said, name, key, default)
 
-    def number(self, name: str, default: float | None = None) -> float:
-        return _number(self.said, name, self.key, default)
-
-    def fields(self, kind: str) -> dict[str, Any]:
-        made: dict[str, Any] = getattr(self, kind)()
-        return made
-
-    def linear(self) -> dict[str, Any]:
-        return {"rope_factors": [self.number("factor")] * (self.size // 2)}
-
-    def dynamic(self) -> dict[str, Any]:
-        """Texts up to the length of the config are read with plain positions, and longer ones not at all."""
-        self.number("factor")
+    trained = number("original_max_position_embeddings", length)
+    if kind == "linear":
+        return {"rope_factors": [number("factor")] * (size // 2)}
+    if kind == "dynamic":  # texts up to the length of the config are read with plain positions, longer ones not at all
+        number("factor")
         return {}
-
-    def llama3(self) -> dict[str, Any]:
-        low = self.number("low_freq_factor")
-        high = self.number("high_freq_factor")
+    if kind == "llama3":
+        low = number("low_freq_factor")
+        high = number("high_freq_factor")
         if high <= low:
-            raise UnmaskError(f"model config: {self.key} has high_freq_factor {high}, which must be above {low}")
-        factor = self.number("factor")
-        return {
-            "rope_factors": rope.llama3(self.theta, self.size, factor=factor, trained=self.trained, low=low, high=high)
-        }
-
-    def longrope(self) -> dict[str, Any]:
-        """Texts up to the length of the first training are read, for which the short factors are."""
-        factors = self.said.get("short_factor")
-        pairs = self.size // 2
-        if not isinstance(factors, list) or len(factors) != pairs or not all(map(_is_number, factors)):
-            raise UnmaskError(f"model config: {self.key} of type longrope needs {pairs} numbers as short_factor")
-        factor = self.number("factor", self.length / self.trained)
-        scale = 1.0 if factor <= 1 or self.trained <= 1 else math.sqrt(1 + math.log(factor) / math.log(self.trained))
-        return {
-            "rope_factors": factors,
-            "rope_scale": self.number("attention_factor", scale),
-            "max_length": int(min(self.trained, self.length)),
-        }
-
-    def yarn(self) -> dict[str, Any]:
-        ratio = self.length / self.trained if "factor" in self.said and self.said["factor"] is None else None
-        factor = self.number("factor", ratio)
-        fast = self.number("beta_fast", 32.0)
-        slow = self.number("beta_slow", 1.0)
-        truncate = self.said.get("truncate")
-        if fast < slow or truncate not in (None, True, False):
-            raise UnmaskError(f"model config: {self.key} {self.said!r:.200} has an impossible value")
-        scale = rope.yarn_scale(factor)
-        weight = self.number("mscale", 0.0)
-        weight_all = self.number("mscale_all_dim", 0.0)
-        if weight and weight_all:
-            scale = rope.yarn_scale(factor, weight) / rope.yarn_scale(factor, weight_all)
-        return {
-            "rope_factors": rope.yarn(
-                self.theta,
-                self.size,
-                factor=factor,
-                trained=self.trained,
-                fast=fast,
-                slow=slow,
-                truncate=truncate is not False,
-            ),
-            "rope_scale": self.number("attention_factor", 0.0) or scale,
-        }
+            raise UnmaskError(f"model config: {key} has high_freq_factor {high}, which must be above {low}")
+        factor = number("factor")
+        return {"rope_factors": rope.llama3(theta, size, factor=factor, trained=trained, low=low, high=high)}
+    if kind == "longrope":  # texts up to the length of the first training are read, for which the short factors are
+        factors = said.get("short_factor")
+        if not isinstance(factors, list) or len(factors) != size // 2 or not all(map(_is_number, factors)):
+            raise UnmaskError(f"model config: {key} of type longrope needs {size // 2} numbers as short_factor")
+        factor = number("factor", length / trained)
+        scale = 1.0 if factor <= 1 or trained <= 1 else math.sqrt(1 + math.log(factor) / math.log(trained))
+        scale = number("attention_factor", scale)
+        return {"rope_factors": factors, "rope_scale": scale, "max_length": int(min(trained, length))}
+    ratio = length / trained if "factor" in said and said["factor"] is None else None
+    factor = number("factor", ratio)
+    fast = number("beta_fast", 32.0)
+    slow = number("beta_slow", 1.0)
+    truncate = said.get("truncate")
+    if fast < slow or truncate not in (None, True, False):
+        raise UnmaskError(f"model config: {key} {said!r:.200} has an impossible value")
+    scale = rope.yarn_scale(factor)
+    weight = number("mscale", 0.0)
+    weight_all = number("mscale_all_dim", 0.0)
+    if weight and weight_all:
+        scale = rope.yarn_scale(factor, weight) / rope.yarn_scale(factor, weight_all)
+    factors = rope.yarn(
+        theta, size, factor=factor, trained=trained, fast=fast, slow=slow, truncate=truncate is not False
+    )
+    return {"rope_factors": factors, "rope_scale": number("attention_factor", 0.0) or scale}
 
 
 def _rotated(raw: dict[str, Any], share: Any) -> int:
