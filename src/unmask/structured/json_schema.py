@@ -37,7 +37,7 @@ from unmask.structured.json_text import COLON, COMMA, member, quoted
 from unmask.structured.language import NOTHING, Alt, Language, Members, Repeat, Seq, Text, text
 from unmask.structured.regex import read_regex
 from unmask.structured.schema_alternatives import ANYTHING, Alternatives, Path, kinds
-from unmask.structured.schema_merge import Part, bounds, empty_range, member_schema, same, type_of
+from unmask.structured.schema_parts import Part, bounds, empty_range, member_schema, same, type_of
 
 DEEPEST = 30
 LONGEST_TEXT = 500_000

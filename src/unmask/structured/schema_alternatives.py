@@ -7,8 +7,7 @@ from urllib.parse import unquote
 
 from unmask.errors import UnmaskError
 from unmask.structured.effort import Effort, too_large
-from unmask.structured.schema_keywords import read_keywords
-from unmask.structured.schema_merge import FAMILIES, Part, member_schema, merge, narrowed
+from unmask.structured.schema_parts import FAMILIES, Part, member_schema, merge, narrowed, read_keywords
 
 ANYTHING = ("object", "array", "string", "number", "boolean", "null")
 MOST_ALTERNATIVES = 256
