@@ -111,31 +111,6 @@ class Feed:
             slot_column=np.concatenate([request.slot for request in requests]),
         )
 
-    def rows(self, index: Array) -> Feed:
-        """The feed of some requests, as wide as they need."""
-        width = int((self.document[index] != PADDING).sum(1).max())
-        place = np.full(len(self.ids), -1)
-        place[index] = np.arange(len(index))
-        mine = place[self.row] >= 0
-        kept = place[self.slot_row] >= 0
-        return Feed(
-            ids=self.ids[index, :width],
-            position=self.position[index, :width],
-            document=self.document[index, :width],
-            anchor=self.anchor[index, :width],
-            cached=self.cached[index],
-            cached_after=self.cached_after[index],
-            row=place[self.row[mine]],
-            column=self.column[mine],
-            target=self.target[mine],
-            self_conditioning=[self.self_conditioning[i] for i in index.tolist()],
-            offset=self.offset[index],
-            guidance=self.guidance[mine],
-            time=self.time[index],
-            slot_row=place[self.slot_row[kept]],
-            slot_column=self.slot_column[kept],
-        )
-
     @property
     def of_draft(self) -> Array:
         """Which scored rows are slots of drafts, bool [N]."""

@@ -69,21 +69,16 @@ class Options(RenoiseOptions, MethodOptions):
         return Renoising(row, setting, self)
 
 
-class Renoising:
+class Renoising(Scheme):
     """Text not yet read and the canvas share a forward; a finished canvas is text to the forward of the next.
 
     The columns of a canvas hang on the last position of the text. What comes after an end of text is padding, where
     the model has a token for it.
     """
 
-    proposes = True
-    offset = 0
-    drafts: ClassVar[list[int]] = []
-
     def __init__(self, row: Row, setting: Setting, options: RenoiseOptions) -> None:
-        self.row = row
+        super().__init__(row, setting)
         self.options = options
-        self.exact = setting.cache == "exact"
         self.vocab_size = setting.config.vocab_size
         self.eos_ids = setting.eos_ids
         self.pad_id = setting.config.pad_token_id
@@ -100,10 +95,6 @@ class Renoising:
     @property
     def temperature(self) -> float:
         return temperature(self.steps_left, self.options)
-
-    @property
-    def text_end(self) -> int:
-        return self.start if self.exact else 0
 
     def settle(self) -> bool:
         if self.row.written != self.start:
@@ -138,11 +129,10 @@ class Renoising:
         self.self_conditioning = logits.self_conditioning(index, result.sampling)
         token, confidence = (best, sureness) if self.options.greedy else (result.scores.token, result.scores.confidence)
         accepted = accept(result.scores.entropy[None], self.options.entropy_bound)[0]
+        canvas = slice(self.start, self.end)
         return [
-            Commit(self._grid(accepted), self._grid(token), self._grid(confidence), "unmask"),
-            Commit(
-                self._grid(~accepted), self._grid(self.random(result.target)), self._grid(confidence * 0), "renoise"
-            ),
+            self.commit(canvas, token, confidence, accepted),
+            self.commit(canvas, self.random(result.target), 0.0, ~accepted, "renoise"),
         ]
 
     def random(self, position_C: Array) -> Array:
@@ -152,17 +142,9 @@ class Renoising:
     def _write(self, best: Array, confidence: Array) -> list[Commit]:
         """The canvas is text from now on; behind an end of text comes padding only."""
         self.row.written = self.end
-        everywhere = np.ones(len(best), bool)
-        commits = [Commit(self._grid(everywhere), self._grid(best), self._grid(confidence), "unmask")]
+        commits = [self.commit(slice(self.start, self.end), best, confidence)]
         ends = np.isin(best, list(self.eos_ids))
         if self.pad_id is not None and ends.any():
-            behind = (np.arange(self.row.length) > self.start + int(ends.argmax()))[None]
-            pads = np.full(behind.shape, self.pad_id)
-            commits.append(Commit(behind, pads, np.zeros(behind.shape), "edit"))
+            behind = slice(self.start + int(ends.argmax()) + 1, self.row.length)
+            commits.append(self.commit(behind, self.pad_id, 0.0, kind="edit"))
         return commits
-
-    def _grid(self, values_C: Array) -> Array:
-        """Laid out on the row, [1, L]; 0 outside the canvas."""
-        out = np.zeros((1, self.row.length), values_C.dtype)
-        out[0, self.start : self.end] = values_C
-        return out
