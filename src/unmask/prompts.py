@@ -55,8 +55,17 @@ def encode(
     kinds = {_kind(one) for one in prompts}
     if len(kinds) > 1:
         raise UnmaskError(f"the prompts of a batch are of one kind, not {' and '.join(sorted(kinds))}")
-    start = [] if config.bos_token_id is None else [config.bos_token_id]
-    return [_row(one, tokenizer, template, config, name, special_tokens or {}) or start for one in prompts]
+    rows = []
+    for one in prompts:
+        if kinds == {"token ids"}:
+            ids = _ids(one, config)
+        else:
+            chat = kinds == {"messages"}
+            text = render_chat(one, template, name, special_tokens=special_tokens) if chat else one
+            ids = encode_text(text, tokenizer, config, name)
+            ids = ids if chat or tokenizer is None or not text else frame(start_of(tokenizer), ids)
+        rows.append(ids or ([] if config.bos_token_id is None else [config.bos_token_id]))
+    return rows
 
 
 def frame(start: Sequence[int], text: Sequence[int], answer: Sequence[int] = (), end: int | None = None) -> list[int]:
@@ -130,23 +139,6 @@ def _kind(prompt: Any) -> str:
     if isinstance(prompt, str):
         return "text"
     return "messages" if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict) else "token ids"
-
-
-def _row(
-    prompt: Any,
-    tokenizer: Tokenizer | None,
-    template: str | Mapping[str, str] | None,
-    config: ModelConfig,
-    name: str,
-    special_tokens: Mapping[str, str],
-) -> list[int]:
-    kind = _kind(prompt)
-    if kind == "token ids":
-        return _ids(prompt, config)
-    chat = kind == "messages"
-    text = render_chat(prompt, template, name, special_tokens=special_tokens) if chat else prompt
-    ids = encode_text(text, tokenizer, config, name)
-    return ids if chat or tokenizer is None or not text else frame(start_of(tokenizer), ids)
 
 
 def encode_text(text: str, tokenizer: Tokenizer | None, config: ModelConfig, name: str) -> list[int]:

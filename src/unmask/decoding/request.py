@@ -21,7 +21,7 @@ from unmask.structured.grammar import Grammar
 
 if TYPE_CHECKING:
     from unmask.decoding.methods import DecodingDefaults
-    from unmask.decoding.methods.ancestral import Draws
+    from unmask.decoding.methods.ancestral import SeededDraws
 
 Alternatives = tuple[tuple[int, float], ...]  # tokens and log-probabilities: the written one, then the likeliest
 Mode = Literal["ar", "diffusion", "verify"]
@@ -158,7 +158,7 @@ class Request(RequestParameters):
     wanted: int | None = None  # tokens asked for, where whole canvases or blocks hold more
     prefill_chunk: int = 0  # with an exact cache: most text tokens read before a window by one forward; 0: all
     ends: bool = True  # an end of text finishes it; not so where given text follows
-    draws: Draws | None = None  # of a sampler; None: the seed's
+    draws: SeededDraws | None = None  # of a sampler; None: the seed's
     logprobs: int | None = None  # how many alternatives to remember of every written token; None: not even its own
     grammar: Grammar | None = None  # that all that is written has to match
 

@@ -154,7 +154,10 @@ def multiples(factor: int, places: int = 0) -> Dfa:
     return trim(Dfa(table, group, final))
 
 
-def rounded(value: Decimal, places: int, up: bool) -> int:
-    """A bound in units of 10^-places, rounded inwards."""
-    scaled = value.scaleb(places)
-    return int(scaled.to_integral_value("ROUND_CEILING" if up else "ROUND_FLOOR"))
+def rounded(bound: tuple[Decimal, bool] | None, places: int, up: bool) -> int | None:
+    """A bound and whether it is exclusive, in units of 10^-places, rounded inwards."""
+    if bound is None:
+        return None
+    scaled = bound[0].scaleb(places)
+    edge = int(scaled.to_integral_value("ROUND_CEILING" if up else "ROUND_FLOOR"))
+    return edge + (1 if up else -1) * int(bound[1] and edge == scaled)

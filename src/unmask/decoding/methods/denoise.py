@@ -227,7 +227,7 @@ class Denoising(Scheme):
             if len(result.possible) and not result.possible.any():
                 raise RuntimeError("no token of the window is allowed by the grammar")  # rather than for ever
             open_1L[0, result.target[~result.possible]] = False
-        scores = result.scores.grid(np.zeros(len(result.target), np.int64), result.target, open_1L.shape)
+        scores = result.scores.grid(0, result.target, row.canvas.ids.shape)
         steps_left = max(self.budget - self.step, 1)
         chosen = self._choose(scores, open_1L)
         for place, token in self.forced.items():

@@ -108,7 +108,7 @@ class Editing(Denoising):
 
 
 class InsertDelete(Editing):
-    """As `methods.insert_delete` decides: tokens are also inserted and deleted inside the window."""
+    """As `methods.edit_rule` decides: tokens are also inserted and deleted inside the window."""
 
     def __init__(self, row: Row, setting: Setting, options: Parameters, controls: Controls) -> None:
         super().__init__(row, setting, options)
@@ -122,7 +122,7 @@ class InsertDelete(Editing):
     def take(self, result: StepResult) -> list[Commit]:
         row = self.row
         window = slice(self.start, self.end)
-        scores = result.scores.grid(np.zeros(len(result.target), np.int64), result.target, row.canvas.ids.shape)
+        scores = result.scores.grid(0, result.target, row.canvas.ids.shape)
 
         def second(place: int, forbidden: set[int]) -> tuple[int, float]:
             p = result.probabilities(np.searchsorted(result.target, [self.start + place]))[0]

@@ -111,7 +111,12 @@ class Revision:
         fixed = np.flatnonzero(frozen)
         movable = np.arange(len(ids)) > (fixed[-1] if len(fixed) else -1)  # nothing given stands after it
         forbidden = set(controls)
-        self._replace(np.isin(token, controls) & ~movable & ~frozen, token, confidence, second, forbidden)
+
+        def replace(where: Array) -> None:
+            for place in np.flatnonzero(where).tolist():
+                token[place], confidence[place] = second(place, forbidden)
+
+        replace(np.isin(token, controls) & ~movable & ~frozen)
         first_masks = masked & np.array(self.original)
         self.steps += 1
         self.post_steps += not first_masks.any()
@@ -131,10 +136,12 @@ class Revision:
         chosen = fill | edited
         self.finished = last or not chosen.any()
         if last:
-            self._replace(chosen & np.isin(token, controls), token, confidence, second, forbidden)
+            replace(chosen & np.isin(token, controls))
             chosen &= token != ids  # an edit may have come to what stands there
-        else:
-            self._leave_circle(ids, chosen, movable, token, confidence, second, forbidden)
+        changing = chosen & (token != ids)
+        if not last and tuple(ids.tolist()) in self.seen and changing.any():
+            place = int(np.where(changing, confidence, np.inf).argmin())
+            token[place] = second(place, self.tried.get(place, set()) | (set() if movable[place] else forbidden))[0]
         self.seen.add(tuple(ids.tolist()))
         for place in np.flatnonzero(chosen).tolist():
             self.tried.setdefault(place, set()).add(int(token[place]))
@@ -144,26 +151,3 @@ class Revision:
         pushed = set(np.flatnonzero(inserted).tolist())
         self.original = moved(self.original, gone, pushed, len(ids), False)
         return Change(chosen & ~deleted & ~inserted, token, confidence, deleted, inserted)
-
-    def _leave_circle(
-        self,
-        ids: Array,
-        chosen: Array,
-        movable: Array,
-        token: Array,
-        confidence: Array,
-        second: Second,
-        forbidden: set[int],
-    ) -> None:
-        """Where this block was seen before, takes another token for the least sure of the changes."""
-        changing = chosen & (token != ids)
-        if tuple(ids.tolist()) not in self.seen or not changing.any():
-            return
-        place = int(np.where(changing, confidence, np.inf).argmin())
-        tried = self.tried.get(place, set()) | (set() if movable[place] else forbidden)
-        token[place] = second(place, tried)[0]
-
-    @staticmethod
-    def _replace(where: Array, token: Array, confidence: Array, second: Second, forbidden: set[int]) -> None:
-        for place in np.flatnonzero(where).tolist():
-            token[place], confidence[place] = second(place, forbidden)

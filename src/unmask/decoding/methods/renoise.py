@@ -5,7 +5,7 @@ Shapes: L positions of the row, C of a canvas.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
@@ -52,18 +52,12 @@ class Options(RenoiseOptions, MethodOptions):
     @classmethod
     def of(cls, asked: Asked) -> Self:
         """A temperature above 0 that the caller asks for stands for both ends of the schedule; 0 is greedy."""
-        options = asked.options
+        made = super().of(asked)
         temperature = asked.given.get("temperature")
-        warm = temperature is not None and temperature > 0
-        return cls(
-            t_min=options.temperature if warm else options.t_min,
-            t_max=options.temperature if warm else options.t_max,
-            confidence_threshold=options.confidence_threshold,
-            stability_threshold=options.stability_threshold,
-            max_steps=options.max_denoising_steps or cls.max_steps,
-            entropy_bound=options.entropy_bound,
-            greedy=temperature == 0,
-        )
+        if temperature is not None and temperature > 0:
+            made = replace(made, t_min=asked.options.temperature, t_max=asked.options.temperature)
+        steps = asked.options.max_denoising_steps or cls.max_steps
+        return replace(made, max_steps=steps, greedy=temperature == 0)
 
     def scheme(self, row: Row, setting: Setting) -> Scheme:
         return Renoising(row, setting, self)

@@ -18,14 +18,17 @@ from unmask.decoding.methods.ancestral import (
     SamplerName,
     SamplerOptions,
     SeededDraws,
+    analytic,
+    denoised,
+    euler,
     first_hitting,
     nucleus,
     plan,
     posterior,
     psi_posterior,
+    score_of,
 )
 from unmask.decoding.methods.denoise import Denoising
-from unmask.decoding.methods.score_sampling import analytic, denoised, euler, score_of
 from unmask.decoding.request import Asked, Row, Scheme, Setting, StepResult, cannot_be_held
 from unmask.noise import NoiseSchedule
 
@@ -106,13 +109,8 @@ class Options(SamplerOptions, denoise.Options):
     @classmethod
     def of(cls, asked: Asked) -> Self:
         options = asked.options
-        return cls(
-            name=cast(SamplerName, options.sampler),
-            steps=options.max_denoising_steps or cls.steps,
-            noise_removal=options.noise_removal,
-            psi_kappa=options.psi_kappa,
-            nucleus_p=options.nucleus_p,
-        )
+        steps = options.max_denoising_steps or cls.steps
+        return replace(super().of(asked), name=cast(SamplerName, options.sampler), steps=steps)
 
     def scheme(self, row: Row, setting: Setting) -> Scheme:
         return Sampling(row, setting, self)
