@@ -89,6 +89,7 @@ class MethodOptions:
 
     method: ClassVar[str]
     whole_canvases: ClassVar[bool] = False  # it writes blocks of full length, of which what was asked for is given
+    by_rule: ClassVar[bool] = True  # in mode diffusion a commit rule decides what is kept
 
     @classmethod
     def claims(cls, asked: Asked) -> bool:
@@ -104,11 +105,6 @@ class MethodOptions:
     def reads(cls, asked: Asked) -> set[str]:
         """Names of the options that are result, without those of the rule."""
         raise NotImplementedError
-
-    @classmethod
-    def reads_rule(cls, asked: Asked) -> bool:
-        """Whether a commit rule decides what is kept."""
-        return True
 
     @classmethod
     def caches(cls, asked: Asked) -> tuple[CacheKind, ...]:

@@ -41,10 +41,6 @@ class Options(MethodOptions):
         return f"model '{asked.name}' is decoded by a sampler, not by a rule; leave out rule"
 
     @classmethod
-    def reads_rule(cls, asked: Asked) -> bool:
-        return asked.mode != "ar"
-
-    @classmethod
     def reads(cls, asked: Asked) -> set[str]:
         if asked.mode == "ar":
             return SAMPLING | PROCESSORS

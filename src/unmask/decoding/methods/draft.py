@@ -65,10 +65,6 @@ class Options(Parameters, MethodOptions):
         return own if asked.mode == "verify" else own | {"threshold"}
 
     @classmethod
-    def reads_rule(cls, asked: Asked) -> bool:
-        return asked.mode == "diffusion"
-
-    @classmethod
     def of(cls, asked: Asked) -> Self:
         made = super().of(asked)
         return made if asked.mode == "verify" else replace(made, tolerance=asked.options.threshold)

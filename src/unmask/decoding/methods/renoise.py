@@ -21,6 +21,7 @@ class Options(RenoiseOptions, MethodOptions):
     """Canvas after canvas of random tokens is denoised; what is not accepted becomes noise again."""
 
     method: ClassVar[str] = "renoise"
+    by_rule: ClassVar[bool] = False
     whole_canvases: ClassVar[bool] = True
 
     @classmethod
@@ -40,10 +41,6 @@ class Options(RenoiseOptions, MethodOptions):
     def reads(cls, asked: Asked) -> set[str]:
         own = {field.name for field in fields(Parameters)} | {"entropy_bound", "rule"}
         return own | {"temperature", "top_k", "top_p", "cache", "block_length", "max_denoising_steps"}
-
-    @classmethod
-    def reads_rule(cls, asked: Asked) -> bool:
-        return False
 
     @classmethod
     def no_grammar(cls, asked: Asked) -> str | None:

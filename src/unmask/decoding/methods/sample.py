@@ -41,6 +41,7 @@ class Options(SamplerOptions, denoise.Options):
     """What a step writes is drawn by a sampler, in place of a rule."""
 
     method: ClassVar[str] = "sample"
+    by_rule: ClassVar[bool] = False
 
     @classmethod
     def claims(cls, asked: Asked) -> bool:
@@ -97,10 +98,6 @@ class Options(SamplerOptions, denoise.Options):
         if asked.config.output == "log_score":
             out -= {"temperature", "top_k", "top_p", "nucleus_p"}
         return out - {"block_length"} if uniform else out
-
-    @classmethod
-    def reads_rule(cls, asked: Asked) -> bool:
-        return False
 
     @classmethod
     def no_grammar(cls, asked: Asked) -> str | None:
