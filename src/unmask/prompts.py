@@ -58,7 +58,11 @@ def encode(
     rows = []
     for one in prompts:
         if kinds == {"token ids"}:
-            ids = _ids(one, config)
+            if not isinstance(one, list) or not all(_is_id(token) for token in one):
+                raise UnmaskError("a prompt of token ids must hold integers only")
+            if one and not 0 <= min(one) <= max(one) < config.vocab_size:
+                raise UnmaskError(f"the prompt holds an id outside the vocabulary of {config.vocab_size}")
+            ids = [index(token) for token in one]
         else:
             chat = kinds == {"messages"}
             text = render_chat(one, template, name, special_tokens=special_tokens) if chat else one
@@ -153,14 +157,6 @@ def encode_text(text: str, tokenizer: Tokenizer | None, config: ModelConfig, nam
             f"the prompt holds the token '{token}', which the vocabulary of model '{name}' ({config.vocab_size}) lacks"
         )
     return ids
-
-
-def _ids(prompt: Any, config: ModelConfig) -> list[int]:
-    if not isinstance(prompt, list) or not all(_is_id(token) for token in prompt):
-        raise UnmaskError("a prompt of token ids must hold integers only")
-    if prompt and not 0 <= min(prompt) <= max(prompt) < config.vocab_size:
-        raise UnmaskError(f"the prompt holds an id outside the vocabulary of {config.vocab_size}")
-    return [index(token) for token in prompt]
 
 
 def _is_id(value: Any) -> bool:

@@ -158,7 +158,12 @@ class Decoder:
         for row, scheme in self.active:
             with self._blame(row):
                 if row.error is None:
-                    columns.append(_guided(row, self._text(row, scheme) or scheme.columns()))
+                    own = self._text(row, scheme) or scheme.columns()
+                    if row.request.guidance > 0:  # beside it a row that reads the same without what was given
+                        given = row.canvas.frozen[0, own.position]
+                        unconditional = np.where(given, row.canvas.mask_id, own.ids)
+                        own = replace(own, unconditional=unconditional, guidance=row.request.guidance)
+                    columns.append(own)
         self._keep([i for i, (row, _) in enumerate(self.active) if row.error is None])
         return columns
 
@@ -269,16 +274,6 @@ class Decoder:
             places = [np.arange(first[i], first[i] + taken[i]) for i in index]
             self.backend.keep(np.concatenate(places) if places else np.zeros(0, np.int64))
             self.active = [self.active[i] for i in index]
-
-
-def _guided(row: Row, columns: Columns) -> Columns:
-    """With guidance, columns with an unconditional row, which reads the same without what was given."""
-    guidance = row.request.guidance
-    if guidance == 0:
-        return columns
-    canvas = row.canvas
-    unconditional = np.where(canvas.frozen[0, columns.position], canvas.mask_id, columns.ids)
-    return replace(columns, unconditional=unconditional, guidance=guidance)
 
 
 def _places(rows: list[tuple[Row, Scheme]]) -> int:

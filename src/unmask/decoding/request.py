@@ -62,15 +62,6 @@ class Asked:
     options: DecodingDefaults
     given: Mapping[str, Any] = field(default_factory=dict)  # of the options, those that the caller says
 
-    @property
-    def has_noise(self) -> bool:
-        """Whether there is anything that a canvas to write on could begin with: a mask, or random tokens."""
-        return self.config.mask_token_id is not None or self.config.corruption == "uniform"
-
-    @property
-    def denoises_masks(self) -> bool:
-        return self.config.mask_token_id is not None and self.config.output == "logits"
-
 
 @dataclass(frozen=True)
 class Setting:

@@ -297,10 +297,5 @@ def anything(depth: int) -> Language:
         return Alt(scalars)
     inner = anything(depth - 1)
     array = Seq((Text(b"["), Repeat(inner, 0, None, COMMA), Text(b"]")))
-    return Alt((*scalars, array, any_names(scalars[0], inner)))
-
-
-def any_names(name: Language, value: Language, low: int = 0, high: int | None = None) -> Language:
-    """An object with members of any such name."""
-    one = Seq((name, COLON, value))
-    return Seq((Text(b"{"), Repeat(one, low, high, COMMA), Text(b"}")))
+    members = Repeat(Seq((scalars[0], COLON, inner)), 0, None, COMMA)
+    return Alt((*scalars, array, Seq((Text(b"{"), members, Text(b"}")))))

@@ -131,7 +131,7 @@ class _Reader:
             part = self._character() if inner is None else Alt(tuple(branch.node for branch in inner))
             repeated = self._quantifier(part)
             if inner is not None and any(branch.from_start or branch.to_end for branch in inner):
-                if parts or repeated is not part or self._more():
+                if parts or repeated is not part or self.pattern[self.at : self.at + 1] not in ("", "|", ")", "$"):
                     raise self.error("'^' or '$' anywhere but at the edges", place)
                 alone = inner
             parts.append(repeated)
@@ -151,9 +151,6 @@ class _Reader:
             raise self.error("a repeated look-ahead", opened)
         anything = Repeat(self.write(ALL))
         return wanted, Alt(tuple(Seq((b.node, *([] if b.to_end else [anything]))) for b in inner))
-
-    def _more(self) -> bool:
-        return self.at < len(self.pattern) and self.pattern[self.at] not in "|)$"
 
     def _take(self, text: str) -> bool:
         taken = self.pattern.startswith(text, self.at)

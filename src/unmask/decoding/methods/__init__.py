@@ -118,7 +118,7 @@ class Way:
             raise UnmaskError(
                 f"model '{asked.name}' reads text from left to right; it has no layout '{asked.options.layout}'"
             )
-        if not asked.has_noise and config.layout != "canvas":
+        if config.mask_token_id is None and config.corruption != "uniform" and config.layout != "canvas":
             raise UnmaskError(f"model '{asked.name}' has no mask token, so it has no canvas to write on")
         reason = self.method.suits(asked)
         if reason is not None:

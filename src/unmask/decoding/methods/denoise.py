@@ -59,7 +59,7 @@ def windowed(asked: Asked) -> set[str]:
     out = {*SAMPLING, "block_length", "max_denoising_steps", "convention"}
     if asked.layout == "bidirectional":
         out.add("cache_refresh")
-    if asked.denoises_masks and asked.layout not in GROUPED:
+    if asked.config.mask_token_id is not None and asked.config.output == "logits" and asked.layout not in GROUPED:
         out.add("guidance")
     return out
 
