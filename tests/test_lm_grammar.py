@@ -245,7 +245,7 @@ def test_forced_tokens_are_those_that_alone_may_come(letters: DiffusionLM) -> No
         for token in letters.tokenizer.encode("abde").ids[:left]:  # type: ignore[union-attr]
             only = grammar.allowed(state, 4).nonzero()[0].tolist() if state else []
             run = grammar.forced(state, 4)
-            assert run[:1] == (only if len(only) == 1 and not grammar.may_end(state) else [])
+            assert run[:1] == (only if len(only) == 1 and not grammar.automaton.final[state] else [])
             state = grammar.step(state, token)
 
 

@@ -174,7 +174,8 @@ class DiffusionLM:
         ids = torch.as_tensor(input_ids, device=self.model.embedding.weight.device)
         if ids.dim() != 2 or ids.dtype.is_floating_point or not ids.numel():
             raise UnmaskError("input_ids must be a non-empty [B, L] tensor of integers")
-        self._check_ids(ids, "input_ids")
+        if int(ids.min()) < 0 or int(ids.max()) >= self.config.vocab_size:
+            raise UnmaskError(f"input_ids holds an id outside the vocabulary of {self.config.vocab_size}")
         shape = self.preparer.layout(layout or ("causal" if self.config.layout == "drafts" else None), block_length)
         windows = self.config.windows
         with torch.inference_mode():
@@ -286,6 +287,13 @@ class DiffusionLM:
     ) -> Prepared:
         """The requests of a generation, checked, for a decoder of any company. Arguments as for `generate`."""
         stops = [stop] if isinstance(stop, str) else stop or []
+        given = sum(rule is not None for rule in (grammar, json_schema, regex))
+        if given > 1:
+            raise UnmaskError("json_schema, regex and grammar are three ways to say one thing; give one of them")
+        if not given:
+            grammar = self._answers
+        elif grammar is None:
+            grammar = self.grammar(json_schema, regex)
         return self.preparer.write(
             self.encode(prompt),
             max_new_tokens,
@@ -293,7 +301,7 @@ class DiffusionLM:
             seed=seed,
             stops=stops,
             decode=self._need_tokenizer().decode if stops else None,
-            grammar=self._grammar(json_schema, regex, grammar),
+            grammar=grammar,
             options=options,
         )
 
@@ -308,13 +316,11 @@ class DiffusionLM:
         Returns:
             `model`, `layout`, `max_length`: of the network.
             `fills`, `chats`, `grammars`: whether it fills gaps, takes messages, and can be held to a grammar.
-            `parameters`: by name, of every option of decoding: `type` (number, integer, string, boolean, array), its
-                bounds (`minimum`, `exclusiveMinimum`, `maximum`, `exclusiveMaximum`), its `choices` where it has any,
-                the model's `default`, and `off`, the value that changes nothing, where there is one.
-            `modes`: by mode, the default first, the ways to decode in it, the default first. Each way has the `method`,
-                the `rule` or the `sampler` that decides (None where there is none), `options` that choose it, the names
-                of the `parameters` that it reads (any other is refused), the kinds of `cache` that it takes and whether
-                it can be held to a `grammar`.
+            `parameters`: every option of decoding by name: `type`, bounds, `choices`, the model's `default`, and `off`,
+                the value that changes nothing.
+            `modes`: by mode, the ways to decode in it, the defaults first: the `method`, the `rule` or `sampler` that
+                decides, `options` that choose it, the `parameters` that it reads (any other is refused), the kinds of
+                `cache` that it takes and whether it can be held to a `grammar`.
         """
         found = capabilities(self.name, self.config, self.defaults)
         held = self.tokenizer is not None and any(way["grammar"] for ways in found["modes"].values() for way in ways)
@@ -354,15 +360,6 @@ class DiffusionLM:
         ends = self.preparer.ends(self.defaults)
         return Vocabulary.of(self._need_tokenizer(), config.vocab_size, ends, config.pad_token_id, config.mask_token_id)
 
-    def _grammar(self, schema: Any, regex: str | None, grammar: Grammar | None) -> Grammar | None:
-        """What all of the text has to match: by default the model's own schema of answers, None where it has none."""
-        given = sum(rule is not None for rule in (grammar, schema, regex))
-        if given > 1:
-            raise UnmaskError("json_schema, regex and grammar are three ways to say one thing; give one of them")
-        if not given:
-            return self._answers
-        return self.grammar(schema, regex) if grammar is None else grammar
-
     @cached_property
     def _answers(self) -> Grammar | None:
         """The grammar of the model's own schema of answers."""
@@ -386,10 +383,11 @@ class DiffusionLM:
             asked = prepare(candidates)
             return Run(Decoder(self.backend, asked.layout, asked.requests), tokenizer, [])
 
-        settling, sure = settle_lengths(parsed), None
+        settling = settle_lengths(parsed)
+        sure: list[float] | None = None
         while True:
             try:
-                tried = settling.send(sure) if sure is not None else next(settling)
+                tried = next(settling) if sure is None else settling.send(sure)
             except StopIteration as settled:
                 lengths: list[int] = settled.value
                 break
@@ -428,10 +426,6 @@ class DiffusionLM:
 
         ids = [self._need_tokenizer().encode(text, add_special_tokens=False).ids for text in texts]
         return score_texts(self.model, texts, ids, method, samples, seed, batch, progress)
-
-    def _check_ids(self, ids: Any, what: str) -> None:
-        if int(ids.min()) < 0 or int(ids.max()) >= self.config.vocab_size:
-            raise UnmaskError(f"{what} holds an id outside the vocabulary of {self.config.vocab_size}")
 
     def _check_length(self, length: int) -> None:
         if length > self.config.max_length:

@@ -55,8 +55,21 @@ def encode(
     kinds = {_kind(one) for one in prompts}
     if len(kinds) > 1:
         raise UnmaskError(f"the prompts of a batch are of one kind, not {' and '.join(sorted(kinds))}")
-    start = [] if config.bos_token_id is None else [config.bos_token_id]
-    return [_row(one, tokenizer, template, config, name, special_tokens or {}) or start for one in prompts]
+    rows = []
+    for one in prompts:
+        if kinds == {"token ids"}:
+            if not isinstance(one, list) or not all(_is_id(token) for token in one):
+                raise UnmaskError("a prompt of token ids must hold integers only")
+            if one and not 0 <= min(one) <= max(one) < config.vocab_size:
+                raise UnmaskError(f"the prompt holds an id outside the vocabulary of {config.vocab_size}")
+            ids = [index(token) for token in one]
+        else:
+            chat = kinds == {"messages"}
+            text = render_chat(one, template, name, special_tokens=special_tokens) if chat else one
+            ids = encode_text(text, tokenizer, config, name)
+            ids = ids if chat or tokenizer is None or not text else frame(start_of(tokenizer), ids)
+        rows.append(ids or ([] if config.bos_token_id is None else [config.bos_token_id]))
+    return rows
 
 
 def frame(start: Sequence[int], text: Sequence[int], answer: Sequence[int] = (), end: int | None = None) -> list[int]:
@@ -132,23 +145,6 @@ def _kind(prompt: Any) -> str:
     return "messages" if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict) else "token ids"
 
 
-def _row(
-    prompt: Any,
-    tokenizer: Tokenizer | None,
-    template: str | Mapping[str, str] | None,
-    config: ModelConfig,
-    name: str,
-    special_tokens: Mapping[str, str],
-) -> list[int]:
-    kind = _kind(prompt)
-    if kind == "token ids":
-        return _ids(prompt, config)
-    chat = kind == "messages"
-    text = render_chat(prompt, template, name, special_tokens=special_tokens) if chat else prompt
-    ids = encode_text(text, tokenizer, config, name)
-    return ids if chat or tokenizer is None or not text else frame(start_of(tokenizer), ids)
-
-
 def encode_text(text: str, tokenizer: Tokenizer | None, config: ModelConfig, name: str) -> list[int]:
     """The ids of a text alone, with nothing put before it; raises UnmaskError for a token that the model lacks."""
     if tokenizer is None:
@@ -161,14 +157,6 @@ def encode_text(text: str, tokenizer: Tokenizer | None, config: ModelConfig, nam
             f"the prompt holds the token '{token}', which the vocabulary of model '{name}' ({config.vocab_size}) lacks"
         )
     return ids
-
-
-def _ids(prompt: Any, config: ModelConfig) -> list[int]:
-    if not isinstance(prompt, list) or not all(_is_id(token) for token in prompt):
-        raise UnmaskError("a prompt of token ids must hold integers only")
-    if prompt and not 0 <= min(prompt) <= max(prompt) < config.vocab_size:
-        raise UnmaskError(f"the prompt holds an id outside the vocabulary of {config.vocab_size}")
-    return [index(token) for token in prompt]
 
 
 def _is_id(value: Any) -> bool:

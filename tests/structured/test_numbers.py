@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 
 from unmask.structured.dfa import compile_language, intersection
 from unmask.structured.effort import Effort
-from unmask.structured.json_numbers import decimals, integers, multiples
+from unmask.structured.json_numbers import INTEGER, decimals, multiples
 from unmask.structured.json_schema import read_schema
 from unmask.structured.json_text import literal
 from unmask.structured.language import Dfa, Language
@@ -25,6 +25,10 @@ JSON_VALUES = st.recursive(
 
 def automaton(node: Language) -> Dfa:
     return compile_language(node, Effort())
+
+
+def integers(low: int | None, high: int | None) -> Language:
+    return INTEGER if low is None and high is None else decimals(low, high, 0)
 
 
 def of_schema(schema: object) -> Dfa:

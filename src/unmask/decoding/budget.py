@@ -24,10 +24,6 @@ class StepBudget:
     count: Array
     share: Array
 
-    def rows(self, index: Array) -> StepBudget:
-        """Of some of the requests."""
-        return StepBudget(self.count[index], self.share[index])
-
 
 def share(schedule: ScheduleName, step: int, steps: int, eps: float = 1e-3) -> float:
     """Share of the masks left that `step` (from 0) of `steps` reveals; in float32 where the reference is.

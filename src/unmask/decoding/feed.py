@@ -111,31 +111,6 @@ class Feed:
             slot_column=np.concatenate([request.slot for request in requests]),
         )
 
-    def rows(self, index: Array) -> Feed:
-        """The feed of some requests, as wide as they need."""
-        width = int((self.document[index] != PADDING).sum(1).max())
-        place = np.full(len(self.ids), -1)
-        place[index] = np.arange(len(index))
-        mine = place[self.row] >= 0
-        kept = place[self.slot_row] >= 0
-        return Feed(
-            ids=self.ids[index, :width],
-            position=self.position[index, :width],
-            document=self.document[index, :width],
-            anchor=self.anchor[index, :width],
-            cached=self.cached[index],
-            cached_after=self.cached_after[index],
-            row=place[self.row[mine]],
-            column=self.column[mine],
-            target=self.target[mine],
-            self_conditioning=[self.self_conditioning[i] for i in index.tolist()],
-            offset=self.offset[index],
-            guidance=self.guidance[mine],
-            time=self.time[index],
-            slot_row=place[self.slot_row[kept]],
-            slot_column=self.slot_column[kept],
-        )
-
     @property
     def of_draft(self) -> Array:
         """Which scored rows are slots of drafts, bool [N]."""
@@ -166,15 +141,12 @@ class Logits(Protocol):
 
     def propose(self, sampling: Sampling) -> Scores:
         """A token for each row and how sure the network is of it."""
-        ...
 
     def probabilities(self, index: Array, sampling: Sampling) -> Array:
         """Float64 distributions [len(index), V] that rows are sampled from."""
-        ...
 
     def odds(self, index: Array, tokens: Array) -> Array:
         """Probability of a token at each row [len(index)] over that of the row's best, at temperature 1."""
-        ...
 
     def after_token(self, slot: Array, before: Any, row: Array, token: Array) -> Logits:
         """The feed's slots `slot` [n], scored by the sequential (Hydra) draft head once the token before them is known.
@@ -182,16 +154,13 @@ class Logits(Protocol):
         token [n] was chosen by row `row` [n] of `before`: these logits, or those of the slots before. A network without
         such a head scores a slot by its own state alone.
         """
-        ...
 
     def adjust(self, index: Array, adjustment: Adjustment) -> None:
         """Changes the logits of rows as an adjustment says, for all that is asked afterwards."""
-        ...
 
     def restrict(self, index: Array, allowed: Array) -> Array:
         """Leaves rows only the allowed tokens, bool [len(index), V], in all that is asked afterwards. A row that could
         propose none of them stays as it was: which rows could, bool [len(index)]."""
-        ...
 
 
 class ConditioningLogits(Logits, Protocol):
@@ -199,11 +168,9 @@ class ConditioningLogits(Logits, Protocol):
 
     def best(self, index: Array, sampling: Sampling) -> tuple[Array, Array]:
         """The most likely token of rows and its probability at the rows' temperature, [len(index)] each."""
-        ...
 
     def self_conditioning(self, index: Array, sampling: Sampling) -> Any:
         """What rows think, for the feed of the next step; only its own backend can read it."""
-        ...
 
 
 class Backend(Protocol):
@@ -216,10 +183,8 @@ class Backend(Protocol):
 
     def admit(self, rows: int, slots: int) -> None:
         """Makes room for more requests, after those there are."""
-        ...
 
     def forward(self, feed: Feed) -> Logits: ...
 
     def keep(self, rows: Array) -> None:
         """Goes on with the given requests only."""
-        ...

@@ -85,7 +85,8 @@ def parse_template(text: str, tokenizer: Tokenizer) -> Template:
 
 def make_template(pieces: list[str], choices: list[Sequence[int]], tokenizer: Tokenizer) -> Template:
     """Given texts, one more than there are gaps, and the lengths that each gap may have."""
-    if _spaces_lead_words(tokenizer):
+    spaced = tokenizer.id_to_token(ids_after(tokenizer, " the")[0]) or ""
+    if len(spaced) > 1 and spaced[0] in "Ġ▁":
         # byte-level words carry the space before them, so a gap begins with its own space
         pieces = [p[:-1] if p.endswith(" ") else p for p in pieces[:-1]] + pieces[-1:]
     first = tokenizer.encode(pieces[0], add_special_tokens=False).ids
@@ -110,8 +111,3 @@ def mean_log_confidence(frames: list[Frame]) -> float:
     for frame in frames:
         last.update(zip(frame.positions, frame.confidences, strict=True))
     return float(np.log(np.maximum(list(last.values()), 1e-30)).mean())
-
-
-def _spaces_lead_words(tokenizer: Tokenizer) -> bool:
-    token = tokenizer.id_to_token(ids_after(tokenizer, " the")[0]) or ""
-    return len(token) > 1 and token[0] in "Ġ▁"

@@ -10,18 +10,18 @@ join and leave. Shapes: B requests, L canvas positions, N scored columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 
 from unmask.canvas import NO_MASK, Array, Canvas, Frame
-from unmask.decoding.feed import Backend, Columns, Feed, Logits, Sampling
+from unmask.decoding.feed import Backend, Columns, Feed, Logits
 from unmask.decoding.methods.draft import Verifying, draft
 from unmask.decoding.processors import adjustment
-from unmask.decoding.request import Request, Row, Scheme, Setting, StepResult
-from unmask.decoding.sampling import CHOICE_DRAW, COLD, TOKEN_DRAW, Scores, uniforms
+from unmask.decoding.request import Request, Row, Scheme, Setting, StepResult, sampled
+from unmask.decoding.sampling import Scores
 from unmask.layout import Layout
 
 
@@ -126,26 +126,18 @@ class Decoder:
         logits = self.backend.forward(feed)
         for row, _ in self.active:
             row.forwards += 1
-        possible = self._restrict(logits, columns)
-        self._process(logits, columns)
-        sampling = self._sampling(columns, feed)
+        counts = [len(own.target) for own in columns]
+        ends = np.cumsum(counts).tolist()
+        parts = [slice(end - count, end) for count, end in zip(counts, ends, strict=True)]
+        possible = [self._asked(logits, *one) for one in zip(self.active, columns, parts, strict=True)]
+        rows = [row for row, _ in self.active]
+        sampling = sampled(rows, [scheme.temperature for _, scheme in self.active], counts, feed.target)
         proposed = len(feed.target) > 0 and any(scheme.proposes for _, scheme in self.active)
         scores = logits.propose(sampling) if proposed else Scores.none(len(feed.target))
         frames: list[Frame] = []
-        offset = 0
         slot = 0
-        for (row, scheme), own in zip(self.active, columns, strict=True):
-            part = slice(offset, offset + len(own.target))
-            result = StepResult(
-                target=own.target,
-                scores=scores.rows(part),
-                sampling=sampling.rows(part),
-                logits=logits,
-                offset=offset,
-                first_slot=slot,
-                possible=possible.get(row.number),
-            )
-            offset += len(own.target)
+        for (row, scheme), own, part, able in zip(self.active, columns, parts, possible, strict=True):
+            result = StepResult(own.target, scores.rows(part), sampling.rows(part), logits, part.start, slot, able)
             slot += len(own.slot)
             if row.prefill_end is not None:
                 row.cached = row.prefill_end
@@ -166,7 +158,12 @@ class Decoder:
         for row, scheme in self.active:
             with self._blame(row):
                 if row.error is None:
-                    columns.append(_guided(row, self._text(row, scheme) or scheme.columns()))
+                    own = self._text(row, scheme) or scheme.columns()
+                    if row.request.guidance > 0:  # beside it a row that reads the same without what was given
+                        given = row.canvas.frozen[0, own.position]
+                        unconditional = np.where(given, row.canvas.mask_id, own.ids)
+                        own = replace(own, unconditional=unconditional, guidance=row.request.guidance)
+                    columns.append(own)
         self._keep([i for i, (row, _) in enumerate(self.active) if row.error is None])
         return columns
 
@@ -178,28 +175,19 @@ class Decoder:
             return None
         return Columns.text(row.canvas.ids[0], row.cached, row.prefill_end, scheme.offset)
 
-    def _restrict(self, logits: Logits, columns: list[Columns]) -> dict[int, Array]:
-        """Leaves the logits of requests with a grammar what it allows; for each, which scored columns have any."""
-        possible = dict[int, Array]()
-        offset = 0
-        for (row, _), own in zip(self.active, columns, strict=True):
-            if own.allowed is not None:
-                index = offset + np.arange(len(own.allowed))
-                possible[row.number] = np.ones(len(own.target), bool)
-                possible[row.number][: len(index)] = logits.restrict(index, own.allowed)
-            offset += len(own.target)
+    def _asked(self, logits: Logits, active: tuple[Row, Scheme], own: Columns, part: slice) -> Array | None:
+        """Leaves the logits of a request what its grammar allows (and says which scored columns have any of it), and
+        changes them by its penalties, biases and floors."""
+        row, scheme = active
+        possible: Array | None = None
+        if own.allowed is not None:
+            possible = np.ones(len(own.target), bool)
+            possible[: len(own.allowed)] = logits.restrict(part.start + np.arange(len(own.allowed)), own.allowed)
+        if row.request.processed and len(own.target):
+            size = self.backend.config.vocab_size
+            made = adjustment(row, own.target, scheme.drafts, scheme.temperature, size, self.eos_ids)
+            logits.adjust(part.start + np.arange(len(own.target)), made)
         return possible
-
-    def _process(self, logits: Logits, columns: list[Columns]) -> None:
-        """Penalties, biases and floors of the requests that ask for them."""
-        offset = 0
-        size = self.backend.config.vocab_size
-        for (row, scheme), own in zip(self.active, columns, strict=True):
-            if row.request.processed and len(own.target):
-                index = offset + np.arange(len(own.target))
-                made = adjustment(row, own.target, scheme.drafts, scheme.temperature, size, self.eos_ids)
-                logits.adjust(index, made)
-            offset += len(own.target)
 
     @contextmanager
     def _blame(self, row: Row) -> Iterator[None]:
@@ -286,42 +274,6 @@ class Decoder:
             places = [np.arange(first[i], first[i] + taken[i]) for i in index]
             self.backend.keep(np.concatenate(places) if places else np.zeros(0, np.int64))
             self.active = [self.active[i] for i in index]
-
-    def _sampling(self, columns: list[Columns], feed: Feed) -> Sampling:
-        """Each scored row's own options and draws, addressed by (seed, step, position); none where none is read."""
-        requests = [row.request for row, _ in self.active]
-        counts = [len(c.target) for c in columns]
-        native = [r.convention.confidence_dtype == "native" for r in requests]
-        if (
-            not any(native)
-            and not any(s.temperature >= COLD for _, s in self.active)
-            and not any(r.rule.draws for r in requests)
-        ):
-            unread = np.zeros(len(feed.row))
-            return Sampling(unread, np.zeros(len(unread), np.int64), np.ones(len(unread)), unread, unread)
-
-        def spread(values: Sequence[float]) -> np.ndarray:
-            return np.repeat(np.array(values), counts)
-
-        temperature = spread([scheme.temperature for _, scheme in self.active]).astype(np.float64)
-        address = (spread([r.seed for r in requests]), spread([row.draw for row, _ in self.active]), feed.target)
-        temperature[temperature < COLD] = 0.0
-        unread = np.zeros(len(feed.row))
-        token = uniforms(*address, TOKEN_DRAW) if (temperature > 0).any() else unread
-        choice = uniforms(*address, CHOICE_DRAW) if any(r.rule.draws for r in requests) else unread
-        top_k = spread([r.top_k for r in requests])
-        top_p = spread([r.top_p for r in requests]).astype(np.float64)
-        return Sampling(temperature, top_k, top_p, token, choice, spread(native) if any(native) else None)
-
-
-def _guided(row: Row, columns: Columns) -> Columns:
-    """With guidance, columns with an unconditional row, which reads the same without what was given."""
-    guidance = row.request.guidance
-    if guidance == 0:
-        return columns
-    canvas = row.canvas
-    unconditional = np.where(canvas.frozen[0, columns.position], canvas.mask_id, columns.ids)
-    return replace(columns, unconditional=unconditional, guidance=guidance)
 
 
 def _places(rows: list[tuple[Row, Scheme]]) -> int:

@@ -50,12 +50,20 @@ class Preparer:
         if self.config.layout in GROUPED and not all(rows):
             raise UnmaskError(f"model '{self.name}' has no start-of-text token; give it a prompt of at least one token")
         if grammar is not None:
-            _check_ending(stops, options)
+            named = ("eos_token_ids", "stop_token_ids", "ignore_eos", "min_tokens")
+            for name in filter(options.get, named):
+                raise UnmaskError(f"a grammar ends with the model's own ends of text; leave out {name}")
+            if stops:
+                raise UnmaskError("a stop would cut what a grammar completes; leave out one of them")
         seed = secrets.randbits(31) if seed is None else seed
         way = choose(self.name, self.config, self.defaults, mode, options)
         base = way.request(seed)
         if grammar is not None:
-            base = _constrained(way, base, grammar)
+            reason = way.method.no_grammar(way.asked)
+            if reason is not None:
+                raise UnmaskError(reason)
+            convention = replace(base.convention, whole_blocks=False)
+            base = replace(base, grammar=grammar, rule=replace(base.rule, convention=convention))
             grammar.check(max_new_tokens)
         requests = [self._request(base, row, max_new_tokens, seed + number) for number, row in enumerate(rows)]
         if stops and decode is not None:
@@ -137,21 +145,3 @@ class Preparer:
         start = noise(seed, 0, place, self.config.vocab_size) if mask is None else np.full(len(ids), mask)
         out: list[int] = np.where(given, ids, start).tolist()
         return out
-
-
-def _check_ending(stops: list[str], options: dict[str, Any]) -> None:
-    """Raises UnmaskError for what would end a text that a grammar has to complete."""
-    for name in ("eos_token_ids", "stop_token_ids", "ignore_eos", "min_tokens"):
-        if options.get(name):
-            raise UnmaskError(f"a grammar ends with the model's own ends of text; leave out {name}")
-    if stops:
-        raise UnmaskError("a stop would cut what a grammar completes; leave out one of them")
-
-
-def _constrained(way: Way, request: Request, grammar: Grammar) -> Request:
-    """The request with a grammar; raises UnmaskError where its method cannot keep to one."""
-    reason = way.method.no_grammar(way.asked)
-    if reason is not None:
-        raise UnmaskError(reason)
-    convention = replace(request.convention, whole_blocks=False)
-    return replace(request, grammar=grammar, rule=replace(request.rule, convention=convention))

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from unmask.canvas import Array, Canvas, Commit
+from unmask.canvas import Array, Canvas, Commit, Kind
 from unmask.decoding.convention import Convention
 from unmask.decoding.feed import Columns, Logits, Sampling
 from unmask.decoding.options import option
 from unmask.decoding.processors import ProcessorParameters
 from unmask.decoding.rules import RuleOptions
-from unmask.decoding.sampling import Scores
+from unmask.decoding.sampling import CHOICE_DRAW, COLD, TOKEN_DRAW, Scores, uniforms
 from unmask.layout import Layout, LayoutKind
 from unmask.models.config import ModelConfig
 from unmask.structured.grammar import Grammar
 
 if TYPE_CHECKING:
     from unmask.decoding.methods import DecodingDefaults
-    from unmask.decoding.methods.ancestral import Draws
+    from unmask.decoding.methods.ancestral import SeededDraws
 
 Alternatives = tuple[tuple[int, float], ...]  # tokens and log-probabilities: the written one, then the likeliest
 Mode = Literal["ar", "diffusion", "verify"]
@@ -62,15 +62,6 @@ class Asked:
     options: DecodingDefaults
     given: Mapping[str, Any] = field(default_factory=dict)  # of the options, those that the caller says
 
-    @property
-    def has_noise(self) -> bool:
-        """Whether there is anything that a canvas to write on could begin with: a mask, or random tokens."""
-        return self.config.mask_token_id is not None or self.config.corruption == "uniform"
-
-    @property
-    def denoises_masks(self) -> bool:
-        return self.config.mask_token_id is not None and self.config.output == "logits"
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -89,6 +80,7 @@ class MethodOptions:
 
     method: ClassVar[str]
     whole_canvases: ClassVar[bool] = False  # it writes blocks of full length, of which what was asked for is given
+    by_rule: ClassVar[bool] = True  # in mode diffusion a commit rule decides what is kept
 
     @classmethod
     def claims(cls, asked: Asked) -> bool:
@@ -104,11 +96,6 @@ class MethodOptions:
     def reads(cls, asked: Asked) -> set[str]:
         """Names of the options that are result, without those of the rule."""
         raise NotImplementedError
-
-    @classmethod
-    def reads_rule(cls, asked: Asked) -> bool:
-        """Whether a commit rule decides what is kept."""
-        return True
 
     @classmethod
     def caches(cls, asked: Asked) -> tuple[CacheKind, ...]:
@@ -158,7 +145,7 @@ class Request(RequestParameters):
     wanted: int | None = None  # tokens asked for, where whole canvases or blocks hold more
     prefill_chunk: int = 0  # with an exact cache: most text tokens read before a window by one forward; 0: all
     ends: bool = True  # an end of text finishes it; not so where given text follows
-    draws: Draws | None = None  # of a sampler; None: the seed's
+    draws: SeededDraws | None = None  # of a sampler; None: the seed's
     logprobs: int | None = None  # how many alternatives to remember of every written token; None: not even its own
     grammar: Grammar | None = None  # that all that is written has to match
 
@@ -242,20 +229,16 @@ class Row:
         first = int(masked.argmax())
         return first if masked[first] else self.length
 
-    def finished_part(self) -> Array:
-        """Written tokens left of the first noise, [n]."""
-        edge = self.edge
-        return self.canvas.ids[0, :edge][~self.canvas.frozen[0, :edge]]
-
     def ended(self, eos_ids: frozenset[int]) -> bool:
         """Whether all that is asked for is written, or all up to an end of text or a stop."""
         if self.revising or (self.request.convention.ending == "block" and self.masked[: self.block_end].any()):
             return False
+        edge = self.edge
         if self.request.wanted is not None:
             end = self.request.given.index(False) + self.request.wanted
-            if end < self.length and self.edge >= end:
+            if end < self.length and edge >= end:
                 return True
-        left = self.finished_part().tolist()
+        left = self.canvas.ids[0, :edge][~self.canvas.frozen[0, :edge]].tolist()  # written before the first noise
         if eos_ids and not eos_ids.isdisjoint(left):
             return True
         return self.request.stop is not None and self.request.stop(left)
@@ -282,42 +265,72 @@ class StepResult:
         return self.logits.odds(self.offset + index, tokens)
 
 
-class Scheme(Protocol):
-    """How one request is decoded: its windows and what becomes of the scores; made anew for every request.
+def sampled(rows: list[Row], temperatures: list[float], counts: Sequence[int], target: Array) -> Sampling:
+    """How scored rows are sampled, `counts` of each request: its options, and draws by (seed, step, position);
+    none where none is read."""
+    requests = [row.request for row in rows]
+    native = [request.convention.confidence_dtype == "native" for request in requests]
+    temperature = np.repeat(np.array(temperatures, np.float64), counts)
+    temperature[temperature < COLD] = 0.0
+    unread = np.zeros(len(target))
+    chooses = any(request.rule.draws for request in requests)
+    if not any(native) and not temperature.any() and not chooses:
+        return Sampling(unread, np.zeros(len(unread), np.int64), np.ones(len(unread)), unread, unread)
 
-    `proposes`: reads the proposed tokens of a forward, and not its distributions alone.
-    """
+    def spread(values: Sequence[Any]) -> Array:
+        return np.repeat(np.array(values), counts)
 
-    proposes: bool
+    address = (spread([request.seed for request in requests]), spread([row.draw for row in rows]), target)
+    return Sampling(
+        temperature,
+        spread([request.top_k for request in requests]),
+        spread([request.top_p for request in requests]).astype(np.float64),
+        uniforms(*address, TOKEN_DRAW) if temperature.any() else unread,
+        uniforms(*address, CHOICE_DRAW) if chooses else unread,
+        spread(native) if any(native) else None,
+    )
+
+
+class Scheme:
+    """How one request is decoded: its windows and what becomes of the scores; made anew for every request."""
+
+    proposes = True  # reads the proposed tokens of a forward, and not its distributions alone
+    start: int  # of the window
+    offset = 0  # how many positions early the layout counts blocks
+    drafts: Sequence[int] = ()  # guesses fed as if they were text: scored column i stands behind the first i
+
+    def __init__(self, row: Row, setting: Setting) -> None:
+        self.row = row
+        self.cache = setting.cache
+        self.exact = setting.cache == "exact"
 
     @property
     def temperature(self) -> float:
         """That the next forward's proposals are sampled at."""
-        ...
+        return self.row.request.temperature
 
     @property
     def text_end(self) -> int:
         """Text before this position leaves exact keys and values, and may be read ahead of the window; 0: none."""
-        ...
-
-    @property
-    def offset(self) -> int:
-        """How many positions early the layout counts blocks."""
-        ...
-
-    @property
-    def drafts(self) -> list[int]:
-        """Guesses that the next forward reads as if they were text: scored column i stands behind the first i."""
-        ...
+        return self.start if self.exact else 0
 
     def settle(self) -> bool:
         """Moves the window on to where work is left; false if none is."""
-        ...
+        raise NotImplementedError
 
     def columns(self) -> Columns:
         """What to feed to the next forward and which positions to score."""
-        ...
+        raise NotImplementedError
 
     def take(self, result: StepResult) -> list[Commit]:
         """Changes [1, L] to the request's canvas, from what a forward said."""
-        ...
+        raise NotImplementedError
+
+    def commit(
+        self, at: Any, tokens: Any, confidence: Any, chosen: Any = True, kind: Kind = "unmask", end: int = 0
+    ) -> Commit:
+        """A commit [1, L] of what happens at some positions: a slice, an array or one of them."""
+        grids = [np.zeros((1, self.row.length), dtype) for dtype in (bool, np.int64, np.float64)]
+        for grid, values in zip(grids, (chosen, tokens, confidence), strict=True):
+            grid[0, at] = values
+        return Commit(*grids, kind, end)

@@ -20,15 +20,7 @@ from unmask.decoding.options import option
 from unmask.decoding.sampling import Scores
 
 RuleName = Literal[
-    "quota",
-    "threshold",
-    "factor",
-    "entropy_bound",
-    "margin",
-    "random",
-    "sequential",
-    "entropy",
-    "token_edit",
+    "quota", "threshold", "factor", "entropy_bound", "margin", "random", "sequential", "entropy", "token_edit"
 ]
 
 
@@ -90,12 +82,17 @@ def best_first(score: Array, masked: Array, count: Array) -> Array:
     return (rank < count[:, None]) & masked
 
 
-def _ranked(score: Array, scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
+def ranked(score_of: Callable[[Scores], Array]) -> Rule:
     """What is due by score; with a choice temperature a draw without replacement (the best of Gumbel noise)."""
-    if options.choice_temperature > 0:
-        noise = -np.log(-np.log(np.where(masked, scores.draw, 0.5)))
-        score = np.where(masked, score, 0.0) / options.choice_temperature + noise
-    return best_first(score, masked, budget.count)
+
+    def choose(scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
+        score = score_of(scores)
+        if options.choice_temperature > 0:
+            noise = -np.log(-np.log(np.where(masked, scores.draw, 0.5)))
+            score = np.where(masked, score, 0.0) / options.choice_temperature + noise
+        return best_first(score, masked, budget.count)
+
+    return Rule(choose, ("schedule", "choice_temperature"), ranks=True)
 
 
 def _judged(score: Array, confident: Array, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
@@ -104,21 +101,6 @@ def _judged(score: Array, confident: Array, masked: Array, budget: StepBudget, o
     if options.convention.due_is == "least":
         return best_first(score, masked, np.maximum(confident, budget.count))
     return best_first(score, masked, np.minimum(confident, np.maximum(budget.count, 1)))
-
-
-def quota(scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
-    """LLaDA's low-confidence remasking (arXiv 2502.09992), Dream's maskgit_plus: the most confident proposals."""
-    return _ranked(scores.confidence, scores, masked, budget, options)
-
-
-def margin(scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
-    """Where best and second best differ most (arXiv 2502.06768), Dream's topk_margin."""
-    return _ranked(scores.margin, scores, masked, budget, options)
-
-
-def entropy(scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
-    """Where the distribution is narrowest (Dream, arXiv 2508.15487)."""
-    return _ranked(-scores.entropy, scores, masked, budget, options)
 
 
 def sequential(scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
@@ -184,16 +166,18 @@ def token_edit(scores: Scores, masked: Array, budget: StepBudget, options: RuleO
     return threshold(scores, masked, budget, replace(options, convention=replace(options.convention, strict=True)))
 
 
-RANKED = ("schedule", "choice_temperature")
 RULES: dict[str, Rule] = {
-    "quota": Rule(quota, RANKED, ranks=True),
+    # LLaDA's low-confidence remasking (arXiv 2502.09992), Dream's maskgit_plus: the most confident proposals
+    "quota": ranked(lambda scores: scores.confidence),
     "threshold": Rule(threshold, ("threshold", "schedule")),
     "factor": Rule(factor, ("factor", "schedule")),
     "entropy_bound": Rule(entropy_bound, ("entropy_bound", "schedule")),
-    "margin": Rule(margin, RANKED, ranks=True),
+    # where best and second best differ most (arXiv 2502.06768), Dream's topk_margin
+    "margin": ranked(lambda scores: scores.margin),
     "random": Rule(random, ("schedule",)),
     "sequential": Rule(sequential, ("schedule",), ranks=True),
-    "entropy": Rule(entropy, RANKED, ranks=True),
+    # where the distribution is narrowest (Dream, arXiv 2508.15487)
+    "entropy": ranked(lambda scores: -scores.entropy),
     "token_edit": Rule(token_edit, ("threshold", "schedule"), final=False),
 }
 

@@ -64,18 +64,14 @@ class Scores:
 
     def rows(self, index: Array | slice) -> Scores:
         """Some of them."""
-        return Scores(
-            self.token[index], self.confidence[index], self.entropy[index], self.margin[index], self.draw[index]
-        )
+        return Scores(*(values[index] for values in vars(self).values()))
 
-    def grid(self, row: Array, position: Array, shape: tuple[int, int]) -> Scores:
+    def grid(self, row: Array | int, position: Array, shape: tuple[int, int]) -> Scores:
         """Lays flat scores out on a [B, L] grid; -inf confidence and margin, +inf entropy elsewhere."""
-        fills = (0, -np.inf, np.inf, -np.inf, 1.0)
         out = []
-        for values, fill in zip(vars(self).values(), fills, strict=True):
-            laid = np.full(shape, fill, values.dtype)
-            laid[row, position] = values
-            out.append(laid)
+        for values, fill in zip(vars(self).values(), (0, -np.inf, np.inf, -np.inf, 1.0), strict=True):
+            out.append(np.full(shape, fill, values.dtype))
+            out[-1][row, position] = values
         return Scores(*out)
 
 

@@ -1,20 +1,147 @@
-"""Deterministic automata over bytes: made from trees (subset construction) and intersected (product).
+"""Deterministic automata over bytes: made from trees (Thompson's and subset construction) and intersected (product).
 
 Sizes are checked while they grow (`Effort`), since either construction can blow up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 
 from unmask.canvas import Array
 from unmask.structured.effort import Effort
-from unmask.structured.language import Alt, Dfa, Language
-from unmask.structured.nfa import Nfa
+from unmask.structured.language import Alt, Chars, Dfa, Language, Members, Ranges, Repeat, Seq, Text
 
-Moves = list[tuple[int, int, int]]
+Moves = list[tuple[int, int, int]]  # low byte, high byte, target
+FAR = int(np.iinfo(np.int32).max)
+_LENGTHS = ((0x00, 0x7F), (0x80, 0x7FF), (0x800, 0xD7FF), (0xE000, 0xFFFF), (0x10000, 0x10FFFF))
+State = TypeVar("State", frozenset[int], tuple[int, int])
+
+
+@lru_cache(maxsize=256)
+def utf8_sequences(ranges: Ranges) -> tuple[Ranges, ...]:
+    """Sequences of byte ranges that spell exactly these characters; surrogates are left out."""
+    out: list[Ranges] = []
+    for low, high in ranges:
+        for first, last in _LENGTHS:
+            if max(low, first) <= min(high, last):
+                _split(max(low, first), min(high, last), out)
+    return tuple(out)
+
+
+def _split(low: int, high: int, out: list[Ranges]) -> None:
+    """Cuts a range of characters of one length so that every byte of each piece ranges on its own."""
+    for rest in (6, 12, 18):  # bits below
+        block = (1 << rest) - 1
+        if high >= 0x80 and low >> rest != high >> rest and (low & block or high & block != block):
+            cut = low | block if low & block else (high & ~block) - 1
+            _split(low, cut, out)
+            _split(cut + 1, high, out)
+            return
+    out.append(tuple(zip(chr(low).encode(), chr(high).encode(), strict=True)))
+
+
+class Nfa:
+    """An automaton with choices: `moves` of each state, and `skips`, what follows it without a byte."""
+
+    def __init__(self, effort: Effort) -> None:
+        self.effort = effort
+        self.moves: list[Moves] = []
+        self.skips: list[list[int]] = []
+
+    def state(self, *before: int) -> int:
+        """A new state, which follows those before it without a byte."""
+        self.effort.spend()
+        self.moves.append([])
+        self.skips.append([])
+        for source in before:
+            self.skips[source].append(len(self.moves) - 1)
+        return len(self.moves) - 1
+
+    def add(self, node: Language, start: int) -> int:
+        """Hangs a language on `start`, which gets edges out and none in; returns where it ends."""
+        self.effort.spend()
+        match node:
+            case Text(value):
+                for byte in value:
+                    end = self.state()
+                    self.moves[start].append((byte, byte, end))
+                    start = end
+                return start
+            case Chars(ranges):
+                return self._chars(ranges, start)
+            case Seq(parts):
+                for part in parts:
+                    start = self.add(part, start)
+                return start
+            case Alt(parts):
+                end = self.state()
+                for part in parts:
+                    self.skips[self.add(part, start)].append(end)
+                return end
+            case Repeat():
+                return self._repeat(node, start)
+            case Members():
+                return self._members(node, start)
+            case Dfa():
+                return self._embed(node, start)
+
+    def _chars(self, ranges: Ranges, start: int) -> int:
+        end = self.state()
+        tails: dict[Ranges, int] = {(): end}  # sequences that end alike share their last states
+        for sequence in utf8_sequences(ranges):
+            for cut in range(len(sequence) - 1, 0, -1):
+                tail = sequence[cut:]
+                if tail not in tails:
+                    tails[tail] = self.state()
+                    self.moves[tails[tail]].append((*tail[0], tails[tail[1:]]))
+            self.moves[start].append((*sequence[0], tails[sequence[1:]]))
+        return end
+
+    def _repeat(self, node: Repeat, start: int) -> int:
+        end = self.state(*([start] if node.low == 0 else []))
+        entry = start
+        for number in range(1, 1 + (max(node.low, 1) if node.high is None else node.high)):
+            entry = self.state(start if number == 1 or node.separator is None else self.add(node.separator, start))
+            start = self.add(node.part, entry)
+            if number >= node.low:
+                self.skips[start].append(end)
+        if node.high is None:  # the last copy again, any number of times
+            again = start if node.separator is None else self.add(node.separator, start)
+            self.skips[again].append(entry)
+        return end
+
+    def _members(self, node: Members, start: int) -> int:
+        cap = max(node.low, 1) if node.high is None else node.high
+        counted = {0: start}  # where each number of parts is written; without an upper bound `cap` is that or more
+        for part, required in node.parts:
+            befores: dict[int, list[int]] = {}
+            for count, state in counted.items():
+                if count != node.high:
+                    before = self.add(node.separator, state) if count else state
+                    befores.setdefault(min(count + 1, cap), []).append(before)
+            after = {} if required else dict(counted)
+            for count, states in befores.items():
+                ends = [self.add(part, self.state(*states))]
+                after[count] = self.state(*ends, *([after[count]] if count in after else []))
+            counted = after
+        return self.state(*(state for count, state in counted.items() if count >= node.low))
+
+    def _embed(self, dfa: Dfa, start: int) -> int:
+        first = len(self.moves)
+        for _ in dfa.table:
+            self.state()
+        if not dfa.is_empty:
+            self.skips[start].append(first + 1)
+        cuts = [0, *(np.flatnonzero(np.diff(dfa.group)) + 1).tolist(), 256]
+        runs = [(low, end - 1, int(dfa.group[low])) for low, end in pairwise(cuts)]
+        for state, row in enumerate(dfa.table.tolist(), first):
+            self.moves[state] = [(low, high, first + row[group]) for low, high, group in runs if row[group]]
+        return self.state(*(first + dfa.final.nonzero()[0]).tolist())
 
 
 def compile_language(node: Language, effort: Effort) -> Dfa:
@@ -31,43 +158,43 @@ def compile_language(node: Language, effort: Effort) -> Dfa:
             seen = {state}
             todo = [state]
             while todo:
-                for target in nfa.skips[todo.pop()]:
-                    if target not in seen:
-                        seen.add(target)
-                        todo.append(target)
+                new = set(nfa.skips[todo.pop()]) - seen
+                seen |= new
+                todo += new
             effort.spend(len(seen) // 16)
             closures[state] = frozenset(s for s in seen if moves[s] or s == end)
         return closures[state]
 
-    members = [frozenset[int](), closure(start)]  # of each state; 0 is dead
-    number = {members[0]: 0, members[1]: 1}
-    edges: list[Moves] = [[]]
-    for sources in _growing(members):
-        effort.check_time()
-        row: Moves = []
+    def following(sources: frozenset[int]) -> Iterator[tuple[int, int, frozenset[int]]]:
         for low, high, targets in _apart([move for source in sources for move in moves[source]]):
-            reached = closure(targets[0]) if len(targets) == 1 else frozenset().union(*map(closure, targets))
-            target = number.get(reached)
-            if target is None:
-                target = number[reached] = len(members)
-                members.append(reached)
-                effort.check_states(target)
-                effort.spend(1 + len(reached) // 8)
-            row.append((low, high, target))
-        edges.append(row)
-    table = np.zeros((len(members), int(group.max()) + 1), np.int32)
-    for source, row in enumerate(edges):
-        for low, high, target in row:
-            table[source, low : high + 1] = target
+            yield low, high, closure(targets[0]) if len(targets) == 1 else frozenset().union(*map(closure, targets))
+
+    none = frozenset[int]()
+    members, table = _explore(none, closure(start), int(group.max()) + 1, following, effort)
     return trim(Dfa(table, group, np.array([end in states for states in members])))
 
 
-def _growing(members: list[frozenset[int]]) -> Iterator[frozenset[int]]:
-    """All but the first, those added meanwhile too."""
-    place = 1
-    while place < len(members):
-        yield members[place]
-        place += 1
+def _explore(
+    dead: State, start: State, columns: int, following: Callable[[State], Iterable[tuple[int, int, State]]],
+    effort: Effort,
+) -> tuple[list[State], Array]:  # fmt: skip
+    """All states that are reached from `start`, by number, and their table. following: of a state, first and last
+    column and the state there."""
+    number = {dead: 0, start: 1}
+    states = [dead, start]
+    rows: list[list[int]] = []
+    for state in states:  # those added meanwhile too
+        effort.check_time()
+        row = [0] * columns
+        for low, high, reached in following(state):
+            if reached not in number:
+                number[reached] = len(states)
+                states.append(reached)
+                effort.check_states(len(states))
+                effort.spend(1 + len(reached) // 8)
+            row[low : high + 1] = [number[reached]] * (high + 1 - low)
+        rows.append(row)
+    return states, np.array(rows, np.int32)
 
 
 def _grouped(moves: list[Moves]) -> tuple[Array, list[Moves]]:
@@ -84,37 +211,40 @@ def _grouped(moves: list[Moves]) -> tuple[Array, list[Moves]]:
 
 def _apart(moves: Moves) -> Iterator[tuple[int, int, list[int]]]:
     """Moves that may overlap, as ranges that do not, each with all its targets."""
-    if len(moves) == 1:
-        low, high, target = moves[0]
-        yield low, high, [target]
-        return
     bounds = sorted({edge for low, high, _ in moves for edge in (low, high + 1)})
     at = {edge: i for i, edge in enumerate(bounds)}
     targets: list[list[int]] = [[] for _ in bounds]
     for low, high, target in moves:
         for i in range(at[low], at[high + 1]):
             targets[i].append(target)
-    for i, here in enumerate(targets):
+    for (low, end), here in zip(pairwise(bounds), targets, strict=False):
         if here:
-            yield bounds[i], bounds[i + 1] - 1, here
+            yield low, end - 1, here
+
+
+def distances(source: Array, target: Array, final: Array) -> Array:
+    """int64 [S]: fewest edges (source [M], target [M]) from each state to one that is final; FAR where none is."""
+    order = target.argsort(kind="stable")
+    source = source[order]
+    starts = np.searchsorted(target[order], np.arange(len(final) + 1))
+    out = np.where(final, 0, FAR).astype(np.int64)
+    reached = final.nonzero()[0]
+    steps = 0
+    while len(reached):
+        steps += 1
+        before = np.concatenate([source[starts[s] : starts[s + 1]] for s in reached.tolist()])
+        reached = np.unique(before[out[before] == FAR])
+        out[reached] = steps
+    return out
 
 
 def trim(dfa: Dfa) -> Dfa:
     """Without the states from which no text can end."""
     count = len(dfa.table)
-    before: list[list[int]] = [[] for _ in range(count)]
     edges = np.unique(dfa.table.astype(np.int64) * count + np.arange(count)[:, None])
-    for target, source in zip((edges // count).tolist(), (edges % count).tolist(), strict=True):
-        before[target].append(source)
-    alive = dfa.final.copy()
-    todo = alive.nonzero()[0].tolist()
-    while todo:
-        for source in before[todo.pop()]:
-            if not alive[source]:
-                alive[source] = True
-                todo.append(source)
+    alive = distances(edges % count, edges // count, dfa.final) < FAR
     alive[0] = False
-    if count < 2 or not alive[1]:
+    if not alive[1:2].any():
         return Dfa(np.zeros((1, dfa.table.shape[1]), np.int32), dfa.group, np.zeros(1, bool))
     return renumber(dfa, np.where(alive, alive.cumsum(), 0))
 
@@ -126,8 +256,7 @@ def minimal(dfa: Dfa, effort: Effort) -> Dfa:
     if not len(source):
         return dfa
     target = dfa.table[source, column]
-    starts = np.searchsorted(source, np.arange(count))
-    ends = np.append(starts[1:], len(source))
+    starts = np.searchsorted(source, np.arange(count + 1))
     rng = np.random.default_rng(0)
     weight = rng.integers(1, 2**62, len(dfa.table[0]), dtype=np.uint64)[column]
     values = rng.integers(1, 2**62, count + 1, dtype=np.uint64)
@@ -135,9 +264,8 @@ def minimal(dfa: Dfa, effort: Effort) -> Dfa:
     found = 0
     while True:
         effort.check_time()
-        summed = np.zeros(len(source) + 1, np.uint64)
-        summed[1:] = (values[classes][target] * weight).cumsum()
-        _, classes = np.unique(summed[ends] - summed[starts] + values[classes] * np.uint64(3), return_inverse=True)
+        summed = np.append(np.uint64(0), (values[classes][target] * weight).cumsum())
+        _, classes = np.unique(np.diff(summed[starts]) + values[classes] * np.uint64(3), return_inverse=True)
         classes = classes.reshape(-1)
         if classes.max() == found:
             break
@@ -154,8 +282,7 @@ def minimal(dfa: Dfa, effort: Effort) -> Dfa:
 
 def renumber(dfa: Dfa, new: Array) -> Dfa:
     """States under new numbers; those with number 0 are dropped, and those with one number must be alike."""
-    count = int(new.max()) + 1
-    one = np.zeros(count, np.int64)
+    one = np.zeros(int(new.max()) + 1, np.int64)
     one[new[::-1]] = np.arange(len(new))[::-1]
     table = new[dfa.table[one]].astype(np.int32)
     final = dfa.final[one]
@@ -178,29 +305,17 @@ def _product(one: Dfa, other: Dfa, effort: Effort) -> Dfa:
     both = one.group.astype(np.int64) * 256 + other.group
     pairs, group = np.unique(both, return_inverse=True)
     tables = one.table[:, pairs // 256].tolist(), other.table[:, pairs % 256].tolist()
-    number = {(0, 0): 0}
-    states = [(0, 0)]
-    rows = []
-    if not one.is_empty and not other.is_empty:
-        number[1, 1] = 1
-        states.append((1, 1))
-    place = 0
-    while place < len(states):
-        a, b = states[place]
-        row = []
-        effort.check_time()
-        for pair in zip(tables[0][a], tables[1][b], strict=True):
-            pair = pair if all(pair) else (0, 0)
-            if pair not in number:
-                number[pair] = len(states)
-                states.append(pair)
-                effort.check_states(len(states))
-            row.append(number[pair])
-        rows.append(row)
-        place += 1
-    index = np.array(states)
-    final = one.final[index[:, 0]] & other.final[index[:, 1]]
-    return trim(Dfa(np.array(rows, np.int32), group.reshape(-1).astype(np.uint8), final))
+    if one.is_empty or other.is_empty:
+        return trim(Dfa(np.zeros((1, 1), np.int32), np.zeros(256, np.uint8), np.zeros(1, bool)))
+
+    def following(pair: tuple[int, int]) -> Iterator[tuple[int, int, tuple[int, int]]]:
+        for column, reached in enumerate(zip(tables[0][pair[0]], tables[1][pair[1]], strict=True)):
+            if all(reached):
+                yield column, column, reached
+
+    states, table = _explore((0, 0), (1, 1), len(pairs), following, effort)
+    final = np.array([one.final[a] & other.final[b] for a, b in states])
+    return trim(Dfa(table, group.reshape(-1).astype(np.uint8), final))
 
 
 def finite(texts: Iterable[bytes], effort: Effort) -> Dfa:

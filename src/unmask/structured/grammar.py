@@ -134,19 +134,9 @@ class Grammar:
             state = self.automaton.step(state, token)
         return state
 
-    def may_end(self, state: int) -> bool:
-        """Whether the text is complete here."""
-        return bool(self.automaton.final[state])
-
-    def must_end(self, state: int) -> bool:
-        """Whether the text is complete here and nothing can follow."""
-        return self.may_end(state) and not (self.automaton.following(state)[1] != self.automaton.ended).any()
-
     def allowed(self, state: int, left: int) -> Array:
         """Tokens that may come next with `left` positions left, this one included, bool [V]."""
-        out = np.zeros(self.automaton.kinds, bool)
-        out[self._kinds(state, left)[0]] = True
-        return out[self.automaton.kind_of]
+        return self._marked(self._kinds(state, left)[0], self.automaton.kinds)[self.automaton.kind_of]
 
     def _kinds(self, state: int, left: int) -> tuple[Array, Array]:
         """Kinds of tokens that may come next with `left` positions left, and the states after them."""
@@ -247,8 +237,7 @@ class Grammar:
 
     def _from_left(self, ids: Array, is_open: Array, state: int) -> list[Array]:
         """Before each position and after the last, the states that it can be in: bool [S] each."""
-        reached = np.zeros(self.automaton.states, bool)
-        reached[state] = state != DEAD
+        reached = self._marked(np.array([state] if state != DEAD else [], np.int64))
         out = [reached]
         for token, free in zip(ids.tolist(), is_open.tolist(), strict=True):
             reached = self._forward(reached) if free else self._after(token, reached)
@@ -265,9 +254,10 @@ class Grammar:
         source, target = self.automaton.of_kind(self.automaton.kind_of[token])
         return self._marked(source[wanted[target]])
 
-    def _marked(self, states: Array) -> Array:
-        out = np.zeros(self.automaton.states, bool)
-        out[states] = True
+    def _marked(self, places: Array, size: int | None = None) -> Array:
+        """Bools [size, or S], true at places."""
+        out = np.zeros(size or self.automaton.states, bool)
+        out[places] = True
         return out
 
     def _completable(self, left: int) -> Array:
@@ -300,9 +290,8 @@ class Grammar:
                 source, target = automaton.edges
                 bits = np.bitwise_or.reduce(edge_kinds[reached[source] & wanted[target]], axis=0)
                 return np.unpackbits(bits, count=automaton.kinds).astype(bool)
-            out = np.zeros(automaton.kinds, bool)
-            out[automaton.kind[reached[automaton.source] & wanted[automaton.target]]] = True
-            return out
+            kinds = automaton.kind[reached[automaton.source] & wanted[automaton.target]]
+            return self._marked(kinds, automaton.kinds)
 
         return self._remember(("kinds", reached.tobytes(), wanted.tobytes()), find)
 

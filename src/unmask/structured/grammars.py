@@ -96,30 +96,21 @@ class Grammars:
 
     def get(self, rule: Rule, effort: Callable[[], Effort] = Effort) -> Grammar:
         """The grammar of a rule, compiled if need be. Raises UnmaskError where it costs too much or fits no text."""
-        known = self.find(rule)
-        if known is not None:
-            return known
-        known = self._from_disk(rule, effort)
-        self._keep(rule, known)
-        return known
-
-    def _from_disk(self, rule: Rule, effort: Callable[[], Effort]) -> Grammar:
-        """A grammar of the folder, or compiled and put there."""
-        if self._disk is None:
-            return rule.compiled(self.vocabulary, effort())
-        kept = self._disk.load(repr(rule), self.vocabulary)
-        if kept is not None:
-            return kept
-        began = time.thread_time()
-        made = rule.compiled(self.vocabulary, effort())
-        if made.widest and time.thread_time() - began >= LONG:
-            self._disk.save(repr(rule), self.vocabulary, made)
-        return made
-
-    def _keep(self, rule: Rule, made: Grammar) -> None:
+        made = self.find(rule)
+        if made is not None:
+            return made
+        vocabulary = self.vocabulary
+        if self._disk is not None:
+            made = self._disk.load(repr(rule), vocabulary)
+        if made is None:
+            began = time.thread_time()
+            made = rule.compiled(vocabulary, effort())
+            if self._disk is not None and made.widest and time.thread_time() - began >= LONG:
+                self._disk.save(repr(rule), vocabulary, made)
         with self._touching:
             self._known[rule] = made
             sizes = {old: len(old.text) + grammar.size for old, grammar in self._known.items()}
             while len(sizes) > 1 and (len(sizes) > KEPT or sum(sizes.values()) > KEPT_BYTES):
                 oldest, _ = self._known.popitem(last=False)
                 del sizes[oldest]
+        return made

@@ -31,13 +31,6 @@ SAFE_ROUNDING = Decimal(2) ** -54  # of a factor: exact multiples then divide wi
 CHECKED_MULTIPLES = 10_000  # of a factor that binary floating point rounds, those checked one by one
 
 
-def integers(low: int | None, high: int | None) -> Language:
-    """Whole numbers from low to high (None: no bound of the schema's; as many digits as are usual)."""
-    if low is None and high is None:
-        return INTEGER
-    return decimals(low, high, 0)
-
-
 def decimals(low: int | None, high: int | None, places: int) -> Language:
     """Numbers from low to high, both in units of 10^-places, without exponent; at least one bound is given."""
     # without the other bound: some digits more than the one that is there
@@ -45,82 +38,52 @@ def decimals(low: int | None, high: int | None, places: int) -> Language:
     most = 10 ** max(length + 1, DIGITS if places == 0 else places + 9) - 1
     low = -most if low is None else low
     high = most if high is None else high
-    parts: list[Language] = []
-    if low < 0:
-        parts.append(Seq((Text(b"-"), _positive(max(1, -high), -low, places))))
-    parts.append(_positive(max(0, low), high, places))
+    parts: list[Language] = [
+        Seq((Text(b"-"), _positive(max(1, -high), -low, places))),
+        _positive(max(0, low), high, places),
+    ]
     return Alt(tuple(parts))
 
 
 def _positive(low: int, high: int, places: int) -> Language:
-    if low > high:
-        return NOTHING
-    unit = 10**places
-    (first, rest) = divmod(low, unit)
-    (last, most) = divmod(high, unit)
-    if first == last:
-        return Seq((text(str(first)), _fraction(rest, most, places)))
-    parts = [Seq((text(str(first)), _fraction(rest, unit - 1, places)))]
-    parts.append(Seq((text(str(last)), _fraction(0, most, places))))
-    inside = []
-    for length in range(len(str(first + 1)), len(str(last - 1)) + 1):
-        begin = max(first + 1, 10 ** (length - 1) if length > 1 else 0)
-        end = min(last - 1, 10**length - 1)
+    """By the number of digits before the point."""
+    parts = []
+    for length in range(1, len(str(max(high, 0))) + 1):
+        begin = max(low, 10 ** (length - 1 + places) if length > 1 else 0)
+        end = min(high, 10 ** (length + places) - 1)
         if begin <= end:
-            inside.append(_between(str(begin), str(end)))
-    return Alt((*parts, Seq((Alt(tuple(inside)), _fraction(0, unit - 1, places)))))
+            parts.append(_between(*(str(bound).zfill(length + places) for bound in (begin, end)), length))
+    return Alt(tuple(parts))
 
 
-def _between(low: str, high: str) -> Language:
-    """Digits from low to high, which are of one length."""
+def _between(low: str, high: str, whole: int) -> Language:
+    """Digits from low to high, which are of one length, `whole` of them before a point (-1: none, and one is written
+    behind it); zeros at the end of a fraction may be left out, and so may the point with nothing behind it."""
     if not low:
         return EMPTY
+    may_stop = (EMPTY,) if whole <= 0 and whole != -1 and not low.strip("0") else ()
+    if whole == 0:
+        return Alt((Seq((Text(b"."), _between(low, high, -1))), *may_stop))
+    least = "0" * (len(low) - 1)
+    most = "9" * (len(low) - 1)
+    if (low, high) == (least + "0", most + "9"):
+        if whole < 0:
+            return Repeat(_digit(0, 9), int(whole == -1), len(low))
+        return Seq((Repeat(_digit(0, 9), whole, whole), _between(low[whole:], high[whole:], 0)))
     if low[0] == high[0]:
-        return Seq((text(low[0]), _between(low[1:], high[1:])))
-    length = len(low) - 1
-    least = "0" * length
-    most = "9" * length
-    first = int(low[0]) + (low[1:] != least)
+        return Alt((Seq((text(low[0]), _between(low[1:], high[1:], whole - 1))), *may_stop))
+    first = int(low[0]) + (low[1:] != least)  # from here to `last` any digits may follow
     last = int(high[0]) - (high[1:] != most)
-    parts: list[Language] = [Seq((_digit(first, last), Repeat(_digit(0, 9), length, length)))]
+    parts: list[Language] = [Seq((_digit(first, last), _between(least, most, whole - 1)))]
     if low[1:] != least:
-        parts.append(Seq((text(low[0]), _between(low[1:], most))))
+        parts.append(Seq((text(low[0]), _between(low[1:], most, whole - 1))))
     if high[1:] != most:
-        parts.append(Seq((text(high[0]), _between(least, high[1:]))))
-    return Alt(tuple(parts))
+        parts.append(Seq((text(high[0]), _between(least, high[1:], whole - 1))))
+    return Alt((*parts, *may_stop))
 
 
 def _digit(first: int, last: int) -> Language:
     return Chars(((0x30 + first, 0x30 + last),)) if first <= last else NOTHING
-
-
-def _fraction(low: int, high: int, places: int) -> Language:
-    """A point and digits, or neither: fractions from low to high in units of 10^-places."""
-    if not places:
-        return EMPTY
-    some = Seq((Text(b"."), _decimals(str(low).zfill(places), str(high).zfill(places), False)))
-    return Alt((some, EMPTY)) if low == 0 else some
-
-
-def _decimals(low: str, high: str, may_stop: bool = True) -> Language:
-    """Digits of a fraction from low to high, of which zeros at the end may be left out."""
-    if not low:
-        return EMPTY
-    least = "0" * (len(low) - 1)
-    most = "9" * (len(low) - 1)
-    if low == least + "0" and high == most + "9":
-        return Repeat(_digit(0, 9), int(not may_stop), len(low))
-    if low[0] == high[0]:
-        parts: list[Language] = [Seq((text(low[0]), _decimals(low[1:], high[1:])))]
-    else:
-        parts = [
-            Seq((text(low[0]), _decimals(low[1:], most))),
-            Seq((_digit(int(low[0]) + 1, int(high[0]) - 1), _decimals(least, most))),
-            Seq((text(high[0]), _decimals(least, high[1:]))),
-        ]
-    if may_stop and low == least + "0":
-        parts.append(EMPTY)
-    return Alt(tuple(parts))
 
 
 def multiples_of(factor: Decimal, whole: bool, effort: Effort) -> Language:
@@ -191,7 +154,10 @@ def multiples(factor: int, places: int = 0) -> Dfa:
     return trim(Dfa(table, group, final))
 
 
-def rounded(value: Decimal, places: int, up: bool) -> int:
-    """A bound in units of 10^-places, rounded inwards."""
-    scaled = value.scaleb(places)
-    return int(scaled.to_integral_value("ROUND_CEILING" if up else "ROUND_FLOOR"))
+def rounded(bound: tuple[Decimal, bool] | None, places: int, up: bool) -> int | None:
+    """A bound and whether it is exclusive, in units of 10^-places, rounded inwards."""
+    if bound is None:
+        return None
+    scaled = bound[0].scaleb(places)
+    edge = int(scaled.to_integral_value("ROUND_CEILING" if up else "ROUND_FLOOR"))
+    return edge + (1 if up else -1) * int(bound[1] and edge == scaled)

@@ -37,7 +37,7 @@ from unmask.structured.json_text import COLON, COMMA, member, quoted
 from unmask.structured.language import NOTHING, Alt, Language, Members, Repeat, Seq, Text, text
 from unmask.structured.regex import read_regex
 from unmask.structured.schema_alternatives import ANYTHING, Alternatives, Path, kinds
-from unmask.structured.schema_merge import Part, bounds, empty_range, member_schema, same, type_of
+from unmask.structured.schema_parts import Part, bounds, empty_range, member_schema, same, type_of
 
 DEEPEST = 30
 LONGEST_TEXT = 500_000
@@ -223,13 +223,13 @@ class _Reader:
                 if not any(same(value, other) for other in listed):
                     listed.append(value)
             all_listed &= values is not None
+            short = {**inner, "maxLength": min(inner["maxLength"], MOST_OF_SET)} if "maxLength" in inner else inner
             if "enum" in inner:
-                for value in inner["enum"]:
-                    by_kind[type_of(value).replace("integer", "number")].append(json_text.literal(value))
-                continue
-            for kind in kinds_here:
-                short = {**inner, "maxLength": min(inner["maxLength"], MOST_OF_SET)} if "maxLength" in inner else inner
-                by_kind[kind.replace("integer", "number")].append(self._of_type(kind, short, way, depth + 1))
+                written = [(type_of(value), json_text.literal(value)) for value in inner["enum"]]
+            else:
+                written = [(kind, self._of_type(kind, short, way, depth + 1)) for kind in kinds_here]
+            for kind, language in written:
+                by_kind[kind.replace("integer", "number")].append(language)
         if all_listed and len(listed) <= self.sizes.most_items:
             items = [json_text.literal(value) for value in listed]
         else:
@@ -276,18 +276,14 @@ class _Reader:
             raise UnmaskError("JSON schema: bounds of numbers with more than 30 digits are not supported")
         # few enough digits that two numbers written differently are two numbers in floating point
         places = 0 if whole else max(0, min(json_numbers.DECIMALS, json_numbers.DIGITS - 1 - digits))
-        edges: list[int | None] = []
-        for bound, up in ((low, True), (high, False)):
-            edge = None if bound is None else json_numbers.rounded(bound[0], places, up)
-            if bound is not None and edge is not None and bound[1] and Decimal(edge).scaleb(-places) == bound[0]:
-                edge += 1 if up else -1
-            edges.append(edge)
-        if edges[0] is not None and edges[1] is not None and edges[0] > edges[1]:
+        least = json_numbers.rounded(low, places, up=True)
+        most = json_numbers.rounded(high, places, up=False)
+        if least is not None and most is not None and least > most:
             return NOTHING
         if low is None and high is None:
             ranged = json_numbers.INTEGER if whole else json_numbers.PLAIN
         else:
-            ranged = json_numbers.decimals(edges[0], edges[1], places)
+            ranged = json_numbers.decimals(least, most, places)
         if factor is None:
             return ranged
         return intersection([ranged, json_numbers.multiples_of(factor, whole, self.effort)], self.effort)
@@ -305,10 +301,5 @@ def anything(depth: int) -> Language:
         return Alt(scalars)
     inner = anything(depth - 1)
     array = Seq((Text(b"["), Repeat(inner, 0, None, COMMA), Text(b"]")))
-    return Alt((*scalars, array, any_names(scalars[0], inner)))
-
-
-def any_names(name: Language, value: Language, low: int = 0, high: int | None = None) -> Language:
-    """An object with members of any such name."""
-    one = Seq((name, COLON, value))
-    return Seq((Text(b"{"), Repeat(one, low, high, COMMA), Text(b"}")))
+    members = Repeat(Seq((scalars[0], COLON, inner)), 0, None, COMMA)
+    return Alt((*scalars, array, Seq((Text(b"{"), members, Text(b"}")))))

@@ -38,6 +38,7 @@ _SHORTHANDS: dict[str, tuple[Ranges, Ranges]] = {
 }
 _SHORTHANDS |= {k.upper(): (complement(outer), complement(inner)) for k, (inner, outer) in _SHORTHANDS.items()}
 _CONTROLS = {"n": 0xA, "t": 0x9, "r": 0xD, "f": 0xC, "v": 0xB, "0": 0x0}
+_REPEATS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 _QUANTIFIER = re.compile(r"\{(\d{1,9})(,?)(\d{0,9})\}")
 
 
@@ -130,7 +131,7 @@ class _Reader:
             part = self._character() if inner is None else Alt(tuple(branch.node for branch in inner))
             repeated = self._quantifier(part)
             if inner is not None and any(branch.from_start or branch.to_end for branch in inner):
-                if parts or repeated is not part or self._more():
+                if parts or repeated is not part or self.pattern[self.at : self.at + 1] not in ("", "|", ")", "$"):
                     raise self.error("'^' or '$' anywhere but at the edges", place)
                 alone = inner
             parts.append(repeated)
@@ -151,16 +152,13 @@ class _Reader:
         anything = Repeat(self.write(ALL))
         return wanted, Alt(tuple(Seq((b.node, *([] if b.to_end else [anything]))) for b in inner))
 
-    def _more(self) -> bool:
-        return self.at < len(self.pattern) and self.pattern[self.at] not in "|)$"
-
     def _take(self, text: str) -> bool:
         taken = self.pattern.startswith(text, self.at)
         self.at += len(text) * taken
         return taken
 
     def _quantified(self) -> bool:
-        return self.pattern[self.at : self.at + 1] in ("*", "+", "?") or bool(_QUANTIFIER.match(self.pattern, self.at))
+        return self.pattern[self.at : self.at + 1] in _REPEATS or bool(_QUANTIFIER.match(self.pattern, self.at))
 
     def _group(self, depth: int) -> list[_Branch]:
         opened = self.at - 1
@@ -177,30 +175,23 @@ class _Reader:
 
     def _quantifier(self, part: Language) -> Language:
         place = self.at
-        low = 1
-        high = 1
+        sign = self.pattern[self.at : self.at + 1]
         braces = _QUANTIFIER.match(self.pattern, self.at)
-        if self._take("*"):
-            low = 0
-            high = -1
-        elif self._take("+"):
-            low = 1
-            high = -1
-        elif self._take("?"):
-            low = 0
-            high = 1
+        if sign in _REPEATS:
+            self.at += 1
+            low, high = _REPEATS[sign]
         elif braces:
             self.at = braces.end()
             low = int(braces[1])
-            high = int(braces[3]) if braces[3] else -1 if braces[2] else low
+            high = int(braces[3]) if braces[3] else None if braces[2] else low
         else:
             return part
-        if 0 <= high < low:
+        if high is not None and high < low:
             raise self.error("a repetition whose bounds are the wrong way round", place)
         self._take("?")  # lazy: the same texts match
         if self._quantified() or self.pattern.startswith("+", self.at):
             raise self.error("a repeated repetition", self.at)
-        return Repeat(part, low, None if high < 0 else high)
+        return Repeat(part, low, high)
 
     def _character(self) -> Language:
         place = self.at
@@ -216,25 +207,25 @@ class _Reader:
             raise self.error("a repetition of nothing", place)
         if char == "{" and re.compile(r"\{,\d*\}").match(self.pattern, place):
             raise self.error("'{,' without a lower bound", place)
-        return self.write(((ord(char), ord(char)),))
+        return self.write(_one(ord(char))[0])
 
     def _escape(self) -> tuple[Ranges, Ranges]:
         """After a backslash: what is surely matched, and what may be."""
         place = self.at - 1
         char = self.pattern[self.at : self.at + 1]
         self.at += 1
-        if char in _SHORTHANDS and char:
+        if char in _SHORTHANDS:
             return _SHORTHANDS[char]
         if char in ("x", "u"):
             digits = 2 if char == "x" else 4
             code = re.compile(rf"[0-9a-fA-F]{{{digits}}}").match(self.pattern, self.at)
             if code and not 0xD800 <= int(code[0], 16) <= 0xDFFF:
                 self.at = code.end()
-                return (one := ((int(code[0], 16),) * 2,)), one
+                return _one(int(code[0], 16))
         elif char in _CONTROLS and not (char == "0" and self.pattern[self.at : self.at + 1].isdigit()):
-            return (one := ((_CONTROLS[char],) * 2,)), one
+            return _one(_CONTROLS[char])
         elif char and not char.isalnum() and char != "_":
-            return (one := ((ord(char),) * 2,)), one
+            return _one(ord(char))
         raise self.error(f"'\\{char}'", place)
 
     def _class(self) -> Ranges:
@@ -264,9 +255,11 @@ class _Reader:
         self.at += 1
         if not char:
             raise self.error("a '[' that is never closed", opened)
-        if char == "\\":
-            if self.pattern.startswith("b", self.at):  # in a class, a backspace
-                self.at += 1
-                return ((8, 8),), ((8, 8),)
-            return self._escape()
-        return ((ord(char), ord(char)),), ((ord(char), ord(char)),)
+        if char != "\\":
+            return _one(ord(char))
+        return _one(8) if self._take("b") else self._escape()  # in a class, \b is a backspace
+
+
+def _one(code: int) -> tuple[Ranges, Ranges]:
+    """A character that is sure to be matched, and all that may be."""
+    return ((code, code),), ((code, code),)

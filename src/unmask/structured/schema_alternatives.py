@@ -7,8 +7,7 @@ from urllib.parse import unquote
 
 from unmask.errors import UnmaskError
 from unmask.structured.effort import Effort, too_large
-from unmask.structured.schema_keywords import read_keywords
-from unmask.structured.schema_merge import FAMILIES, Part, member_schema, merge, narrowed
+from unmask.structured.schema_parts import FAMILIES, Part, member_schema, merge, narrowed, read_keywords
 
 ANYTHING = ("object", "array", "string", "number", "boolean", "null")
 MOST_ALTERNATIVES = 256
@@ -43,7 +42,8 @@ class Alternatives:
         if isinstance(schema, bool):
             return [({}, path)] if schema else []
         own, combined = read_keywords(schema, self.root is schema, self.draft == DRAFTS[-1])
-        self._check_draft(own or {}, combined)
+        if "$ref" in combined and len(own or {}) + len(combined) > 1 and self.draft in ("draft-06", "draft-07"):
+            raise UnmaskError(f"JSON schema: {self.draft} ignores keywords beside '$ref'; put both into 'allOf'")
         if own is None:
             return []
         out: list[tuple[Part, Path]] = [(own, path)]
@@ -68,11 +68,6 @@ class Alternatives:
             closed = [(narrowed({"additionalProperties": False, **part}), inner) for part, inner in out]
             out = [(part, inner) for part, inner in closed if part is not None]
         return out
-
-    def _check_draft(self, own: Part, combined: Part) -> None:
-        """Refuses what older drafts would ignore."""
-        if "$ref" in combined and len(own) + len(combined) > 1 and self.draft in ("draft-06", "draft-07"):
-            raise UnmaskError(f"JSON schema: {self.draft} ignores keywords beside '$ref'; put both into 'allOf'")
 
     def _cross(
         self, some: list[tuple[Part, Path]], others: list[tuple[Part, Path]], shared: int

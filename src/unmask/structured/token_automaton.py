@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from unmask.canvas import Array
+from unmask.structured.dfa import distances
 from unmask.structured.effort import Effort, too_large
 from unmask.structured.language import Dfa
 from unmask.structured.vocabulary import Vocabulary
@@ -102,20 +103,7 @@ class TokenAutomaton:
     @cached_property
     def distance(self) -> Array:
         """int64 [S]: fewest tokens from each state to where the text may end; a large number where it never may."""
-        source, target = self.edges
-        order = target.argsort(kind="stable")
-        source = source[order]
-        starts = np.searchsorted(target[order], np.arange(self.states + 1))
-        far = np.iinfo(np.int32).max
-        out = np.where(self.final, 0, far).astype(np.int64)
-        reached = self.final.nonzero()[0]
-        steps = 0
-        while len(reached):
-            steps += 1
-            before = np.concatenate([source[starts[s] : starts[s + 1]] for s in reached.tolist()])
-            reached = np.unique(before[out[before] == far])
-            out[reached] = steps
-        return out
+        return distances(*self.edges, self.final)
 
 
 def over_tokens(dfa: Dfa, vocabulary: Vocabulary, effort: Effort) -> TokenAutomaton:

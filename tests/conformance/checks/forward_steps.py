@@ -11,8 +11,7 @@ from torch import Tensor
 
 from conformance.checks.checks import Check, Recorded, difference
 from unmask.canvas import Array
-from unmask.decoding.methods.ancestral import posterior
-from unmask.decoding.methods.score_sampling import analytic, denoised, euler, score_of
+from unmask.decoding.methods.ancestral import analytic, denoised, euler, posterior, score_of
 from unmask.lm import DiffusionLM
 from unmask.noise import NoiseSchedule
 

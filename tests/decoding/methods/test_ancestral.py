@@ -17,15 +17,20 @@ from unmask.canvas import Array
 from unmask.decoding.methods.ancestral import (
     SamplerOptions,
     SeededDraws,
+    analytic,
     corrupted,
+    denoised,
+    euler,
     first_hitting,
     inverse,
     nucleus,
     plan,
     posterior,
     psi_posterior,
+    reached,
+    score_of,
+    staggered,
 )
-from unmask.decoding.methods.score_sampling import analytic, denoised, euler, reached, score_of, staggered
 from unmask.noise import NoiseSchedule
 
 VOCAB, MASK = 6, 5

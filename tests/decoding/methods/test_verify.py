@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.canvas import Array
-from unmask.decoding.methods.acceptance import accept_greedy, accept_sampled, accept_tolerant
+from unmask.decoding.methods.draft import accept, accept_sampled
 
 ALMOST_ONE = 1 - 2.0**-53  # the largest draw
 LEAST = 2.0**-53  # the smallest
@@ -20,7 +20,7 @@ def test_greedy_drafts_hold_while_they_are_the_best(drafts: list[int], tokens: l
     count = 0
     while count < len(drafts) and drafts[count] == best[count]:
         count += 1
-    assert accept_greedy(np.array(drafts, np.int64), np.array(best)) == (count, best[count])
+    assert accept(np.array(drafts, np.int64) == best[: len(drafts)], np.array(best)) == (count, best[count])
 
 
 @given(
@@ -33,8 +33,7 @@ def test_tolerated_drafts_hold_while_their_odds_reach_the_threshold(
 ) -> None:
     count = next((i for i, value in enumerate(odds) if value < threshold), len(odds))
     best = np.array(tokens[: len(odds) + 1])
-    drafts = np.zeros(len(odds), np.int64)
-    assert accept_tolerant(drafts, best, np.array(odds), threshold) == (count, best[count])
+    assert accept(np.array(odds) >= threshold, best) == (count, best[count])
 
 
 @st.composite
@@ -114,6 +113,6 @@ def test_drafts_from_the_bases_own_distribution_all_hold(p: Array, data: st.Data
 def test_no_drafts_leave_one_token_of_the_base() -> None:
     p = np.array([[0.2, 0.5, 0.3]])
     none = np.zeros(0, np.int64)
-    assert accept_greedy(none, np.array([1])) == (0, 1)
+    assert accept(none.astype(bool), np.array([1])) == (0, 1)
     for u, token in ((0.1, 0), (0.3, 1), (0.9, 2)):
         assert accept_sampled(none, np.zeros((0, 3)), p, none.astype(float), np.array([u])) == (0, token)

@@ -96,7 +96,12 @@ class Way:
     @property
     def rule(self) -> str | None:
         """The commit rule that decides, where one does."""
-        return self.asked.options.rule if self.method.reads_rule(self.asked) else None
+        return self.asked.options.rule if self.method.by_rule and self.asked.mode == "diffusion" else None
+
+    @property
+    def sampler(self) -> str | None:
+        """The sampler that draws what is written, where one does."""
+        return self.asked.options.sampler if self.method is sample.Options else None
 
     @property
     def reads(self) -> set[str]:
@@ -116,13 +121,18 @@ class Way:
             raise UnmaskError(
                 f"model '{asked.name}' reads text from left to right; it has no layout '{asked.options.layout}'"
             )
-        if not asked.has_noise and config.layout != "canvas":
+        if config.mask_token_id is None and config.corruption != "uniform" and config.layout != "canvas":
             raise UnmaskError(f"model '{asked.name}' has no mask token, so it has no canvas to write on")
         reason = self.method.suits(asked)
         if reason is not None:
             raise UnmaskError(reason)
         if cache not in self.method.caches(asked):
-            raise UnmaskError(self._no_cache(cache))
+            if cache == "exact":
+                raise UnmaskError("an exact cache needs a causal or block-causal model; use cache='auto'")
+            raise UnmaskError(
+                f"cache '{cache}' is for bidirectional models, and '{asked.name}' keeps exact keys and values; "
+                "use cache='auto'"
+            )
         outside = [token for token in asked.options.logit_bias if not 0 <= token < config.vocab_size]
         if outside:
             raise UnmaskError(
@@ -132,14 +142,6 @@ class Way:
             raise UnmaskError(
                 f"guidance needs a model that denoises masks, which '{asked.name}' does not; leave it out"
             )
-
-    def _no_cache(self, cache: str) -> str:
-        if cache == "exact":
-            return "an exact cache needs a causal or block-causal model; use cache='auto'"
-        return (
-            f"cache '{cache}' is for bidirectional models, and '{self.asked.name}' keeps exact keys and values; "
-            "use cache='auto'"
-        )
 
     def refuse_unread(self, given: dict[str, Any]) -> None:
         """Raises UnmaskError for a given option that this way does not read, unless its value changes nothing."""
@@ -153,8 +155,8 @@ class Way:
     @property
     def name(self) -> str:
         """How messages call it."""
-        by = f"sampler '{self.asked.options.sampler}'" if self.method is sample.Options else f"rule '{self.rule}'"
-        chosen = f" by {by}" if self.rule is not None or self.method is sample.Options else ""
+        by = f"sampler '{self.sampler}'" if self.sampler is not None else f"rule '{self.rule}'"
+        chosen = f" by {by}" if self.rule is not None or self.sampler is not None else ""
         return f"model '{self.asked.name}' in mode '{self.asked.mode}'{chosen}"
 
     def request(self, seed: int) -> Request:
@@ -210,8 +212,7 @@ def ways(name: str, config: ModelConfig, defaults: DecodingDefaults) -> Iterator
                 way = choose(name, config, defaults, mode, selection)
             except UnmaskError:
                 continue
-            sampler = way.asked.options.sampler if way.method is sample.Options else None
-            key = (mode, way.method, way.rule, sampler)
+            key = (mode, way.method, way.rule, way.sampler)
             if key not in seen:
                 seen.add(key)
                 yield selection, way
@@ -232,7 +233,7 @@ def capabilities(name: str, config: ModelConfig, defaults: DecodingDefaults) -> 
         found[way.asked.mode].append({
             "method": way.method.method,
             "rule": way.rule,
-            "sampler": way.asked.options.sampler if way.method is sample.Options else None,
+            "sampler": way.sampler,
             "options": selection,
             "parameters": sorted(way.reads),
             "cache": list(kinds),

@@ -1,15 +1,17 @@
 """Stochastic samplers, a transition at a time: what a token is at time s, given the canvas at the later time t.
 
 Pure functions of numpy arrays. They compute in the dtype of what they are given, so a grid of times in float32
-rounds as the references do. x0 is the network's distribution of clean tokens; it has no mass on the mask.
-Shapes: N positions, V vocabulary. `mask_id` None means uniform noise: random tokens instead of masks.
+rounds as the references do. x0 is the network's distribution of clean tokens; it has no mass on the mask. A score
+[N, V] holds p_t(y) / p_t(x) for every token y in place of x, the token that is there, whose own is 1 (SEDD,
+arXiv 2310.16834). `mask_id` None means uniform noise: random tokens instead of masks.
+Shapes: N positions, V vocabulary.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -137,6 +139,62 @@ def nucleus(p_NV: Array, top_p: float) -> Array:
     return kept / kept.sum(-1, keepdims=True)
 
 
+def score_of(x0_NV: Array, x_N: Array, sigma: Any, mask_id: int) -> Array:
+    """The score that a distribution of clean tokens implies under absorbing noise (MDLM)."""
+    ratio = 1 / np.expm1(sigma)  # of the chance of a token that is kept to that of a mask
+    masked = x_N == mask_id
+    score = np.where(masked[:, None], x0_NV * ratio, 0)
+    score[:, mask_id] = np.where(masked, 1, 1 / ratio)
+    score[~masked, x_N[~masked]] = 1
+    return score
+
+
+def staggered(score_NV: Array, dsigma: Any, mask_id: int | None) -> Array:
+    """p_s(y) / p_t(x), the noise between s and t taken off: the inverse of the forward process on a score."""
+    grown = np.exp(dsigma)
+    total = score_NV.sum(-1, keepdims=True)
+    if mask_id is None:
+        return score_NV * grown - (grown - 1) / score_NV.shape[1] * total
+    out = score_NV * grown
+    out[:, mask_id] -= (grown - 1) * total[:, 0]
+    return out
+
+
+def reached(x_N: Array, dsigma: Any, size: int, mask_id: int | None) -> Array:
+    """The chance [N, V] of every token to have become x after noise dsigma."""
+    kept = np.exp(-dsigma)
+    index = np.arange(len(x_N))
+    if mask_id is None:
+        out = np.full((len(x_N), size), (1 - kept) / size)
+    else:
+        out = np.where(x_N == mask_id, 1 - kept, 0)[:, None] * np.ones(size)
+    out[index, x_N] += kept
+    return out
+
+
+def analytic(score_NV: Array, x_N: Array, dsigma: Any, mask_id: int | None) -> Array:
+    """q(x_s | x_t) [N, V] by Bayes on an exact score (Tweedie); of an inexact one, entries may be below 0."""
+    return staggered(score_NV, dsigma, mask_id) * reached(x_N, dsigma, score_NV.shape[1], mask_id)
+
+
+def denoised(score_NV: Array, x_N: Array, sigma: Any, mask_id: int | None) -> Array:
+    """The analytic step that takes off all noise there is; a mask is not an outcome."""
+    out = analytic(score_NV, x_N, sigma, mask_id)
+    if mask_id is not None:
+        out[:, mask_id] = 0
+    return out
+
+
+def euler(score_NV: Array, x_N: Array, dsigma: Any, mask_id: int | None) -> Array:
+    """q(x_s | x_t) [N, V] to first order in dsigma: reverse rates are forward rates times the score."""
+    index = np.arange(len(x_N))
+    forward = np.full(len(x_N), 1 / score_NV.shape[1]) if mask_id is None else (x_N == mask_id) * 1.0
+    out = score_NV * (forward * dsigma)[:, None]
+    out[index, x_N] = 0
+    out[index, x_N] = 1 - out.sum(-1)
+    return out
+
+
 def inverse(weights_NV: Array, u_N: Array) -> Array:
     """Tokens [N] drawn with chances in proportion to weights, by one uniform draw each; a weight below 0, as
     ratios of a network that is not exact can give, is none."""
@@ -147,43 +205,28 @@ def inverse(weights_NV: Array, u_N: Array) -> Array:
     return np.array([row.searchsorted(value, side="right") for row, value in rows], np.int64)
 
 
-class Draws(Protocol):
-    """Where a sampler's random choices come from. `update` counts the moves of a request, over all blocks."""
-
-    def tokens(self, weights_NV: Array, update: int, position_N: Array) -> Array:
-        """Tokens [N] with chances in proportion to weights [N, V]."""
-        ...
-
-    def leaving(self, chance: float, update: int, position_N: Array) -> Array | None:
-        """Which masks become tokens, bool [N], each with a chance; None where `tokens` is to decide that too."""
-        ...
-
-    def hit(self, update: int) -> float:
-        """A uniform draw in (0, 1) for a first-hitting time."""
-        ...
-
-    def pick(self, update: int, count: int) -> int:
-        """One of `count` masks, 0 .. count - 1."""
-        ...
-
-
 @dataclass(frozen=True)
 class SeededDraws:
-    """Draws of a request's own seed: they depend on seed, update and position, never on company."""
+    """Where a sampler's random choices come from: the request's own seed, the number of the move (`update`, over all
+    blocks) and the position, never its company. Recordings of other projects stand in for it."""
 
     seed: int
 
-    def _one(self, update: int, purpose: int) -> float:
-        return float(uniforms(np.array(self.seed), np.array(update), np.array(0), purpose)[0])
+    def _uniforms(self, update: int, purpose: int, position_N: Any = 0) -> Array:
+        return uniforms(np.array(self.seed), np.array(update), np.array(position_N), purpose)
 
     def tokens(self, weights_NV: Array, update: int, position_N: Array) -> Array:
-        return inverse(weights_NV, uniforms(np.array(self.seed), np.array(update), position_N, TOKEN_DRAW))
+        """Tokens [N] with chances in proportion to weights [N, V]."""
+        return inverse(weights_NV, self._uniforms(update, TOKEN_DRAW, position_N))
 
     def leaving(self, chance: float, update: int, position_N: Array) -> Array | None:
-        return uniforms(np.array(self.seed), np.array(update), position_N, LEAVE_DRAW) < chance
+        """Which masks become tokens, bool [N], each with a chance; None where `tokens` is to decide that too."""
+        return self._uniforms(update, LEAVE_DRAW, position_N) < chance
 
     def hit(self, update: int) -> float:
-        return self._one(update, HIT_DRAW)
+        """A uniform draw in (0, 1) for a first-hitting time."""
+        return float(self._uniforms(update, HIT_DRAW)[0])
 
     def pick(self, update: int, count: int) -> int:
-        return int(self._one(update, PICK_DRAW) * count)
+        """One of `count` masks, 0 .. count - 1."""
+        return int(float(self._uniforms(update, PICK_DRAW)[0]) * count)

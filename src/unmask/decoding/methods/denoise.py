@@ -41,10 +41,6 @@ class Options(MethodOptions):
         return f"model '{asked.name}' is decoded by a sampler, not by a rule; leave out rule"
 
     @classmethod
-    def reads_rule(cls, asked: Asked) -> bool:
-        return asked.mode != "ar"
-
-    @classmethod
     def reads(cls, asked: Asked) -> set[str]:
         if asked.mode == "ar":
             return SAMPLING | PROCESSORS
@@ -63,12 +59,12 @@ def windowed(asked: Asked) -> set[str]:
     out = {*SAMPLING, "block_length", "max_denoising_steps", "convention"}
     if asked.layout == "bidirectional":
         out.add("cache_refresh")
-    if asked.denoises_masks and asked.layout not in GROUPED:
+    if asked.config.mask_token_id is not None and asked.config.output == "logits" and asked.layout not in GROUPED:
         out.add("guidance")
     return out
 
 
-class Denoising:
+class Denoising(Scheme):
     """The whole canvas, a block of it, or one token; with no cache, an exact or an approximate one.
 
     Under `drafts` the window slides: it starts at the first mask, whose token the text alone decides, so that
@@ -76,14 +72,10 @@ class Denoising:
     a block's first step, then `prefix` reads again from the block on and `dual` the block alone.
     """
 
-    proposes = True
-    drafts: ClassVar[list[int]] = []
-
     def __init__(self, row: Row, setting: Setting) -> None:
+        super().__init__(row, setting)
         layout = setting.layout
-        self.row = row
         self.layout = layout
-        self.cache = setting.cache
         self.shift = int(setting.config.shift)
         self.rule = row.request.rule
         self.convention = self.rule.convention
@@ -107,14 +99,6 @@ class Denoising:
         self.remask_left = row.request.remask_budget
         self.confidence = np.full(row.length, np.inf)  # of committed tokens when they were written
         self.revised = np.zeros(row.length, bool)  # masked again once already
-
-    @property
-    def temperature(self) -> float:
-        return self.row.request.temperature
-
-    @property
-    def text_end(self) -> int:
-        return self.start if self.cache == "exact" and self.layout.kind != "bidirectional" else 0
 
     def settle(self) -> bool:
         masked = self.row.masked
@@ -198,7 +182,7 @@ class Denoising:
                 high = end if self.cache == "dual" else length
                 cached_after = (high, length)
         else:  # nothing after the window is seen, and a last token that scores nothing is not fed
-            low = min(self.row.cached, max(0, start - self.shift)) if self.cache == "exact" else 0
+            low = min(self.row.cached, max(0, start - self.shift)) if self.exact else 0
             ends_early = self.shift and self.layout.kind in ("causal", "drafts")
             high = max(end - int(ends_early), low + 1)
         return self._read(low, high, cached_after)
@@ -239,7 +223,7 @@ class Denoising:
             if len(result.possible) and not result.possible.any():
                 raise RuntimeError("no token of the window is allowed by the grammar")  # rather than for ever
             open_1L[0, result.target[~result.possible]] = False
-        scores = result.scores.grid(np.zeros(len(result.target), np.int64), result.target, open_1L.shape)
+        scores = result.scores.grid(0, result.target, row.canvas.ids.shape)
         steps_left = max(self.budget - self.step, 1)
         chosen = self._choose(scores, open_1L)
         for place, token in self.forced.items():
@@ -254,10 +238,7 @@ class Denoising:
             masks = np.full_like(scores.token, row.canvas.mask_id)
             commits.append(Commit(revise, masks, self.confidence[None].copy(), "remask"))
         self.confidence = np.where(chosen[0], scores.confidence[0], self.confidence)
-        if self.cache == "exact":  # everything before the window is final and was fed
-            row.cached = self.start
-        self.step += 1
-        self.forwards += 1
+        self._taken()
         return commits
 
     def _held(self, constraint: Constraint, chosen: Array, scores: Scores, result: StepResult) -> Array:
@@ -279,26 +260,20 @@ class Denoising:
 
     def _take_one(self, result: StepResult) -> list[Commit]:
         """What the rule comes to in a window of one, without its grids: mode ar spends its time here."""
-        shape = self.row.canvas.ids.shape
-        at = (0, self.start)
-        chosen = np.zeros(shape, bool)
-        token = np.zeros(shape, np.int64)
-        confidence = np.full(shape, -np.inf)
-        chosen[at] = True
-        token[at] = result.scores.token[0]
-        confidence[at] = result.scores.confidence[0]
-        if self.constraint is not None:
-            forced = self.constraint.forced(int(token[at]), self.start)
-            run = (0, slice(self.start + 1, self.start + 1 + len(forced)))
-            chosen[run] = True
-            token[run] = forced
-            confidence[run] = 1.0
-            self.row.forced += len(forced)
-        if self.cache == "exact":
+        token = int(result.scores.token[0])
+        forced = [] if self.constraint is None else self.constraint.forced(token, self.start)
+        self.row.forced += len(forced)
+        run = slice(self.start, self.start + 1 + len(forced))
+        made = self.commit(run, [token, *forced], [result.scores.confidence[0], *[1.0] * len(forced)])
+        self._taken()
+        return [made]
+
+    def _taken(self) -> None:
+        """Counts a forward."""
+        if self.exact:  # everything before the window is final and was fed
             self.row.cached = self.start
         self.step += 1
         self.forwards += 1
-        return [Commit(chosen, token, confidence, "unmask")]
 
     def _choose(self, scores: Scores, open_1L: Array) -> Array:
         """Positions to write, [1, L]."""

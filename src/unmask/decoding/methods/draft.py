@@ -1,7 +1,8 @@
 """Decoding by checked drafts: the adapter drafts, the base checks its drafts in the same forward.
 
 In mode verify what holds is the base's own text; under the rule `checked` of mode diffusion a draft holds
-where the base finds it likely enough.
+where the base finds it likely enough. Above temperature 0, speculative sampling (arXiv 2302.01318) leaves the base's
+distribution exactly as it is, whatever the drafts. Shapes: n drafts of one request, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ import numpy as np
 from unmask.canvas import Array, Commit
 from unmask.decoding.constraint import Constraint
 from unmask.decoding.feed import TEXT, Columns, Logits, Sampling
-from unmask.decoding.methods.acceptance import accept_greedy, accept_sampled, accept_tolerant
 from unmask.decoding.methods.denoise import PROCESSORS, SAMPLING
 from unmask.decoding.options import option
-from unmask.decoding.request import Asked, MethodOptions, Row, Scheme, Setting, StepResult
-from unmask.decoding.sampling import ACCEPT_DRAW, COLD, TOKEN_DRAW, draw, uniforms
+from unmask.decoding.request import Asked, MethodOptions, Row, Scheme, Setting, StepResult, sampled
+from unmask.decoding.sampling import ACCEPT_DRAW, draw, uniforms
 
 SLOT_ODDS = 0.5  # what a slot's draft is taken to be worth before it is known, given all before it hold
 
@@ -65,10 +65,6 @@ class Options(Parameters, MethodOptions):
         return own if asked.mode == "verify" else own | {"threshold"}
 
     @classmethod
-    def reads_rule(cls, asked: Asked) -> bool:
-        return asked.mode == "diffusion"
-
-    @classmethod
     def of(cls, asked: Asked) -> Self:
         made = super().of(asked)
         return made if asked.mode == "verify" else replace(made, tolerance=asked.options.threshold)
@@ -88,7 +84,7 @@ class Group:
     state: int = 0  # of the grammar before the next draft
 
 
-class Verifying:
+class Verifying(Scheme):
     """Feeds text not yet result, drafts as if they were text, and new slots for every outcome of the check.
 
     Every step commits the drafts that hold and the base's token after them, and then drafts anew (`draft`). A draft
@@ -97,29 +93,17 @@ class Verifying:
     SLOT_ODDS to the j. Of those the likeliest make up `draft_columns` columns at most, drafts half of them.
     """
 
-    proposes = True
-    offset = 0
-
     def __init__(self, row: Row, setting: Setting, options: Options) -> None:
-        self.row = row
+        super().__init__(row, setting)
         self.options = options
-        self.exact = setting.cache == "exact"
         self.window = row.request.block_length or row.length  # one sure token and its drafts
         self.constraint = Constraint.of(row)
         self.start = 0
-        self.drafts = list[int]()  # guesses for the positions after the text
+        self.drafts: list[int] = []  # guesses for the positions after the text
         self.distributions = list[Array]()  # [V] each, that they were drawn from, above temperature 0
         self.chances = [1.0]  # that the text holds, and all drafts up to each
         self.sizes = list[int]()  # slots fed for each outcome: no draft holds, one does, ..
         self.group: Group | None = None
-
-    @property
-    def temperature(self) -> float:
-        return self.row.request.temperature
-
-    @property
-    def text_end(self) -> int:
-        return self.start if self.exact else 0
 
     def settle(self) -> bool:
         masked = self.row.masked
@@ -174,30 +158,21 @@ class Verifying:
         drafts = np.array(self.drafts, np.int64)
         checks = np.arange(len(drafts) + 1)
         tolerance = self.options.tolerance
-        if not self.distributions and tolerance is not None:
-            odds = result.odds(checks[:-1], drafts)
-            kept, sure = accept_tolerant(drafts, scores.token, odds, tolerance)
-        elif not self.distributions:
-            kept, sure = accept_greedy(drafts, scores.token)
+        if not self.distributions:
+            best = scores.token[: len(drafts)]
+            holds = drafts == best if tolerance is None else result.odds(checks[:-1], drafts) >= tolerance
+            kept, sure = accept(holds, scores.token)
         else:
             p = result.probabilities(checks)
-            accept = uniforms(np.array(row.request.seed), np.array(row.steps), result.target, ACCEPT_DRAW)
+            draws = uniforms(np.array(row.request.seed), np.array(row.steps), result.target, ACCEPT_DRAW)
             q = np.array(self.distributions)
-            kept, sure = accept_sampled(drafts, q, p, accept, result.sampling.token_draw)
+            kept, sure = accept_sampled(drafts, q, p, draws, result.sampling.token_draw)
         made = [*self.drafts[:kept], sure][: row.length - start]
         row.accepted.append(kept)
         self._begin(kept, made, result)
         if self.exact:
             row.cached = start + kept
-        shape = row.canvas.ids.shape
-        where = (0, slice(start, start + len(made)))
-        chosen = np.zeros(shape, bool)
-        tokens = np.zeros(shape, np.int64)
-        confidence = np.zeros(shape)
-        chosen[where] = True
-        tokens[where] = made
-        confidence[where] = scores.confidence[: len(made)]
-        return [Commit(chosen, tokens, confidence, "unmask")]
+        return [self.commit(slice(start, start + len(made)), made, scores.confidence[: len(made)])]
 
     def _begin(self, kept: int, made: list[int], result: StepResult) -> None:
         """Forgets the drafts and makes the group of the text that holds the next to be drafted."""
@@ -259,9 +234,12 @@ def draft(schemes: list[Verifying], logits: Logits, blame: Callable[[Row], Abstr
         slot = np.array([g.slots[0] for _, g in going])
         row = np.array([g.row for _, g in going])
         token = np.array([g.token for _, g in going])
-        place = [g.start + len(s.drafts) for s, g in going]
+        place = np.array([g.start + len(s.drafts) for s, g in going])
         now = logits.after_token(slot, before, row, token)
-        sampling = _sampling([scheme.row for scheme, _ in going], np.array(place))
+        schemes_going = [scheme for scheme, _ in going]
+        temperatures = [scheme.temperature for scheme in schemes_going]
+        sampling = sampled([scheme.row for scheme in schemes_going], temperatures, [1] * len(going), place)
+        sampling = replace(sampling, native=None)
         plain = (sampling.temperature == 0) & [scheme.constraint is None for scheme, _ in going]
         scores = now.propose(sampling) if plain.any() else None
         for n, (scheme, _) in enumerate(going):
@@ -271,15 +249,24 @@ def draft(schemes: list[Verifying], logits: Logits, blame: Callable[[Row], Abstr
         before = now
 
 
-def _sampling(rows: list[Row], place: Array) -> Sampling:
-    """How the slots of `rows` are sampled, one of each, for positions `place` [n]."""
-    requests = [row.request for row in rows]
-    temperature = np.array([r.temperature for r in requests], np.float64)
-    temperature[temperature < COLD] = 0.0
-    seed = np.array([r.seed for r in requests])
-    step = np.array([row.steps for row in rows])
-    unread = np.zeros(len(rows))
-    token = uniforms(seed, step, place, TOKEN_DRAW) if temperature.any() else unread
-    top_k = np.array([r.top_k for r in requests])
-    top_p = np.array([r.top_p for r in requests], np.float64)
-    return Sampling(temperature, top_k, top_p, token, unread)
+def accept(holds: Array, best: Array) -> tuple[int, int]:
+    """How many drafts are kept, those before the first that does not hold, and the base's token after them.
+
+    holds: bool [n]; greedily, which drafts are the base's best tokens, best [n + 1]. Where it is those whose chance
+    reaches a share of the best token's, the text is the drafts' (in kind typical acceptance, arXiv 2401.10774).
+    """
+    count = len(holds) if holds.all() else int(holds.argmin())
+    return count, int(best[count])
+
+
+def accept_sampled(drafts: Array, q: Array, p: Array, accept_draws: Array, token_draws: Array) -> tuple[int, int]:
+    """As `accept`, for drafts sampled from q [n, V] against the base's p [n + 1, V].
+
+    accept_draws [n] and token_draws [n + 1] are uniforms in (0, 1). A draft x is kept with chance
+    min(1, p(x) / q(x)); the first that is not is replaced by a draw from max(p - q, 0).
+    """
+    for i, token in enumerate(drafts):
+        if accept_draws[i] * q[i, token] >= p[i, token]:
+            rest = np.maximum(p[i] - q[i], 0.0)
+            return i, draw(rest if rest.sum() > 0 else p[i], token_draws[i])
+    return len(drafts), draw(p[len(drafts)], token_draws[len(drafts)])

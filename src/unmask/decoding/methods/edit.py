@@ -10,14 +10,13 @@ import numpy as np
 from unmask.canvas import Array, Commit, Kind
 from unmask.decoding.methods import denoise
 from unmask.decoding.methods.denoise import Denoising
-from unmask.decoding.methods.edit_rule import Parameters, edits, progress
-from unmask.decoding.methods.insert_delete import Controls, Revision
-from unmask.decoding.request import Asked, CacheKind, MethodOptions, Row, Scheme, Setting, StepResult
+from unmask.decoding.methods.edit_rule import Controls, Parameters, Revision, edits, progress
+from unmask.decoding.request import Asked, Row, Scheme, Setting, StepResult
 from unmask.models.config import ModelConfig
 
 
 @dataclass(frozen=True)
-class Options(Parameters, MethodOptions):
+class Options(Parameters, denoise.Options):
     """Masks are filled and written tokens replaced, until nothing changes any more."""
 
     method: ClassVar[str] = "edit"
@@ -30,17 +29,13 @@ class Options(Parameters, MethodOptions):
     def suits(cls, asked: Asked) -> str | None:
         if asked.layout not in ("bidirectional", "block_causal"):
             return f"model '{asked.name}' never revises what it wrote; rule 'token_edit' needs another one"
-        return denoise.Options.suits(asked)
+        return super().suits(asked)
 
     @classmethod
     def reads(cls, asked: Asked) -> set[str]:
         own = denoise.windowed(asked) | {"editing_threshold", "max_post_steps"}
         # insertions and deletions end a block by what it holds, and not by a number of steps
         return own if controls_of(asked.config) is None else own - {"max_denoising_steps", "schedule"}
-
-    @classmethod
-    def caches(cls, asked: Asked) -> tuple[CacheKind, ...]:
-        return denoise.Options.caches(asked)
 
     @classmethod
     def no_grammar(cls, asked: Asked) -> str | None:
@@ -108,12 +103,12 @@ class Editing(Denoising):
 
     def _finish(self, finished: bool, changed: bool) -> None:
         self.row.revising = not finished
-        if finished and not changed and self.cache == "exact":  # the keys and values of this forward hold
+        if finished and not changed and self.exact:  # the keys and values of this forward hold
             self.row.cached = self.end
 
 
 class InsertDelete(Editing):
-    """As `methods.insert_delete` decides: tokens are also inserted and deleted inside the window."""
+    """As `methods.edit_rule` decides: tokens are also inserted and deleted inside the window."""
 
     def __init__(self, row: Row, setting: Setting, options: Parameters, controls: Controls) -> None:
         super().__init__(row, setting, options)
@@ -127,7 +122,7 @@ class InsertDelete(Editing):
     def take(self, result: StepResult) -> list[Commit]:
         row = self.row
         window = slice(self.start, self.end)
-        scores = result.scores.grid(np.zeros(len(result.target), np.int64), result.target, row.canvas.ids.shape)
+        scores = result.scores.grid(0, result.target, row.canvas.ids.shape)
 
         def second(place: int, forbidden: set[int]) -> tuple[int, float]:
             p = result.probabilities(np.searchsorted(result.target, [self.start + place]))[0]
@@ -139,7 +134,7 @@ class InsertDelete(Editing):
         frozen = row.canvas.frozen[0, window]
         proposed = scores.token[0, window], scores.confidence[0, window]
         change = self.revision.step(ids, masked, frozen, *proposed, second, self.controls, self.rule, self.options)
-        if self.cache == "exact":
+        if self.exact:
             row.cached = self.start
         kinds: list[tuple[Kind, Array, Array | int]] = [
             ("unmask", change.written & masked, change.tokens),
@@ -147,18 +142,8 @@ class InsertDelete(Editing):
             ("delete", change.deleted, ids),
             ("insert", change.inserted, row.canvas.mask_id),
         ]
-        commits = [self._commit(kind, chosen, tokens, change.confidence) for kind, chosen, tokens in kinds]
+        commits = [
+            self.commit(window, tokens, change.confidence, chosen, kind, self.end) for kind, chosen, tokens in kinds
+        ]
         self._finish(self.revision.finished, any(commit.chosen.any() for commit in commits))
         return commits
-
-    def _commit(self, kind: Kind, chosen: Array, tokens: Array | int, confidence: Array) -> Commit:
-        """A commit [1, L] of what happens in the window."""
-        shape = self.row.canvas.ids.shape
-        window = (0, slice(self.start, self.end))
-        where = np.zeros(shape, bool)
-        what = np.zeros(shape, np.int64)
-        how_likely = np.zeros(shape)
-        where[window] = chosen
-        what[window] = tokens
-        how_likely[window] = confidence
-        return Commit(where, what, how_likely, kind, self.end)

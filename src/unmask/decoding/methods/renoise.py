@@ -5,7 +5,7 @@ Shapes: L positions of the row, C of a canvas.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
@@ -21,6 +21,7 @@ class Options(RenoiseOptions, MethodOptions):
     """Canvas after canvas of random tokens is denoised; what is not accepted becomes noise again."""
 
     method: ClassVar[str] = "renoise"
+    by_rule: ClassVar[bool] = False
     whole_canvases: ClassVar[bool] = True
 
     @classmethod
@@ -42,48 +43,33 @@ class Options(RenoiseOptions, MethodOptions):
         return own | {"temperature", "top_k", "top_p", "cache", "block_length", "max_denoising_steps"}
 
     @classmethod
-    def reads_rule(cls, asked: Asked) -> bool:
-        return False
-
-    @classmethod
     def no_grammar(cls, asked: Asked) -> str | None:
         return cannot_be_held(asked, "whole canvases of noise")
 
     @classmethod
     def of(cls, asked: Asked) -> Self:
         """A temperature above 0 that the caller asks for stands for both ends of the schedule; 0 is greedy."""
-        options = asked.options
+        made = super().of(asked)
         temperature = asked.given.get("temperature")
-        warm = temperature is not None and temperature > 0
-        return cls(
-            t_min=options.temperature if warm else options.t_min,
-            t_max=options.temperature if warm else options.t_max,
-            confidence_threshold=options.confidence_threshold,
-            stability_threshold=options.stability_threshold,
-            max_steps=options.max_denoising_steps or cls.max_steps,
-            entropy_bound=options.entropy_bound,
-            greedy=temperature == 0,
-        )
+        if temperature is not None and temperature > 0:
+            made = replace(made, t_min=asked.options.temperature, t_max=asked.options.temperature)
+        steps = asked.options.max_denoising_steps or cls.max_steps
+        return replace(made, max_steps=steps, greedy=temperature == 0)
 
     def scheme(self, row: Row, setting: Setting) -> Scheme:
         return Renoising(row, setting, self)
 
 
-class Renoising:
+class Renoising(Scheme):
     """Text not yet read and the canvas share a forward; a finished canvas is text to the forward of the next.
 
     The columns of a canvas hang on the last position of the text. What comes after an end of text is padding, where
     the model has a token for it.
     """
 
-    proposes = True
-    offset = 0
-    drafts: ClassVar[list[int]] = []
-
     def __init__(self, row: Row, setting: Setting, options: RenoiseOptions) -> None:
-        self.row = row
+        super().__init__(row, setting)
         self.options = options
-        self.exact = setting.cache == "exact"
         self.vocab_size = setting.config.vocab_size
         self.eos_ids = setting.eos_ids
         self.pad_id = setting.config.pad_token_id
@@ -100,10 +86,6 @@ class Renoising:
     @property
     def temperature(self) -> float:
         return temperature(self.steps_left, self.options)
-
-    @property
-    def text_end(self) -> int:
-        return self.start if self.exact else 0
 
     def settle(self) -> bool:
         if self.row.written != self.start:
@@ -138,11 +120,10 @@ class Renoising:
         self.self_conditioning = logits.self_conditioning(index, result.sampling)
         token, confidence = (best, sureness) if self.options.greedy else (result.scores.token, result.scores.confidence)
         accepted = accept(result.scores.entropy[None], self.options.entropy_bound)[0]
+        canvas = slice(self.start, self.end)
         return [
-            Commit(self._grid(accepted), self._grid(token), self._grid(confidence), "unmask"),
-            Commit(
-                self._grid(~accepted), self._grid(self.random(result.target)), self._grid(confidence * 0), "renoise"
-            ),
+            self.commit(canvas, token, confidence, accepted),
+            self.commit(canvas, self.random(result.target), 0.0, ~accepted, "renoise"),
         ]
 
     def random(self, position_C: Array) -> Array:
@@ -152,17 +133,9 @@ class Renoising:
     def _write(self, best: Array, confidence: Array) -> list[Commit]:
         """The canvas is text from now on; behind an end of text comes padding only."""
         self.row.written = self.end
-        everywhere = np.ones(len(best), bool)
-        commits = [Commit(self._grid(everywhere), self._grid(best), self._grid(confidence), "unmask")]
+        commits = [self.commit(slice(self.start, self.end), best, confidence)]
         ends = np.isin(best, list(self.eos_ids))
         if self.pad_id is not None and ends.any():
-            behind = (np.arange(self.row.length) > self.start + int(ends.argmax()))[None]
-            pads = np.full(behind.shape, self.pad_id)
-            commits.append(Commit(behind, pads, np.zeros(behind.shape), "edit"))
+            behind = slice(self.start + int(ends.argmax()) + 1, self.row.length)
+            commits.append(self.commit(behind, self.pad_id, 0.0, kind="edit"))
         return commits
-
-    def _grid(self, values_C: Array) -> Array:
-        """Laid out on the row, [1, L]; 0 outside the canvas."""
-        out = np.zeros((1, self.row.length), values_C.dtype)
-        out[0, self.start : self.end] = values_C
-        return out

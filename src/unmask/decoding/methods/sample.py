@@ -18,15 +18,18 @@ from unmask.decoding.methods.ancestral import (
     SamplerName,
     SamplerOptions,
     SeededDraws,
+    analytic,
+    denoised,
+    euler,
     first_hitting,
     nucleus,
     plan,
     posterior,
     psi_posterior,
+    score_of,
 )
 from unmask.decoding.methods.denoise import Denoising
-from unmask.decoding.methods.score_sampling import analytic, denoised, euler, score_of
-from unmask.decoding.request import Asked, CacheKind, MethodOptions, Row, Scheme, Setting, StepResult, cannot_be_held
+from unmask.decoding.request import Asked, Row, Scheme, Setting, StepResult, cannot_be_held
 from unmask.noise import NoiseSchedule
 
 MOST_VALUES = 2**22  # of distributions that are held at once
@@ -34,10 +37,11 @@ ANCESTRAL = ("ancestral", "ddpm", "ddpm_cache")
 
 
 @dataclass(frozen=True)
-class Options(SamplerOptions, MethodOptions):
+class Options(SamplerOptions, denoise.Options):
     """What a step writes is drawn by a sampler, in place of a rule."""
 
     method: ClassVar[str] = "sample"
+    by_rule: ClassVar[bool] = False
 
     @classmethod
     def claims(cls, asked: Asked) -> bool:
@@ -96,27 +100,14 @@ class Options(SamplerOptions, MethodOptions):
         return out - {"block_length"} if uniform else out
 
     @classmethod
-    def reads_rule(cls, asked: Asked) -> bool:
-        return False
-
-    @classmethod
-    def caches(cls, asked: Asked) -> tuple[CacheKind, ...]:
-        return denoise.Options.caches(asked)
-
-    @classmethod
     def no_grammar(cls, asked: Asked) -> str | None:
         return cannot_be_held(asked, f"by sampler '{asked.options.sampler}'")
 
     @classmethod
     def of(cls, asked: Asked) -> Self:
         options = asked.options
-        return cls(
-            name=cast(SamplerName, options.sampler),
-            steps=options.max_denoising_steps or cls.steps,
-            noise_removal=options.noise_removal,
-            psi_kappa=options.psi_kappa,
-            nucleus_p=options.nucleus_p,
-        )
+        steps = options.max_denoising_steps or cls.steps
+        return replace(super().of(asked), name=cast(SamplerName, options.sampler), steps=steps)
 
     def scheme(self, row: Row, setting: Setting) -> Scheme:
         return Sampling(row, setting, self)
@@ -180,10 +171,7 @@ class Sampling(Denoising):
     def take(self, result: StepResult) -> list[Commit]:
         old = self.row.canvas.ids[0, result.target]
         token, confidence, over = self._hit(result, old) if self.hits else self._move(result, old)
-        if self.cache == "exact":  # everything before the window is final and was fed
-            self.row.cached = self.start
-        self.step += 1
-        self.forwards += 1
+        self._taken()
         chosen = token != old
         uniform = self.mask_id is None
         if uniform and over:
@@ -191,13 +179,7 @@ class Sampling(Denoising):
             chosen = np.ones(len(old), bool)
         self.finished = over and (uniform or self.options.noise_removal == "none") and not self.blocks
         kind: Kind = "renoise" if uniform and not over else "unmask"
-        return [Commit(self._grid(result, chosen), self._grid(result, token), self._grid(result, confidence), kind)]
-
-    def _grid(self, result: StepResult, values_n: Array) -> Array:
-        """Laid out on the canvas, [1, L]; 0 where nothing was scored."""
-        out = np.zeros((1, self.row.length), values_n.dtype)
-        out[0, result.target] = values_n
-        return out
+        return [self.commit(result.target, token, confidence, chosen, kind)]
 
     def _move(self, result: StepResult, old: Array) -> tuple[Array, Array, bool]:
         """Tokens and confidences after the next moves, up to one that needs a forward; and whether that was all."""

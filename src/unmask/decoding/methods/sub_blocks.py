@@ -14,7 +14,7 @@ from unmask.decoding.feed import Columns
 from unmask.decoding.methods import denoise
 from unmask.decoding.methods.denoise import Denoising
 from unmask.decoding.options import option
-from unmask.decoding.request import Asked, CacheKind, MethodOptions, Row, Scheme, Setting, StepResult
+from unmask.decoding.request import Asked, CacheKind, Row, Scheme, Setting, StepResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Parameters:
 
 
 @dataclass(frozen=True)
-class Options(Parameters, MethodOptions):
+class Options(Parameters, denoise.Options):
     """Blocks are written in parts."""
 
     method: ClassVar[str] = "sub_blocks"
@@ -35,12 +35,8 @@ class Options(Parameters, MethodOptions):
         return asked.options.sub_block_length is not None and asked.layout == "block_causal"
 
     @classmethod
-    def suits(cls, asked: Asked) -> str | None:
-        return denoise.Options.suits(asked)
-
-    @classmethod
     def reads(cls, asked: Asked) -> set[str]:
-        return denoise.Options.reads(asked) | {"sub_block_length"}
+        return super().reads(asked) | {"sub_block_length"}
 
     @classmethod
     def caches(cls, asked: Asked) -> tuple[CacheKind, ...]:
