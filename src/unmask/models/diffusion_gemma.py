@@ -36,8 +36,8 @@ def rotary(layer: LayerAttention, positions_BT: Tensor) -> Rope:
 class GemmaAttention(Attention):
     """Normed queries, keys and values, unscaled; in some layers the keys before their norm are the values."""
 
-    q_norm: nn.Module
-    k_norm: nn.Module
+    q_norm: Norm
+    k_norm: Norm
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         kind = config.attention[layer]
