@@ -152,7 +152,7 @@ class GGUF(Weights):
         import torch
 
         for name, values in self.arrays():
-            yield name, torch.from_numpy(values).to(dtype)
+            yield name, torch.from_numpy(values).to(torch.float32 if dtype is None else dtype)
 
     @cached_property
     def names(self) -> list[str]:

@@ -1,22 +1,19 @@
-"""safetensors files: the header, read and checked without the library; tensors, read one at a time; writing.
+"""safetensors files: the header, checked by the library; tensors, read one at a time; writing.
 
-A file is eight bytes of header length, a JSON header, and the tensors' bytes one after the other. Everything the
-header says is checked against the file's size before it is believed. Files are read, not mapped: a mapped file counts
-as memory of the process for as long as one of its tensors lives, and changes the network where it changes on disk.
-Torch is imported where tensors are made.
+Files are read, not mapped: a mapped file counts as memory of the process for as long as one of its tensors lives, and
+changes the network where it changes on disk. Torch is imported where tensors are made.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from unmask.checkpoints.foreign import unreadable
 from unmask.errors import UnmaskError
@@ -28,14 +25,12 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-DTYPES = {  # torch's name and bytes of a value
-    "BOOL": ("bool", 1), "U8": ("uint8", 1), "I8": ("int8", 1), "F8_E5M2": ("float8_e5m2", 1),
-    "F8_E4M3": ("float8_e4m3fn", 1), "U16": ("uint16", 2), "I16": ("int16", 2), "F16": ("float16", 2),
-    "BF16": ("bfloat16", 2), "U32": ("uint32", 4), "I32": ("int32", 4), "F32": ("float32", 4), "U64": ("uint64", 8),
-    "I64": ("int64", 8), "F64": ("float64", 8), "C64": ("complex64", 8),
+DTYPES = {  # torch's names
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E5M2": "float8_e5m2", "F8_E4M3": "float8_e4m3fn", "U16": "uint16",
+    "I16": "int16", "F16": "float16", "BF16": "bfloat16", "U32": "uint32", "I32": "int32", "F32": "float32",
+    "U64": "uint64", "I64": "int64", "F64": "float64", "C64": "complex64",
 }  # fmt: skip
 CHUNK = 2**24  # bytes read at a time where values are converted
-LONGEST_HEADER = 100_000_000  # bytes, the library's own limit
 MOST_DIMENSIONS = 16
 
 
@@ -97,62 +92,31 @@ def opened(path: Path) -> Iterator[BufferedReader]:
 
 def read_header(path: Path) -> dict[str, Stored]:
     """Every tensor of a file by name, in the order of bytes; a missing, cut or hostile file raises UnmaskError."""
+    from safetensors import SafetensorError, safe_open
+
     with opened(path) as file:
-        size = path.stat().st_size
         start = file.read(8)
-        length = int.from_bytes(start, "little")
         if start == b"version ":
             raise UnmaskError(f"{path} is only a pointer to a file kept by Git LFS; fetch it with: git lfs pull")
-        if size < 8 or not 0 < length <= min(size - 8, LONGEST_HEADER):
-            raise _damaged(path, f"is too short for its header: {size} bytes, a header of {length}")
-        text = file.read(length)
-    try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_without_repeats)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"has a header that is not JSON: {str(error)!r:.120}") from None
-    if not isinstance(header, dict):
-        raise _damaged(path, "has a header that is not a mapping")
-    end = 8 + length
-    tensors = [_stored(path, name, entry, end) for name, entry in header.items() if name != "__metadata__"]
-    ordered = sorted(tensors, key=lambda t: (t.start, t.size))
-    for tensor in ordered:
-        if tensor.start != end:
-            raise _damaged(path, f"has a gap or an overlap before {tensor.name!r:.80}")
-        end += tensor.size
-    if end != size:
-        what = f"{end - size} bytes short" if end > size else f"{size - end} bytes too long"
-        raise _damaged(path, f"is {what}; it was cut or not fully downloaded")
-    return {tensor.name: tensor for tensor in ordered}
-
-
-def _stored(path: Path, name: str, entry: Any, data: int) -> Stored:
-    fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
-    kind, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if not isinstance(kind, str) or kind not in DTYPES:
-        raise UnmaskError(f"{path}: tensor {name!r:.80} has dtype {kind!r:.40}, which is not read")
-    if not _sizes(shape) or len(shape) > MOST_DIMENSIONS:
-        raise _damaged(path, f"has an impossible shape of {name!r:.80}: {shape!r:.80}")
-    if not _sizes(offsets) or len(offsets) != 2:
-        raise _damaged(path, f"has impossible data_offsets of {name!r:.80}: {offsets!r:.80}")
-    start, end = offsets
-    if end - start != math.prod(shape) * DTYPES[kind][1]:
-        raise _damaged(path, f"gives {name!r:.80} {end - start} bytes, its shape {shape!r:.80} needs others")
-    return Stored(path, name, kind, tuple(shape), data + start, end - start, DTYPES[kind][0])
-
-
-def _sizes(values: Any) -> TypeGuard[list[int]]:
-    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        raise ValueError("a name stands twice")
+        length = int.from_bytes(start, "little")
+        try:
+            with safe_open(path, framework="numpy"):  # checks all that the header says against the file's size
+                header = json.loads(file.read(length))
+        except SafetensorError as error:
+            raise UnmaskError(
+                f"{path} is not a readable safetensors file, it was damaged, cut or not fully downloaded "
+                f"({str(error)!r:.120}); copy or download it again"
+            ) from None
+    header.pop("__metadata__", None)
+    out = {}
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        kind = entry["dtype"]
+        shape = tuple(entry["shape"])
+        if kind not in DTYPES or len(shape) > MOST_DIMENSIONS or max(shape, default=0) >= 2**63:
+            raise UnmaskError(f"{path}: tensor {name!r:.80}, {kind!r:.40} of shape {shape!r:.80}, is not read")
+        first, end = entry["data_offsets"]
+        out[name] = Stored(path, name, kind, shape, 8 + length + first, end - first, DTYPES[kind])
     return out
-
-
-def _damaged(path: Path, what: str) -> UnmaskError:
-    return UnmaskError(f"{path} is not a readable safetensors file: it {what}; copy or download it again")
 
 
 def read(

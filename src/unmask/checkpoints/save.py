@@ -18,7 +18,7 @@ from unmask.checkpoints.families import llama, registry
 from unmask.checkpoints.folder import CONFIG, GENERATION, TEMPLATE, TEXT_FILES, TOKENIZER, TOKENIZER_CONFIG, write_json
 from unmask.checkpoints.hub import TEMPLATES
 from unmask.checkpoints.safetensors import WEIGHTS, write_tensors
-from unmask.checkpoints.tokens import ROLES
+from unmask.checkpoints.tokens import ROLES, tokens_of
 from unmask.checkpoints.weights import weights_to_save
 from unmask.errors import UnmaskError
 from unmask.files import replacing, write_text
@@ -184,14 +184,7 @@ def export_sdar(
         write_text(made / f"{CLASS}.py", CODE.format(model_type=raw["model_type"]))
         write_text(made / SGLANG, f"block_size: {config.block_length}\n{known}")
         if tokenizer is not None:
-            tokens = {**_tokens(config, tokenizer), **(special_tokens or {})}
-            write_json(made / TOKENIZER_CONFIG, tokens)
+            kind = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.max_length}
+            write_json(made / TOKENIZER_CONFIG, kind | tokens_of(config, tokenizer) | dict(special_tokens or {}))
         for name, text in (templates or {}).items():
             write_text(made / _template_file(name), text)
-
-
-def _tokens(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """tokenizer_config.json: what the special tokens are called."""
-    ids = {role: getattr(config, f"{role}_token_id") for role in ROLES}
-    named = {f"{role}_token": tokenizer.id_to_token(id) for role, id in ids.items() if id is not None}
-    return {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.max_length, **named}

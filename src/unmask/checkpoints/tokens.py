@@ -179,9 +179,13 @@ def special_tokens(folder: Folder, config: ModelConfig, tokenizer: Tokenizer | N
         named = folder.gguf.token_names()
     if named or tokenizer is None or folder.has("tokenizer_config.json"):
         return named
+    return {role: text for role, text in tokens_of(config, tokenizer).items() if text}
+
+
+def tokens_of(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, str]:
+    """Special tokens by the config's ids."""
     ids = {f"{role}_token": getattr(config, f"{role}_token_id") for role in ROLES}
-    texts = {role: tokenizer.id_to_token(id) for role, id in ids.items() if id is not None}
-    return {role: text for role, text in texts.items() if text}
+    return {role: tokenizer.id_to_token(id) for role, id in ids.items() if id is not None}
 
 
 def read_tokenizer(path: Path) -> Tokenizer:

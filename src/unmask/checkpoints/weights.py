@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from unmask.checkpoints.foreign import quantised_by
 from unmask.checkpoints.safetensors import Weights
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
-from unmask.models.network import on_meta
+from unmask.models.network import fill, on_meta
 from unmask.models.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -130,10 +130,10 @@ def needed_bytes(model: Transformer, weights: Weights, names: Collection[str], d
     return tables + sum(math.prod(s.shape) * (s.dtype if dtype is None else dtype).itemsize for s in stored)
 
 
-def load_weights(
+def read_parameters(
     model: Transformer, weights: Weights, family: Family | None, dtype: torch.dtype | None, device: torch.device
-) -> None:
-    """Puts a checkpoint's tensors into a network built on the meta device, one at a time, each onto its device."""
+) -> Iterator[tuple[str, Tensor]]:
+    """The network's parameters from a checkpoint's tensors, one at a time, each onto its device."""
     table = weight_table(model, family)
     for name, tensor in weights.tensors(dtype, family.transposed if family is not None else ()):
         if name not in table:
@@ -143,11 +143,7 @@ def load_weights(
         tensor = tensor.to(device)
         joined = len(table[name]) > 1
         sizes = [model.get_parameter(ours).shape[0] for ours in table[name]] if joined else []
-        for ours, piece in zip(table[name], torch.split(tensor, sizes) if joined else [tensor], strict=True):
-            module, _, leaf = ours.rpartition(".")
-            setattr(model.get_submodule(module), leaf, torch.nn.Parameter(piece))
-    if model.config.tie_embeddings:
-        model.head.weight = model.embedding.weight
+        yield from zip(table[name], torch.split(tensor, sizes) if joined else [tensor], strict=True)
 
 
 def weights_to_save(model: Transformer, family: Family | None, raw: dict[str, Any]) -> dict[str, Tensor]:
@@ -180,6 +176,6 @@ def read_network(
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
     half = "" if dtype is not None and dtype.itemsize <= 2 else "take dtype bfloat16, or "
     memory.require(needed, str(checkpoint.path), f"{half}free some, or use a machine with more", free)
-    load_weights(model, weights, checkpoint.family, dtype, device)
+    fill(model, read_parameters(model, weights, checkpoint.family, dtype, device), trained=True)
     model.make_rotary_tables()
     return model.to(device).eval()

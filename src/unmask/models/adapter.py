@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
-from unmask.models.network import on_meta
+from unmask.models.network import fill, on_meta
 from unmask.models.transformer import Transformer
 
 DRAFT_HEAD = "chain."  # how the names of its tensors begin
@@ -32,11 +32,7 @@ def adapted_config(base: ModelConfig, block_length: int, rank: int = 0, width: i
 def attach(base: Transformer, config: ModelConfig) -> Transformer:
     """A network of `config` that shares the base's tensors; the adapter's are on the meta device."""
     network = on_meta(config)
-    for name, parameter in base.named_parameters():
-        module, _, leaf = name.rpartition(".")
-        setattr(network.get_submodule(module), leaf, nn.Parameter(parameter.detach(), requires_grad=False))
-    if config.tie_embeddings:
-        network.head.weight = network.embedding.weight
+    fill(network, ((name, parameter.detach()) for name, parameter in base.named_parameters()))
     network.make_rotary_tables()
     return network
 
@@ -59,8 +55,7 @@ def put(network: Transformer, tensors: dict[str, Tensor]) -> None:
                 f"the adapter's tensor {name!r} has shape {list(tensor.shape)}, its base asks for "
                 f"{list(expected[name])}; it is of another base or rank"
             )
-        module, _, leaf = name.rpartition(".")
-        setattr(network.get_submodule(module), leaf, nn.Parameter(tensor, requires_grad=False))
+    fill(network, tensors.items())
 
 
 def initial(network: Transformer, seed: int) -> dict[str, Tensor]:

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmask.attention import AttentionMask, WindowMasks, attend
+from unmask.attention import AttentionMask, WindowMasks
 from unmask.layout import PADDING, Coordinates, Layout
 from unmask.models.config import LayerAttention, ModelConfig
 from unmask.models.layers import ACTIVATIONS, MLP, Norm, dispatch
-from unmask.models.mixers import Attention, Context, KeyValueCache, rotate
+from unmask.models.mixers import Attention, Context, KeyValueCache
 from unmask.models.transformer import Transformer
 
 Rope = tuple[Tensor, Tensor]
@@ -36,8 +36,7 @@ def rotary(layer: LayerAttention, positions_BT: Tensor) -> Rope:
 class GemmaAttention(Attention):
     """Normed queries, keys and values, unscaled; in some layers the keys before their norm are the values."""
 
-    q_norm: nn.Module
-    k_norm: nn.Module
+    scale = 1.0
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         kind = config.attention[layer]
@@ -47,20 +46,9 @@ class GemmaAttention(Attention):
         if self.kind.keys_are_values:
             del self.v_proj
 
-    def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
-        shape = (*x_BTD.shape[:2], -1, self.width)
-        q = self.q_proj(x_BTD).view(shape)
-        k = self.k_proj(x_BTD).view(shape)
-        v = k if self.kind.keys_are_values else self.v_proj(x_BTD).view(shape)
-        v = F.rms_norm(v.float(), v.shape[-1:], None, self.eps).to(v.dtype).transpose(1, 2)
-        q = rotate(self.q_norm(q).transpose(1, 2), *context.rope)
-        k = rotate(self.k_norm(k).transpose(1, 2), *context.rope)
-        if context.cache is not None:
-            k, v = context.cache.update(self.layer, k, v)
-        mask = context.mask
-        if isinstance(mask, WindowMasks):
-            mask = mask.by_window[self.kind.window]
-        return self.o_proj(attend(q, k, v, mask, scale=1.0).transpose(1, 2).reshape(*shape[:2], -1))
+    def values(self, x_BTD: Tensor, k_BTGK: Tensor, gate_BT1: Tensor | None) -> Tensor:
+        v = k_BTGK if self.kind.keys_are_values else super().values(x_BTD, k_BTGK, gate_BT1)
+        return F.rms_norm(v.float(), v.shape[-1:], None, self.eps).to(v.dtype)
 
 
 class GemmaRouter(nn.Module):
@@ -113,7 +101,11 @@ class GemmaBlock(nn.Module):
         self.canvas_scalar = nn.Parameter(torch.ones(1))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = x + self.mixer_norm(self.mixer(self.norm1(x), replace(context, gate_BT1=None)))
+        mask = context.mask
+        if isinstance(mask, WindowMasks):
+            mask = mask.by_window[self.mixer.kind.window]
+        mixed = self.mixer(self.norm1(x), replace(context, mask=mask, gate_BT1=None))
+        x = x + self.mixer_norm(mixed)
         flat = x.flatten(0, 1)
         index, weight = self.router(flat)
         routed = dispatch(self.norm3(flat), index, weight, self.experts).view_as(x)

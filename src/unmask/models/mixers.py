@@ -26,19 +26,12 @@ class KeyValueCache(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What a layer knows of a pass besides its input.
+    """What a layer knows of a pass besides its input."""
 
-    Attributes:
-        rope: cos and sin [B, T, r] of the columns' positions.
-        mask: Who may attend to whom.
-        cache: Keys and values of what was read before; None without.
-        gate_BT1: 1 where an adapter acts, or at a canvas's columns; None for nowhere.
-    """
-
-    rope: tuple[Tensor, Tensor]
-    mask: AttentionMask = None
-    cache: KeyValueCache | None = None
-    gate_BT1: Tensor | None = None
+    rope: tuple[Tensor, Tensor]  # cos and sin [B, T, r] of the columns' positions
+    mask: AttentionMask = None  # who may attend to whom
+    cache: KeyValueCache | None = None  # keys and values of what was read before
+    gate_BT1: Tensor | None = None  # 1 where an adapter acts, or at a canvas's columns; None for nowhere
 
 
 def rotate(x_BHTK: Tensor, cos_BTr: Tensor, sin_BTr: Tensor) -> Tensor:
@@ -54,6 +47,8 @@ def rotate(x_BHTK: Tensor, cos_BTr: Tensor, sin_BTr: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions."""
 
+    scale: float | None = None  # of scores; None: one over the root of the width
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
@@ -68,12 +63,16 @@ class Attention(nn.Module):
         self.q_norm = Norm(config, config.head_dim) if config.qk_norm else None
         self.k_norm = Norm(config, config.head_dim) if config.qk_norm else None
 
+    def values(self, x_BTD: Tensor, k_BTGK: Tensor, gate_BT1: Tensor | None) -> Tensor:
+        """Values [B, T, G, K]; the keys are those before their norm."""
+        return self.v_proj(x_BTD, gate_BT1).view(k_BTGK.shape)
+
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
-        batch, length, _ = x_BTD.shape
+        shape = (*x_BTD.shape[:2], -1, self.width)
         gate = context.gate_BT1
-        q = self.q_proj(x_BTD, gate).view(batch, length, -1, self.width)
-        k = self.k_proj(x_BTD, gate).view(batch, length, -1, self.width)
-        v = self.v_proj(x_BTD, gate).view(batch, length, -1, self.width).transpose(1, 2)
+        q = self.q_proj(x_BTD, gate).view(shape)
+        k = self.k_proj(x_BTD, gate).view(shape)
+        v = self.values(x_BTD, k, gate).transpose(1, 2)
         if self.q_norm is not None and self.k_norm is not None:
             q = self.q_norm(q)
             k = self.k_norm(k)
@@ -81,7 +80,8 @@ class Attention(nn.Module):
         k = rotate(k.transpose(1, 2), *context.rope)
         if context.cache is not None:
             k, v = context.cache.update(self.layer, k, v)
-        return self.o_proj(attend(q, k, v, context.mask).transpose(1, 2).reshape(batch, length, -1), gate)
+        mixed = attend(q, k, v, context.mask, scale=self.scale)
+        return self.o_proj(mixed.transpose(1, 2).reshape(*shape[:2], -1), gate)
 
 
 MIXERS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {"attention": Attention}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from unmask.models.config import ModelConfig
@@ -23,6 +24,15 @@ def on_meta(config: ModelConfig) -> Transformer:
     """A network whose parameters have shapes and no values."""
     with unfilled():
         return _class(config)(config)
+
+
+def fill(network: Transformer, tensors: Iterable[tuple[str, Tensor]], trained: bool = False) -> None:
+    """Puts tensors into a network that was made on the meta device, in place of its parameters; a tied head follows."""
+    for name, tensor in tensors:
+        module, _, leaf = name.rpartition(".")
+        setattr(network.get_submodule(module), leaf, nn.Parameter(tensor, requires_grad=trained))
+    if network.config.tie_embeddings:
+        network.head.weight = network.embedding.weight
 
 
 def _class(config: ModelConfig) -> type[Transformer]:

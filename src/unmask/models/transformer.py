@@ -92,15 +92,16 @@ class Block(nn.Module):
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
 
-class SoftCappedHead(nn.Linear):
-    """A head whose logits, float32, are bent into -cap .. cap."""
+class Head(nn.Linear):
+    """Logits; where the config has a cap they are float32 and bent into -cap .. cap."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.hidden_size, config.vocab_size, bias=config.head_bias)
         self.cap = config.logit_softcap
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(super().forward(x).float() / self.cap) * self.cap
+        logits = super().forward(x)
+        return torch.tanh(logits.float() / self.cap) * self.cap if self.cap else logits
 
 
 class Transformer(nn.Module):
@@ -116,8 +117,7 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(self.make_block(i) for i in range(config.num_layers))
         self.norm = Norm(config, config.hidden_size)
-        plain = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
-        self.head = SoftCappedHead(config) if config.logit_softcap else plain
+        self.head = Head(config)
         self.position_embedding = (
             nn.Embedding(config.max_length, config.hidden_size) if config.learned_positions else None
         )

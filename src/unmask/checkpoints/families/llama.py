@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from unmask.checkpoints.families import rope
@@ -157,92 +158,79 @@ def _autoregressive(name: str, read: Any, architectures: tuple[str, ...], model_
     return Family(name, model_types, architectures, lambda raw: {**read(raw), **AR}, NAMES, "AR", borrows_mask=True)
 
 
+_family = partial(Family, names=NAMES)
 LLADA = {"rule": "quota", "convention": "llada", "block_length": 32}  # how all LLaDA models decode
-LLADA_MOE = Family(
+LLADA_MOE = _family(
     name="LLaDA-MoE",  # OLMoE's shape, softmax router, bidirectional, no shift
     model_types=("lladamoe",),
     architectures=("LLaDAMoEModelLM",),
     read=_llada_moe,
-    names=NAMES,
     defaults=LLADA,
     mask=156895,
     eos=156892,
 )
-ILLADA = Family(
+ILLADA = _family(
     name="iLLaDA",  # arXiv 2606.25331: LLaDA's successor, grouped heads, bidirectional, no shift
     model_types=("illada",),
     architectures=("ILLaDAForCausalLM",),
     read=_illada,
-    names=NAMES,
     defaults=LLADA,
     mask=5,  # <[MASK]>
     eos=2,
 )
-DREAM = Family(
+DREAM = _family(
     name="Dream",  # also Dream-Coder and DiffuCoder: Qwen2 made bidirectional, with a head shifted by one
     model_types=("Dream",),
     architectures=("DreamModel",),
     read=_dream,
-    names=NAMES,
-    defaults={
-        "rule": "entropy",
-        "schedule": "timesteps",
-        "convention": "dream",
-        "temperature": 0.2,
-        "top_p": 0.95,
-    },
+    defaults={"rule": "entropy", "schedule": "timesteps", "convention": "dream", "temperature": 0.2, "top_p": 0.95},
     mask=151666,
     eos=151643,
     turn=151645,  # <|im_end|>
 )
-OPEN_DCODER = Family(
+OPEN_DCODER = _family(
     name="Open-dCoder",  # Open-dLLM: as Dream, under Qwen2's own names
     model_types=("qwen2",),
     architectures=("Qwen2ForCausalLM",),
     read=_dream,
-    names=NAMES,
     defaults={"rule": "entropy_bound", "temperature": 0.6},
     turn=151645,  # <|im_end|>
     unmasked=_autoregressive("Qwen2", lambda raw: {**read(raw), **QWEN2_BIAS}, ("Qwen2ForCausalLM",)),
 )
-SDAR = Family(
+SDAR = _family(
     name="SDAR",  # also TraDo: Qwen3, dense and with experts, block-causal, no shift
     model_types=("sdar", "sdar_moe"),
     architectures=("SDARForCausalLM", "SDARMoeForCausalLM"),
     read=lambda raw: {**_qwen3(raw), **blocks(raw.get("block_size") or 4)},
-    names=NAMES,
     kind="B",
     defaults={"rule": "threshold", "threshold": 0.9, "schedule": "block", "convention": "sdar"},
     mask=151669,
     eos=151643,
     turn=151645,  # <|im_end|>
 )
-A2D = Family(
+A2D = _family(
     name="tiny-A2D",  # dllm: Qwen3, Qwen2 or Llama made bidirectional, no shift
     model_types=("a2d-qwen3", "a2d-qwen2", "a2d-llama"),
     architectures=("A2DQwen3LMHeadModel", "A2DQwen2LMHeadModel", "A2DLlamaLMHeadModel"),
     read=_a2d,
-    names=NAMES,
     defaults={"rule": "quota", "schedule": "linear", "convention": "dllm", "block_length": 32},
     mask=151669,  # the Qwen tokenizers' added <|mask|>
 )
-FAST_DLLM_V2 = Family(
+FAST_DLLM_V2 = _family(
     name="Fast-dLLM v2",  # Qwen2.5, block-causal, with a head shifted by one
     model_types=("Fast_dLLM_Qwen",),
     architectures=("Fast_dLLM_QwenForCausalLM",),
     read=lambda raw: {**_dream(raw), **blocks(raw.get("bd_size", 32))},
-    names=NAMES,
     kind="B",
     defaults={"rule": "threshold", "threshold": 0.9, "sub_block_length": 8, "convention": "fast-dllm"},
     mask=151665,
     eos=151645,
 )
-STABLE_DIFFCODER = Family(
+STABLE_DIFFCODER = _family(
     name="Stable-DiffCoder",  # Llama, block-causal, no shift
     model_types=(),  # its model_type is plain "llama"
     architectures=("StableDiffcoderForCausalLM",),
     read=lambda raw: {**read(raw), **blocks(raw.get("block_size") or 4)},
-    names=NAMES,
     kind="B",
     defaults={"rule": "threshold", "threshold": 0.95},
     mask=5,
@@ -260,12 +248,11 @@ NEMOTRON = Family(
     limits="decoded over the whole canvas, not after a causal prefix as it was trained; its own AR and "
     "self-speculation modes are not there; texts up to the length before stretching (16,384)",
 )
-DIFFULLAMA = Family(
+DIFFULLAMA = _family(
     name="DiffuLLaMA",  # arXiv 2410.17891: Llama 2 made bidirectional, with a head shifted by one
     model_types=(),
     architectures=("DiffuLlamaForCausalLM",),
     read=lambda raw: {**read(raw), "shift": True},
-    names=NAMES,
     # its config.json is that of any Llama: where it came from, or the folder's name, tells
     recognises=lambda raw, hint: raw.get("model_type") == "llama" and "diffullama" in hint,
     defaults={"rule": "random", "max_denoising_steps": 64, "temperature": 0.9, "top_p": 0.9},
