@@ -7,11 +7,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, cast
 
 from unmask.decoding.convention import CONVENTIONS, Convention, convention_of, with_convention
-from unmask.decoding.methods import denoise, draft, edit, renoise, sample, sub_blocks
+from unmask.decoding.methods import ancestral, denoise, draft, edit, renoise, sample, sub_blocks
 from unmask.decoding.methods.ancestral import SAMPLER_NAMES, SamplerName
-from unmask.decoding.methods.ancestral import Parameters as SamplerParameters
-from unmask.decoding.methods.edit_rule import Parameters as EditParameters
-from unmask.decoding.methods.renoise_rule import Parameters as RenoiseParameters
 from unmask.decoding.options import check_ranges, describe, is_off, option
 from unmask.decoding.processors import read_bias
 from unmask.decoding.request import MODES, Asked, CacheKind, MethodOptions, Request, RequestParameters
@@ -37,10 +34,10 @@ class DecodingDefaults(
     RuleParameters,
     RequestParameters,
     sub_blocks.Parameters,
-    EditParameters,
+    edit.Parameters,
     draft.Parameters,
-    RenoiseParameters,
-    SamplerParameters,
+    renoise.Parameters,
+    ancestral.Parameters,
 ):
     """Every option of decoding, and how a model decodes where the caller does not say (its generation_config.json)."""
 
