@@ -83,10 +83,6 @@ class Way:
     asked: Asked
     method: type[MethodOptions]
 
-    @staticmethod
-    def of(asked: Asked) -> Way:
-        return Way(asked, next(method for method in METHODS if method.claims(asked)))
-
     @property
     def rule(self) -> str | None:
         """The commit rule that decides, where one does."""
@@ -188,7 +184,8 @@ def choose(name: str, config: ModelConfig, defaults: DecodingDefaults, mode: str
     known = {key: value for key, value in given.items() if key in OPTIONS}
     options = defaults.override(known)
     layout: LayoutKind = config.layout if options.layout == "auto" else options.layout
-    way = Way.of(Asked(name, config, layout, chosen, options, known))
+    asked = Asked(name, config, layout, chosen, options, known)
+    way = Way(asked, next(method for method in METHODS if method.claims(asked)))
     way.check()
     way.refuse_unread(given)
     return way
