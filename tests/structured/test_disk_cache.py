@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from unmask.errors import UnmaskError
-from unmask.structured import disk_cache, grammars
+from unmask.structured import grammars
 from unmask.structured.effort import Effort
 from unmask.structured.grammar import Grammar
 from unmask.structured.grammars import Grammars, RegexRule, Rule, SchemaRule
@@ -74,7 +74,7 @@ def test_without_a_folder_grammars_are_compiled(folder: Callable[[], Path]) -> N
 
 
 def test_files_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk_cache, "KEPT", 3)
+    monkeypatch.setattr(grammars, "KEPT_FILES", 3)
     held = Grammars(lambda: VOCABULARY, lambda: tmp_path)
     for size in range(1, 8):
         held.get(RegexRule(f"a{{{size}}}"))

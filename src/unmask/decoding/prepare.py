@@ -11,7 +11,7 @@ import numpy as np
 
 from unmask.decoding.infill import Template
 from unmask.decoding.methods import BLOCK, DecodingDefaults, Way, choose
-from unmask.decoding.methods.renoise_rule import noise
+from unmask.decoding.methods.renoise import noise
 from unmask.decoding.request import Prepared, Request
 from unmask.decoding.stops import Stops
 from unmask.errors import UnmaskError

@@ -330,7 +330,8 @@ class Scheme:
         self, at: Any, tokens: Any, confidence: Any, chosen: Any = True, kind: Kind = "unmask", end: int = 0
     ) -> Commit:
         """A commit [1, L] of what happens at some positions: a slice, an array or one of them."""
-        grids = [np.zeros((1, self.row.length), dtype) for dtype in (bool, np.int64, np.float64)]
-        for grid, values in zip(grids, (chosen, tokens, confidence), strict=True):
-            grid[0, at] = values
-        return Commit(*grids, kind, end)
+        where, what, sure = (np.zeros((1, self.row.length), dtype) for dtype in (bool, np.int64, np.float64))
+        where[0, at] = chosen
+        what[0, at] = tokens
+        sure[0, at] = confidence
+        return Commit(where, what, sure, kind, end)

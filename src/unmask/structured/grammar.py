@@ -1,21 +1,18 @@
 """Structured output: which tokens may stand where, so that a regular expression or a JSON schema holds in the end.
 
-The rule is turned into a deterministic automaton over tokens (`automata`, `token_automaton`), so the two questions of
-decoding have exact answers, in any order of commits and within the length of the canvas:
+The rule is a deterministic automaton over tokens (`token_automaton`), so the two questions of decoding have exact
+answers, in any order of commits and within the length of the canvas:
 
 - from left to right: a state is one number; `allowed(state, left)` are the tokens after which a text can still be
-  completed in the positions left. Rolling back is going on from an older number.
+  completed in the positions left.
 - on a canvas with masks anywhere: the states that each position can be in are found from the left, those that can be
   brought to an end from the right. `allowed_at` are the tokens that some completion has at a mask, given all that is
   committed; `accept` says which of several proposals go together, the surest first. A position always has an allowed
   token, so a step can always commit something, and a full canvas is always valid.
 
 A text is complete at an end-of-text token, after which only such tokens and padding stand, or where the canvas ends.
-Without end-of-text tokens (gaps to fill) it takes all positions exactly. The canvas here is the generated part alone:
-no prompt, no given text around a gap; tokens given inside it are simply not open.
-
-What of a schema is honoured says `automata.json_schema`, of a regular expression `automata.regex`. Compilation is
-bounded in size and time (`Effort`). Shapes: n positions, m of them open, V tokens, S states, C kinds of tokens.
+Without end-of-text tokens (gaps to fill) it takes all positions exactly. The canvas here is the generated part alone.
+Compilation is bounded in size and time (`Effort`). Shapes: n positions, m of them open, V tokens, S states, C kinds.
 """
 
 from __future__ import annotations
@@ -188,11 +185,10 @@ class Grammar:
         positions after the last. places: int [m], the positions asked about; of one that is not open, tokens that
         could stand there instead. All rows are empty if what is committed has no completion.
         """
-        count = len(ids)
         before = self._from_left(ids, is_open, state)
         wanted = [self._completable(left)]
-        for i in range(count - 1, -1, -1):
-            wanted.append(self._backward(wanted[-1]) if is_open[i] else self._before(int(ids[i]), wanted[-1]))
+        for i in reversed(range(len(ids))):
+            wanted.append(self._moved(wanted[-1], None if is_open[i] else int(ids[i]), back=True))
         wanted.reverse()
         places = is_open.nonzero()[0] if places is None else places
         rows = [
@@ -237,22 +233,20 @@ class Grammar:
 
     def _from_left(self, ids: Array, is_open: Array, state: int) -> list[Array]:
         """Before each position and after the last, the states that it can be in: bool [S] each."""
-        reached = self._marked(np.array([state] if state != DEAD else [], np.int64))
-        out = [reached]
+        out = [self._marked(np.array([state] if state != DEAD else [], np.int64))]
         for token, free in zip(ids.tolist(), is_open.tolist(), strict=True):
-            reached = self._forward(reached) if free else self._after(token, reached)
-            out.append(reached)
+            out.append(self._moved(out[-1], None if free else token))
         return out
 
-    def _after(self, token: int, reached: Array) -> Array:
-        """States that one token leads to."""
-        source, target = self.automaton.of_kind(self.automaton.kind_of[token])
-        return self._marked(target[reached[source]])
-
-    def _before(self, token: int, wanted: Array) -> Array:
-        """States from which one token leads to a wanted one."""
-        source, target = self.automaton.of_kind(self.automaton.kind_of[token])
-        return self._marked(source[wanted[target]])
+    def _moved(self, reached: Array, token: int | None = None, back: bool = False) -> Array:
+        """States that a token (None: any) leads to from the reached ones; back: from which it leads to them."""
+        automaton = self.automaton
+        source, target = automaton.edges if token is None else automaton.of_kind(automaton.kind_of[token])
+        if back:
+            source, target = target, source
+        if token is not None:
+            return self._marked(target[reached[source]])
+        return self._remember((back, reached.tobytes()), lambda: self._marked(target[reached[source]]))
 
     def _marked(self, places: Array, size: int | None = None) -> Array:
         """Bools [size, or S], true at places."""
@@ -266,19 +260,9 @@ class Grammar:
             return np.asarray(self.automaton.distance <= left)
         exactly = self._exactly
         while len(exactly) <= left:  # a new list each time: others may be reading this one
-            exactly = [*exactly, self._backward(exactly[-1])]
+            exactly = [*exactly, self._moved(exactly[-1], back=True)]
         self._exactly = exactly
         return exactly[left]
-
-    def _forward(self, reached: Array) -> Array:
-        """States that some token leads to."""
-        source, target = self.automaton.edges
-        return self._remember(("forward", reached.tobytes()), lambda: self._marked(target[reached[source]]))
-
-    def _backward(self, wanted: Array) -> Array:
-        """States from which some token leads to a wanted one."""
-        source, target = self.automaton.edges
-        return self._remember(("backward", wanted.tobytes()), lambda: self._marked(source[wanted[target]]))
 
     def _kinds_between(self, reached: Array, wanted: Array) -> Array:
         """Kinds of tokens that lead from a reached state to a wanted one, bool [C]."""

@@ -1,25 +1,37 @@
-"""Compiled grammars of one model: made once, kept for the next request, bounded in number and size."""
+"""Compiled grammars of one model: made once, kept for the next request and on disk for the next process, bounded in
+number and size."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import threading
 import time
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from unmask.errors import UnmaskError
-from unmask.structured.disk_cache import DiskCache
+from unmask.files import replacing
 from unmask.structured.effort import Effort
 from unmask.structured.grammar import Grammar
+from unmask.structured.token_automaton import TokenAutomaton
 from unmask.structured.vocabulary import Vocabulary
 
 KEPT = 256  # grammars that are kept, and their tables
 KEPT_BYTES = 256 << 20
+KEPT_FILES = 64
+KEPT_FILE_BYTES = 256 << 20  # of all files together
 LONG = 0.1  # seconds of compiling that are worth a file
+ARRAYS = ("source", "kind", "target", "kind_of", "final")
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,53 @@ def json_text(value: Any) -> str:
         return json.dumps(value, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         raise UnmaskError(f"the JSON schema is not JSON: {error}") from None
+
+
+@cache
+def _sources() -> bytes:
+    """A digest of the code that compiles: what another version made is not read."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.digest()
+
+
+class DiskCache:
+    """A folder of compiled grammars, bounded in number and size; whatever goes wrong with it, a grammar is compiled."""
+
+    def __init__(self, folder: Callable[[], Path]) -> None:
+        self.folder = folder
+
+    def _path(self, rule: str, vocabulary: Vocabulary) -> Path:
+        digest = hashlib.sha256(_sources() + vocabulary.digest + rule.encode(errors="surrogatepass"))
+        return self.folder() / f"{digest.hexdigest()[:40]}.npz"
+
+    def load(self, rule: str, vocabulary: Vocabulary) -> Grammar | None:
+        """The grammar of a rule, None where it is not kept."""
+        try:
+            path = self._path(rule, vocabulary)
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in ARRAYS}
+                what = str(file["what"])
+            os.utime(path)
+        except (UnmaskError, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        kinds = int(arrays["kind_of"].max(initial=0)) + 1
+        automaton = TokenAutomaton(**arrays, kinds=max(kinds, int(arrays["kind"].max(initial=0)) + 1))
+        return Grammar(automaton, what, vocabulary)
+
+    def save(self, rule: str, vocabulary: Vocabulary, grammar: Grammar) -> None:
+        """Keeps a grammar, and drops those that were not asked for the longest."""
+        arrays = {name: getattr(grammar.automaton, name) for name in ARRAYS}
+        with suppress(UnmaskError, OSError):
+            with replacing(self._path(rule, vocabulary)) as temporary, temporary.open("wb") as file:
+                np.savez(file, what=np.array(grammar.what), **arrays)
+            files = sorted(self.folder().glob("*.npz"), key=lambda path: path.stat().st_mtime, reverse=True)
+            total = 0
+            for number, path in enumerate(files):
+                total += path.stat().st_size
+                if number >= KEPT_FILES or total > KEPT_FILE_BYTES:
+                    path.unlink(missing_ok=True)
 
 
 class Grammars:

@@ -52,7 +52,8 @@ def _positive(low: int, high: int, places: int) -> Language:
         begin = max(low, 10 ** (length - 1 + places) if length > 1 else 0)
         end = min(high, 10 ** (length + places) - 1)
         if begin <= end:
-            parts.append(_between(*(str(bound).zfill(length + places) for bound in (begin, end)), length))
+            low_digits, high_digits = (str(bound).zfill(length + places) for bound in (begin, end))
+            parts.append(_between(low_digits, high_digits, length))
     return Alt(tuple(parts))
 
 

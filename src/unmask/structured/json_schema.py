@@ -138,16 +138,13 @@ class _Reader:
         required = part.get("required", [])
         least = part.get("minProperties", 0)
         most = part.get("maxProperties")
-        named = {"allOf": [{"type": "string"}, part.get("propertyNames", True)]}
-        name = self.value(named, path, depth + 1)
         listed = list(dict.fromkeys((*part.get("properties", {}), *required)))
         if not listed:
             return self._open_object(part, path, depth, least, most)
         if "propertyNames" in part:
-            names = compile_language(name, self.effort)
-            listed = [
-                one for one in listed if names.holds(json.dumps(one, ensure_ascii=False).encode(errors="replace"))
-            ]
+            names = compile_language(self._name(part, {}, path, depth), self.effort)
+            spelled = {one: json.dumps(one, ensure_ascii=False).encode(errors="replace") for one in listed}
+            listed = [one for one in listed if names.holds(spelled[one])]
             if not set(required) <= set(listed):
                 return NOTHING
         members = tuple(
@@ -158,20 +155,20 @@ class _Reader:
         high = None if most is None or most >= len(listed) else most
         return Seq((Text(b"{"), Members(members, COMMA, low, high), Text(b"}")))
 
+    def _name(self, part: Part, narrower: Part, path: Path, depth: int) -> Language:
+        """A member's name."""
+        named = {"allOf": [{"type": "string", **narrower}, part.get("propertyNames", True)]}
+        return self.value(named, path, depth + 1)
+
     def _open_object(self, part: Part, path: Path, depth: int, least: int, most: int | None) -> Language:
         """An object whose members have any names, or those of `patternProperties`."""
         rest = part.get("additionalProperties", True)
         schemas = part.get("patternProperties", {})
-        limits = part.get("propertyNames", True)
-        names = [
-            self.value({"allOf": [{"type": "string", "pattern": pattern}, limits]}, path, depth + 1)
-            for pattern in schemas
-        ]
-        if not schemas:
-            if rest is False:
-                return NOTHING if least else Text(b"{}")
-            names = [self.value({"allOf": [{"type": "string"}, limits]}, path, depth + 1)]
-        values = [self.value(schema, path, depth + 1) for schema in (schemas.values() if schemas else [rest])]
+        if not schemas and rest is False:
+            return NOTHING if least else Text(b"{}")
+        narrowing = [{"pattern": pattern} for pattern in schemas] or [{}]
+        names = [self._name(part, narrower, path, depth) for narrower in narrowing]
+        values = [self.value(schema, path, depth + 1) for schema in list(schemas.values()) or [rest]]
         if len(names) > 1:  # of those that several patterns match nothing is written
             names = [
                 without(name, Alt(tuple(other for other in names if other is not name)), self.effort) for name in names

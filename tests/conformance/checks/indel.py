@@ -7,7 +7,7 @@ import numpy as np
 from conformance.checks.checks import unequal
 from conformance.checks.rules import Case, Tensors
 from unmask.canvas import Array, moved
-from unmask.decoding.methods.edit_rule import Controls, Parameters, Revision
+from unmask.decoding.methods.edit import Controls, Parameters, Revision
 from unmask.decoding.rules import RuleOptions
 
 

@@ -11,8 +11,8 @@ from conformance.checks.checks import difference, unequal
 from unmask.canvas import Array
 from unmask.decoding.budget import StepBudget, plan
 from unmask.decoding.convention import Convention
-from unmask.decoding.methods.edit_rule import edits, progress
-from unmask.decoding.methods.renoise_rule import RenoiseOptions, accept, settled, temperature
+from unmask.decoding.methods.edit import edits, progress
+from unmask.decoding.methods.renoise import RenoiseOptions, accept, settled, temperature
 from unmask.decoding.rules import RULES, RuleOptions
 from unmask.decoding.sampling import Scores, propose
 

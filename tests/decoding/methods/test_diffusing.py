@@ -15,7 +15,7 @@ from unmask.decoding.feed import Feed, Sampling
 from unmask.decoding.loop import Decoder
 from unmask.decoding.methods import DecodingDefaults, denoise, sample
 from unmask.decoding.methods.ancestral import SamplerName, plan
-from unmask.decoding.methods.renoise_rule import noise
+from unmask.decoding.methods.renoise import noise
 from unmask.decoding.request import Asked, Request
 from unmask.decoding.rules import RuleOptions
 from unmask.decoding.sampling import Scores

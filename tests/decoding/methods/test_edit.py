@@ -10,7 +10,7 @@ import pytest
 
 from conformance.checks.model_free import CHECKS
 from unmask.canvas import Array
-from unmask.decoding.methods.edit_rule import edits, progress
+from unmask.decoding.methods.edit import edits, progress
 
 
 @pytest.mark.parametrize("section", ["diffusers_block_refinement", "sglang_joint_threshold", "sglang_low_confidence"])

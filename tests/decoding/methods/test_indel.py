@@ -13,7 +13,7 @@ from unmask.backends.torch import TorchBackend
 from unmask.canvas import Array, moved
 from unmask.decoding.loop import Decoder
 from unmask.decoding.methods import edit
-from unmask.decoding.methods.edit_rule import Change, Controls, Parameters, Revision
+from unmask.decoding.methods.edit import Change, Controls, Parameters, Revision
 from unmask.decoding.request import Request
 from unmask.decoding.rules import RuleOptions
 from unmask.errors import UnmaskError

@@ -17,7 +17,7 @@ from tokenizers.models import WordLevel
 from unmask import DiffusionLM, UnmaskError
 from unmask.decoding.loop import Decoder
 from unmask.decoding.methods import renoise
-from unmask.decoding.methods.renoise_rule import RenoiseOptions, noise, settled, temperature
+from unmask.decoding.methods.renoise import RenoiseOptions, noise, settled, temperature
 from unmask.decoding.request import Request
 from unmask.layout import Layout
 from unmask.output import Output

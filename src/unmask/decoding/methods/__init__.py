@@ -7,11 +7,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, cast
 
 from unmask.decoding.convention import CONVENTIONS, Convention, convention_of, with_convention
-from unmask.decoding.methods import denoise, draft, edit, lookup, renoise, sample, sub_blocks
+from unmask.decoding.methods import ancestral, denoise, draft, edit, lookup, renoise, sample, sub_blocks
 from unmask.decoding.methods.ancestral import SAMPLER_NAMES, SamplerName
-from unmask.decoding.methods.ancestral import Parameters as SamplerParameters
-from unmask.decoding.methods.edit_rule import Parameters as EditParameters
-from unmask.decoding.methods.renoise_rule import Parameters as RenoiseParameters
 from unmask.decoding.options import check_ranges, describe, is_off, option
 from unmask.decoding.processors import read_bias
 from unmask.decoding.request import MODES, Asked, CacheKind, MethodOptions, Request, RequestParameters
@@ -39,11 +36,11 @@ class DecodingDefaults(
     RuleParameters,
     RequestParameters,
     sub_blocks.Parameters,
-    EditParameters,
+    edit.Parameters,
     draft.Parameters,
     lookup.Parameters,
-    RenoiseParameters,
-    SamplerParameters,
+    renoise.Parameters,
+    ancestral.Parameters,
 ):
     """Every option of decoding, and how a model decodes where the caller does not say (its generation_config.json)."""
 
@@ -88,10 +85,6 @@ class Way:
 
     asked: Asked
     method: type[MethodOptions]
-
-    @staticmethod
-    def of(asked: Asked) -> Way:
-        return Way(asked, next(method for method in METHODS if method.claims(asked)))
 
     @property
     def rule(self) -> str | None:
@@ -194,7 +187,8 @@ def choose(name: str, config: ModelConfig, defaults: DecodingDefaults, mode: str
     known = {key: value for key, value in given.items() if key in OPTIONS}
     options = defaults.override(known)
     layout: LayoutKind = config.layout if options.layout == "auto" else options.layout
-    way = Way.of(Asked(name, config, layout, chosen, options, known))
+    asked = Asked(name, config, layout, chosen, options, known)
+    way = Way(asked, next(method for method in METHODS if method.claims(asked)))
     way.check()
     way.refuse_unread(given)
     return way
