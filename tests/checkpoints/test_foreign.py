@@ -144,10 +144,10 @@ def test_the_state_of_a_training_run_and_its_folder(folder: Path, tmp_path: Path
     run = tmp_path / "run"
     state = run / "checkpoint-0000100"
     state.mkdir(parents=True)
-    for name in ("weights.safetensors", "average.safetensors", "state.json"):
+    for name in ("weights.safetensors", "optimizer.safetensors", "state.json"):
         (state / name).write_text("")
     message = refused(state)
-    assert "unmask train" in message
+    assert "unmask finetune" in message
     assert str(run / "model") in message
     assert "has not ended" in refused(run)
     shutil.copytree(folder, run / "model")

@@ -84,11 +84,19 @@ def test_the_loss_falls_and_the_model_loads(
 
 
 def test_the_finished_model_is_the_average_that_was_validated(finished: Path) -> None:
-    checked = read_tensors(finished / "checkpoint-0000012" / "average.safetensors")
+    checked = read_tensors(finished / "checkpoint-0000012" / "model.safetensors")
     saved = read_tensors(finished / "model" / "model.safetensors")
     assert checked.keys() == saved.keys()
     for name, tensor in checked.items():
         torch.testing.assert_close(saved[name], tensor.to(torch.bfloat16))
+
+
+def test_a_checkpoint_loads_as_a_model(finished: Path) -> None:
+    lm = DiffusionLM.from_pretrained(finished / "checkpoint-0000012")
+    last = DiffusionLM.from_pretrained(finished / "model")
+    assert lm.encode("the cat") == last.encode("the cat")
+    assert lm.defaults == last.defaults
+    assert len(lm.generate("the", 4).token_ids) == 4
 
 
 def test_only_the_last_two_checkpoints_are_kept(finished: Path) -> None:
@@ -318,7 +326,7 @@ def test_tensors_that_cannot_be_written(refused: Refused, tmp_path: Path) -> Non
     [
         ("weights.safetensors", 1000),
         ("weights.safetensors", 5),
-        ("average.safetensors", -1),
+        ("model.safetensors", -1),
         ("optimizer.safetensors", 0),
         ("optimizer.safetensors", None),
         ("state.json", 40),

@@ -51,10 +51,10 @@ def unreadable(folder: Path, missing: str) -> UnmaskError:
         files = []
     if "adapter_config.json" in files:
         return UnmaskError(_peft(folder))
-    if "state.json" in files and "average.safetensors" in files:
+    if "state.json" in files and "optimizer.safetensors" in files:
         return UnmaskError(
-            f"{folder} is the state of a run of `unmask train`, made to go on from; the same command goes on, and "
-            f"at its end the model is in {folder.parent / 'model'}"
+            f"{folder} is the state of a run of `unmask finetune` or `adapt`, made to go on from; the same "
+            f"command goes on, and at its end the model is in {folder.parent / 'model'}"
         )
     for pattern, says in SIGNS:
         found = next((name for name in files if re.match(pattern, name)), None)

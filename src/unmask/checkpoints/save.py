@@ -53,6 +53,11 @@ def write_checkpoint(
 ) -> None:
     """Writes a checkpoint folder's files, each whole or not at all; names and config as the layout has them."""
     write_tensors(folder / WEIGHTS, weights, metadata)
+    describe_checkpoint(folder, config, tokenizer)
+
+
+def describe_checkpoint(folder: Path, config: dict[str, Any], tokenizer: Tokenizer | None) -> None:
+    """Writes the files of a checkpoint that are not its weights."""
     if tokenizer is not None:
         write_text(folder / TOKENIZER, tokenizer.to_str(pretty=False))
     write_json(folder / CONFIG, config)

@@ -104,6 +104,9 @@ class AdapterTrainer(Trainer):
             self.base = str(Path(self.base).resolve())  # to be found from anywhere
         self.model_folder = model_folder or self.model_folder
 
+    def _describe(self, folder: Path) -> None:
+        """A state of this run is no model: what its base has is not in it."""
+
     def _save_model(self) -> None:
         adapter_files.save(self.model_folder, self.network, self.finished_weights(), self.base)
         self._save_curve(f"{self.recipe.name}: drafts")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unmask.checkpoints.safetensors import read_tensors, write_tensors
+from unmask.checkpoints.safetensors import WEIGHTS, read_tensors, write_tensors
 from unmask.errors import UnmaskError
 from unmask.files import read_json, replacing, write_text
 from unmask.training.optimizer import Ema, put
@@ -34,6 +34,7 @@ class Checkpointer:
     """Saves and restores one run's parameters, their average, the optimizers' moments and its progress.
 
     identity: what may not change when a run goes on, by name (how long and how fast it trains may).
+    describe: writes what makes the averaged weights in a folder a model that loads.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class Checkpointer:
         ema: Ema,
         optimizers: Sequence[torch.optim.Optimizer],
         identity: Mapping[str, str],
+        describe: Callable[[Path], None] = lambda folder: None,
     ) -> None:
+        self.describe = describe
         self.folder = folder
         self.parameters = ema.parameters
         self.ema = ema
@@ -87,10 +90,11 @@ class Checkpointer:
         path = self.path(progress.step)
         with replacing(path) as temporary:
             write_tensors(temporary / "weights.safetensors", dict(self.parameters))
-            write_tensors(temporary / "average.safetensors", self.ema.values)
+            write_tensors(temporary / WEIGHTS, self.ema.values)
             write_tensors(temporary / "optimizer.safetensors", moments)
             if progress.best:
                 write_tensors(temporary / "best.safetensors", progress.best)
+            self.describe(temporary)
             state = {"step": progress.step, "history": progress.history, "identity": self.identity}
             write_text(temporary / "state.json", json.dumps(state))
         for old in self.found()[:-KEPT]:
@@ -105,7 +109,7 @@ class Checkpointer:
             return Progress()
         folder = found[-1]
         weights = read_tensors(folder / "weights.safetensors")
-        average = read_tensors(folder / "average.safetensors")
+        average = read_tensors(folder / WEIGHTS)
         moments = read_tensors(folder / "optimizer.safetensors")
         if {n: p.shape for n, p in self.parameters.items()} != {n: t.shape for n, t in weights.items()}:
             raise UnmaskError(f"{folder} is of another network than this recipe; choose another --output or remove it")

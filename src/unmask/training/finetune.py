@@ -197,6 +197,9 @@ class Finetuner(Trainer):
         self.network.train()
         return {**record, "exact_match": right / len(asked)}
 
+    def _describe(self, folder: Path) -> None:
+        """A state of this run is no model: what its base has is not in it."""
+
     def _save_model(self) -> None:
         weights = self.finished_weights()
         whole = self.lora.merge or not self.lora.rank

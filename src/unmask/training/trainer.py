@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from unmask.checkpoints.folder import GENERATION
-from unmask.checkpoints.save import write_checkpoint
+from unmask.checkpoints.safetensors import WEIGHTS, write_tensors
+from unmask.checkpoints.save import describe_checkpoint
 from unmask.checkpoints.tokens import read_tokenizer
 from unmask.errors import UnmaskError
 from unmask.files import write_text
@@ -168,7 +169,7 @@ class Trainer:
             "data": f"{recipe.data} {material.fingerprint}".strip(),
             "seed": str(recipe.seed),
         }
-        self.checkpointer = Checkpointer(folder, self.ema, self.optimizers, identity)
+        self.checkpointer = Checkpointer(folder, self.ema, self.optimizers, identity, self._describe)
 
     @property
     def step(self) -> int:
@@ -318,11 +319,16 @@ class Trainer:
         """The finished weights in bfloat16 as a checkpoint folder, with the loss curve beside them."""
         weights = {n: t.to(torch.bfloat16) for n, t in self.finished_weights().items()}
         details = {"recipe": self.recipe.name}  # one key: the order of several would vary from run to run
-        write_checkpoint(self.model_folder, self.network.config.to_dict(), weights, self.tokenizer, details)
+        write_tensors(self.model_folder / WEIGHTS, weights, details)
+        self._describe(self.model_folder)
+        self._save_curve(f"{self.recipe.name}: {type(self.recipe.objective).__name__}")
+
+    def _describe(self, folder: Path) -> None:
+        """Everything of a model's folder but its weights."""
+        describe_checkpoint(folder, self.network.config.to_dict(), self.tokenizer)
         # how it decodes where nobody says: by the objective for free text, greedily for answers
         own = self.recipe.objective.decoding() if self.corpus.tokens.learned.all() else {}
-        write_text(self.model_folder / GENERATION, json.dumps({**own, **self.recipe.decoding}, indent=2) + "\n")
-        self._save_curve(f"{self.recipe.name}: {type(self.recipe.objective).__name__}")
+        write_text(folder / GENERATION, json.dumps({**own, **self.recipe.decoding}, indent=2) + "\n")
 
     def _save_curve(self, title: str) -> None:
         lines = "".join(json.dumps(record) + "\n" for record in self.history)
