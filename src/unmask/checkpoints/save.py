@@ -189,7 +189,7 @@ def export_sdar(
         write_text(made / f"{CLASS}.py", CODE.format(model_type=raw["model_type"]))
         write_text(made / SGLANG, f"block_size: {config.block_length}\n{known}")
         if tokenizer is not None:
-            kind = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.max_length}
+            kind: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.max_length}
             write_json(made / TOKENIZER_CONFIG, kind | tokens_of(config, tokenizer) | dict(special_tokens or {}))
         for name, text in (templates or {}).items():
             write_text(made / _template_file(name), text)

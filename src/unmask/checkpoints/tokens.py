@@ -182,7 +182,7 @@ def special_tokens(folder: Folder, config: ModelConfig, tokenizer: Tokenizer | N
     return {role: text for role, text in tokens_of(config, tokenizer).items() if text}
 
 
-def tokens_of(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, str]:
+def tokens_of(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, str | None]:
     """Special tokens by the config's ids."""
     ids = {f"{role}_token": getattr(config, f"{role}_token_id") for role in ROLES}
     return {role: tokenizer.id_to_token(id) for role, id in ids.items() if id is not None}

@@ -117,7 +117,7 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(self.make_block(i) for i in range(config.num_layers))
         self.norm = Norm(config, config.hidden_size)
-        self.head = Head(config)
+        self.head: nn.Linear = Head(config)
         self.position_embedding = (
             nn.Embedding(config.max_length, config.hidden_size) if config.learned_positions else None
         )
