@@ -81,7 +81,8 @@ def choose(name: str, loaded: Checkpoint, dtype: str | None = None) -> str:
     if name == "auto":
         if dtype is not None or refusal("native", loaded.config, loaded.device) is not None:
             return "torch"
-        return "native" if loaded.is_large else "native-f32"  # small ones are fast as they are, and write torch's ids
+        # small ones are fast as they are, and write torch's ids
+        return loaded.backend or ("native" if loaded.is_large else "native-f32")
     if name not in BACKENDS:
         raise UnmaskError(f"backend '{name}' is unknown; use one of auto, {', '.join(BACKENDS)}")
     if name == "native" and dtype == "float32":

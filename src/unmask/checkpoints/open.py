@@ -103,6 +103,11 @@ class Checkpoint:
         return self.folder.json(ANSWERS) or None
 
     @property
+    def backend(self) -> str | None:
+        """The backend that a model of ours was measured with and asks for in its config.json."""
+        return self.raw_config.get("backend") if self.family is None else None
+
+    @property
     def is_large(self) -> bool:
         """Whether a compiled backend is worth its start-up: 50M parameters and more, embeddings aside."""
         c = self.config
@@ -163,7 +168,9 @@ def _recognise(folder: Folder, raw: dict[str, Any]) -> Checkpoint:
     values = folder.json(GENERATION)
     notes: list[str] = []
     if family is None:
-        config = ModelConfig.from_dict(raw, source)
+        if raw.get("backend") not in (None, "native", "native-f32", "torch"):
+            raise UnmaskError(f"{source}: backend is {raw['backend']!r}; use native, native-f32 or torch")
+        config = ModelConfig.from_dict({name: value for name, value in raw.items() if name != "backend"}, source)
         ids = {role: getattr(config, f"{role}_token_id") for role in tokens.ROLES}
         origins = {role: "nowhere" if id is None else "config.json" for role, id in ids.items()}
         decoding = {**_sampled(config), **values}

@@ -241,12 +241,15 @@ class Grammar:
     def _moved(self, reached: Array, token: int | None = None, back: bool = False) -> Array:
         """States that a token (None: any) leads to from the reached ones; back: from which it leads to them."""
         automaton = self.automaton
-        source, target = automaton.edges if token is None else automaton.of_kind(automaton.kind_of[token])
-        if back:
-            source, target = target, source
-        if token is not None:
+        kind = None if token is None else automaton.kind_of[token]
+
+        def find() -> Array:
+            source, target = automaton.edges if kind is None else automaton.of_kind(kind)
+            if back:
+                source, target = target, source
             return self._marked(target[reached[source]])
-        return self._remember((back, reached.tobytes()), lambda: self._marked(target[reached[source]]))
+
+        return self._remember((back, kind, reached.tobytes()), find)
 
     def _marked(self, places: Array, size: int | None = None) -> Array:
         """Bools [size, or S], true at places."""
