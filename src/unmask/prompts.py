@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -48,10 +48,10 @@ def encode(
     Raises:
         UnmaskError: naming what is wrong.
     """
-    prompt = _plain(prompt)
-    if not isinstance(prompt, str | list):
-        raise UnmaskError(f"a prompt is text, a list of texts, messages or token ids, not {type(prompt).__name__}")
-    prompts = [prompt] if is_single(prompt) else prompt
+    asked = _plain(prompt)
+    if not isinstance(asked, str | list):
+        raise UnmaskError(f"a prompt is text, a list of texts, messages or token ids, not {type(asked).__name__}")
+    prompts: list[Any] = [asked] if is_single(asked) else cast("list[Any]", asked)
     kinds = {_kind(one) for one in prompts}
     if len(kinds) > 1:
         raise UnmaskError(f"the prompts of a batch are of one kind, not {' and '.join(sorted(kinds))}")
