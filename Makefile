@@ -16,6 +16,7 @@ $(STAMP): pyproject.toml constraints.txt src/unmask/backends/native/forward.c sr
 demo: $(STAMP)  ## ask the default model, race its modes, then watch a full canvas denoise
 	$(BIN)/unmask generate "Why is the sky blue?" -n 96
 	$(BIN)/unmask race "Why is the sky blue?" --mode verify -n 96
+	$(BIN)/unmask generate -m assist --system "areas: Den, Bedroom" "turn off the lights in the den and set the bedroom to 21 degrees"
 	$(BIN)/unmask generate "It is a truth universally acknowledged" -m austen -n 100 --seed 1 --pause 0.08
 
 test: $(STAMP)  ## the whole suite but the slow marks, under ten minutes on two cores

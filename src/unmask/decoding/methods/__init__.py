@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, cast
 
 from unmask.decoding.convention import CONVENTIONS, Convention, convention_of, with_convention
-from unmask.decoding.methods import ancestral, denoise, draft, edit, lookup, renoise, sample, sub_blocks
+from unmask.decoding.methods import ancestral, denoise, draft, edit, renoise, sample, sub_blocks
 from unmask.decoding.methods.ancestral import SAMPLER_NAMES, SamplerName
 from unmask.decoding.options import check_ranges, describe, is_off, option
 from unmask.decoding.processors import read_bias
@@ -20,8 +20,7 @@ from unmask.models.config import ModelConfig, build
 # the first that claims what is asked for decodes it
 METHODS: tuple[type[MethodOptions], ...] = (
     renoise.Options,
-    lookup.Options,
-    lookup.Forced,
+    draft.Forced,
     draft.Options,
     sample.Options,
     edit.Options,
@@ -38,7 +37,6 @@ class DecodingDefaults(
     sub_blocks.Parameters,
     edit.Parameters,
     draft.Parameters,
-    lookup.Parameters,
     renoise.Parameters,
     ancestral.Parameters,
 ):

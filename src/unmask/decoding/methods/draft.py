@@ -17,11 +17,14 @@ import numpy as np
 from unmask.canvas import Array, Commit
 from unmask.decoding.constraint import Constraint
 from unmask.decoding.feed import TEXT, Columns, Logits, Sampling
+from unmask.decoding.methods import denoise
 from unmask.decoding.methods.denoise import PROCESSORS, SAMPLING
 from unmask.decoding.options import option
 from unmask.decoding.request import Asked, MethodOptions, Row, Scheme, Setting, StepResult, sampled
 from unmask.decoding.sampling import ACCEPT_DRAW, draw, uniforms
+from unmask.decoding.suffixes import Suffixes
 
+FORCED_ODDS = 0.9  # that tokens of a forced run are those that the model would take
 SLOT_ODDS = 0.5  # what a slot's draft is taken to be worth before it is known, given all before it hold
 
 
@@ -31,6 +34,7 @@ class Parameters:
 
     draft_threshold: float = option(0.0, ge=0, le=1)  # drafts and slots less likely to be of use are not fed
     draft_columns: int = option(0, ge=0)  # most columns of new text, drafts and slots of a forward; 0: no limit
+    lookup: int = option(5, ge=0)  # most drafts that are copied from the prompt and the answer; 0: none
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Options(Parameters, MethodOptions):
         options = asked.options
         block = options.block_length or asked.config.block_length
         if asked.mode == "verify":
-            if block == 1:
+            if block == 1 and asked.layout == "drafts":
                 return "mode 'verify' needs a block_length of at least 2: one sure token and a draft"
             return None
         if asked.layout == "drafts" and block >= 2 and not options.remask_budget:
@@ -61,7 +65,9 @@ class Options(Parameters, MethodOptions):
 
     @classmethod
     def reads(cls, asked: Asked) -> set[str]:
-        own = SAMPLING | PROCESSORS | {"block_length", "draft_threshold", "draft_columns"}
+        if asked.layout == "causal":
+            return SAMPLING | PROCESSORS | {"lookup"}
+        own = SAMPLING | PROCESSORS | {"block_length", "draft_threshold", "draft_columns", "lookup"}
         return own if asked.mode == "verify" else own | {"threshold"}
 
     @classmethod
@@ -71,6 +77,19 @@ class Options(Parameters, MethodOptions):
 
     def scheme(self, row: Row, setting: Setting) -> Scheme:
         return Verifying(row, setting, self)
+
+
+@dataclass(frozen=True)
+class Forced(denoise.Options):
+    """Mode ar: one token after another, but for those that a grammar leaves no choice of."""
+
+    @classmethod
+    def claims(cls, asked: Asked) -> bool:
+        return asked.mode == "ar"
+
+    def scheme(self, row: Row, setting: Setting) -> Scheme:
+        drafted = row.request.grammar is not None and row.request.temperature == 0
+        return Verifying(row, setting, Options(lookup=0)) if drafted else super().scheme(row, setting)
 
 
 @dataclass
@@ -91,14 +110,20 @@ class Verifying(Scheme):
     or a slot is fed where the chance that it will be of use reaches the rule's `draft_threshold`: of a draft, that it
     and all before it hold, by their confidences; of the j-th slot of an outcome, that of the outcome times
     SLOT_ODDS to the j. Of those the likeliest make up `draft_columns` columns at most, drafts half of them.
+
+    Drafts that need no network come beside: what a grammar forces, and what followed the last tokens before. A network
+    without an adapter has those alone.
     """
 
     def __init__(self, row: Row, setting: Setting, options: Options) -> None:
         super().__init__(row, setting)
         self.options = options
-        self.window = row.request.block_length or row.length  # one sure token and its drafts
+        adapted = setting.layout.kind == "drafts"
+        self.window = (row.request.block_length or row.length) if adapted else 1  # one sure token and its drafts
+        self.suffixes = Suffixes()
         self.constraint = Constraint.of(row)
         self.start = 0
+        self.vocabulary_size = setting.config.vocab_size
         self.drafts: list[int] = []  # guesses for the positions after the text
         self.distributions = list[Array]()  # [V] each, that they were drawn from, above temperature 0
         self.chances = [1.0]  # that the text holds, and all drafts up to each
@@ -109,7 +134,43 @@ class Verifying(Scheme):
         masked = self.row.masked
         self.start = int(masked.argmax())
         self.row.final = self.start
-        return bool(masked.any())
+        going = bool(masked.any())
+        if going:
+            self._look_up()
+        return going
+
+    def _look_up(self) -> None:
+        """Goes on with drafts that need no network, or takes them in place of the others where they are surer."""
+        found, odds = self._found()
+        found = found[: self.row.length - self.start - 1]
+        agreed = next((n for n, pair in enumerate(zip(self.drafts, found, strict=False)) if pair[0] != pair[1]), None)
+        if not found or (agreed is None and len(found) <= len(self.drafts)):
+            return
+        if agreed is not None:
+            if odds < self.chances[1] or self.temperature > 0:  # drawn drafts stay with what they were drawn from
+                return
+            self.drafts = self.drafts[:agreed]
+            self.chances = self.chances[: agreed + 1]
+        for token in found[len(self.drafts) :]:
+            if self.chances[-1] * odds < self.options.draft_threshold:
+                break
+            self.drafts.append(token)
+            self.chances.append(self.chances[-1] * odds)
+            if self.temperature > 0:
+                self.distributions.append(np.arange(self.vocabulary_size) == token)
+
+    def _found(self) -> tuple[list[int], float]:
+        """Drafts for the positions from the first open one on, and the chance that each holds if those before do."""
+        if self.constraint is not None:
+            forced = self.constraint.grammar.run(self.constraint.state(self.start))
+            if forced:
+                return list(forced), FORCED_ODDS
+        if not self.options.lookup:
+            return [], 0.0
+        known = len(self.suffixes.tokens)
+        self.suffixes.extend(self.row.canvas.ids[0, known : self.start].tolist())
+        found, size = self.suffixes.follow(self.options.lookup)
+        return found, 1 - 0.6**size
 
     def columns(self) -> Columns:
         row = self.row
