@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from unmask.errors import UnmaskError
-from unmask.evaluation.exact import exact_match, interval, read_rows, same
+from unmask.evaluation.exact import exact_match, interval, read_rows, read_texts, same
 
 
 class Echo:
@@ -53,6 +53,17 @@ def test_rows_that_cannot_be_read(tmp_path: Path, text: str, says: str) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UnmaskError, match=says):
         read_rows(path, 9)
+
+
+def test_texts_are_documents(tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"text": "a", "x": null}\n{"text": "b"}\n', encoding="utf-8")
+    assert read_texts(path, 9) == ["a", "b"]
+    path.write_text('{"text": "a"}\n{"text": null}\n', encoding="utf-8")
+    with pytest.raises(UnmaskError, match="row 2 has no text"):
+        read_texts(path, 9)
+    path.write_text('{"prompt": "a", "response": "b"}', encoding="utf-8")
+    assert read_texts(path, 9) is None
 
 
 def test_wilsons_interval() -> None:

@@ -44,27 +44,35 @@ def evaluate(
     lm = load(model, device, dtype)
     if not files:
         return _quality(lm, modes.split(","), decoding, limit, as_json)
-    rows = [path for path in files if path.suffix == ".jsonl"]
-    if rows:
-        if len(rows) < len(files):
-            raise UnmaskError("texts are scored and rows of .jsonl are answered; give files of one kind")
-        return _answers(lm, rows, limit or 1 << 30, max_new_tokens, decoding, as_json)
+    from unmask.evaluation.exact import read_texts
+
+    most = limit or 1 << 30
+    documents = {path: read_texts(path, most) if path.suffix == ".jsonl" else [text_of(path)] for path in files}
+    to_answer = [path for path, texts in documents.items() if texts is None]
+    if to_answer:
+        if len(to_answer) < len(files):
+            raise UnmaskError("texts are scored and prompts are answered; give files of one kind")
+        return _answers(lm, to_answer, most, max_new_tokens, decoding, as_json)
 
     from rich.console import Console
     from rich.progress import Progress
 
-    texts = []
-    for path in files:
-        texts.append(text_of(path)[: characters or None])
-        if not texts[-1]:
+    from unmask.objectives.likelihood import Likelihood
+
+    parts = {path: [text[: characters or None] for text in texts or []] for path, texts in documents.items()}
+    for path, texts in parts.items():
+        if not all(texts):
             raise UnmaskError(f"{path} is empty; there is nothing to score")
+    flat = [text for texts in parts.values() for text in texts]
     with Progress(console=Console(stderr=True), transient=True, disable=as_json) as progress:
         task = progress.add_task("scoring", total=1.0)
-        scores = lm.likelihood(texts, method, samples, seed, progress=lambda x: progress.update(task, completed=x))
+        scores = lm.likelihood(flat, method, samples, seed, progress=lambda x: progress.update(task, completed=x))
     records = []
     rows = []
-    for path, text, score in zip(files, texts, scores, strict=True):
-        per_char = 1 / math.log(2) / len(text)
+    for path, texts in parts.items():
+        score = Likelihood.total([scores.pop(0) for _ in texts])
+        length = sum(map(len, texts))
+        per_char = 1 / math.log(2) / length
         bits, error = score.nats * per_char, score.std_error * per_char
         records.append(
             {
@@ -73,7 +81,7 @@ def evaluate(
                 "nats": score.nats,
                 "std_error": score.std_error,
                 "tokens": score.tokens,
-                "characters": len(text),
+                "characters": length,
                 "bits_per_character": bits,
                 "bits_per_character_error": error,
                 "bits_per_byte": score.bits_per_byte,

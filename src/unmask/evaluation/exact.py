@@ -1,10 +1,11 @@
-"""Exact match of generated answers: rows of prompts and the answers that are right."""
+"""Rows of JSONL: texts to score, and prompts to answer, by exact match with the answers that are right."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,22 @@ from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
 
 
+def read_texts(path: Path, limit: int) -> list[str] | None:
+    """The `text` of each row of a JSONL file; None where its first row has none."""
+    rows = list(islice(_parsed(path), limit))
+    if not rows or not isinstance(rows[0], dict) or "text" not in rows[0]:
+        return None
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"]:
+            raise UnmaskError(f"{path}: row {number} has no text")
+    return [row["text"] for row in rows]
+
+
 def read_rows(path: Path, limit: int) -> list[tuple[Any, str]]:
     """Prompts and right answers of a JSONL file: rows of `prompt` and `response`, or of `messages` whose last is the
     assistant's. Raises UnmaskError naming the row that is neither."""
     rows = list[tuple[Any, str]]()
-    for number, line in enumerate(_lines(path), 1):
-        if len(rows) == limit:
-            break
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UnmaskError(f"{path}: row {number} is not JSON ({error.msg})") from None
+    for number, row in enumerate(islice(_parsed(path), limit), 1):
         messages = row.get("messages") if isinstance(row, dict) else None
         if isinstance(messages, list) and len(messages) > 1 and messages[-1].get("role") == "assistant":
             rows.append((messages[:-1], str(messages[-1]["content"])))
@@ -35,6 +41,14 @@ def read_rows(path: Path, limit: int) -> list[tuple[Any, str]]:
     if not rows:
         raise UnmaskError(f"{path} has no rows")
     return rows
+
+
+def _parsed(path: Path) -> Iterator[Any]:
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UnmaskError(f"{path}: row {number} is not JSON ({error.msg})") from None
 
 
 def _lines(path: Path) -> Iterator[str]:
