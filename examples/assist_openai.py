@@ -1,7 +1,7 @@
 """Asks `assist` for the calls of a spoken command, through the OpenAI client.
 
 unmask serve assist            # in another terminal
-python examples/assist_openai.py "turn off the lamp in the den and set the bedroom to 21 degrees"
+python examples/assist_openai.py "turn off the desk lamp and set the bedroom to 21 degrees"
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 from openai import OpenAI
 
-HOME = "areas: Den, Bedroom\nlight: Lamp, Ceiling Light\nclimate: Thermostat"
+HOME = "areas: Den, Bedroom\nlight: Desk Lamp, Ceiling Light\nclimate: Thermostat"
 
 
 def function(name: str, **arguments: str) -> dict[str, object]:

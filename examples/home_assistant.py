@@ -2,7 +2,7 @@
 
     unmask serve assist
     HA_URL=http://homeassistant.local:8123 HA_TOKEN=... python examples/home_assistant.py
-    curl -d '{"text": "turn off the lamp in the den"}' http://127.0.0.1:8900/api/conversation/process
+    curl -d '{"text": "turn off the desk lamp"}' http://127.0.0.1:8900/api/conversation/process
 
 The token is a long-lived one of your profile page; `intent:` must stand in configuration.yaml for /api/intent/handle.
 """

@@ -20,9 +20,9 @@ from conftest import Starter
 from unmask import DiffusionLM
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-HOME = "areas: Den, Bedroom\nlight: Lamp, Ceiling Light\nclimate: Thermostat"
+HOME = "areas: Den, Bedroom\nlight: Desk Lamp, Ceiling Light\nclimate: Thermostat"
 COMMANDS = {  # that nobody here could get wrong
-    "turn off the lamp": [{"name": "HassTurnOff", "arguments": {"name": "Lamp"}}],
+    "turn off the desk lamp": [{"name": "HassTurnOff", "arguments": {"name": "Desk Lamp"}}],
     "Turn on the ceiling light, please!": [{"name": "HassTurnOn", "arguments": {"name": "Ceiling Light"}}],
     "turn off the lights in the den": [{"name": "HassTurnOff", "arguments": {"area": "Den", "domain": "light"}}],
 }
@@ -62,7 +62,7 @@ def test_whatever_is_said_the_answer_is_valid(models: dict[str, DiffusionLM]) ->
 
 
 def test_another_rule_is_taken_in_place_of_its_own(models: dict[str, DiffusionLM]) -> None:
-    assert models["assist"].generate(chat("turn off the lamp"), regex="(yes|no)").text in ("yes", "no")
+    assert models["assist"].generate(chat("turn off the desk lamp"), regex="(yes|no)").text in ("yes", "no")
 
 
 def test_verify_writes_what_ar_writes(models: dict[str, DiffusionLM]) -> None:
@@ -72,15 +72,15 @@ def test_verify_writes_what_ar_writes(models: dict[str, DiffusionLM]) -> None:
         assert lm.generate(chat(command), mode="verify").token_ids == plain.token_ids
 
 
-def function(name: str, *arguments: str, **properties: Any) -> Any:
+def function(called: str, *arguments: str, **properties: Any) -> Any:
     given = {argument: {"type": "string"} for argument in arguments} | properties
-    return {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": given}}}
+    return {"type": "function", "function": {"name": called, "parameters": {"type": "object", "properties": given}}}
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_tools_are_called(client: OpenAI, stream: bool) -> None:
     tools = [function("HassTurnOn", "name", "area"), function("HassTurnOff", "area", "name"), function("other")]
-    asked: dict[str, Any] = {"model": "assist", "messages": chat("turn off the lamp"), "tools": tools}
+    asked: dict[str, Any] = {"model": "assist", "messages": chat("turn off the desk lamp"), "tools": tools}
     if not stream:
         choice = client.chat.completions.create(**asked).choices[0]
         assert choice.finish_reason == "tool_calls"
@@ -91,13 +91,13 @@ def test_tools_are_called(client: OpenAI, stream: bool) -> None:
         ]
         parts = [part.function for delta in deltas for part in delta.tool_calls or []]
         calls = [(parts[0].name, "".join(part.arguments or "" for part in parts))]
-    assert [(name, json.loads(arguments)) for name, arguments in calls] == [("HassTurnOff", {"name": "Lamp"})]
+    assert [(name, json.loads(arguments)) for name, arguments in calls] == [("HassTurnOff", {"name": "Desk Lamp"})]
 
 
 def test_values_that_a_tool_lists_are_kept_to(client: OpenAI) -> None:
     tools = [function("HassTurnOff", name={"enum": ["Reading Lamp", "Fan"]})]
     answer = client.chat.completions.create(
-        model="assist", messages=chat("turn off the lamp"), tools=tools, tool_choice="required"
+        model="assist", messages=chat("turn off the desk lamp"), tools=tools, tool_choice="required"
     )
     for call in answer.choices[0].message.tool_calls or []:
         assert json.loads(call.function.arguments).get("name", "Fan") in ("Reading Lamp", "Fan")  # type: ignore[union-attr]
@@ -107,7 +107,7 @@ def test_tools_that_it_does_not_know_are_refused(served: Live) -> None:
     body = {"model": "assist", "messages": chat("hello"), "tools": [function("get_weather")]}
     status, answer = served.send("/v1/chat/completions", body)
     assert status == 400
-    assert "HassTurnOff" in answer["error"]["message"]
+    assert "HassBroadcast, HassCancelAllTimers" in answer["error"]["message"]
 
 
 @pytest.fixture
@@ -148,11 +148,11 @@ def test_the_example_for_home_assistant(served: Live, home_assistant: Any, monke
     bridge = example("home_assistant")
     monkeypatch.setattr(bridge, "HA_URL", url)
     monkeypatch.setattr(bridge, "UNMASK_URL", served.url.removesuffix("/v1"))
-    answer = bridge.process("turn off the lamp", "secret")
+    answer = bridge.process("turn off the desk lamp", "secret")
     assert answer["response"]["speech"]["plain"]["speech"] == "Turned off the light"
     assert answer["response"]["response_type"] == "action_done"
     assert [(path, key) for path, key, _ in asked] == [
         ("/api/template", "Bearer secret"), ("/api/intent/handle", "Bearer secret"),
     ]  # fmt: skip
-    assert asked[1][2] == {"name": "HassTurnOff", "data": {"name": "Lamp"}}
+    assert asked[1][2] == {"name": "HassTurnOff", "data": {"name": "Desk Lamp"}}
     assert bridge.process("", "secret")["response"]["response_type"] in ("error", "action_done")

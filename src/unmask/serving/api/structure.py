@@ -137,7 +137,8 @@ def _tools(body: ChatRequest, lm: DiffusionLM) -> Iterator[Structure]:
         form = LISTED
         functions = [(name, as_trained(schema, own[name])) for name, schema in functions if name in own]
         if not functions:
-            raise refuse("tools", f"hold none of the functions that model '{body.model}' knows: {', '.join(own)}")
+            some = ", ".join(list(own)[:3])
+            raise refuse("tools", f"hold none of the {len(own)} functions that model '{body.model}' knows: {some}, ...")
     free = mode in (None, "auto")
     yield Structure(ToolRule(json_text(functions), form, free, bool(body.parallel_tool_calls)), "tools", form, free)
 

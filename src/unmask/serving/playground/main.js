@@ -9,10 +9,10 @@ import { models } from "./stream.js";
 const STILL = matchMedia("(prefers-reduced-motion: reduce)");
 const CALM = 400; // ms between two pictures where motion is not wanted
 const BRISK = 50; // and where it is
-const HOME = "areas: Den, Bedroom\nlight: Lamp, Ceiling Light\nclimate: Thermostat\n";
+const HOME = "areas: Den, Bedroom\nlight: Desk Lamp, Ceiling Light\nclimate: Thermostat\n";
 const EXAMPLES = [ // of models by the beginning of their names; `suits` says of which others
   { label: "Ask", text: "Why is the sky blue?", suits: (card) => card.can_chat && !card.id.startsWith("assist") },
-  { label: "Call functions", text: `${HOME}> turn off the lamp in the den and set the bedroom to 21 degrees`, suits: (card) => card.id.startsWith("assist") },
+  { label: "Call functions", text: `${HOME}> turn off the desk lamp and set the bedroom to 21 degrees`, suits: (card) => card.id.startsWith("assist") },
   { label: "Go on with a novel", text: "Emma was", suits: (card) => !card.can_chat },
   { label: "Fill gaps", text: "Mr. Darcy was [[mask:2-6]], and Elizabeth [[mask:4]].", suits: (card) => card.can_fill && !card.can_chat },
 ];
