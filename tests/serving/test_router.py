@@ -17,7 +17,7 @@ from unmask.lm import DiffusionLM
 from unmask.serving.asgi import NOTES, Asked, messages, whole
 from unmask.serving.engine import Limits, Refused
 from unmask.serving.metrics import Metrics, value
-from unmask.serving.router import ReplicaDied, Router
+from unmask.serving.router import ReplicaDied, Router, _asked
 from unmask.serving.server import make_app
 
 PATH = "/v1/completions"
@@ -193,3 +193,16 @@ def test_health_of_the_front_is_as_the_servers(served_models: dict[str, Diffusio
     own = json.loads(asyncio.run(whole(app, Asked("/health", method="GET")))[1])
     ours = json.loads(asyncio.run(whole(front(dying(app)[0]), Asked("/health", method="GET")))[1])
     assert own.keys() == ours.keys()
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/api/chat", "/tokenize", "/v1/responses"])
+def test_requests_without_a_seed_go_on_as_they_came(path: str) -> None:
+    body = b'{"model": "talker", "messages": []}'
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body}
+
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": []}
+    assert asyncio.run(_asked(scope, receive)).body == body
+    seeded = asyncio.run(_asked({**scope, "path": "/v1/chat/completions"}, receive)).body
+    assert isinstance(json.loads(seeded)["seed"], int)

@@ -26,6 +26,9 @@ from unmask.serving.engine import Refused
 from unmask.serving.metrics import CONTENT_TYPE, Metrics
 
 log = logging.getLogger("unmask.serving")
+STREAMS = (b"text/event-stream", b"application/x-ndjson")
+SEEDED = tuple(f"/v1/{name}" for name in ("chat/completions", "completions", "infill"))
+SEEDED += tuple(f"/v1/{name}/completions" for name in ("fim", "edit", "apply"))
 TRIES = 3  # replicas that one request may outlive
 KEPT = (b"authorization", b"content-length", b"host")  # headers that are checked in front and not sent on
 
@@ -138,7 +141,7 @@ def _can_begin(held: list[Message]) -> bool:
     if last["type"] != "http.response.body":
         return False
     kind = dict(held[0]["headers"]).get(b"content-type", b"")
-    return kind.startswith(b"text/event-stream") or not last.get("more_body", False)
+    return kind.startswith(STREAMS) or not last.get("more_body", False)
 
 
 async def _asked(scope: Scope, receive: Receive) -> Asked:
@@ -149,7 +152,7 @@ async def _asked(scope: Scope, receive: Receive) -> Asked:
             value = parse(body)
         except APIError:
             value = None  # the replica says what is wrong
-        if isinstance(value, dict) and value.get("seed") is None:
+        if scope["path"] in SEEDED and isinstance(value, dict) and value.get("seed") is None:
             body = json.dumps({**value, "seed": secrets.randbits(31)}).encode()
     headers = tuple((name, value) for name, value in scope["headers"] if name not in KEPT)
     return Asked(scope["path"], body, scope["method"], scope["query_string"], headers)
