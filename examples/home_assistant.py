@@ -1,6 +1,6 @@
-"""A conversation endpoint in Home Assistant's shape: text in, calls by `assist`, each handled by Home Assistant itself.
+"""A conversation endpoint in Home Assistant's shape: text in, calls by `assist-ar`, each handled by Home Assistant itself.
 
-    unmask serve assist
+    unmask serve assist-ar
     HA_URL=http://homeassistant.local:8123 HA_TOKEN=... python examples/home_assistant.py
     curl -d '{"text": "turn off the desk lamp"}' http://127.0.0.1:8900/api/conversation/process
 
@@ -17,8 +17,9 @@ from urllib.request import Request, urlopen
 
 HA_URL = os.environ.get("HA_URL", "http://homeassistant.local:8123")
 UNMASK_URL = os.environ.get("UNMASK_URL", "http://127.0.0.1:8000")
+MODEL = os.environ.get("MODEL", "assist-ar")
 PORT = int(os.environ.get("PORT", "8900"))
-# the names that a command may use, as assist reads them: a line for the areas, one for the floors, one for each domain
+# the names that a command may use, as it reads them: a line for the areas, one for the floors, one for each domain
 NAMES = """
 areas: {{ areas() | map('area_name') | join(', ') }}
 floors: {{ floors() | map('floor_name') | join(', ') }}
@@ -43,7 +44,7 @@ def home(token: str) -> str:
 def calls_of(text: str, names: str) -> list[dict[str, Any]]:
     """The calls that assist makes of a command: [{"name": intent, "arguments": {...}}]."""
     messages = [{"role": "system", "content": names}, {"role": "user", "content": text}]
-    answer = json.loads(post(f"{UNMASK_URL}/v1/chat/completions", {"model": "assist", "messages": messages}))
+    answer = json.loads(post(f"{UNMASK_URL}/v1/chat/completions", {"model": MODEL, "messages": messages}))
     return list(json.loads(answer["choices"][0]["message"]["content"]))
 
 

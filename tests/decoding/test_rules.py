@@ -79,7 +79,7 @@ def test_rules_write_masks_only_and_what_is_due(
     # a request's commits do not depend on the others
     for row in range(len(masked)):
         one = np.array([row])
-        alone = RULES[name](scores.rows(one), masked[one], due.rows(one), parameters)
+        alone = RULES[name](scores.rows(one), masked[one], StepBudget(due.count[one], due.share[one]), parameters)
         assert (alone[0] == chosen[row]).all()
 
 

@@ -55,7 +55,7 @@ PLAIN = "{% for t in tools %}{{ t.function.name }}{% endfor %}{% for m in messag
 
 def described(template: str) -> Any:
     """What says that a model has this chat template."""
-    return SimpleNamespace(templates={"default": template}, special_tokens={})
+    return SimpleNamespace(templates={"default": template}, special_tokens={}, answer_schema=None)
 
 
 @pytest.fixture(scope="module")

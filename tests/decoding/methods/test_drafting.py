@@ -37,7 +37,7 @@ def request(prompt: list[int], new: int, mode: str, mask: int = MASK, **options:
         options = {**options, "block_length": 1, "rule": RuleOptions("sequential")}
     if mode == "verify":
         own = {name: options.pop(name) for name in ("draft_threshold", "draft_columns") if name in options}
-        options["method"] = draft.Options(**own)
+        options["method"] = draft.Options(lookup=0, **own)  # only what the adapter drafts
     return Request(prompt + [mask] * new, given_part, **options)
 
 
@@ -146,7 +146,7 @@ def test_an_end_of_text_inside_drafts_ends_the_text_where_ar_ends_it(drafting: D
 
 
 def checked(prompt: list[int], new: int, threshold: float, **options: Any) -> Request:
-    return request(prompt, new, "diffusion", method=draft.Options(tolerance=threshold), **options)
+    return request(prompt, new, "diffusion", method=draft.Options(lookup=0, tolerance=threshold), **options)
 
 
 @pytest.mark.parametrize("block_length", [2, 4])
