@@ -1,4 +1,4 @@
-"""A conversation endpoint in Home Assistant's shape: text in, calls by `assist-ar`, each handled by Home Assistant itself.
+"""A conversation endpoint in the shape of Home Assistant's: text in, calls by `assist-ar`, handled by Home Assistant.
 
     unmask serve assist-ar
     HA_URL=http://homeassistant.local:8123 HA_TOKEN=... python examples/home_assistant.py
