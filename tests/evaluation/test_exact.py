@@ -13,7 +13,13 @@ from unmask.evaluation.exact import exact_match, interval, read_rows, read_texts
 
 
 class Echo:
-    """Answers with its prompt, or with the last message."""
+    """Answers with its prompt, or with the last message, where there is room for it."""
+
+    def encode(self, prompt: Any) -> list[list[Any]]:
+        return [[prompt if isinstance(prompt, str) else prompt[-1]["content"]]]
+
+    def room(self, tokens: int) -> int:
+        return 7
 
     def generate(self, prompts: list[Any], most: int, **options: Any) -> list[Any]:
         class Out:
@@ -22,7 +28,8 @@ class Echo:
                 self.token_ids = [1, 2]
                 self.steps = 1
 
-        return [Out(p if isinstance(p, str) else p[-1]["content"]) for p in prompts]
+        assert most == 7
+        return [Out(prompt[0]) for prompt in prompts]
 
 
 def test_rows_are_answered_and_counted(tmp_path: Path) -> None:

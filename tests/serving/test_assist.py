@@ -99,7 +99,9 @@ def test_values_that_a_tool_lists_are_kept_to(client: OpenAI) -> None:
     answer = client.chat.completions.create(
         model="assist", messages=chat("turn off the desk lamp"), tools=tools, tool_choice="required"
     )
-    for call in answer.choices[0].message.tool_calls or []:
+    calls = answer.choices[0].message.tool_calls or []
+    assert calls
+    for call in calls:
         assert json.loads(call.function.arguments).get("name", "Fan") in ("Reading Lamp", "Fan")  # type: ignore[union-attr]
 
 
@@ -155,4 +157,3 @@ def test_the_example_for_home_assistant(served: Live, home_assistant: Any, monke
         ("/api/template", "Bearer secret"), ("/api/intent/handle", "Bearer secret"),
     ]  # fmt: skip
     assert asked[1][2] == {"name": "HassTurnOff", "data": {"name": "Desk Lamp"}}
-    assert bridge.process("", "secret")["response"]["response_type"] in ("error", "action_done")

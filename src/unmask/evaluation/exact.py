@@ -84,14 +84,15 @@ def exact_match(
     progress: Callable[[float], None] = lambda share: None,
     batch: int = 8,
 ) -> dict[str, Any]:
-    """Shares of answers that are right, tokens a step, and the first answers that are wrong."""
+    """Shares of answers of `max_new_tokens`, or what fits behind their prompts, that are right, tokens a step, and the first answers that are wrong."""
     right = tokens = steps = 0
     wrong = list[dict[str, Any]]()
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
-        for (prompt, wanted), out in zip(
-            part, lm.generate([p for p, _ in part], max_new_tokens, **options), strict=True
-        ):
+        prompts = [lm.encode(prompt)[0] for prompt, _ in part]
+        most = min(max_new_tokens, lm.room(max(map(len, prompts))))
+        outs = lm.generate(prompts, most, **options)
+        for (prompt, wanted), out in zip(part, outs, strict=True):
             good = same(out.text, wanted)
             right += good
             tokens += len(out.token_ids)

@@ -21,11 +21,11 @@ from unmask.decoding.methods import denoise
 from unmask.decoding.methods.denoise import PROCESSORS, SAMPLING
 from unmask.decoding.options import option
 from unmask.decoding.request import Asked, MethodOptions, Row, Scheme, Setting, StepResult, sampled
-from unmask.decoding.sampling import ACCEPT_DRAW, draw, uniforms
+from unmask.decoding.sampling import ACCEPT_DRAW, COLD, draw, uniforms
 from unmask.decoding.suffixes import Suffixes
 
 FORCED_ODDS = 0.9  # that tokens of a forced run are those that the model would take
-# that the next token is the one that followed the last 1, 2, .. tokens before: counted on 10 chats of `default`
+# that the next token is the one that followed the last 1, 2, .. tokens before (`unmask bench lookup` counts it)
 FOUND_ODDS = (0.0, 0.13, 0.44, 0.51, 0.58, 0.6, 0.9, 0.9, 0.95)
 LEAST = 0.15  # that a found draft must be worth: a column costs more than less would bring
 SLOT_ODDS = 0.5  # what a slot's draft is taken to be worth before it is known, given all before it hold
@@ -91,7 +91,7 @@ class Forced(denoise.Options):
         return asked.mode == "ar"
 
     def scheme(self, row: Row, setting: Setting) -> Scheme:
-        drafted = row.request.grammar is not None and row.request.temperature == 0
+        drafted = row.request.grammar is not None and row.request.temperature < COLD
         return Verifying(row, setting, Options(lookup=0)) if drafted else super().scheme(row, setting)
 
 
@@ -150,7 +150,7 @@ class Verifying(Scheme):
         if not found or (agreed is None and len(found) <= len(self.drafts)):
             return
         if agreed is not None:
-            if odds < self.chances[1] or self.temperature > 0:  # drawn drafts stay with what they were drawn from
+            if odds < self.chances[1] or self.temperature >= COLD:  # drawn drafts stay with what they were drawn from
                 return
             self.drafts = self.drafts[:agreed]
             self.chances = self.chances[: agreed + 1]
@@ -159,7 +159,7 @@ class Verifying(Scheme):
                 break
             self.drafts.append(token)
             self.chances.append(self.chances[-1] * odds)
-            if self.temperature > 0:
+            if self.temperature >= COLD:
                 self.distributions.append(np.arange(self.vocabulary_size) == token)
 
     def _found(self) -> tuple[list[int], float]:
