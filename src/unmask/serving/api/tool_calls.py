@@ -48,7 +48,8 @@ def form_of(template: Template) -> CallForm:
 def own_functions(schema: Any) -> dict[str, dict[str, Any]]:
     """The functions that a model's answer schema knows, where it is an array of calls: schemas of their arguments by
     name."""
-    calls = (schema or {}).get("items", {}).get("anyOf", [])
+    items = (schema or {}).get("items")
+    calls = items.get("anyOf", []) if isinstance(items, dict) else []
     parts = [call.get("properties", {}) for call in calls]
     return {p["name"]["const"]: p["arguments"] for p in parts if {"name", "arguments"} <= p.keys()}
 
