@@ -84,7 +84,7 @@ def exact_match(
     progress: Callable[[float], None] = lambda share: None,
     batch: int = 8,
 ) -> dict[str, Any]:
-    """Shares of answers, `max_new_tokens` or what fits behind a prompt, that are right, tokens a step, and the first answers that are wrong."""
+    """Share of right answers of `max_new_tokens`, or what fits behind a prompt; tokens a step; the first wrong answers."""
     right = tokens = steps = 0
     wrong = list[dict[str, Any]]()
     for start in range(0, len(rows), batch):
