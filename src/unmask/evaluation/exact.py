@@ -84,7 +84,10 @@ def exact_match(
     progress: Callable[[float], None] = lambda share: None,
     batch: int = 8,
 ) -> dict[str, Any]:
-    """Share of right answers of `max_new_tokens`, or what fits behind a prompt; tokens a step; the first wrong answers."""
+    """Share of right answers, tokens a step and the first wrong answers.
+
+    max_new_tokens: of an answer at most; less where less fits behind its prompt.
+    """
     right = tokens = steps = 0
     wrong = list[dict[str, Any]]()
     for start in range(0, len(rows), batch):
