@@ -20,10 +20,10 @@ demo: $(STAMP)  ## ask the default model, race its modes, then watch a full canv
 	$(BIN)/unmask generate "It is a truth universally acknowledged" -m austen -n 100 --seed 1 --pause 0.08
 
 test: $(STAMP)  ## the whole suite but the slow marks, under ten minutes on two cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0
 
 coverage: $(STAMP)  ## the suite, with the share of lines that it runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 --cov --cov-report=term:skip-covered
 
 test-browser: $(STAMP)  ## the playground in a real Chromium, which it gets if it can
 	sh tests/browser.sh $(BIN)

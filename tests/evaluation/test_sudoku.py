@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 
 from unmask.errors import UnmaskError
-from unmask.evaluation.sudoku import first_clash, read_grid, solutions
+from unmask.evaluation.sudoku import DIGITS, fill_grid, first_clash, read_grid, solutions
 
 PUZZLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
 SOLVED = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
@@ -43,3 +45,34 @@ def test_a_search_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("unmask.evaluation.sudoku.MOST_STEPS", 50)
     with pytest.raises(UnmaskError, match="too long"):
         solutions("." * 81)
+
+
+class Solver:
+    """Fills puzzles rightly, but for the first so many times, when it says nothing but one digit."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.asked: list[str] = []
+
+    def fill(self, template: str, **options: Any) -> Any:
+        grid = template.replace("[[mask:1]]", ".")
+        self.asked.append(grid)
+        text = grid.replace(".", "5") if len(self.asked) <= self.failures else solutions(grid)[0]
+        return type("Output", (), {"text": text, "steps": 1})
+
+
+@pytest.mark.parametrize("failures", [0, 1, 3])
+def test_clashing_cells_are_filled_again_under_other_names_of_the_digits(failures: int) -> None:
+    solver = Solver(failures)
+    made = fill_grid(cast(Any, solver), PUZZLE)
+    assert len(made) == failures + 1
+    assert made[-1].grid(made[-1].output.text) == SOLVED
+    assert solver.asked[0] == PUZZLE
+    assert len(set(solver.asked)) == len(made)
+    assert all(sorted(attempt.names) == list(DIGITS) for attempt in made)
+
+
+def test_attempts_are_bounded() -> None:
+    made = fill_grid(cast(Any, Solver(9)), PUZZLE, attempts=3)
+    assert len(made) == 3
+    assert first_clash(made[-1].output.text) is not None

@@ -34,7 +34,13 @@ def test_relations_of_a_sudoku() -> None:
     assert own.equal(torch.eye(81, dtype=torch.bool))
     assert row.sum(1).tolist() == column.sum(1).tolist() == box.sum(1).tolist() == [9] * 81
     assert box[0].nonzero().flatten().tolist() == [0, 1, 2, 9, 10, 11, 18, 19, 20]
-    assert len(relations(4, 6, 0, 0)) == 3
+
+
+def test_relations_of_a_grid_without_boxes() -> None:
+    """Neighbours on each side: of cell 8 of a grid of 4 x 6, whose row is 1 and column 2."""
+    found = relations(4, 6, 0, 0)
+    assert [group[8].nonzero().flatten().tolist() for group in found[3:]] == [[9], [7], [14], [2]]
+    assert [int(group.sum()) for group in found[3:]] == [20, 20, 18, 18]
 
 
 def test_loops_share_weights_and_add_the_embeddings_again() -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from unmask.cli.options import Json, Threshold, load
 from unmask.errors import UnmaskError
+from unmask.evaluation.sudoku import ATTEMPTS, Attempt, drawn, fill_grid, first_clash, read_grid, solutions
+
+if TYPE_CHECKING:
+    from unmask.lm import DiffusionLM
 
 
 def solve(
@@ -18,6 +22,7 @@ def solve(
     puzzle: Annotated[str, typer.Argument(help="81 digits and dots, row by row; '-' reads standard input.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A model that was trained on grids.")] = "sudoku",
     threshold: Threshold = 0.99,
+    attempts: Annotated[int, typer.Option(min=1, help="Tries, each with other names of the digits.")] = ATTEMPTS,
     pause: Annotated[float, typer.Option(help="Seconds between drawn steps.")] = 0.4,
     as_json: Json = False,
 ) -> None:
@@ -27,8 +32,6 @@ def solve(
     """
     if kind != "sudoku":
         raise UnmaskError(f"puzzle '{kind}' is unknown; use sudoku")
-    from unmask.evaluation.sudoku import drawn, first_clash, read_grid, solutions
-
     grid = read_grid(sys.stdin.read() if puzzle == "-" else puzzle)
     found = solutions(grid)
     if not found:
@@ -39,31 +42,30 @@ def solve(
         raise UnmaskError("this sudoku is solved already")
     lm = load(model)
     began = time.perf_counter()
-    output = lm.fill(grid.replace(".", "[[mask:1]]"), rule="threshold", threshold=threshold, temperature=0.0)
+    made = fill_grid(lm, grid, attempts, rule="threshold", threshold=threshold)
     seconds = time.perf_counter() - began
-    solved = output.text == found[0]
+    answer = made[-1].grid(made[-1].output.text)
+    steps = sum(attempt.output.steps for attempt in made)
     if as_json:
-        figures = {"steps": output.steps, "seconds": round(seconds, 3)}
-        print(json.dumps({"grid": output.text, "solved": solved, **figures}))
+        figures = {"steps": steps, "attempts": len(made), "seconds": round(seconds, 3)}
+        print(json.dumps({"grid": answer, "solved": answer == found[0], **figures}))
         return
-    _draw(grid, output, lm, pause if sys.stdout.isatty() else 0.0)
+    for attempt in made:
+        _draw(grid, attempt, lm, pause)
     if not sys.stdout.isatty():
-        print(drawn(output.text))
-    verdict = "solved" if solved else "not solved: the model's grid differs from the solution"
-    if not solved and first_clash(output.text) is not None:
-        verdict = "not solved: cells clash"
-    print(f"{verdict}, {grid.count('.')} cells in {output.steps} steps, {seconds:.2f} s", file=sys.stderr)
-    if not solved:
+        print(drawn(answer))
+    tries = f" and {len(made)} attempts" if len(made) > 1 else ""
+    verdict = "solved" if first_clash(answer) is None else "not solved: cells clash"
+    print(f"{verdict}, {grid.count('.')} cells in {steps} steps{tries}, {seconds:.2f} s", file=sys.stderr)
+    if answer != found[0]:
         raise typer.Exit(1)
 
 
-def _draw(grid: str, output: Any, lm: Any, pause: float) -> None:
+def _draw(grid: str, attempt: Attempt, lm: DiffusionLM, pause: float) -> None:
     """The grid after each step; given digits are bold, written ones the greener the more confident."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
-
-    from unmask.evaluation.sudoku import drawn
 
     console = Console()
     if not console.is_terminal:
@@ -71,9 +73,9 @@ def _draw(grid: str, output: Any, lm: Any, pause: float) -> None:
     cells = list(grid)
     styles = ["bold"] * 81
     with Live(console=console, refresh_per_second=20) as live:
-        for frame in output.frames:
+        for frame in attempt.output.frames:
             for position, token, confidence in zip(frame.positions, frame.tokens, frame.confidences, strict=True):
-                cells[position] = lm.tokenizer.decode([token])
+                cells[position] = attempt.grid(lm.tokenizer.decode([token]))
                 styles[position] = f"rgb({int(200 * (1 - confidence))},{int(120 + 110 * confidence)},80)"
             text = Text()
             cell = iter(range(81))

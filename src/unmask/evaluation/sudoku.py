@@ -1,13 +1,21 @@
-"""Sudoku: grids as 81 characters, what is wrong with one, and its solutions by search."""
+"""Sudoku: grids as 81 characters, what is wrong with one, its solutions by search, and a model's own way to fill it."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from unmask.errors import UnmaskError
 
+if TYPE_CHECKING:
+    from unmask.lm import DiffusionLM
+    from unmask.output import Filled
+
 DIGITS = "123456789"
 BLANKS = ".0_*?"
+ATTEMPTS = 8
 MOST_STEPS = 20_000  # of a search, about three seconds
 UNITS = (
     [[9 * row + column for column in range(9)] for row in range(9)]
@@ -92,3 +100,31 @@ def drawn(grid: str) -> str:
         if row in (2, 5):
             lines.append("──────┼───────┼──────")
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A grid filled once, under names of its own for the digits."""
+
+    output: Filled
+    names: str  # what the digits 1 to 9 were called
+
+    def grid(self, text: str) -> str:
+        """Cells as the puzzle names them."""
+        return text.translate(str.maketrans(self.names, DIGITS))
+
+
+def fill_grid(lm: DiffusionLM, grid: str, attempts: int = ATTEMPTS, **options: Any) -> list[Attempt]:
+    """Fills a puzzle by diffusion until no two cells clash, the last attempt being the answer.
+
+    The first attempt calls the digits by their own names, each further one by others: the puzzle is the same, the
+    network's errors are not. A filled grid without a clash is a solution, so no solver is asked.
+    """
+    made: list[Attempt] = []
+    for attempt in range(attempts):
+        names = "".join(random.Random(attempt).sample(DIGITS, 9)) if attempt else DIGITS
+        template = grid.translate(str.maketrans(DIGITS, names)).replace(".", "[[mask:1]]")
+        made.append(Attempt(lm.fill(template, temperature=0.0, **options), names))
+        if first_clash(made[-1].output.text) is None:
+            break
+    return made

@@ -7,18 +7,24 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-RELATIONS = ("self", "row", "column", "box")
+NEIGHBOURS = ((0, 1), (0, -1), (1, 0), (-1, 0))  # rows and columns to the right, left, below, above
 
 
 def relations(rows: int, columns: int, box_rows: int, box_columns: int) -> Tensor:
-    """Which cells are in which relation, bool [R, L, L], L cells row by row; box sizes of 0 leave the boxes out."""
+    """Which cells are in which relation, bool [R, L, L], L cells row by row: self, row, column, and then box; or, where
+    box sizes are 0, the neighbour on each side."""
     cell = torch.arange(rows * columns)
     row = cell // columns
     column = cell % columns
     groups = [cell, row, column]
     if box_rows:
         groups.append(row // box_rows * (columns // box_columns) + column // box_columns)
-    return torch.stack([group[:, None] == group[None] for group in groups])
+    found = [group[:, None] == group[None] for group in groups]
+    if not box_rows:
+        down = row[None] - row[:, None]
+        right = column[None] - column[:, None]
+        found += [(down == rows_down) & (right == columns_right) for rows_down, columns_right in NEIGHBOURS]
+    return torch.stack(found)
 
 
 @cache
@@ -31,7 +37,7 @@ class GridBias(nn.Module):
     """What a head adds to a score for every relation that two cells are in, learned for each head.
 
     Args:
-        grid: rows, columns, and rows and columns of a box (0, 0 for none).
+        grid: rows, columns, and rows and columns of a box (0, 0 for none: neighbours then).
     """
 
     def __init__(self, grid: tuple[int, ...], heads: int) -> None:
@@ -39,7 +45,7 @@ class GridBias(nn.Module):
         rows, columns, box_rows, _ = grid
         self.grid = grid
         self.size = rows * columns
-        self.weight = nn.Parameter(torch.zeros(heads, len(RELATIONS) if box_rows else len(RELATIONS) - 1))
+        self.weight = nn.Parameter(torch.zeros(heads, 4 if box_rows else 3 + len(NEIGHBOURS)))
 
     @torch.no_grad()
     def initialise(self, strength: float = 3.0) -> None:

@@ -129,8 +129,9 @@ class OpenVINOBackend(CompiledBackend):
 
     @staticmethod
     def _infer(request: Any, inputs: dict[str, Array]) -> list[Array]:
-        for name, values in inputs.items():
-            request.set_tensor(name, ov.Tensor(np.ascontiguousarray(values), shared_memory=True))
+        arrays = {name: np.ascontiguousarray(values) for name, values in inputs.items()}
+        for name, values in arrays.items():  # a tensor that shares an array's memory does not keep the array alive
+            request.set_tensor(name, ov.Tensor(values, shared_memory=True))
         request.infer()
         return [tensor.data for tensor in request.output_tensors]
 
