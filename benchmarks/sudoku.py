@@ -6,7 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,11 +16,9 @@ import typer
 from unmask.cli.options import Json, Threshold, load
 from unmask.cli.report import report
 from unmask.decoding.infill import parse_template
-from unmask.decoding.loop import Decoder
 from unmask.evaluation.exact import interval
 from unmask.evaluation.sudoku import ATTEMPTS, fill_grid
 from unmask.lm import DiffusionLM
-from unmask.output import Run
 
 Solved = tuple[str, int, int]  # a grid, its steps and attempts
 
@@ -42,13 +40,12 @@ def by_diffusion(lm: DiffusionLM, attempts: int, options: dict[str, Any], grids:
     if len(grids) == 1:
         made = fill_grid(lm, grids[0], attempts, **options)
         return [(made[-1].grid(made[-1].output.text), sum(a.output.steps for a in made), len(made))]
-    decoders = []
+    asked = []
     for grid in grids:
         parsed = parse_template(grid.replace(".", "[[mask:1]]"), lm.tokenizer)
-        decoders.append(lm.prepare_fill(parsed, temperature=0.0, **options)([[1] * grid.count(".")]))
-    requests = [asked.requests[0] for asked in decoders]
-    run = Run(Decoder(lm.backend, decoders[0].layout, requests), lm.tokenizer, [])
-    return [(lm.tokenizer.decode(out.written.tolist()), out.steps, 1) for out in run.outputs()]
+        asked.append(lm.prepare_fill(parsed, temperature=0.0, **options)([[1] * grid.count(".")]))
+    together = replace(asked[0], requests=[one.requests[0] for one in asked])
+    return [(lm.tokenizer.decode(out.written.tolist()), out.steps, 1) for out in lm.run(together).outputs()]
 
 
 def by_cell(lm: DiffusionLM, grids: list[str]) -> list[Solved]:

@@ -318,3 +318,19 @@ def test_room_is_what_fits_in_whole_canvases() -> None:
         assert len(lm.prepare([1] * prompt, room).requests[0].ids) == prompt + room
         with pytest.raises(UnmaskError, match="do not fit"):
             lm.prepare([1] * prompt, room + 1)
+
+
+@pytest.mark.parametrize("backend", ["torch", "native-f32"])
+def test_runs_that_overlap_are_as_if_alone(backend: str) -> None:
+    """In turns, a step of each at a time; and a third beside one that was left in the middle."""
+    lm = DiffusionLM.from_pretrained("austen-ar", backend=backend)
+    prompts = ("It was a", "Emma said that she")
+    alone = [lm.generate(prompt, 12, seed=1) for prompt in prompts]
+    runs = [lm.start(prompt, 12, seed=1) for prompt in prompts]
+    for _ in zip(*(run.frames() for run in runs), strict=True):
+        pass
+    assert [run.outputs()[0].token_ids for run in runs] == [out.token_ids for out in alone]
+    left = lm.start(prompts[0], 12, seed=1)
+    next(left.frames())
+    assert lm.generate(prompts[1], 12, seed=1).token_ids == alone[1].token_ids
+    assert left.outputs()[0].token_ids == alone[0].token_ids

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal, cast
+from weakref import ref
 
 from unmask import backends
 from unmask.canvas import Frame
@@ -61,6 +63,8 @@ class DiffusionLM:
         self.config: ModelConfig = model.config if model is not None else cast(Checkpoint, loaded).config
         self.computes = backend
         self._backend: Backend | None = None
+        self._user: Callable[[], Run | None] = lambda: None  # whose requests have places in the backend's cache
+        self._lock = RLock()
         self.grammars = Grammars(self._vocabulary, lambda: cache() / "grammars")
 
     @classmethod
@@ -89,14 +93,14 @@ class DiffusionLM:
     @property
     def backend(self) -> Backend:
         """What computes forwards when text is generated."""
-        if self._backend is None:
-            self._backend = self.new_backend()
-        return self._backend
+        self.load_backend()
+        return cast(Backend, self._backend)
 
     def load_backend(self, progress: backends.Progress | None = None) -> None:
         """Does what the first text would wait for, as packing weights for a compiled backend; `progress` is told."""
-        if self._backend is None:
-            self._backend = self.new_backend(progress)
+        with self._lock:
+            if self._backend is None:
+                self._backend = self.new_backend(progress)
 
     def new_backend(self, progress: backends.Progress | None = None) -> Backend:
         """Another one, for requests that cannot share a cache with those of the first."""
@@ -270,8 +274,19 @@ class DiffusionLM:
     def start(self, prompt: Prompt, max_new_tokens: int = 128, **options: Any) -> Run:
         """Prepares a generation: check everything, decode nothing. Arguments as for `generate`."""
         asked = self.prepare(prompt, max_new_tokens, **options)
-        decoder = Decoder(self.backend, asked.layout, asked.requests, asked.eos_ids, asked.use_cache)
-        return Run(decoder, self.tokenizer, asked.stops)
+        return self.run(asked)
+
+    def run(self, asked: Prepared) -> Run:
+        """Decodes what was prepared, by a backend of its own while another run is not at its end."""
+        with self._lock:
+            user = self._user()
+            free = user is None or user.done
+            backend = self.backend if free else self.new_backend()
+            decoder = Decoder(backend, asked.layout, asked.requests, asked.eos_ids, asked.use_cache)
+            run = Run(decoder, self.tokenizer, asked.stops)
+            if free:
+                self._user = ref(run)
+        return run
 
     def prepare(
         self,
@@ -379,10 +394,6 @@ class DiffusionLM:
         parsed = parse_template(template, tokenizer)
         prepare = self.prepare_fill(parsed, **options)
 
-        def run(candidates: list[list[int]]) -> Run:
-            asked = prepare(candidates)
-            return Run(Decoder(self.backend, asked.layout, asked.requests), tokenizer, [])
-
         settling = settle_lengths(parsed)
         sure: list[float] | None = None
         while True:
@@ -391,8 +402,8 @@ class DiffusionLM:
             except StopIteration as settled:
                 lengths: list[int] = settled.value
                 break
-            sure = [mean_log_confidence(out.frames) for out in run(tried).outputs()]
-        final = run([lengths])
+            sure = [mean_log_confidence(out.frames) for out in self.run(prepare(tried)).outputs()]
+        final = self.run(prepare([lengths]))
         for frame in final.frames():
             if streamer is not None:
                 streamer(frame)

@@ -71,6 +71,7 @@ class Run:
         self.stops = stops
         self.first = decoder.canvas
         self.seen: list[list[Frame]] = [[] for _ in decoder.requests]
+        self.done = False
 
     @property
     def first_canvas(self) -> list[int]:
@@ -83,6 +84,7 @@ class Run:
             for frame in step:
                 self.seen[frame.row].append(frame)
                 yield frame
+        self.done = True
 
     def text_so_far(self) -> str:
         """What the first request has written from the left without a gap; nothing without a tokenizer."""
