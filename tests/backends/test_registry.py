@@ -15,7 +15,7 @@ from unmask.backends import BACKENDS, refusal
 from unmask.checkpoints.save import write_checkpoint
 from unmask.decoding.feed import Columns, Feed, Sampling
 from unmask.layout import Layout
-from unmask.models.config import ModelConfig
+from unmask.models.config import ModelConfig, StateSpace
 from unmask.models.transformer import Transformer
 
 SIZES: dict[str, Any] = {
@@ -72,6 +72,8 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "adapter_width": [{"adapter_width": 32, "layout": "drafts", "block_length": 4}],
     "chain_width": [{"chain_width": 32, "layout": "drafts", "block_length": 4}],
     "attention": [{"layout": "canvas", "block_length": 4, "attention": [[32, 2, 1e4, 16]] * 2}],
+    "mixers": [{"mixers": ("mamba2",)}, {"mixers": ("attention", "mamba2")}],
+    "state_space": [{"mixers": ("mamba2",), "state_space": StateSpace(state_size=8)}],
     "logit_softcap": [{"logit_softcap": 2.0}],
     "loops": [{"loops": 2}],
     "grid": [{"grid": (16, 16, 4, 4), "layout": "bidirectional"}],
@@ -91,8 +93,7 @@ OTHER: dict[str, list[dict[str, Any]]] = {
 }
 # as far as rounding moves probabilities of these networks (total variation)
 NEAR = {"native": 0.04, "native-f32": 1e-4, "openvino": 0.05}
-SINGLE = {"mixer"}  # fields that can have one value only, so far
-CASES = [(f.name, other) for f in fields(ModelConfig) if f.name not in SINGLE for other in OTHER.get(f.name, [{}])]
+CASES = [(f.name, other) for f in fields(ModelConfig) for other in OTHER.get(f.name, [{}])]
 
 
 def config_of(other: dict[str, Any]) -> ModelConfig:
@@ -129,8 +130,6 @@ def saved(config: ModelConfig, folder: Path) -> Path:
 def test_every_field_has_another_value() -> None:
     for field in fields(ModelConfig):
         plain = getattr(config_of({}), field.name)
-        if field.name in SINGLE:
-            continue
         assert any(getattr(config_of(other), field.name) != plain for other in OTHER[field.name]), field.name
 
 

@@ -25,6 +25,11 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3 tied": ("Qwen3", {"head_dim": 32, "tie_word_embeddings": True}),
     "qwen3 experts": ("Qwen3Moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}),
     "mistral": ("Mistral", {"sliding_window": None}),
+    "mamba2": ("Mamba2", {"hidden_size": 64, "num_heads": 8, "head_dim": 16, "state_size": 24, "n_groups": 2}),
+    "mamba2 tied": (
+        "Mamba2",
+        {"num_heads": 4, "head_dim": 32, "n_groups": 1, "tie_word_embeddings": True, "use_bias": True},
+    ),
     "mistral with a window": ("Mistral", {"sliding_window": 48, "head_dim": 32}),
 }
 

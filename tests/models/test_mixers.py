@@ -36,10 +36,10 @@ class Decay(nn.Module):
 def decay(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The two lines that a mixer takes, and a config that asks for it."""
     monkeypatch.setitem(MIXERS, "decay", Decay)
-    monkeypatch.setitem(ModelConfig.__annotations__, "mixer", Literal["attention", "decay"])
+    monkeypatch.setitem(ModelConfig.__annotations__, "mixers", tuple[Literal["attention", "decay"], ...])
     configs._hints.cache_clear()
     sizes = {"vocab_size": 17, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 24}
-    return {**sizes, "layout": "causal", "shift": True, "bos_token_id": 0, "mixer": "decay"}
+    return {**sizes, "layout": "causal", "shift": True, "bos_token_id": 0, "mixers": ["decay"]}
 
 
 def test_another_mixer_is_made_trained_saved_and_loaded(decay: dict[str, Any], tmp_path: Path) -> None:
@@ -54,14 +54,14 @@ def test_another_mixer_is_made_trained_saved_and_loaded(decay: dict[str, Any], t
     torch.testing.assert_close(network(changed)[:, :9], before[:, :9])  # causal
     assert not torch.allclose(network(changed)[:, 10:], before[:, 10:])
     DiffusionLM(network, None).save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["mixer"] == "decay"
+    assert json.loads((tmp_path / "config.json").read_text())["mixers"] == ["decay"]
     again = DiffusionLM.from_pretrained(tmp_path)
     assert torch.equal(again.model(ids), before)
-    with pytest.raises(UnmaskError, match="mixer"):
+    with pytest.raises(UnmaskError, match="mixers"):
         DiffusionLM.from_pretrained(tmp_path, backend="native")
 
 
 def test_an_unknown_mixer_is_refused() -> None:
     values = {"vocab_size": 17, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 24}
-    with pytest.raises(UnmaskError, match="mixer"):
-        ModelConfig.from_dict({**values, "mixer": "nothing"})
+    with pytest.raises(UnmaskError, match="mixers"):
+        ModelConfig.from_dict({**values, "mixers": ["nothing"]})

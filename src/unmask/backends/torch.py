@@ -1,7 +1,8 @@
 """Forwards of a torch network: the reference, and the path of every GPU.
 
 Keys and values are kept one slot per position: text writes its slots in place, and writing them again (a block that is
-denoised, a draft that was rejected) overwrites them. The feed says how many slots hold.
+denoised, a draft that was rejected) overwrites them. The feed says how many slots hold. Layers without attention keep one
+state, as of before what may be written again.
 Shapes: B requests, W columns, N scored rows, V vocabulary, G key/value heads, S cache slots.
 """
 
@@ -24,6 +25,7 @@ from unmask.decoding.sampling import Scores
 from unmask.layout import EMPTY, GROUPED, PADDING, Coordinates, Layout
 from unmask.models.config import ModelConfig
 from unmask.models.diffusion_gemma import DiffusionGemma
+from unmask.models.mamba2 import States
 from unmask.models.transformer import Transformer, log_scores
 
 IMPLEMENTS = {field.name: anything for field in fields(ModelConfig)}  # the network is what the config describes
@@ -201,6 +203,7 @@ class SlotCache:
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for shape in shapes]
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for shape in shapes]
         self.spare = slots
+        self.states = States(rows) if config.recurrent else None
         self._write = torch.zeros(rows, 0, dtype=torch.long, device=device)
         self._visible = 0
 
@@ -226,11 +229,15 @@ class SlotCache:
         self.keys = [F.pad(x, grow) for x in self.keys]
         self.values = [F.pad(x, grow) for x in self.values]
         self.spare += more
+        if self.states is not None:
+            self.states.extend(rows)
 
     def select(self, rows: Tensor) -> None:
         """Keeps the given requests only."""
         self.keys = [x[rows] for x in self.keys]
         self.values = [x[rows] for x in self.values]
+        if self.states is not None:
+            self.states.select(rows)
 
 
 class TorchBackend:
@@ -274,11 +281,14 @@ class TorchBackend:
         gate = (anchor != TEXT) if grouped and bool((feed.anchor != TEXT).any()) else None
         if self.cache is None:
             plain = self.layout.kind == "bidirectional" and bool((feed.document != PADDING).all())
-            mask: AttentionMask = None if plain else self._render(q)
+            mask: AttentionMask = None if plain or not self.config.attends else self._render(q)
         else:
             visible = int(max(feed.cached.max(), feed.cached_after.max()))
             self.cache.begin(position, (document != PADDING) & (anchor == TEXT), visible)
-            mask = self._cached_mask(q, offset, tensor(feed.cached), tensor(feed.cached_after), visible)
+            cached = (tensor(feed.cached), tensor(feed.cached_after))
+            mask = self._cached_mask(q, offset, *cached, visible) if self.config.attends else None
+            if self.cache.states is not None:
+                self.cache.states.begin(feed.cached, feed.ids.shape[1], feed.settled)
         columns = (tensor(feed.ids), position, mask, self.cache)
         row = tensor(feed.row)
         column = tensor(feed.column)

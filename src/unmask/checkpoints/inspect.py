@@ -196,7 +196,7 @@ def parameters(config: ModelConfig) -> Count:
     """Parameters of a network of this config, adapters aside: of one layer of each kind, times how many there are."""
     plain = replace(config, adapter_rank=0, adapter_width=0, chain_width=0)
     times = [1] * config.num_layers
-    if not config.attention:  # its layers differ by whether they have experts
+    if not config.attention and len(config.mixers) == 1:  # its layers differ by whether they have experts
         dense = min(config.first_dense_layers, config.num_layers)
         times = [dense, config.num_layers - dense]
         plain = replace(plain, num_layers=2, first_dense_layers=1)

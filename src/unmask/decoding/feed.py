@@ -112,6 +112,13 @@ class Feed:
         )
 
     @property
+    def settled(self) -> int:
+        """Columns that hold in every row whatever the scores say: those before the first that is scored."""
+        first = (self.document != PADDING).sum(1)
+        np.minimum.at(first, self.row, self.column)
+        return int(first.min())
+
+    @property
     def of_draft(self) -> Array:
         """Which scored rows are slots of drafts, bool [N]."""
         return self.anchor[self.row, self.column] != TEXT

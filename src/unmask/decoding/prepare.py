@@ -110,6 +110,11 @@ class Preparer:
         known = ("causal", "canvas") if canvas else ("bidirectional", "causal", "block_causal")
         if layout is not None and layout not in known:
             raise UnmaskError(f"layout '{kind}' is not one of model '{self.name}'; use {', '.join(known)}")
+        if self.config.recurrent and kind != self.config.layout:
+            raise UnmaskError(
+                f"model '{self.name}' has mixers {', '.join(self.config.mixers)} and is read as it was trained, in layout "
+                f"'{self.config.layout}'; leave out layout"
+            )
         block = block_length or self.config.block_length or BLOCK
         if block < 1:
             raise UnmaskError(f"block_length must be at least 1, got {block}")

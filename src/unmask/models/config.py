@@ -18,18 +18,19 @@ Activation = Literal["swiglu", "geglu_tanh", "gelu", "gelu_tanh"]
 Router = Literal["softmax", "sigmoid"]
 Corruption = Literal["absorbing", "uniform"]
 Scores = Literal["logits", "log_score"]
-MixerName = Literal["attention"]  # the keys of mixers.MIXERS
+MixerName = Literal["attention", "mamba2"]  # the keys of mixers.MIXERS
 # values that a field can have, at least and below
-SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "intermediate_size",
-         "max_length")  # fmt: skip
-OPTIONAL_SIZES = ("time_condition_size", "block_length", "num_experts", "shared_expert_size", "first_dense_layers",
-                  "adapter_rank", "chain_width")  # fmt: skip
+SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "max_length")
+OPTIONAL_SIZES = ("intermediate_size", "time_condition_size", "block_length", "num_experts", "shared_expert_size",
+                  "first_dense_layers", "adapter_rank", "chain_width")  # fmt: skip
 BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(SIZES, (1, 2**24)),
     **dict.fromkeys(OPTIONAL_SIZES, (0, 2**24)),
     "norm_eps": (0, inf),
     "loops": (1, 1000),
 }
+# fields of earlier versions, and the value that changes nothing
+EARLIER: dict[str, Any] = {"rope_yarn": [], "mixer": "attention"}
 TOKENS = [f"{role}_token_id" for role in ("mask", "eos", "bos", "pad", "delete", "insert")]
 
 
@@ -46,6 +47,20 @@ class LayerAttention:
 
 
 @dataclass(frozen=True)
+class StateSpace:
+    """Sizes of the Mamba-2 mixers (arXiv 2405.21060). B and C, which tokens are written and read along, are shared by
+    the heads of a group."""
+
+    expand: int = 2  # width of all heads together over the hidden size
+    head_dim: int = 64
+    state_size: int = 128  # of B and C, and of a state for each feature of a head
+    num_groups: int = 1
+    conv_width: int = 4  # tokens that the short convolution before the state sees
+    bias: bool = False  # of the projections
+    conv_bias: bool = True
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Sizes and options of one transformer. Widths are counts of features, lengths of tokens."""
 
@@ -53,7 +68,7 @@ class ModelConfig:
     hidden_size: int
     num_layers: int
     num_heads: int
-    intermediate_size: int
+    intermediate_size: int  # 0: no MLP, where all mixers are mamba2
     num_kv_heads: int = 0  # 0: as many as heads
     head_dim: int = 0  # 0: hidden_size / num_heads
     max_length: int = 512
@@ -92,7 +107,8 @@ class ModelConfig:
     chain_width: int = 0  # of the head that tells a draft the token before it; 0: none
     attention: tuple[LayerAttention, ...] = ()  # one for each layer; empty: all alike, as the fields above say
     logit_softcap: float = 0.0  # logits are bent into -cap .. cap by tanh; 0: not
-    mixer: MixerName = "attention"
+    mixers: tuple[MixerName, ...] = ("attention",)  # what mixes positions in each layer, repeated over the depth
+    state_space: StateSpace = StateSpace()
     shift: bool = False  # the head scores the next position; un-shifted inside the network, once
     corruption: Corruption = "absorbing"  # uniform: it writes over random tokens and has no mask
     noise_schedule: NetworkSchedule = "log_linear"  # of the total noise that the network is told
@@ -137,6 +153,7 @@ class ModelConfig:
         if self.layout in ("block_causal", "canvas") and self.block_length < 1:
             yield f"a {self.layout} model needs block_length >= 1"
         yield from self._attention_problems()
+        yield from self._mixer_problems()
         if self.grid:
             yield from self._grid_problems(*[*self.grid, 0, 0, 0, 0][:4])
         for name in TOKENS:
@@ -192,11 +209,52 @@ class ModelConfig:
             if not fine or not 0 <= layer.rotated_pairs <= layer.head_dim // 2 or not 0 <= layer.window < 2**31:
                 yield f"attention of layer {number} is impossible: {layer}"
 
+    def _mixer_problems(self) -> Iterator[str]:
+        if not self.mixers:
+            yield "mixers is empty; name what mixes positions, for example [attention]"
+        space = self.state_space
+        sizes = (space.expand, space.head_dim, space.state_size, space.num_groups, space.conv_width)
+        heads, rest = divmod(space.expand * self.hidden_size, max(space.head_dim, 1))
+        if not all(1 <= size < 2**16 for size in sizes) or rest or heads % space.num_groups:
+            if self.recurrent or space != StateSpace():
+                yield f"state_space with hidden_size {self.hidden_size} is impossible: {space}"
+        if self.recurrent and (self.layout not in ("bidirectional", "causal") or self.grid):
+            yield f"mixers {list(self.mixers)} go with layout bidirectional or causal and no grid, not '{self.layout}'"
+        if self.recurrent and self.layout == "causal" and self.loops > 1:
+            yield f"mixers {list(self.mixers)} under layout causal keep one state a layer, so loops must be 1"
+        more = self.num_experts or self.adapted or self.time_condition_size
+        if not self.intermediate_size and (self.attends or more):
+            yield "intermediate_size 0 (no MLP) is for mixers that are all mamba2, without experts, adapters and times"
+
+    @property
+    def layer_mixers(self) -> list[MixerName]:
+        """What mixes positions, layer by layer."""
+        return [self.mixers[layer % len(self.mixers)] for layer in range(self.num_layers)]
+
+    @property
+    def attends(self) -> bool:
+        """Whether any layer is attention."""
+        return "attention" in self.layer_mixers
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether any layer keeps a state in place of keys and values."""
+        return "mamba2" in self.layer_mixers
+
+    @property
+    def state_values(self) -> int:
+        """Numbers that the recurrent layers keep for a row, however long it is."""
+        space = self.state_space
+        inner = space.expand * self.hidden_size
+        channels = inner + 2 * space.num_groups * space.state_size + inner // space.head_dim
+        return self.layer_mixers.count("mamba2") * (inner * space.state_size + space.conv_width * channels)
+
     @property
     def key_shapes(self) -> list[tuple[int, int]]:
-        """Key heads and their width, layer by layer."""
+        """Key heads and their width, layer by layer; none in layers that do not attend."""
         own = [(layer.num_kv_heads, layer.head_dim) for layer in self.attention]
-        return own or [(self.num_kv_heads, self.head_dim)] * self.num_layers
+        each = (self.num_kv_heads, self.head_dim)
+        return own or [each if mixer == "attention" else (0, 0) for mixer in self.layer_mixers]
 
     @property
     def windows(self) -> tuple[int, ...]:
@@ -219,8 +277,8 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "model config") -> ModelConfig:
         """Reads a mapping; unknown or wrongly typed fields raise UnmaskError naming them."""
-        ignored = {"model_type"} if values.get("rope_yarn") else {"model_type", "rope_yarn"}  # of earlier versions
-        return build(cls, {k: v for k, v in values.items() if k not in ignored}, source)
+        own = {k: v for k, v in values.items() if k != "model_type" and (k not in EARLIER or v != EARLIER[k])}
+        return build(cls, own, source)
 
 
 def build(cls: type, values: dict[str, Any], source: str) -> Any:

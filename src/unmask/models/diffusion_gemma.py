@@ -19,7 +19,7 @@ from unmask.attention import AttentionMask, WindowMasks
 from unmask.layout import PADDING, Coordinates, Layout
 from unmask.models.config import LayerAttention, ModelConfig
 from unmask.models.layers import ACTIVATIONS, MLP, Norm, dispatch
-from unmask.models.mixers import Attention, Context, KeyValueCache
+from unmask.models.mixers import Attention, Cache, Context
 from unmask.models.transformer import Transformer
 
 Rope = tuple[Tensor, Tensor]
@@ -158,7 +158,7 @@ class DiffusionGemma(Transformer):
         ids_BT: Tensor,
         positions_BT: Tensor | None = None,
         mask: AttentionMask = None,
-        cache: KeyValueCache | None = None,
+        cache: Cache | None = None,
         time_B: Tensor | None = None,
         gate_BT: Tensor | None = None,
         every_loop: bool = False,

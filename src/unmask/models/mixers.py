@@ -1,4 +1,4 @@
-"""What mixes positions in a layer. Attention is one mixer; `MIXERS` names them all.
+"""What mixes positions in a layer; `MIXERS` names every kind, and `config.mixers` which layer has which.
 
 Another mixer, attention-free or not, is a file with a module that has `forward(x_BTD, context)`, its entry in `MIXERS`
 and its name in `config.MixerName`. Its weights' names in public checkpoints are its family's.
@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from unmask.attention import AttentionMask, attend
 from unmask.models.config import ModelConfig
 from unmask.models.layers import Norm, Projection
+from unmask.models.mamba2 import Mamba2, States
 
 
-class KeyValueCache(Protocol):
-    """What attention needs of a cache: keep this window's keys and values, return all visible ones."""
+class Cache(Protocol):
+    """What was read before: for attention it keeps this window's keys and values and returns all visible ones."""
+
+    states: States | None  # of recurrent layers; None where there are none
 
     def update(self, layer: int, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]: ...
 
@@ -30,8 +33,9 @@ class Context:
 
     rope: tuple[Tensor, Tensor]  # cos and sin [B, T, r] of the columns' positions
     mask: AttentionMask = None  # who may attend to whom
-    cache: KeyValueCache | None = None  # keys and values of what was read before
+    cache: Cache | None = None  # what layers keep of what was read before
     gate_BT1: Tensor | None = None  # 1 where an adapter acts, or at a canvas's columns; None for nowhere
+    run_BT: Tensor | None = None  # for layers without a mask: columns of one number follow on one another; None: all do
 
 
 def rotate(x_BHTK: Tensor, cos_BTr: Tensor, sin_BTr: Tensor) -> Tensor:
@@ -84,4 +88,4 @@ class Attention(nn.Module):
         return self.o_proj(mixed.transpose(1, 2).reshape(*shape[:2], -1), gate)
 
 
-MIXERS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {"attention": Attention}
+MIXERS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {"attention": Attention, "mamba2": Mamba2}

@@ -18,7 +18,8 @@ from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
 from unmask.models.grid import GridBias
 from unmask.models.layers import MLP, Bottleneck, DraftHead, MixtureOfExperts, Norm
-from unmask.models.mixers import MIXERS, Context, KeyValueCache
+from unmask.models.mamba2 import Mamba2, runs
+from unmask.models.mixers import MIXERS, Cache, Context
 
 
 def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
@@ -70,7 +71,7 @@ class Block(nn.Module):
         super().__init__()
         size = config.hidden_size
         self.norm1 = Norm(config, size)
-        self.mixer = MIXERS[config.mixer](config, layer)
+        self.mixer = MIXERS[config.layer_mixers[layer]](config, layer)
         self.norm2 = Norm(config, size)
         experts = config.num_experts and layer >= config.first_dense_layers
         self.mlp = MixtureOfExperts(config) if experts else MLP(config, config.intermediate_size)
@@ -90,6 +91,19 @@ class Block(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition_BC)[:, None].chunk(6, -1)
         x = x + gate1 * self.mixer(self.norm1(x) * (1 + scale1) + shift1, replace(context, gate_BT1=None))
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+
+
+class MixerBlock(nn.Module):
+    """A block without an MLP (Mamba)."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.norm1 = Norm(config, config.hidden_size)
+        self.mixer = MIXERS[config.layer_mixers[layer]](config, layer)
+
+    def forward(self, x: Tensor, context: Context, condition_BC: Tensor | None) -> Tensor:
+        mixed: Tensor = self.mixer(self.norm1(x), context)
+        return x + mixed
 
 
 class Head(nn.Linear):
@@ -134,7 +148,7 @@ class Transformer(nn.Module):
             self.make_rotary_tables()
 
     def make_block(self, layer: int) -> nn.Module:
-        return Block(self.config, layer)
+        return Block(self.config, layer) if self.config.intermediate_size else MixerBlock(self.config, layer)
 
     def make_rotary_tables(self) -> None:
         """Makes cos and sin for every position; again after a network was built on the meta device."""
@@ -154,6 +168,9 @@ class Transformer(nn.Module):
                 nn.init.normal_(parameter, std=residual if out else std, generator=generator)
         if self.grid_bias is not None:
             self.grid_bias.initialise()
+        for module in self.modules():
+            if isinstance(module, Mamba2):
+                module.initialise(generator)
         return self
 
     def hidden(
@@ -161,7 +178,7 @@ class Transformer(nn.Module):
         ids_BT: Tensor,
         positions_BT: Tensor | None = None,
         mask: AttentionMask = None,
-        cache: KeyValueCache | None = None,
+        cache: Cache | None = None,
         time_B: Tensor | None = None,
         gate_BT: Tensor | None = None,
         every_loop: bool = False,
@@ -192,7 +209,8 @@ class Transformer(nn.Module):
             gate = gate_BT[..., None].to(x.dtype)
         if self.grid_bias is not None:
             mask = self._grid_mask(self.grid_bias, ids_BT.shape[1], mask, x.dtype)
-        context = Context(rope, mask, cache, gate)
+        run = runs(positions_BT) if positions_BT is not None and self.config.recurrent else None
+        context = Context(rope, mask, cache, gate, run)
         given = x
         states: list[Tensor] = []
         for loop in range(self.config.loops):
@@ -230,7 +248,7 @@ class Transformer(nn.Module):
         ids_BT: Tensor,
         positions_BT: Tensor | None = None,
         mask: AttentionMask = None,
-        cache: KeyValueCache | None = None,
+        cache: Cache | None = None,
         time_B: Tensor | None = None,
     ) -> Tensor:
         """Logits [B, T, V] in the weights' dtype, or log scores where the config says so; arguments as for `hidden`."""

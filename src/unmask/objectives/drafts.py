@@ -26,6 +26,8 @@ from unmask.objectives.objective import Noised, Objective, Rows, training_mask
 class Prefix:
     """Keys and values of the clean text: recorded in one pass, then put before the drafts' own in another."""
 
+    states = None
+
     def __init__(self) -> None:
         self.layers: list[tuple[Tensor, Tensor]] = []
         self.recording = True

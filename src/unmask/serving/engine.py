@@ -157,13 +157,14 @@ class Engine:
         self._thread.start()
 
     def cache_bytes(self, key: Key, rows: int, length: int) -> int:
-        """What the keys and values of `rows` requests of at most `length` tokens take in one batch."""
+        """What the keys and values, or states, of `rows` requests of at most `length` tokens take in one batch."""
         config = self.models[key.model].config
         if not key.use_cache or (key.layout.kind == "bidirectional" and not key.approximate):
             return 0
         slots = -(-length // 128) * 128  # they grow in steps,
         places = 1 << (rows - 1).bit_length()  # and the rows of compiled graphs double
-        return 8 * sum(heads * width for heads, width in config.key_shapes) * slots * places
+        keys = 2 * sum(heads * width for heads, width in config.key_shapes) * slots
+        return 4 * (keys + config.state_values) * places
 
     def submit(self, jobs: list[Job], resumed: bool = False) -> None:
         """Puts jobs in line, all or none. `resumed` ones belong to a request that was taken before.

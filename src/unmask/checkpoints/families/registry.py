@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unmask.checkpoints.families import diffugpt, diffusion_gemma, dit, llada, llama
+from unmask.checkpoints.families import diffugpt, diffusion_gemma, dit, llada, llama, mamba2
 from unmask.checkpoints.families.family import Family
 from unmask.errors import UnmaskError
 
@@ -27,6 +27,7 @@ FAMILIES = [
     llama.LLAMA,
     llama.QWEN3,
     llama.MISTRAL,
+    mamba2.FAMILY,
     *dit.FAMILIES,
 ]
 # architectures that are known and not read, and why

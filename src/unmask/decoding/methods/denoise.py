@@ -48,7 +48,8 @@ class Options(MethodOptions):
 
     @classmethod
     def caches(cls, asked: Asked) -> tuple[CacheKind, ...]:
-        return ("auto", "none", "prefix", "dual") if asked.layout == "bidirectional" else super().caches(asked)
+        parts = asked.layout == "bidirectional" and not asked.config.recurrent  # a state is of all that was read
+        return ("auto", "none", "prefix", "dual") if parts else super().caches(asked)
 
     def scheme(self, row: Row, setting: Setting) -> Scheme:
         return Denoising(row, setting)
