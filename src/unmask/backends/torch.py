@@ -1,8 +1,8 @@
 """Forwards of a torch network: the reference, and the path of every GPU.
 
 Keys and values are kept one slot per position: text writes its slots in place, and writing them again (a block that is
-denoised, a draft that was rejected) overwrites them. The feed says how many slots hold. Layers without attention keep one
-state, as of before what may be written again.
+denoised, a draft that was rejected) overwrites them. The feed says how many slots hold. Layers without attention keep a
+state, as it was before what may be written again.
 Shapes: B requests, W columns, N scored rows, V vocabulary, G key/value heads, S cache slots.
 """
 

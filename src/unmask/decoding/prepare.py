@@ -112,7 +112,7 @@ class Preparer:
             raise UnmaskError(f"layout '{kind}' is not one of model '{self.name}'; use {', '.join(known)}")
         if self.config.recurrent and kind != self.config.layout:
             raise UnmaskError(
-                f"model '{self.name}' has mixers {', '.join(self.config.mixers)} and is read as it was trained, in layout "
+                f"model '{self.name}' has mixers {', '.join(self.config.mixers)} and is read in its own layout, "
                 f"'{self.config.layout}'; leave out layout"
             )
         block = block_length or self.config.block_length or BLOCK

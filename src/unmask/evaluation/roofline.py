@@ -38,11 +38,17 @@ def read_rate(size: int = 2**28, rounds: int = 7) -> float:
 def forward_operations(config: ModelConfig, fed: int, seen: int, scored: int) -> float:
     """Operations of one forward: `fed` tokens through the layers, each attending to `seen`, `scored` heads.
 
-    Two per multiply-add; norms, rotations and softmax are left out.
+    Two per multiply-add; norms, rotations, softmax and short convolutions are left out, and of a recurrent layer all
+    but writing to its state and reading it.
     """
     heads = config.num_heads * config.head_dim
     groups = config.num_kv_heads * config.head_dim
-    matrices = config.hidden_size * (2 * heads + 2 * groups)
-    matrices += config.hidden_size * config.intermediate_size * (3 if config.activation == "swiglu" else 2)
-    layer = 2 * fed * matrices + 4 * fed * seen * heads
-    return float(config.num_layers * layer + 2 * scored * config.hidden_size * config.vocab_size)
+    mlp = config.hidden_size * config.intermediate_size * (3 if config.activation == "swiglu" else 2)
+    attention = config.hidden_size * (2 * heads + 2 * groups) + 2 * seen * heads
+    space = config.state_space
+    inner = space.expand * config.hidden_size
+    inputs = 3 * inner + 2 * space.num_groups * space.state_size + inner // space.head_dim
+    directions = 2 if config.layout == "bidirectional" else 1
+    mamba2 = config.hidden_size * inputs + 2 * directions * inner * space.state_size
+    a_token = sum(mlp + (mamba2 if mixer == "mamba2" else attention) for mixer in config.layer_mixers)
+    return float(2 * fed * a_token + 2 * scored * config.hidden_size * config.vocab_size)

@@ -215,9 +215,9 @@ class ModelConfig:
         space = self.state_space
         sizes = (space.expand, space.head_dim, space.state_size, space.num_groups, space.conv_width)
         heads, rest = divmod(space.expand * self.hidden_size, max(space.head_dim, 1))
-        if not all(1 <= size < 2**16 for size in sizes) or rest or heads % space.num_groups:
-            if self.recurrent or space != StateSpace():
-                yield f"state_space with hidden_size {self.hidden_size} is impossible: {space}"
+        impossible = not all(1 <= size < 2**16 for size in sizes) or rest or heads % space.num_groups
+        if impossible and (self.recurrent or space != StateSpace()):
+            yield f"state_space with hidden_size {self.hidden_size} is impossible: {space}"
         if self.recurrent and (self.layout not in ("bidirectional", "causal") or self.grid):
             yield f"mixers {list(self.mixers)} go with layout bidirectional or causal and no grid, not '{self.layout}'"
         if self.recurrent and self.layout == "causal" and self.loops > 1:

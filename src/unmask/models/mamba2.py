@@ -1,8 +1,8 @@
 """Mamba-2 (arXiv 2405.21060): a mixer without attention. Tokens write to a state that decays, and read it.
 
 One function computes it in chunks (state-space duality): inside a chunk as attention with decays, between chunks by the
-state. A chunk of one token is the recurrent step. To see both sides the tokens are read in two directions, which share the
-projections; convolution, decays and skip are each direction's own, and the sum of both goes on.
+state. A chunk of one token is the recurrent step. To see both sides the tokens are read in two directions, which share
+the projections; convolution, decays and skip are each direction's own, and the sum of both goes on.
 
 Shapes: B rows, R directions, T columns, G groups, H heads of a group, K head width, N state size, C channels of the
 convolution (heads, B and C), E inputs (those and a step for each head).
@@ -58,7 +58,7 @@ def advance(state: Tensor, terms: Terms) -> Tensor:
 
 
 def scan(terms: Terms, run_BT: Tensor | None, state: Tensor | None = None, mark: int = 0) -> tuple[Tensor, Tensor]:
-    """What every column reads [B, G, H, T, K], itself and those before it of its run, and the state before column `mark`.
+    """What every column reads of itself and of its run before it [B, G, H, T, K], and the state before column `mark`.
 
     state: before the first column [B, G, H, N, K]; None is zero.
     """
@@ -166,14 +166,9 @@ class Mamba2(nn.Module):
         nn.init.uniform_(self.conv_weight, -bound, bound, generator=generator)
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
-        gate_BTI, inputs_BTE = self.in_proj(x_BTD, context.gate_BT1).split(
-            [self.inner, self.channels + self.heads], -1
-        )
+        gate_BTI, inputs_BTE = self.in_proj(x_BTD, context.gate_BT1).split([self.inner, self.channels + self.heads], -1)
         states = None if context.cache is None else context.cache.states
-        if states is None:
-            mixed_BTI = self._whole(inputs_BTE, context.run_BT)
-        else:
-            mixed_BTI = self._continued(inputs_BTE, states)
+        mixed_BTI = self._whole(inputs_BTE, context.run_BT) if states is None else self._continued(inputs_BTE, states)
         gated = mixed_BTI * F.silu(gate_BTI.float())
         groups = gated.view(*gated.shape[:2], self.space.num_groups, -1)
         normed = F.rms_norm(groups, groups.shape[-1:], eps=self.eps).view_as(gated) * self.norm_weight.float()

@@ -121,7 +121,7 @@ class Way:
             if cache == "exact":
                 raise UnmaskError("an exact cache needs a causal or block-causal model; use cache='auto'")
             own = "has layers that keep a state" if config.recurrent else "keeps exact keys and values"
-            raise UnmaskError(f"cache '{cache}' is for bidirectional models, and '{asked.name}' {own}; use cache='auto'")
+            raise UnmaskError(f"cache '{cache}' is for bidirectional models; '{asked.name}' {own}, use cache='auto'")
         outside = [token for token in asked.options.logit_bias if not 0 <= token < config.vocab_size]
         if outside:
             raise UnmaskError(
