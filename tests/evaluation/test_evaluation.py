@@ -40,6 +40,10 @@ def test_operations_count_every_matrix(tiny: Tiny) -> None:
     head = model.config.hidden_size * model.config.vocab_size
     attention = 4 * 7 * 7 * model.config.hidden_size * model.config.num_layers
     assert forward_operations(model.config, 7, 7, 3) == 2 * 7 * matrices + attention + 2 * 3 * head
+    hybrid = tiny(mixers=("attention", "mamba2"), layout="causal")
+    matrices = sum(p.numel() for n, p in hybrid.named_parameters() if p.dim() == 2 and "embedding" not in n)
+    mixing = 4 * 7 * 7 * 32 + 4 * 7 * 64 * 128  # of attention; of a state of 128 by 64
+    assert forward_operations(hybrid.config, 7, 7, 3) == 2 * 7 * matrices + mixing + 2 * 3 * head
 
 
 def test_gemm_rate_is_positive() -> None:

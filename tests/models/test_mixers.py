@@ -65,3 +65,6 @@ def test_an_unknown_mixer_is_refused() -> None:
     values = {"vocab_size": 17, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 24}
     with pytest.raises(UnmaskError, match="mixers"):
         ModelConfig.from_dict({**values, "mixers": ["nothing"]})
+    assert ModelConfig.from_dict({**values, "mixer": "attention"}) == ModelConfig.from_dict(values)  # earlier versions
+    with pytest.raises(UnmaskError, match="mixer"):
+        ModelConfig.from_dict({**values, "mixer": "mamba2"})

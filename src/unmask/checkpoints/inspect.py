@@ -163,7 +163,7 @@ def _options(config: ModelConfig) -> str:
     skipped = {"num_kv_heads", "head_dim", "max_length", "layout", "block_length", "attention"}
     skipped |= {"num_experts", "expert_size", "experts_per_token"}
     told = []
-    for name, value in asdict(config).items():
+    for name, value in vars(config).items():
         required = name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
         if not required and name not in skipped and not name.endswith("_token_id") and value != plain[name]:
             told.append(name if value is True else f"no {name}" if value is False else f"{name} {value}"[:60])
