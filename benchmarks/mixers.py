@@ -1,6 +1,7 @@
-"""Memory and time a token by context: attention, Mamba-2 and both in one stack, on random weights of one size.
+"""Memory and CPU time a token by context: attention, Mamba-2 and both in one stack, on random weights of one size.
 
-The networks are those of `recipes/austen.yaml` and `recipes/austen-mamba.yaml`.
+CPU time is that of all threads together, so that what else runs on the machine counts less. The networks are
+those of `recipes/austen.yaml` and `recipes/austen-mamba.yaml`.
 """
 
 from __future__ import annotations
@@ -62,25 +63,25 @@ class Stack:
         """Reads the context, writes tokens behind it, and denoises a canvas of its length."""
         causal = self.backends["causal"]
         causal.open(Layout("causal"), 1, self.length + 1, True)
-        began = time.perf_counter()
+        began = time.process_time()
         causal.forward(Feed.of([Columns.text(self.ids, 0, self.length)], np.zeros(1, np.int64)))
-        read = time.perf_counter()
+        read = time.process_time()
         place = np.array([self.length])
         step = Columns(self.ids[-1:], place, np.array([TEXT]), place * 0, place + 1)
         for _ in range(STEPS):
             causal.forward(Feed.of([step], place))
         self.times["prompt"].append((read - began) / self.length)
-        self.times["ar step"].append((time.perf_counter() - read) / STEPS)
+        self.times["ar step"].append((time.process_time() - read) / STEPS)
         denoiser = self.backends["bidirectional"]
         denoiser.open(Layout("bidirectional"), 1, self.length, False)
         place = np.arange(self.length)
         canvas = Columns(self.ids[:-1], place, np.full(self.length, TEXT), place[-SCORED:], place[-SCORED:])
-        began = time.perf_counter()
+        began = time.process_time()
         denoiser.forward(Feed.of([canvas], np.zeros(1, np.int64)))
-        self.times["denoising"].append((time.perf_counter() - began) / self.length)
+        self.times["denoising"].append((time.process_time() - began) / self.length)
 
     def record(self) -> dict[str, Any]:
-        """Medians in microseconds a token, and the bytes kept behind the context."""
+        """Medians in microseconds of CPU a token, and the bytes kept behind the context."""
         cache = self.backends["causal"].cache
         assert cache is not None
         kept = cache.keys + cache.values
@@ -100,7 +101,7 @@ def command(
     rounds: Annotated[int, typer.Option(help="Interleaved rounds; medians are printed.", min=1)] = 3,
     as_json: Json = False,
 ) -> None:
-    """Memory and time a token by context: attention, Mamba-2 and both in one stack, on random weights of one size.
+    """Memory and CPU time a token by context: attention, Mamba-2 and both in one stack, on random weights of one size.
 
     Example: `unmask bench mixers --contexts 512,2048`
     """
@@ -125,5 +126,5 @@ def command(
         for r in records
     ]
     columns = ["context", "mixers", "parameters (ar, denoiser)", "KiB kept", *names]
-    title = f"a token, batch 1, float32, {torch.get_num_threads()} threads, medians of {rounds} rounds"
+    title = f"CPU time a token, batch 1, float32, {torch.get_num_threads()} threads, medians of {rounds} rounds"
     report(records, title, columns, rows, as_json)

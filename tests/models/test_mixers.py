@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,13 +34,14 @@ class Decay(nn.Module):
 
 
 @pytest.fixture
-def decay(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def decay(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """The two lines that a mixer takes, and a config that asks for it."""
     monkeypatch.setitem(MIXERS, "decay", Decay)
     monkeypatch.setitem(ModelConfig.__annotations__, "mixers", tuple[Literal["attention", "decay"], ...])
     configs._hints.cache_clear()
     sizes = {"vocab_size": 17, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 24}
-    return {**sizes, "layout": "causal", "shift": True, "bos_token_id": 0, "mixers": ["decay"]}
+    yield {**sizes, "layout": "causal", "shift": True, "bos_token_id": 0, "mixers": ["decay"]}
+    configs._hints.cache_clear()
 
 
 def test_another_mixer_is_made_trained_saved_and_loaded(decay: dict[str, Any], tmp_path: Path) -> None:
