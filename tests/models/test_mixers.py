@@ -39,7 +39,7 @@ def decay(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     monkeypatch.setitem(MIXERS, "decay", Decay)
     monkeypatch.setitem(ModelConfig.__annotations__, "mixers", tuple[Literal["attention", "decay"], ...])
     configs._hints.cache_clear()
-    sizes = {"vocab_size": 17, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 24}
+    sizes = {"vocab_size": 17, "hidden_size": 32, "num_layers": 2, "num_heads": 2, "intermediate_size": 24}
     yield {**sizes, "layout": "causal", "shift": True, "bos_token_id": 0, "mixers": ["decay"]}
     configs._hints.cache_clear()
 
@@ -59,7 +59,7 @@ def test_another_mixer_is_made_trained_saved_and_loaded(decay: dict[str, Any], t
     assert json.loads((tmp_path / "config.json").read_text())["mixers"] == ["decay"]
     again = DiffusionLM.from_pretrained(tmp_path)
     assert torch.equal(again.model(ids), before)
-    with pytest.raises(UnmaskError, match="mixers"):
+    with pytest.raises(UnmaskError, match=r"does not implement mixers|cannot run"):
         DiffusionLM.from_pretrained(tmp_path, backend="native")
 
 

@@ -187,26 +187,20 @@ class Mamba2(nn.Module):
 
     def _continued(self, inputs_BTE: Tensor, states: States) -> Tensor:
         """Windows that go on from the states of their rows, from left to right."""
-        rows = len(inputs_BTE)
         before = self.space.conv_width - 1
-        if self.layer in states.layers:
-            state, held = states.layers[self.layer]
-            count = torch.from_numpy(states.count).to(held.device)
-            if held.shape[1] > before:
-                terms, _ = self._terms(held[:, None])
-                terms = terms.columns(before)
-                holds = torch.arange(terms.x.shape[-2], device=held.device) < count[:, None, None, None]
-                state = advance(state, terms._replace(x=terms.x * holds[..., None], decay=terms.decay * holds))
-            place = (count[:, None] + torch.arange(before, device=held.device))[..., None]
-            held = held.gather(1, place.expand(-1, -1, held.shape[2]))
-        else:
-            state = None
-            held = inputs_BTE.new_zeros(rows, before, inputs_BTE.shape[2])
-        window = torch.cat([held, inputs_BTE], 1)
-        terms, skip = self._terms(window[:, None])
-        read, state = scan(terms.columns(before), None, state, states.settled)
-        states.layers[self.layer] = (state, window[:, states.settled :])
-        return self._read(read, skip[:, :, before:])[:, 0]
+        nothing = (None, inputs_BTE.new_zeros(len(inputs_BTE), before, inputs_BTE.shape[2]))
+        state, held = states.layers.get(self.layer, nothing)
+        again = held.shape[1] - before  # held columns, which are read into the state now where they hold
+        lost = again - torch.from_numpy(states.count).to(held.device)[:, None]
+        place = torch.arange(held.shape[1], device=held.device) - lost  # what holds moves up to the window
+        held = held.gather(1, place.clamp(min=0)[..., None].expand_as(held))
+        line = torch.cat([held, inputs_BTE], 1)
+        terms, skip = self._terms(line[:, None])
+        holds = (torch.arange(line.shape[1], device=held.device) >= lost + before)[:, None, None]
+        terms = terms._replace(x=terms.x * holds[..., None], decay=terms.decay * holds).columns(before)
+        read, state = scan(terms, None, state, again + states.settled)
+        states.layers[self.layer] = (state, line[:, again + states.settled :])
+        return self._read(read, skip[:, :, before:])[:, 0, again:]
 
     def _terms(self, inputs_BRTE: Tensor, run_BRT: Tensor | None = None) -> tuple[Terms, Tensor]:
         """The terms of every row and direction, [B R] rows, and what goes round the state [B, R, T, G, H, K]."""
