@@ -114,6 +114,29 @@ def _settle(recipe: FinetuneRecipe, lm: DiffusionLM) -> tuple[Objective, dict[st
     return objective, {name: wanted[name] for name in readings if wanted[name] != getattr(config, name)}
 
 
+def open_teacher(recipe: FinetuneRecipe, base: Base) -> Transformer | None:
+    """The frozen teacher of an objective that has one: the base as the run begins, or what the recipe names."""
+    if not base.objective.needs_teacher:
+        if recipe.teacher:
+            raise UnmaskError("recipe: this objective has no teacher; leave `teacher` out")
+        return None
+    if not recipe.teacher:
+        return copy.deepcopy(base.network).requires_grad_(False).eval()
+    lm = DiffusionLM.from_pretrained(recipe.teacher, "cpu", "float32", backend="torch")
+    vocabularies = [None if one.tokenizer is None else one.tokenizer.get_vocab() for one in (lm, base.lm)]
+    for name in ("vocab_size", "mask_token_id", "corruption", "output"):
+        if getattr(lm.config, name) != getattr(base.network.config, name):
+            raise UnmaskError(
+                f"teacher '{recipe.teacher}' has {name} {getattr(lm.config, name)!r}, base '{recipe.base}' "
+                f"{getattr(base.network.config, name)!r}; a teacher reads and scores the same tokens as its student"
+            )
+    if vocabularies[0] != vocabularies[1]:
+        raise UnmaskError(
+            f"teacher '{recipe.teacher}' has another vocabulary than base '{recipe.base}'; take one with the same tokens"
+        )
+    return lm.model.requires_grad_(False).eval()
+
+
 def make_framing(recipe: FinetuneRecipe, base: Base) -> Framing:
     """Documents as this base reads them, with its own template, start and end."""
     lm = base.lm
@@ -141,8 +164,7 @@ class Finetuner(Trainer):
         self.base_name = recipe.base
         self.asked = list(Documents(recipe.data.validation, recipe.data)) if recipe.training.samples else []
         framing = make_framing(recipe, base)
-        teacher = copy.deepcopy(base.network).requires_grad_(False).eval() if base.objective.needs_teacher else None
-        material = Material.of(recipe, base.network, framing, teacher)
+        material = Material.of(recipe, base.network, framing, open_teacher(recipe, base))
         super().__init__(replace(recipe, objective=base.objective), folder, console, material)
         self.decode = DiffusionLM(self.network, base.lm.tokenizer, self._defaults(), base.lm.name, base.lm.loaded)
 
