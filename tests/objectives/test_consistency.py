@@ -18,11 +18,11 @@ from unmask.objectives.consistency import (
     MaskedConsistency,
     divergence,
     drawn,
-    gaussian_alpha,
     gaussian_gap,
 )
 from unmask.objectives.draws import Draws
 from unmask.objectives.objective import Noised, Rows
+from unmask.objectives.score import DUO, gaussian_alpha
 
 Tiny = Callable[..., Any]
 
@@ -67,7 +67,7 @@ def test_gaussian_paths_are_the_argmax_of_noised_one_hot_vectors(size: int) -> N
     ours = [ratio > gap for ratio in ratios]
     for a, b in zip((*brute, brute[0] & brute[1]), (*ours, ours[0] & ours[1]), strict=True):
         assert float(a.float().mean()) == pytest.approx(float(b.float().mean()), abs=5e-3)
-    alpha = gaussian_alpha(torch.tensor([-1.75, -3.5]), size)
+    alpha, _ = gaussian_alpha(torch.tensor([-1.75, -3.5]), size)
     kept = [float(a + (1 - a) / size) for a in alpha]
     assert kept == pytest.approx([float(a.float().mean()) for a in brute], abs=5e-3)
 
@@ -76,7 +76,15 @@ def test_gaussian_alpha_of_two_tokens_has_a_closed_form() -> None:
     gamma = torch.tensor([-4.0, 0.0, 4.0])
     normal = torch.distributions.Normal(0.0, 1.0)
     own = normal.cdf(torch.exp(-gamma / 2) / math.sqrt(2))  # z0 + ratio > z1
-    torch.testing.assert_close(gaussian_alpha(gamma, 2).float(), 2 * own - 1, atol=1e-6, rtol=0)
+    torch.testing.assert_close(gaussian_alpha(gamma, 2)[0].float(), 2 * own - 1, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [2, 50, 4096])
+def test_the_slope_of_gaussian_alpha_is_its_derivative(size: int) -> None:
+    gamma = torch.linspace(-4, -1, 7, dtype=torch.float64)
+    step = 1e-4
+    rise = gaussian_alpha(gamma + step, size)[0] - gaussian_alpha(gamma - step, size)[0]
+    torch.testing.assert_close(gaussian_alpha(gamma, size)[1], rise / (2 * step), rtol=1e-5, atol=1e-9)
 
 
 @pytest.fixture
@@ -100,7 +108,8 @@ def test_consistency_is_the_later_teacher_where_masked_and_the_text_where_told(m
     objective = MaskedConsistency(rounds=(4,))
     noised = objective.corrupt(rows, draws_of(4), mask)
     told = noised.later != noised.inputs
-    assert told.any() and (noised.later == mask).any()
+    assert told.any()
+    assert (noised.later == mask).any()
     assert torch.equal(noised.later[told], rows.ids[told])
     assert bool((noised.later[~told] == noised.inputs[~told]).all())
     student, teacher = log_chances(model, noised.inputs), log_chances(model, noised.later)
@@ -133,7 +142,9 @@ def test_sdtt_scores_a_token_as_the_teacher_did_when_it_wrote_it(masked: tuple[A
             below = first[b, i].exp().double().cumsum(0) <= float(noised.u[b, 12 + i])
             ids[b, i] = int(below.sum())
     second = log_chances(model, ids)
-    assert written.any() and (ids == mask).any() and not (ids[written] == mask).any()
+    assert written.any()
+    assert (ids == mask).any()
+    assert not (ids[written] == mask).any()
     expected = sum(
         float((first[b, i].exp() * (first[b, i] - (first if written[b, i] else second)[b, i])).sum())
         for b, i in (noised.inputs == mask).nonzero().tolist()
@@ -164,9 +175,11 @@ def test_dcd_reads_two_states_of_one_path(uniform: tuple[Any, Rows]) -> None:
     objective = DCD(rounds=(4,))
     noised = objective.corrupt(rows, draws_of(64), None, size)
     early, late = noised.later != rows.ids, noised.inputs != rows.ids
-    assert early.any() and not (early & ~late).any()  # what was random before is random later
+    assert early.any()
+    assert not (early & ~late).any()  # what was random before is random later
     assert torch.equal(noised.later[early], noised.inputs[early])  # and the same token
-    assert noised.time is not None and bool((noised.end < noised.time).all())
+    assert noised.time is not None
+    assert bool((noised.end < noised.time).all())
     share = (1 - torch.exp(-noised.time)) * (1 - 1 / size)
     assert float(late.float().mean()) == pytest.approx(float(share.mean()), abs=0.05)
     student = model(noised.inputs, rows.position, None, None, noised.time).log_softmax(-1)
@@ -177,16 +190,41 @@ def test_dcd_reads_two_states_of_one_path(uniform: tuple[Any, Rows]) -> None:
     assert shape <= set(vars(objective.teach(model, noised)))
 
 
+@torch.no_grad()
+def test_the_curriculum_reads_mixtures_that_sharpen_into_their_argmax(uniform: tuple[Any, Rows]) -> None:
+    model, rows = uniform
+    size = model.config.vocab_size
+    objective = DUO(curriculum=(10, 20))
+    assert [round(objective.temperature(step), 6) for step in (0, 10, 15, 20)] == [0.1, 0.1, 0.031623, 0.01]
+    soft = objective.corrupt(rows, draws_of(64), None, size)
+    torch.testing.assert_close(soft.inputs.sum(-1), torch.ones(64, 12))
+    sharp = objective.corrupt(rows, draws_of(64, step=19), None, size)
+    assert sharp.inputs.amax(-1).mean() > soft.inputs.amax(-1).mean()
+    random = (soft.inputs.argmax(-1) != rows.ids).float().mean(1)
+    assert soft.time is not None
+    expected = (1 - torch.exp(-soft.time)) * (1 - 1 / size)
+    assert float(random.mean()) == pytest.approx(float(expected.mean()), abs=0.05)
+    hard = replace(soft, inputs=soft.inputs.argmax(-1))
+    mixed = replace(soft, inputs=torch.nn.functional.one_hot(hard.inputs, size).float())
+    torch.testing.assert_close(objective.loss(model, mixed), objective.loss(model, hard))
+    assert float(objective.loss(model, soft)) != pytest.approx(float(objective.loss(model, hard)), rel=1e-3)
+    plain = DUO()
+    for other, step in ((objective, 20), (objective.held_out(), 0)):
+        a, b = (o.corrupt(rows, draws_of(64, step=step), None, size) for o in (other, plain))
+        assert torch.equal(a.inputs, b.inputs)
+
+
 def test_a_given_prompt_stays_and_is_not_scored(uniform: tuple[Any, Rows]) -> None:
     model, rows = uniform
     given = replace(rows, supervised=torch.arange(12).expand(64, 12) >= 5)
     noised = DCD(rounds=(1,)).corrupt(given, draws_of(64), None, model.config.vocab_size)
-    assert torch.equal(noised.inputs[:, :5], rows.ids[:, :5]) and not noised.weights[:, :5].any()
+    assert torch.equal(noised.inputs[:, :5], rows.ids[:, :5])
+    assert not noised.weights[:, :5].any()
 
 
 def test_schedules_of_the_path_and_of_the_sampler_name_noise_alike() -> None:
     """The network is told sigma = -log alpha by both."""
-    alpha = gaussian_alpha(torch.tensor([-2.0]), 100)
+    alpha, _ = gaussian_alpha(torch.tensor([-2.0]), 100)
     t = float((1 - alpha) / (1 - 1e-3))
     assert float(NoiseSchedule.of_network("log_linear").sigma(t)) == pytest.approx(float(-alpha.log()), rel=1e-6)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -100,10 +101,20 @@ def test_a_teacher_is_named(bases: dict[str, str], tmp_path: Path, refused: Call
     other = trained(tmp_path, "mdlm", TEXT[::-1])
     recipe = recipe_of(bases["mdlm"], "sdtt", teacher=other)
     teacher = open_teacher(recipe, open_base(recipe))
-    assert teacher is not None and not any(p.requires_grad for p in teacher.parameters())
+    assert teacher is not None
+    assert not any(p.requires_grad for p in teacher.parameters())
     expected = DiffusionLM.from_pretrained(other, backend="torch").model
     assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), expected.parameters(), strict=True))
-    for name, words in {"austen": ("teacher 'austen'", "vocab_size 4096"), "nowhere/at/all": ("nowhere/at/all",)}.items():
+    wrong = {"austen": ("teacher 'austen'", "vocab_size 4096"), "nowhere/at/all": ("nowhere/at/all",)}
+    wrong[bases["duo"]] = ("mask_token_id",)
+    wrong[trained(tmp_path, "ar")] = ("layout 'causal'", "'bidirectional'")
+    shuffled = Path(other) / "tokenizer.json"
+    tokenizer = json.loads(shuffled.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    shuffled.write_text(json.dumps(tokenizer))
+    wrong[other] = ("another vocabulary",)
+    for name, words in wrong.items():
         with refused(*words):
             recipe = recipe_of(bases["mdlm"], "sdtt", teacher=name)
             open_teacher(recipe, open_base(recipe))

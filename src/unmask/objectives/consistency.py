@@ -6,7 +6,6 @@ student, as a round begins. Shapes: B rows, L tokens, N scored tokens, V vocabul
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -19,7 +18,7 @@ from unmask.objectives.distill import over_chunks, without
 from unmask.objectives.draws import Draws
 from unmask.objectives.masked import MDLM
 from unmask.objectives.objective import Noised, Normaliser, Objective, Rows, training_mask
-from unmask.objectives.score import DUO
+from unmask.objectives.score import DUO, gaussian_alpha
 
 Divergence = Literal["forward", "backward"]
 SUBSTEPS = 2  # of the teacher in a step of the student
@@ -47,16 +46,6 @@ def gaussian_gap(u_BL: Tensor, v_BL: Tensor, size: int) -> Tensor:
     """
     greatest = -torch.special.ndtri(-torch.expm1(u_BL.double().log() / (size - 1)))
     return greatest - torch.special.ndtri(v_BL.double())
-
-
-def gaussian_alpha(gamma: Tensor, size: int) -> Tensor:
-    """The chance to be kept, else random, of the argmax of a one-hot vector times sqrt(sigmoid(-gamma)) plus noise
-    times sqrt(sigmoid(gamma)) (DUO's diffusion transformation operator, arXiv 2506.10892, eq. 10), float64."""
-    z = torch.linspace(-9, 9, 4001, dtype=torch.float64, device=gamma.device)
-    density = torch.exp(-(z**2) / 2 - math.log(2 * math.pi) / 2)
-    ratio = torch.exp(-gamma.double() / 2)[..., None]
-    own = torch.trapezoid(density * torch.exp((size - 1) * torch.special.log_ndtr(z + ratio)), z)
-    return (size * own - 1) / (size - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,18 +162,13 @@ class SDTT(MaskedConsistency):
 @dataclass(frozen=True)
 class DCD(InRounds, DUO):
     """Discrete consistency distillation of uniform noise (DUO, arXiv 2506.10892): student and teacher read the argmax
-    of one path of Gaussian noise, the teacher a step earlier.
-
-    gamma: the path's noise, log(variance / signal), at time 0 and 1.
-    """
-
-    gamma: tuple[float, float] = (-3.5, -1.75)
+    of one path of Gaussian noise, the teacher a step earlier."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check()
-        if not self.gamma[0] < self.gamma[1]:
-            raise ValueError("gamma must name two numbers, the lower first")
+        if self.curriculum != (0, 0):
+            raise ValueError("curriculum is of training by duo; leave it out")
 
     def corrupt(self, rows: Rows, draws: Draws, mask_id: int | None, vocab_size: int = 0) -> OnPath:
         length = rows.ids.shape[1]
@@ -197,9 +181,9 @@ class DCD(InRounds, DUO):
         other_BL = other_BL + (other_BL >= rows.ids).long()  # any token but the text's
 
         def state(time_B: Tensor) -> tuple[Tensor, Tensor]:
-            gamma_B = self.gamma[0] + (self.gamma[1] - self.gamma[0]) * time_B
+            gamma_B = self.gammas(time_B)
             kept_BL = torch.exp(-gamma_B.double() / 2)[:, None] > gap_BL
-            sigma_B = -gaussian_alpha(gamma_B, vocab_size).clamp(min=1e-5).log()
+            sigma_B = -gaussian_alpha(gamma_B, vocab_size)[0].log()
             return torch.where(kept_BL | ~rows.supervised, rows.ids, other_BL), sigma_B.float()
 
         inputs, sigma = state(start)

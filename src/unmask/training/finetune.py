@@ -15,6 +15,7 @@ from unmask.errors import UnmaskError
 from unmask.files import read_json, write_text
 from unmask.lm import DiffusionLM
 from unmask.models.transformer import Transformer
+from unmask.objectives.distill import Distilled
 from unmask.objectives.objective import Objective
 from unmask.training import lora
 from unmask.training.documents import Document, Documents
@@ -114,6 +115,9 @@ def _settle(recipe: FinetuneRecipe, lm: DiffusionLM) -> tuple[Objective, dict[st
     return objective, {name: wanted[name] for name in readings if wanted[name] != getattr(config, name)}
 
 
+SAME = ("vocab_size", "mask_token_id", "corruption", "output", "layout", "block_length")  # of student and teacher
+
+
 def open_teacher(recipe: FinetuneRecipe, base: Base) -> Transformer | None:
     """The frozen teacher of an objective that has one: the base as the run begins, or what the recipe names."""
     if not base.objective.needs_teacher:
@@ -122,18 +126,20 @@ def open_teacher(recipe: FinetuneRecipe, base: Base) -> Transformer | None:
         return None
     if not recipe.teacher:
         return copy.deepcopy(base.network).requires_grad_(False).eval()
-    lm = DiffusionLM.from_pretrained(recipe.teacher, "cpu", "float32", backend="torch")
-    vocabularies = [None if one.tokenizer is None else one.tokenizer.get_vocab() for one in (lm, base.lm)]
-    for name in ("vocab_size", "mask_token_id", "corruption", "output"):
-        if getattr(lm.config, name) != getattr(base.network.config, name):
+    device = base.network.embedding.weight.device.type
+    lm = DiffusionLM.from_pretrained(recipe.teacher, device, "float32", backend="torch")
+    wanted = {name: getattr(base.network.config, name) for name in SAME}
+    if isinstance(base.objective, Distilled) and base.objective.reads == "clean":
+        wanted |= {"layout": "causal", "block_length": 0}
+    for name, value in wanted.items():
+        if getattr(lm.config, name) != value:
             raise UnmaskError(
-                f"teacher '{recipe.teacher}' has {name} {getattr(lm.config, name)!r}, base '{recipe.base}' "
-                f"{getattr(base.network.config, name)!r}; a teacher reads and scores the same tokens as its student"
+                f"teacher '{recipe.teacher}' has {name} {getattr(lm.config, name)!r}, where base '{recipe.base}' and "
+                f"the objective need {value!r}; take a teacher of the same kind and tokens"
             )
-    if vocabularies[0] != vocabularies[1]:
-        raise UnmaskError(
-            f"teacher '{recipe.teacher}' has another vocabulary than base '{recipe.base}'; take one with the same tokens"
-        )
+    ours, theirs = (None if one.tokenizer is None else one.tokenizer.get_vocab() for one in (base.lm, lm))
+    if ours != theirs:
+        raise UnmaskError(f"teacher '{recipe.teacher}' has another vocabulary than base '{recipe.base}'; take its own")
     return lm.model.requires_grad_(False).eval()
 
 

@@ -211,8 +211,8 @@ class Trainer:
                 record = self._train_step()
                 if self.held_out and (self.step % self.config.validate_every == 0 or self.step == steps):
                     record |= self._validate()
-                    objective = self.recipe.objective
-                    rivals = [r for r in self.history if objective.at(int(r["step"]) - 1) == objective.at(self.step - 1)]
+                    at = self.recipe.objective.at  # losses of other rounds do not compare
+                    rivals = [r for r in self.history if at(int(r["step"]) - 1) == at(self.step - 1)]
                     if record["validation"] <= min(r.get("validation", math.inf) for r in [*rivals, record]):
                         self.progress.best = {n: t.clone() for n, t in self.ema.values.items()}
                 self.history.append(record)
