@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unmask.layout import Layout
 from unmask.models.transformer import Transformer
+from unmask.noise import clip_times
 from unmask.objectives.distill import over_chunks, without
 from unmask.objectives.draws import Draws
 from unmask.objectives.masked import MDLM
@@ -25,7 +26,7 @@ SUBSTEPS = 2  # of the teacher in a step of the student
 
 
 def divergence(teacher_log_p_V: Tensor, student_log_p_V: Tensor, kind: Divergence) -> Tensor:
-    """KL(teacher || student), forward, or KL(student || teacher), backward, in nats, over the last axis."""
+    """KL(teacher, student), forward, or KL(student, teacher), backward, in nats, over the last axis."""
     p_V, q_V = teacher_log_p_V, student_log_p_V
     if kind == "backward":
         p_V, q_V = q_V, p_V
@@ -73,17 +74,12 @@ def told(noised: OnPath, log_p: Tensor, known: Tensor) -> Foretold:
 
 @dataclass(frozen=True)
 class InRounds(Objective):
-    """Fields of objectives that go by rounds.
-
-    rounds: steps that the student is to write a canvas in, one number a round. round_length: steps of training in each
-    but the last, which has the rest. divergence: forward, KL(teacher || student), or backward, KL(student || teacher),
-    which looks for modes. All logits of a micro-batch are held at once.
-    """
+    """Objectives that go by rounds. All logits of a micro-batch are held at once."""
 
     needs_teacher: ClassVar[bool] = True
-    rounds: tuple[int, ...] = (32, 16, 8, 4)
-    round_length: int = 200
-    divergence: Divergence = "backward"
+    rounds: tuple[int, ...] = (32, 16, 8, 4)  # steps that the student is to write a canvas in, a number a round
+    round_length: int = 200  # steps of training in each round but the last, which has the rest
+    divergence: Divergence = "backward"  # KL(student, teacher), which looks for modes; forward: KL(teacher, student)
 
     def check(self) -> None:
         if not self.rounds or min(self.rounds) < 1 or self.round_length < 1:
@@ -174,7 +170,7 @@ class DCD(InRounds, DUO):
         length = rows.ids.shape[1]
         device = rows.ids.device
         step = 1 / self.rounds[0]
-        start = (draws.strata(1)[:, 0] + step).clamp(max=1).to(device)
+        start = (clip_times(draws.strata(1)[:, 0], *self.clip) + step).clamp(max=1).to(device)
         u_BL, v_BL = draws.uniforms(2 * length).to(device).chunk(2, -1)
         gap_BL = gaussian_gap(u_BL, v_BL, vocab_size)
         other_BL = draws.tokens(length, vocab_size - 1).to(device)
