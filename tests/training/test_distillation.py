@@ -26,9 +26,16 @@ TRAINING = {"steps": 2, "batch_size": 2, "learning_rate": 0.01, "warmup_steps": 
 def trained(folder: Path, kind: str, text: str = TEXT) -> str:
     """A model from scratch of two steps: masked diffusion, or uniform noise."""
     (folder / "text.txt").write_text(text)
-    told = {"time_condition_size": 8} if kind == "duo" else {}
+    told = {"time_condition_size": 8} if kind in ("duo", "sedd") else {}
+    noise = {"corruption": "uniform"} if kind == "sedd" else {}
     data = {"files": [str(folder / "text.txt")], "tokenizer": "byte", "length": 16}
-    tree = {"name": kind, "objective": {"kind": kind}, "model": {**SHAPE, **told}, "data": data, "training": TRAINING}
+    tree = {
+        "name": kind,
+        "objective": {"kind": kind, **noise},
+        "model": {**SHAPE, **told},
+        "data": data,
+        "training": TRAINING,
+    }
     return str(Trainer(parse_recipe(tree, kind), folder / kind, QUIET).run())
 
 
@@ -125,3 +132,5 @@ def test_a_teacher_is_named(bases: dict[str, str], tmp_path: Path, refused: Call
         open_teacher(plain, open_base(plain))
     with refused("corruption"):
         open_base(recipe_of(bases["mdlm"], "dcd"))
+    with refused("output 'log_score'", "'logits'"):
+        open_base(recipe_of(trained(tmp_path, "sedd"), "dcd"))

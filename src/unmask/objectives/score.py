@@ -90,6 +90,7 @@ class NoiseConditioned(Objective):
             "corruption": self.corruption,
             "noise_schedule": self.schedule,
             "noise_range": self.noise_range,
+            "output": "logits",
             "time_conditioned": bool(shape.get("time_condition_size")),
         }
         return own if self.corruption == "absorbing" else {**own, "mask_token_id": None}
