@@ -237,6 +237,7 @@ class Trainer:
         objective = self.recipe.objective.at(self.step)
         if self.teacher is not None and self.step and objective != self.recipe.objective.at(self.step - 1):
             self.progress.teacher = {n: t.clone() for n, t in self.ema.values.items()}
+            self.progress.best = {}
             self._renew_teacher()
         rate = learning_rate(self.config, self.step)
         began = time.perf_counter()
