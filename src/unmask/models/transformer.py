@@ -186,6 +186,7 @@ class Transformer(nn.Module):
         """Final hidden states [B, T, D], before any un-shift and before the head; of every loop with every_loop,
         [loops * B, T, D], the first loop's rows first.
 
+        ids_BT may be floats [B, T, V]: shares of tokens, whose embeddings are mixed.
         positions_BT defaults to 0..T-1; with a cache the mask covers the cache's slots; time_B is the
         noise level that an adaLN network is conditioned on, and is ignored by others; gate_BT (bool) says
         at which positions an adapter acts, None for nowhere.
@@ -198,7 +199,7 @@ class Transformer(nn.Module):
         if self.time_embedding is not None:
             zeros = torch.zeros(ids_BT.shape[0], device=ids_BT.device)
             condition = self.time_embedding(zeros if time_B is None else time_B)
-        x = self.embedding(ids_BT)
+        x = ids_BT @ self.embedding.weight if ids_BT.is_floating_point() else self.embedding(ids_BT)
         gate = None
         if self.position_embedding is not None:
             where = torch.arange(ids_BT.shape[1], device=ids_BT.device) if positions_BT is None else positions_BT

@@ -39,9 +39,9 @@ class Draws:
         jitter = torch.rand(count, generator=generator, dtype=torch.float64)
         return self._mine(((order + jitter) / count).view(self.total_rows, per_row)).float()
 
-    def uniforms(self, length: int) -> Tensor:
-        """Uniform draws in [0, 1), [rows, length]."""
-        return self._mine(torch.rand(self.total_rows, length, generator=self._generator(2)))
+    def uniforms(self, length: int, purpose: int = 2) -> Tensor:
+        """Uniform draws in [0, 1), [rows, length]; those of another purpose are others."""
+        return self._mine(torch.rand(self.total_rows, length, generator=self._generator(purpose)))
 
     def shared(self) -> float:
         """One uniform draw in [0, 1) that all rows and ranks of the step share."""

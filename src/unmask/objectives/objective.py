@@ -178,6 +178,10 @@ class Objective:
         """Decoding defaults that follow from how a model is trained, for generation_config.json."""
         return {}
 
+    def at(self, step: int) -> Self:
+        """The objective as it is at a step of training; where it changes, the student becomes its own teacher."""
+        return self
+
     def teach(self, teacher: Transformer, noised: Any) -> Noised:
         """The batch with what a teacher says of it; called without gradients."""
         return noised

@@ -6,13 +6,15 @@ what stands there, x0 what should.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from unmask.layout import Layout
 from unmask.models.config import Corruption
@@ -88,6 +90,7 @@ class NoiseConditioned(Objective):
             "corruption": self.corruption,
             "noise_schedule": self.schedule,
             "noise_range": self.noise_range,
+            "output": "logits",
             "time_conditioned": bool(shape.get("time_condition_size")),
         }
         return own if self.corruption == "absorbing" else {**own, "mask_token_id": None}
@@ -121,13 +124,14 @@ class NoiseConditioned(Objective):
         if noised.time is None:
             raise ValueError("a noise-conditioned network needs the noise level of each row")
         rows = noised.rows
-        sigma = noised.time[:, None].expand(noised.inputs.shape)
+        sigma = noised.time[:, None].expand(noised.targets.shape)
+        ids = noised.inputs.argmax(-1) if noised.inputs.dim() == 3 else noised.inputs
         mask = training_mask(Layout("bidirectional"), rows)
         out_BLV = model(noised.inputs, rows.position, mask, None, noised.time)
         with torch.autocast(out_BLV.device.type, enabled=False):
-            log_score = self.log_score(out_BLV.float(), noised.inputs, sigma)
+            log_score = self.log_score(out_BLV.float(), ids, sigma)
             mask_id = model.config.mask_token_id if self.corruption == "absorbing" else None
-            losses = score_entropy(log_score, noised.inputs, noised.targets, sigma, mask_id)
+            losses = score_entropy(log_score, ids, noised.targets, sigma, mask_id)
             return torch.where(noised.weights > 0, losses * noised.weights, 0.0).sum()
 
     def log_score(self, out_BLV: Tensor, ids_BL: Tensor, sigma_BL: Tensor) -> Tensor:
@@ -150,14 +154,69 @@ class SEDD(NoiseConditioned):
         return out_BLV
 
 
+def gaussian_alpha(gamma: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Alpha of the argmax of a one-hot vector times sqrt(sigmoid(-gamma)) plus noise times sqrt(sigmoid(gamma)), its
+    chance to be kept, else random (DUO's diffusion transformation operator, arXiv 2506.10892, eq. 10), and its
+    derivative by gamma; float64."""
+    z = torch.linspace(-9, 9, 4001, dtype=torch.float64, device=gamma.device)
+    density = torch.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+    ratio = torch.exp(-gamma.double() / 2)[..., None]
+    below = torch.special.log_ndtr(z + ratio)  # any other token's draw is less
+    own = torch.trapezoid(density * torch.exp((size - 1) * below), z)
+    slope = torch.exp((size - 2) * below - (z + ratio) ** 2 / 2) / math.sqrt(2 * math.pi)
+    change = -torch.trapezoid(density * slope, z) * ratio[..., 0] / 2
+    return (size * own - 1) / (size - 1), size * change
+
+
 @dataclass(frozen=True)
 class DUO(NoiseConditioned):
-    """The NELBO of uniform noise (DUO, arXiv 2506.10892) of a network that gives logits of clean tokens."""
+    """The NELBO of uniform noise (DUO, arXiv 2506.10892) of a network that gives logits of clean tokens.
+
+    curriculum: training steps; up to the second the network reads softmax(w / temperature), w a one-hot vector in
+    Gaussian noise, instead of w's argmax. The temperature falls from 0.1, from the first step on, to 0.01. gamma: the
+    noise of such paths, log(variance / signal), at time 0 and 1. Rows then hold a vocabulary of floats per token.
+    """
+
+    curriculum: tuple[int, int] = (0, 0)
+    gamma: tuple[float, float] = (-3.5, -1.75)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 <= self.curriculum[0] <= self.curriculum[1] or not self.gamma[0] < self.gamma[1]:
+            raise ValueError("curriculum must name two steps, gamma two numbers, the lower first")
         if self.corruption != "uniform":
             raise ValueError("duo is for uniform noise; masked diffusion is objective mdlm")
+
+    def held_out(self) -> DUO:
+        return replace(self, curriculum=(0, 0))
+
+    def temperature(self, step: int) -> float:
+        first, last = self.curriculum
+        return 10 ** -(1 + max(0, step - first) / max(1, last - first))
+
+    def gammas(self, time: Tensor) -> Tensor:
+        return self.gamma[0] + (self.gamma[1] - self.gamma[0]) * time
+
+    def corrupt(self, rows: Rows, draws: Draws, mask_id: int | None, vocab_size: int = 0) -> Noised:
+        if draws.step >= self.curriculum[1]:
+            return super().corrupt(rows, draws, mask_id, vocab_size)
+        gamma = self.gammas(clip_times(draws.strata(1)[:, 0], *self.clip).to(rows.ids.device))
+        u = draws.uniforms(rows.ids.shape[1] * vocab_size).clamp(min=1e-7).to(gamma.device)
+        clean = one_hot(rows.ids, vocab_size).float()
+        noise = torch.special.ndtri(u).view(clean.shape) * torch.exp(gamma / 2)[:, None, None]
+        signal = torch.sigmoid(-gamma).sqrt()[:, None, None]
+        mixed = ((clean + noise) * signal / self.temperature(draws.step)).softmax(-1)
+        alpha, slope = gaussian_alpha(gamma, vocab_size)
+        rate = -slope * (self.gamma[1] - self.gamma[0]) / alpha
+        weights, normaliser = self._weigh(rate[:, None].expand(rows.ids.shape), rows.supervised, rows)
+        return Noised(
+            inputs=torch.where(rows.supervised[..., None], mixed, clean),
+            targets=rows.ids,
+            weights=weights,
+            rows=rows,
+            normaliser=normaliser,
+            time=-alpha.log().float(),
+        )
 
     def log_score(self, out_BLV: Tensor, ids_BL: Tensor, sigma_BL: Tensor) -> Tensor:
         return uniform_score(out_BLV.log_softmax(-1), ids_BL, sigma_BL)

@@ -19,6 +19,7 @@ from unmask.training.optimizer import Ema, put
 from unmask.training.token_file import locked
 
 KEPT = 2
+EXTRA = ("best", "teacher")  # tensors of Progress, where it has them
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Progress:
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)  # averaged weights of the best check so far
+    teacher: dict[str, Tensor] = field(default_factory=dict)  # the student's that became its own teacher
 
 
 class Checkpointer:
@@ -92,8 +94,9 @@ class Checkpointer:
             write_tensors(temporary / "weights.safetensors", dict(self.parameters))
             write_tensors(temporary / WEIGHTS, self.ema.values)
             write_tensors(temporary / "optimizer.safetensors", moments)
-            if progress.best:
-                write_tensors(temporary / "best.safetensors", progress.best)
+            for name in EXTRA:
+                if getattr(progress, name):
+                    write_tensors(temporary / f"{name}.safetensors", getattr(progress, name))
             self.describe(temporary)
             state = {"step": progress.step, "history": progress.history, "identity": self.identity}
             write_text(temporary / "state.json", json.dumps(state))
@@ -128,9 +131,10 @@ class Checkpointer:
         if changed:
             raise UnmaskError(f"{folder} was made with another {' and '.join(changed)}; choose another --output")
         progress = Progress(step, history)
-        if (folder / "best.safetensors").is_file():
-            best = read_tensors(folder / "best.safetensors")
-            progress.best = {n: t.to(device) for n, t in best.items()}
+        for name in EXTRA:
+            if (folder / f"{name}.safetensors").is_file():
+                tensors = read_tensors(folder / f"{name}.safetensors")
+                setattr(progress, name, {n: t.to(device) for n, t in tensors.items()})
         say(f"continuing from step {step} in {folder}")
         return progress
 

@@ -15,6 +15,7 @@ from unmask.errors import UnmaskError
 from unmask.files import read_json, write_text
 from unmask.lm import DiffusionLM
 from unmask.models.transformer import Transformer
+from unmask.objectives.distill import Distilled
 from unmask.objectives.objective import Objective
 from unmask.training import lora
 from unmask.training.documents import Document, Documents
@@ -114,6 +115,34 @@ def _settle(recipe: FinetuneRecipe, lm: DiffusionLM) -> tuple[Objective, dict[st
     return objective, {name: wanted[name] for name in readings if wanted[name] != getattr(config, name)}
 
 
+SAME = ("vocab_size", "mask_token_id", "corruption", "output", "layout", "block_length")  # of student and teacher
+
+
+def open_teacher(recipe: FinetuneRecipe, base: Base) -> Transformer | None:
+    """The frozen teacher of an objective that has one: the base as the run begins, or what the recipe names."""
+    if not base.objective.needs_teacher:
+        if recipe.teacher:
+            raise UnmaskError("recipe: this objective has no teacher; leave `teacher` out")
+        return None
+    if not recipe.teacher:
+        return copy.deepcopy(base.network).requires_grad_(False).eval()
+    device = base.network.embedding.weight.device.type
+    lm = DiffusionLM.from_pretrained(recipe.teacher, device, "float32", backend="torch")
+    wanted = {name: getattr(base.network.config, name) for name in SAME}
+    if isinstance(base.objective, Distilled) and base.objective.reads == "clean":
+        wanted |= {"layout": "causal", "block_length": 0}
+    for name, value in wanted.items():
+        if getattr(lm.config, name) != value:
+            raise UnmaskError(
+                f"teacher '{recipe.teacher}' has {name} {getattr(lm.config, name)!r}, where base '{recipe.base}' and "
+                f"the objective need {value!r}; take a teacher of the same kind and tokens"
+            )
+    ours, theirs = (None if one.tokenizer is None else one.tokenizer.get_vocab() for one in (base.lm, lm))
+    if ours != theirs:
+        raise UnmaskError(f"teacher '{recipe.teacher}' has another vocabulary than base '{recipe.base}'; take its own")
+    return lm.model.requires_grad_(False).eval()
+
+
 def make_framing(recipe: FinetuneRecipe, base: Base) -> Framing:
     """Documents as this base reads them, with its own template, start and end."""
     lm = base.lm
@@ -141,8 +170,7 @@ class Finetuner(Trainer):
         self.base_name = recipe.base
         self.asked = list(Documents(recipe.data.validation, recipe.data)) if recipe.training.samples else []
         framing = make_framing(recipe, base)
-        teacher = copy.deepcopy(base.network).requires_grad_(False).eval() if base.objective.needs_teacher else None
-        material = Material.of(recipe, base.network, framing, teacher)
+        material = Material.of(recipe, base.network, framing, open_teacher(recipe, base))
         super().__init__(replace(recipe, objective=base.objective), folder, console, material)
         self.decode = DiffusionLM(self.network, base.lm.tokenizer, self._defaults(), base.lm.name, base.lm.loaded)
 

@@ -14,6 +14,7 @@ from unmask.decoding.methods import DecodingDefaults
 from unmask.decoding.options import check_ranges, option
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig, build
+from unmask.objectives.consistency import DCD, SDTT, MaskedConsistency
 from unmask.objectives.distill import CertaintyForcing, Distilled
 from unmask.objectives.drafts import Drafts
 from unmask.objectives.masked import AR, BD3LM, MDLM
@@ -33,6 +34,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "drafts": Drafts,
     "distill": Distilled,
     "certainty": CertaintyForcing,
+    "sdtt": SDTT,
+    "consistency": MaskedConsistency,
+    "dcd": DCD,
 }
 LARGEST_VOCABULARY = 2**22  # stands in for a tokenizer's until there is one
 
@@ -172,6 +176,7 @@ class FinetuneRecipe(Recipe):
 
     command: ClassVar[str] = "finetune"
     base: str  # a model's name, folder, GGUF file, or a PEFT adapter's folder
+    teacher: str = ""  # of an objective that has one: a model's name or path; the base as the run begins if empty
     lora: LoraConfig = field(default_factory=LoraConfig)
     shift_is_given: bool = False  # set by the reader: whether the recipe says objective.shift
 

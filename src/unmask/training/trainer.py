@@ -6,6 +6,7 @@ backward pass, and checkpoints hold all that a step reads, so a killed run conti
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -39,7 +40,7 @@ from unmask.training.checkpointer import Checkpointer, Progress
 from unmask.training.data import DataConfig, Stream, make_rows
 from unmask.training.documents import Documents
 from unmask.training.framing import Framing
-from unmask.training.optimizer import Ema, learning_rate, make_optimizers
+from unmask.training.optimizer import Ema, learning_rate, make_optimizers, put
 from unmask.training.precision import choose_precision, native_bf16
 from unmask.training.progress import TrainingProgress, plot_loss
 from unmask.training.recipe import Recipe, TrainRecipe
@@ -190,6 +191,7 @@ class Trainer:
         try:
             self.accelerator.wait_for_everyone()
             self.progress = self.checkpointer.restore(self.device, self.console.print)
+            self._renew_teacher()
             with self.stopped:
                 self._train()
             if main:
@@ -209,7 +211,9 @@ class Trainer:
                 record = self._train_step()
                 if self.held_out and (self.step % self.config.validate_every == 0 or self.step == steps):
                     record |= self._validate()
-                    if record["validation"] <= min(r.get("validation", math.inf) for r in [*self.history, record]):
+                    at = self.recipe.objective.at  # losses of other rounds do not compare
+                    rivals = [r for r in self.history if at(int(r["step"]) - 1) == at(self.step - 1)]
+                    if record["validation"] <= min(r.get("validation", math.inf) for r in [*rivals, record]):
                         self.progress.best = {n: t.clone() for n, t in self.ema.values.items()}
                 self.history.append(record)
                 shown.show(record)
@@ -223,7 +227,18 @@ class Trainer:
                     self.console.print(f"stopped at step {self.step}, saved in {where}; start again to go on")
                     raise SystemExit(128 + self.stopped.everywhere)
 
+    def _renew_teacher(self) -> None:
+        """Makes the average of the student as this round began the teacher."""
+        if self.progress.teacher:
+            self.teacher = copy.deepcopy(self.network).requires_grad_(False).eval()
+            put({n: p for n, p in self.teacher.named_parameters() if n in self.trained}, self.progress.teacher)
+
     def _train_step(self) -> dict[str, float]:
+        objective = self.recipe.objective.at(self.step)
+        if self.teacher is not None and self.step and objective != self.recipe.objective.at(self.step - 1):
+            self.progress.teacher = {n: t.clone() for n, t in self.ema.values.items()}
+            self.progress.best = {}
+            self._renew_teacher()
         rate = learning_rate(self.config, self.step)
         began = time.perf_counter()
         rows = self.corpus.rows(self.step * self.config.batch_size + self.first_here, self.rows_here)
@@ -234,7 +249,7 @@ class Trainer:
             first_row=self.first_here,
             rows=self.rows_here,
         )
-        noised = self._corrupt(self.recipe.objective, rows, draws)
+        noised = self._corrupt(objective, rows, draws)
         normaliser = max(1.0, self._sum_over_ranks(noised.normaliser)[0])
         count = noised.inputs.shape[0]
         micro = min(count, self.config.micro_batch_size or count)
@@ -244,7 +259,7 @@ class Trainer:
             with self.accelerator.no_sync(self.model) if not last else nullcontext():
                 part = noised.slice(start, start + micro)
                 with self._autocast():
-                    loss = self.model(self._taught(self.recipe.objective, part))
+                    loss = self.model(self._taught(objective, part))
                 # DDP averages gradients over ranks; the loss is a sum over all of them
                 self.accelerator.backward(loss * (self.accelerator.num_processes / normaliser))
             total += float(loss.detach())
@@ -297,7 +312,7 @@ class Trainer:
         count = min(self.config.validation_rows, held_out.num_rows)
         rows = held_out.rows(0, count)
         draws = Draws(seed=VALIDATION_SEED, step=0, total_rows=count, first_row=0, rows=count)
-        objective = self.recipe.objective.held_out()
+        objective = self.recipe.objective.at(self.step - 1).held_out()
         noised = self._corrupt(objective, rows, draws)
         micro = max(1, self.config.micro_batch_size or 8)
         total = 0.0

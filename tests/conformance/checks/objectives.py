@@ -16,6 +16,7 @@ from conformance.checks.checks import Check, not_checked, perform
 from conformance.checks.outcome import Outcome
 from unmask.models.transformer import log_scores
 from unmask.noise import NoiseSchedule, ScheduleName, on_grid
+from unmask.objectives.consistency import Divergence, divergence
 from unmask.objectives.draws import Draws
 from unmask.objectives.masked import BD3LM, MDLM, cart_weights
 from unmask.objectives.objective import Noised, Normaliser, Objective, Rows
@@ -262,6 +263,10 @@ def unweighted(r: Reference, shift: bool = False) -> Tensor:
     return r.mean(profile, noised)
 
 
+def dcd(r: Reference, kind: Divergence) -> Tensor:
+    return divergence(r["dcd.teacher_log_probs"], r["dcd.student_log_probs"], kind)
+
+
 ABSORB, UNIFORM = SEDD(clip=(LOW, 1.0)), SEDD(corruption="uniform", clip=(LOW, 1.0))
 SEDD_ABSORB: Any = {"name": "sedd_absorb.log_score", "x_t": "sedd_absorb.x_t"}
 SEDD_UNIFORM: Any = {"name": "sedd_uniform.log_score", "x_t": "sedd_uniform.x_t"}
@@ -283,6 +288,8 @@ CHECKS: dict[str, Compute] = {
     r"duo\.uniform_loglinear(_float64)?": partial(told, profile=DUO(clip=(LOW, 1.0)), name="logits", x_t="duo.x_t"),
     r"duo\.uniform_cosine": cosine,
     r"duo\.mdlm": mdlm,
+    r"dcd\.kl_fwd": partial(dcd, kind="forward"),
+    r"dcd\.kl_bwd": partial(dcd, kind="backward"),
     r"bd3lm\.subs_loglinear(_clipped_[\d.]+_[\d.]+)?": bd3lm,
     r"bd3lm\.mdlm_loss_scale": bd3lm,
     r"bd3lm\.subs_CosineNoise": partial(bd3lm, schedule="cosine_mdlm"),
