@@ -260,6 +260,9 @@ class TorchBackend:
         if self.cache is not None:
             self.cache.select(torch.from_numpy(rows).to(self.device))
 
+    def pass_costs(self) -> None:
+        """Not measured: they differ with every device."""
+
     @torch.inference_mode()
     def forward(self, feed: Feed) -> TorchLogits:
         def tensor(values: Any) -> Tensor:

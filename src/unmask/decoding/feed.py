@@ -188,3 +188,6 @@ class Backend(Protocol):
 
     def keep(self, rows: Array) -> None:
         """Goes on with the given requests only."""
+
+    def pass_costs(self) -> dict[int, float] | None:
+        """Seconds of a forward by its columns on this machine; None where they are not measured."""

@@ -15,12 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.attention import CausalMask
-from unmask.backends.torch import TorchBackend
+from unmask.backends.torch import TorchBackend, TorchLogits
 from unmask.canvas import Array, Frame
 from unmask.decoding.feed import Columns, Feed
 from unmask.decoding.loop import Decoder
 from unmask.decoding.methods import draft
-from unmask.decoding.methods.draft import SLOT_ODDS, Verifying
 from unmask.decoding.request import Request
 from unmask.decoding.rules import RULES, RuleOptions
 from unmask.layout import Coordinates, Layout
@@ -36,15 +35,30 @@ def request(prompt: list[int], new: int, mode: str, mask: int = MASK, **options:
     if mode == "ar":
         options = {**options, "block_length": 1, "rule": RuleOptions("sequential")}
     if mode == "verify":
-        own = {name: options.pop(name) for name in ("draft_threshold", "draft_columns") if name in options}
-        options["method"] = draft.Options(lookup=0, **own)  # only what the adapter drafts
+        options["method"] = draft.Options(lookup=0)  # only what the adapter drafts
     return Request(prompt + [mask] * new, given_part, **options)
 
 
+class Priced(TorchBackend):
+    """A backend whose passes are said to take 1 and `price` more for every further column."""
+
+    def __init__(self, network: Transformer, price: float) -> None:
+        super().__init__(network)
+        self.price = price
+        self.fed = list[int]()
+
+    def pass_costs(self) -> dict[int, float]:  # type: ignore[override]
+        return {1: 1.0, 101: 1.0 + 100 * self.price}
+
+    def forward(self, feed: Feed) -> TorchLogits:
+        self.fed.append(int((feed.document == 0).sum()))
+        return super().forward(feed)
+
+
 def decode(
-    network: Transformer, requests: list[Request], layout: Layout = DRAFTS, **options: Any
+    network: Transformer, requests: list[Request], layout: Layout = DRAFTS, price: float = 0.0, **options: Any
 ) -> tuple[Decoder, list[Frame]]:
-    decoder = Decoder(TorchBackend(network), layout, requests, **options)
+    decoder = Decoder(Priced(network, price), layout, requests, **options)
     first = decoder.canvas
     frames = [frame for step in decoder.run() for frame in step]
     assert (first.replay(frames).ids == decoder.canvas.ids).all()
@@ -481,20 +495,22 @@ def chi_square_limit(freedom: int) -> float:
     return freedom * (1 - 2 / (9 * freedom) + 3.09 * (2 / (9 * freedom)) ** 0.5) ** 3
 
 
-@pytest.mark.parametrize("draft_threshold", [0.0, 0.3])
-def test_sampled_verify_writes_with_the_bases_distribution(drafting: Drafting, draft_threshold: float) -> None:
-    """Thousands of seeds in one batch against ar's own distribution, enumerated."""
+@pytest.mark.parametrize("price", [0.0, 0.2])
+def test_sampled_verify_writes_with_the_bases_distribution(drafting: Drafting, price: float) -> None:
+    """Thousands of seeds in one batch against ar's own distribution, enumerated; each writes what ar writes."""
     size, samples, prompt, temperature = 5, 2500, [1, 3], 1.0
     base, network = drafting(3, vocab_size=size + 1, mask_token_id=size, chain=6)
     expected = samples * exact_joint(base, prompt, 3, temperature, size)
-    own = {"temperature": temperature, "draft_threshold": draft_threshold}
-    asked = request(prompt, 3, "verify", size, block_length=4, **own)
-    decoder, _ = decode(network, [replace(asked, seed=seed) for seed in range(samples)])
+    asked = request(prompt, 3, "verify", size, block_length=4, temperature=temperature)
+    decoder, _ = decode(network, [replace(asked, seed=seed) for seed in range(samples)], price=price)
+    plain = request(prompt, 3, "ar", size, temperature=temperature)
+    slow, _ = decode(network, [replace(plain, seed=seed) for seed in range(200)])
+    assert (decoder.canvas.ids[:200] == slow.canvas.ids).all()
     made = decoder.canvas.ids[:, 2:5]
     found = np.zeros((size,) * 3)
     np.add.at(found, tuple(made.T), 1)
     held = Counter(n for accepted in decoder.accepted for n in accepted[1:])
-    assert min(held[0], held[1], held[2] if not draft_threshold else 101) > 100  # drafts are kept and refused
+    assert min(held[0], held[1]) > 100  # drafts are kept and refused
     for tokens in (1, 2, 3):
         axes = tuple(range(tokens, 3))
         e, f = expected.sum(axes).ravel(), found.sum(axes).ravel()
@@ -504,56 +520,24 @@ def test_sampled_verify_writes_with_the_bases_distribution(drafting: Drafting, d
         assert ((f - e) ** 2 / e).sum() < chi_square_limit(len(e) - 1), tokens
 
 
-def test_unsure_drafts_are_not_fed_and_change_nothing(drafting: Drafting, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_drafts_that_do_not_pay_are_not_fed_and_change_nothing(drafting: Drafting, temperature: float) -> None:
+    """Dear columns leave the very passes of mode ar; the cheaper they are the more are fed."""
     _, network = drafting()
-    fed = list[int]()
-    columns = Verifying.columns
 
-    def counted(self: Verifying) -> Columns:
-        made = columns(self)
-        fed.append(len(made.ids))
-        return made
+    def asked(mode: str) -> list[Request]:
+        return [request(p, 20, mode, block_length=3, temperature=temperature, seed=3) for p in PROMPTS]
 
-    monkeypatch.setattr(Verifying, "columns", counted)
-    rows: dict[float, int] = {}
-    for threshold in (0.0, 0.2, 0.5, 1.0):
-        asked = [request(p, 20, "verify", block_length=3, draft_threshold=threshold) for p in PROMPTS]
-        slow, _ = decode(network, [request(p, 20, "ar") for p in PROMPTS])
-        fed.clear()
-        fast, _ = decode(network, asked)
-        assert [written(fast, i) for i in range(len(PROMPTS))] == [written(slow, i) for i in range(len(PROMPTS))]
-        rows[threshold] = max(fed[len(PROMPTS) :])
-        assert threshold < 1 or not any(n for accepted in fast.accepted for n in accepted)
-    # a sure token alone; with slots of likely outcomes; and two drafts, each with a whole group
-    assert rows[1.0] == 1 < rows[0.5] <= 3 < rows[0.2] < rows[0.0] == 9
-
-
-def test_columns_are_the_likeliest_and_no_more_than_asked_for(
-    drafting: Drafting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, network = drafting()
-    made = list[tuple[list[float], list[int], int]]()
-    sizes = Verifying._sizes
-
-    def kept(self: Verifying) -> list[int]:
-        made.append((self.chances, sizes(self), self.row.length - self.start))
-        return made[-1][1]
-
-    monkeypatch.setattr(Verifying, "_sizes", kept)
-    slow, _ = decode(network, [request(p, 20, "ar") for p in PROMPTS])
-    for most in (1, 2, 4, 6, 30):
-        made.clear()
-        asked = [request(p, 20, "verify", block_length=4, draft_columns=most) for p in PROMPTS]
-        fast, _ = decode(network, asked)
-        assert [written(fast, i) for i in range(len(PROMPTS))] == [written(slow, i) for i in range(len(PROMPTS))]
-        assert all(len(chances) + sum(slots) <= most for chances, slots, _ in made)
-        assert all(len(chances) - 1 <= most // 2 for chances, _, _ in made)
-        assert max(len(chances) + sum(slots) for chances, slots, _ in made) == min(most, 16)
-        for chances, slots, room in made:
-            odds = [a - b for a, b in zip(chances, [*chances[1:], 0.0], strict=True)]
-            fed = [odds[k] * SLOT_ODDS ** (j + 1) for k, count in enumerate(slots) for j in range(count)]
-            left = [odds[k] * SLOT_ODDS ** (n + 1) for k, n in enumerate(slots) if n < min(3, room - k - 1)]
-            assert not fed or not left or min(fed) >= max(left)
+    slow, _ = decode(network, asked("ar"), price=1.0)
+    widest = []
+    for price in (1.0, 0.12, 0.0):
+        fast, _ = decode(network, asked("verify"), price=price)
+        assert (fast.canvas.ids == slow.canvas.ids).all()
+        widest.append(max(fast.backend.fed[1:]))  # type: ignore[attr-defined]
+        if price == 1.0:
+            assert fast.backend.fed == slow.backend.fed  # type: ignore[attr-defined]
+            assert fast.steps == slow.steps
+    assert widest[0] == len(PROMPTS) < widest[1] < widest[2] == 9 * len(PROMPTS)
 
 
 def test_a_seed_repeats_a_sampled_text(drafting: Drafting) -> None:
