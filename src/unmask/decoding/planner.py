@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SHARE = 0.06  # of a pass of one column that another costs, where nothing is measured
 MEMORY = 0.98  # share of what was observed that the next pass leaves
+MARGIN = 1.03  # times the tokens for a step's time without drafts that they must bring: planning has its price too
 LATER = 8  # columns over which the price of a slot's draft, a column of the next pass, is averaged
 BELIEF = 16  # observations that an earlier belief counts for
 
@@ -25,19 +26,26 @@ class Costs:
     """Time of a pass by its columns, in any unit: measured at some widths, or a line through passes as they happen."""
 
     def __init__(self, measured: dict[int, float] | None = None) -> None:
-        self.widths = np.array(sorted(measured or ()), np.float64)
-        self.times = np.maximum.accumulate(np.array([(measured or {})[int(width)] for width in self.widths]))
+        self.measured = measured
+        self.table = np.zeros(0)  # times of passes of 0, 1, .. columns, where they are measured
         self.sums = np.zeros(5)  # of passes, columns, seconds, columns squared, columns times seconds
 
     def of(self, first: int, count: int = 1) -> Array:
         """Times [count] of passes of `first` columns, one more, ..."""
-        columns = np.arange(first, first + count)
-        if len(self.widths) < 2:
+        if self.measured is None:
             base, slope = self._line()
-            return base + slope * columns
-        slope = (self.times[-1] - self.times[0]) / (self.widths[-1] - self.widths[0])
-        beyond = np.maximum(columns - self.widths[-1], 0)
-        return np.interp(columns, self.widths, self.times) + beyond * slope
+            return base + slope * np.arange(first, first + count)
+        if first + count > len(self.table):
+            self._lay_out(self.measured, 2 * (first + count))
+        return self.table[first : first + count]
+
+    def _lay_out(self, measured: dict[int, float], size: int) -> None:
+        """The table, straight between measured widths, and beyond them as between the first and the last."""
+        widths = np.array(sorted(measured))
+        times = np.maximum.accumulate([measured[width] for width in widths.tolist()])
+        slope = (times[-1] - times[0]) / (widths[-1] - widths[0])
+        columns = np.arange(size)
+        self.table = np.interp(columns, widths, times) + np.maximum(columns - widths[-1], 0) * slope
 
     def observe(self, columns: int, seconds: float) -> None:
         """A pass took so long; one that took more than twice its time counts as twice: others had the cores."""
@@ -105,7 +113,7 @@ class Planner:
                 spend([scheme], NOMINAL, 0)
 
     def observe(self, columns: int, seconds: float) -> None:
-        if self.costs is not None and not len(self.costs.widths):
+        if self.costs is not None and self.costs.measured is None:
             self.costs.observe(columns, seconds)
 
 
@@ -116,28 +124,37 @@ def spend(schemes: Sequence[Verifying], costs: Costs, others: int) -> None:
     """Leaves requests the drafts, and gives them the slots, that bring the most expected tokens for a step's time."""
     requests = len(schemes) + others
     base = others + sum(scheme.unread for scheme in schemes)
-    chances = np.array([chance for scheme in schemes for chance in scheme.chances[1:]])
     plain = costs.of(requests, LATER + 1)
     later = float(plain[-1] - plain[0]) / LATER
-    prices = costs.of(base, len(chances) + 1)
-    ahead = float(plain[0] - prices[0])  # a prompt that is read in this step is no price of its drafts
-    order = np.argsort(-chances, kind="stable")
-    gains = requests + np.concatenate([[0.0], chances[order].cumsum()])
-    best = int((gains / (prices + ahead)).argmax())
-    owner = np.repeat(np.arange(len(schemes)), [len(scheme.drafts) for scheme in schemes])[order[:best]]
-    for scheme, count in zip(schemes, np.bincount(owner, minlength=len(schemes)).tolist(), strict=True):
+    ahead = float(plain[0] - costs.of(base)[0])  # a prompt that is read in this step is no price of its drafts
+    least = MARGIN * requests / float(plain[0])
+
+    drafts = [(chance, n) for n, scheme in enumerate(schemes) for chance in scheme.chances[1:]]
+    drafts.sort(key=lambda draft: -draft[0])
+    tokens = np.cumsum([requests, *(chance for chance, _ in drafts)])
+    best, rate = _best(tokens, costs.of(base, len(tokens)) + ahead, least)
+    counts = [0] * len(schemes)
+    for _, n in drafts[:best]:
+        counts[n] += 1
+    for scheme, count in zip(schemes, counts, strict=True):
         scheme.leave(count)
 
-    slots = [(value, n, outcome) for n, scheme in enumerate(schemes) for value, outcome in scheme.possible_slots()]
+    slots = [(value, n, outcome) for n, s in enumerate(schemes) for value, outcome in s.possible_slots(rate * later)]
     slots.sort(key=lambda slot: -slot[0])
-    values = gains[best] + np.concatenate([[0.0], np.cumsum([value for value, _, _ in slots])])
-    prices = costs.of(base + best, len(values)) + ahead + later * np.arange(len(values))
-    rates = values / prices
-    chosen = int(rates.argmax())
-    for _, n, outcome in slots[:chosen]:
+    tokens = np.cumsum([tokens[best], *(value for value, _, _ in slots)])
+    fed, rate = _best(tokens, costs.of(base + best, len(tokens)) + ahead + later * np.arange(len(tokens)), least)
+    for _, n, outcome in slots[:fed]:
         schemes[n].sizes[outcome] += 1
     for scheme in schemes:
-        scheme.least = float(rates[chosen]) * later
+        scheme.least = rate * later
+
+
+def _best(tokens: Array, times: Array, least: float) -> tuple[int, float]:
+    """How many candidates bring the most tokens for their time, and that rate; none where it is below `least`."""
+    rates = tokens / times
+    best = int(rates.argmax())
+    best = best if rates[best] >= least else 0
+    return best, float(rates[best])
 
 
 def passes(

@@ -203,9 +203,9 @@ class Verifying(Scheme):
         self._cut(count)
         self.sizes = [0] * (count + 1)
 
-    def possible_slots(self) -> list[tuple[float, int]]:
-        """Chance to be of use and outcome of each slot that could be fed: one fewer than the window at most, whose
-        first token needs none, inside the canvas."""
+    def possible_slots(self, least: float) -> list[tuple[float, int]]:
+        """Chance to be of use, above `least`, and outcome of each slot that could be fed: one fewer than the window at
+        most, whose first token needs none, inside the canvas."""
         out = list[tuple[float, int]]()
         if self.window < 2:
             return out
@@ -213,7 +213,7 @@ class Verifying(Scheme):
             value = holds - next_holds
             for j in range(min(self.window - 1, self.row.length - self.start - kept - 1)):
                 value *= self.odds.of(("slot", j), SLOT_ODDS)
-                if value < LEAST:
+                if value <= least:
                     break
                 out.append((value, kept))
         return out
