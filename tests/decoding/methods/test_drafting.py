@@ -223,28 +223,37 @@ options_of_requests = st.fixed_dictionaries(
         "remask_budget": st.sampled_from([0, 0, 3]),
     }
 )
-requests_to_draft = st.builds(
-    lambda prompt, new, options: request(prompt, new, **options),
-    st.lists(st.integers(0, 7), min_size=1, max_size=6),
-    st.integers(1, 10),
-    options_of_requests,
-)
+prompts = st.lists(st.integers(0, 7), min_size=1, max_size=6)
+requests_to_draft = st.one_of(
+    st.builds(
+        lambda prompt, new, options: request(prompt, new, **options), prompts, st.integers(1, 10), options_of_requests
+    ),
+    st.builds(
+        lambda prompt, new, block, warm: checked(prompt, new, 0.3, block_length=block, temperature=warm),
+        prompts, st.integers(1, 10), st.integers(2, 4), st.sampled_from([0.0, 0.8]),
+    ),
+)  # fmt: skip
 
 
 @settings(max_examples=20)
-@given(st.lists(requests_to_draft, min_size=2, max_size=4), st.integers(0, 2))
-def test_company_and_caches_change_nothing(drafting: Drafting, requests: list[Request], seed: int) -> None:
-    """Law 7 for any modes and options in one batch; nothing is left masked and no step writes nothing."""
+@given(st.lists(requests_to_draft, min_size=2, max_size=4), st.integers(0, 2), st.sampled_from([0.0, 0.05, 0.3]))
+def test_company_and_caches_change_nothing(
+    drafting: Drafting, requests: list[Request], seed: int, price: float
+) -> None:
+    """Law 7 for any modes and options in one batch, and of drafts by likelihood whatever columns cost; nothing is left
+    masked and no step writes nothing. What is fed in mode verify does depend on company; its ids do not."""
     _, network = drafting(seed, chain=6 * (seed % 2))
-    together, frames = decode(network, requests)
+    together, frames = decode(network, requests, price=price)
     plain, plain_frames = decode(network, requests, use_cache=False)
-    assert plain.steps == together.steps
-    assert plain.accepted == together.accepted
     for row, asked in enumerate(requests):
         alone, own = decode(network, [asked])
         assert MASK not in written(alone)
         assert written(together, row) == written(plain, row) == written(alone)
-        assert together.steps[row] == alone.steps[0] <= asked.given.count(False)
+        assert together.steps[row] <= asked.given.count(False)
+        if isinstance(asked.method, draft.Options) and (asked.method.tolerance is None or asked.temperature):
+            continue
+        assert together.steps[row] == plain.steps[row] == alone.steps[0]
+        assert together.accepted[row] == plain.accepted[row]
         mine = [(f.step, f.positions, f.tokens, f.kinds) for f in frames if f.row == row]
         assert mine == [(f.step, f.positions, f.tokens, f.kinds) for f in own]
         assert mine == [(f.step, f.positions, f.tokens, f.kinds) for f in plain_frames if f.row == row]
@@ -495,14 +504,13 @@ def chi_square_limit(freedom: int) -> float:
     return freedom * (1 - 2 / (9 * freedom) + 3.09 * (2 / (9 * freedom)) ** 0.5) ** 3
 
 
-@pytest.mark.parametrize("price", [0.0, 0.2])
-def test_sampled_verify_writes_with_the_bases_distribution(drafting: Drafting, price: float) -> None:
+def test_sampled_verify_writes_with_the_bases_distribution(drafting: Drafting) -> None:
     """Thousands of seeds in one batch against ar's own distribution, enumerated; each writes what ar writes."""
     size, samples, prompt, temperature = 5, 2500, [1, 3], 1.0
     base, network = drafting(3, vocab_size=size + 1, mask_token_id=size, chain=6)
     expected = samples * exact_joint(base, prompt, 3, temperature, size)
     asked = request(prompt, 3, "verify", size, block_length=4, temperature=temperature)
-    decoder, _ = decode(network, [replace(asked, seed=seed) for seed in range(samples)], price=price)
+    decoder, _ = decode(network, [replace(asked, seed=seed) for seed in range(samples)])
     plain = request(prompt, 3, "ar", size, temperature=temperature)
     slow, _ = decode(network, [replace(plain, seed=seed) for seed in range(200)])
     assert (decoder.canvas.ids[:200] == slow.canvas.ids).all()
@@ -530,7 +538,7 @@ def test_drafts_that_do_not_pay_are_not_fed_and_change_nothing(drafting: Draftin
 
     slow, _ = decode(network, asked("ar"), price=1.0)
     widest = []
-    for price in (1.0, 0.12, 0.0):
+    for price in (1.0, 0.05, 0.0):
         fast, _ = decode(network, asked("verify"), price=price)
         assert (fast.canvas.ids == slow.canvas.ids).all()
         widest.append(max(fast.backend.fed[1:]))  # type: ignore[attr-defined]
