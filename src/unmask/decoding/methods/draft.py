@@ -47,7 +47,7 @@ class Options(Parameters, MethodOptions):
     """Drafts are checked by the weights that write: exactly in mode verify, by likelihood under rule `checked`."""
 
     method: ClassVar[str] = "draft"
-    tolerance: float | None = None  # a draft holds at this share of the best token's chance; None: exactly
+    tolerance: float | None = None  # at temperature 0 a draft holds at this share of the best chance; None: exactly
 
     @classmethod
     def claims(cls, asked: Asked) -> bool:
@@ -129,7 +129,7 @@ class Verifying(Scheme):
         self.constraint = Constraint.of(row)
         self.start = 0
         self.first = int(row.masked.argmax())  # position to be written
-        self.lossless = options.tolerance is None or self.temperature >= COLD
+        self.tolerance = options.tolerance if self.temperature < COLD else None
         self.odds = Odds(setting.odds if self.lossless else None)
         self.drafts: list[int] = []  # guesses for the positions after the text
         self.kinds = list[Kind]()  # of each, by what they are counted
@@ -138,6 +138,11 @@ class Verifying(Scheme):
         self.sizes = [0]  # slots fed for each outcome: no draft holds, one does, ..
         self.least = 0.0  # chance below which a draft would not be fed
         self.group: Group | None = None
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the text is that of mode ar, whatever is drafted."""
+        return self.tolerance is None
 
     @property
     def unread(self) -> int:
@@ -244,10 +249,10 @@ class Verifying(Scheme):
         start = self.start
         scores = result.scores
         drafts = np.array(self.drafts, np.int64)
-        if self.lossless:
+        if self.tolerance is None:
             holds = drafts == scores.token[: len(drafts)]
         else:
-            holds = result.odds(np.arange(len(drafts)), drafts) >= self.options.tolerance
+            holds = result.odds(np.arange(len(drafts)), drafts) >= self.tolerance
         kept, sure = accept(holds, scores.token)
         for depth, (kind, held) in enumerate(zip(self.kinds[: kept + 1], holds.tolist(), strict=False)):
             self.odds.note(kind, held)
