@@ -26,6 +26,8 @@ from unmask.decoding.request import Request, Row, Scheme, Setting, StepResult, s
 from unmask.decoding.sampling import Scores
 from unmask.layout import Layout
 
+SHARED = 16  # tokens that two requests must have in common for one to take the other's keys and values
+
 
 class Decoder:
     """Decodes requests together, one forward for all of them per step.
@@ -250,10 +252,24 @@ class Decoder:
             self.backend.open(self.layout, _places(joined), max(row.length for row, _ in joined), needed)
         else:
             self.backend.admit(_places(joining), max(row.length for row, _ in joining))
+            if self.active and self._caching and self.layout.kind in ("causal", "drafts"):
+                self._share(joining)
         self.active += joining
         for row, scheme in joining:
             with self._blame(row):
                 scheme.settle()
+
+    def _share(self, joining: list[tuple[Row, Scheme]]) -> None:
+        """Gives those who join the keys and values of what others have read, as far as they begin alike."""
+        places = np.cumsum([0, *(row.request.rows for row, _ in self.active + joining)]).tolist()
+        for n, (row, scheme) in enumerate(joining, len(self.active)):
+            if not scheme.exact or row.request.rows > 1:
+                continue
+            most = int(row.masked.argmax()) - 1  # what stands before the first token to write is read anew
+            alike = [_alike(row.canvas.ids[0, :most], other.canvas.ids[0, : other.cached]) for other, _ in self.active]
+            best = int(np.argmax(alike))
+            if alike[best] >= SHARED and self.backend.share(places[best], places[n], alike[best]):
+                row.cached = row.shared = alike[best]
 
     def _scheme(self, row: Row) -> Scheme:
         cache = self._cache(row.request)
@@ -287,6 +303,13 @@ class Decoder:
             places = [np.arange(first[i], first[i] + taken[i]) for i in index]
             self.backend.keep(np.concatenate(places) if places else np.zeros(0, np.int64))
             self.active = [self.active[i] for i in index]
+
+
+def _alike(one: Array, other: Array) -> int:
+    """How many tokens two texts have in common at their start."""
+    count = min(len(one), len(other))
+    same = one[:count] == other[:count]
+    return count if same.all() else int(same.argmin())
 
 
 def _places(rows: list[tuple[Row, Scheme]]) -> int:

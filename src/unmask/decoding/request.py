@@ -183,6 +183,7 @@ class Row:
     prefills: int = 0  # forwards among these that only read text
     forced: int = 0  # tokens that were written beside a step's own, as nothing else could stand there
     cached: int = 0  # positions before this one have exact keys and values
+    shared: int = 0  # of these, those of another request that begins alike
     final: int = 0  # written tokens before this position change no more; what no scheme says is final may change
     accepted: list[int] = field(default_factory=list)  # in mode verify: drafts kept at each step
     written: int | None = None  # where noise is no mask: positions before this one are final

@@ -165,7 +165,7 @@ def checked(prompt: list[int], new: int, threshold: float, **options: Any) -> Re
 
 @pytest.mark.parametrize("block_length", [2, 4])
 def test_drafts_that_are_likely_enough_are_kept(drafting: Drafting, block_length: int) -> None:
-    """Threshold 1 writes what ar writes, 0 keeps every draft, and in between each kept draft has its odds."""
+    """Threshold 1 writes what ar writes, 0 keeps what is fed, and in between each kept draft has its odds."""
     in_between = 0
     for seed in range(3):
         _, network = drafting(seed)
@@ -173,7 +173,7 @@ def test_drafts_that_are_likely_enough_are_kept(drafting: Drafting, block_length
         strict, _ = decode(network, [checked(p, 12, 1.0, block_length=block_length) for p in PROMPTS])
         assert (slow.canvas.ids == strict.canvas.ids).all()
         loose, _ = decode(network, [checked(p, 12, 0.0, block_length=block_length) for p in PROMPTS])
-        assert all(set(kept[1:-2]) <= {block_length - 1} for kept in loose.accepted)
+        assert sum(loose.steps) < sum(strict.steps)
         asked = [checked(p, 12, 0.3, block_length=block_length) for p in PROMPTS]
         some, frames = decode(network, asked)
         again, _ = decode(network, asked, use_cache=False)

@@ -180,6 +180,13 @@ class NativeBackend(CompiledBackend):
             text[:, self.config.mask_token_id] = -np.inf
         return NativeLogits(self, text, draft, lines.of_draft, states, slots)
 
+    def share(self, source: int, target: int, count: int) -> bool:
+        blocks = -(-count // SLOTS)
+        one, other = self.active[[source, target]]
+        self.keys[:, other, :, :blocks] = self.keys[:, one, :, :blocks]
+        self.values[:, other, :, :count] = self.values[:, one, :, :count]
+        return True
+
     def pass_costs(self) -> dict[int, float]:
         """See `decoding.feed.Backend`; measured once for a CPU and so many threads, kept beside the packed weights.
 
