@@ -200,7 +200,7 @@ class NativeBackend(CompiledBackend):
             probe.threads = self.threads
             layout = Layout("causal")
             widths = [width for width in WIDTHS if width <= half]
-            times = passes(probe, layout, widths, half, rounds=5, clock=time.process_time)
+            times = passes(probe, layout, widths, half, rounds=8, clock=time.process_time)
             network.keep_costs(kind, {w: min(own) / self._threads(w) for w, own in times.items()})
         return network.costs[kind]
 
