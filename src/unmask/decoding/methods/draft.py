@@ -39,7 +39,7 @@ LEAST = 0.02  # chance of drafts that nobody plans with
 class Parameters:
     """What is read by this method alone."""
 
-    lookup: int = option(12, ge=0)  # most drafts that are copied from the prompt and the answer; 0: none
+    lookup: int = option(5, ge=0)  # most drafts that are copied from the prompt and the answer; 0: none
 
 
 @dataclass(frozen=True)
