@@ -1,13 +1,15 @@
-"""`unmask bench verify`: does mode verify write the ids of mode ar, and where not, how near was the tie?"""
+"""`unmask bench verify`: does mode verify write the ids of mode ar, how near are ties, and is it faster?"""
 
 from __future__ import annotations
 
 import json
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from unmask.cli.options import Backend, Dtype, Json, Tokens, load
@@ -19,13 +21,17 @@ from unmask.lm import DiffusionLM
 @dataclass(frozen=True)
 class Agreement:
     """Over all prompts. A parting is the first token in which a text differs; its gap is how far apart the two
-    tokens are in nats under the torch network in float32."""
+    tokens are in nats under the torch network in float32. Rates are verify's tokens for a time over ar's, by batch of
+    prompts, both modes in turns; computing time does not count what others do with the cores."""
 
     prompts: int
     identical: int
     tokens: int  # that ar wrote
     before_parting: int  # of them, those before the first difference
     gaps: tuple[float, ...]
+    rates: tuple[float, ...]
+    computing_rates: tuple[float, ...]
+    tokens_per_step: float  # of verify
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "median_gap": statistics.median(self.gaps) if self.gaps else 0.0}
@@ -36,12 +42,25 @@ def bench_verify(
 ) -> Agreement:
     """Greedy texts of both modes, `batch` prompts at a time."""
     identical = tokens = before = 0
+    steps = 0
     gaps: list[float] = []
+    rates: list[float] = []
+    computing_rates: list[float] = []
     for start in range(0, len(prompts), batch):
         progress(f"{start} of {len(prompts)} prompts")
         rows = [lm.encode(chat(lm, p))[0] for p in prompts[start : start + batch]]
-        plain = lm.generate(rows, length, mode="ar", temperature=0.0)
-        checked = lm.generate(rows, length, mode="verify", temperature=0.0, block_length=window)
+        outs = []
+        seconds = []
+        for options in ({"mode": "ar"}, {"mode": "verify", "block_length": window}):
+            began = np.array([time.perf_counter(), time.process_time()])
+            outs.append(lm.generate(rows, length, temperature=0.0, **options))
+            taken = np.array([time.perf_counter(), time.process_time()]) - began
+            seconds.append(taken / sum(len(out.token_ids) for out in outs[-1]))
+        plain, checked = outs
+        if start:  # the first batch warms up
+            rates.append(seconds[0][0] / seconds[1][0])
+            computing_rates.append(seconds[0][1] / seconds[1][1])
+        steps += sum(out.steps for out in checked)
         for row, a, b in zip(rows, plain, checked, strict=True):
             first = a.token_ids
             second = b.token_ids
@@ -54,7 +73,8 @@ def bench_verify(
             before += min(len(first), len(second)) if parting is None else parting
             if parting is not None:
                 gaps.append(_gap(lm, row + first[:parting], first[parting], second[parting]))
-    return Agreement(len(prompts), identical, tokens, before, tuple(gaps))
+    found = (tuple(gaps), tuple(rates), tuple(computing_rates), tokens / max(1, steps))
+    return Agreement(len(prompts), identical, tokens, before, *found)
 
 
 def _gap(lm: DiffusionLM, given: list[int], one: int, other: int) -> float:
@@ -74,7 +94,7 @@ def command(
     dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
-    """Whether verify writes the ids of ar: identical texts, and the logit gap where they part.
+    """Whether verify writes the ids of ar, and how fast: identical texts, the logit gap where they part, rates over ar.
 
     Example: `unmask bench verify default --dtype float32`
     """
@@ -98,3 +118,8 @@ def command(
         f"{lm.name}: {result.identical} of {result.prompts} texts identical; {share:.2%} of {result.tokens} tokens "
         f"before a parting; median gap at a parting {record['median_gap']:.3f} nats"
     )
+    for name, rates in (("seconds", result.rates), ("computing time", result.computing_rates)):
+        if rates:
+            middle = statistics.median(rates)
+            print(f"tokens for {name} over ar: median {middle:.3f}, {min(rates):.3f} to {max(rates):.3f}")
+    print(f"{result.tokens_per_step:.2f} tokens a step in mode verify")

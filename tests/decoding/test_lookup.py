@@ -60,14 +60,15 @@ def test_company_changes_nothing(letters: DiffusionLM) -> None:
     assert [out.token_ids for out in together] == alone
 
 
-def test_sampled_text_has_its_own_distribution(letters: DiffusionLM) -> None:
-    """Two tokens by mode verify and by mode ar, over many seeds: the first token's shares agree."""
-    shares = []
-    for mode in ("ar", "verify"):
-        seen = [letters.generate("the cat the", 2, mode=mode, temperature=0.3, seed=s).token_ids[1] for s in range(300)]
-        shares.append({token: seen.count(token) / len(seen) for token in set(seen)})
-    tokens = set(shares[0]) | set(shares[1])
-    assert sum(abs(shares[0].get(t, 0) - shares[1].get(t, 0)) for t in tokens) / 2 < 0.15
+def test_sampled_text_is_that_of_mode_ar(letters: DiffusionLM) -> None:
+    kept = 0
+    for seed in range(20):
+        plain, drafted = (
+            letters.generate("the cat the", 12, mode=m, temperature=0.3, seed=seed) for m in ("ar", "verify")
+        )
+        assert plain.token_ids == drafted.token_ids
+        kept += sum(drafted.accepted)
+    assert kept > 0
 
 
 def test_a_run_spells_what_the_grammar_forces(letters: DiffusionLM) -> None:
@@ -89,8 +90,8 @@ def test_found_drafts_stand_beside_the_adapters(drafting: Any) -> None:
     steps = {}
     for lookup in (0, 4):
         outs = [lm.generate([5, 6, 7] * 4, 60, mode=mode, **asked) for mode, asked in (
-            ("ar", {}), ("verify", {"lookup": lookup}), ("verify", {"lookup": lookup, "draft_columns": 5}),
+            ("ar", {}), ("verify", {"lookup": lookup}),
         )]  # fmt: skip
-        assert outs[0].token_ids == outs[1].token_ids == outs[2].token_ids
+        assert outs[0].token_ids == outs[1].token_ids
         steps[lookup] = outs[1].steps
     assert steps[4] <= steps[0]

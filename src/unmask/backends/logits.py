@@ -44,6 +44,14 @@ class CompiledBackend:
         free = np.setdiff1d(np.arange(self.places), self.active)
         self.active = np.concatenate([self.active, free[:rows]])
 
+    def share(self, source: int, target: int, count: int) -> bool:
+        """See `decoding.feed.Backend`."""
+        return False
+
+    def pass_costs(self) -> dict[int, float] | None:
+        """See `decoding.feed.Backend`."""
+        return None
+
     def keep(self, rows: Array) -> None:
         self.active = self.active[rows]
         count = len(self.active)

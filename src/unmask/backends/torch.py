@@ -267,6 +267,16 @@ class TorchBackend:
         if self.cache is not None:
             self.cache.select(torch.from_numpy(rows).to(self.device))
 
+    def share(self, source: int, target: int, count: int) -> bool:
+        if self.cache is None:
+            return False
+        for store in (*self.cache.keys, *self.cache.values):
+            store[target, :, :count] = store[source, :, :count]
+        return True
+
+    def pass_costs(self) -> None:
+        """Not measured: they differ with every device."""
+
     @torch.inference_mode()
     def forward(self, feed: Feed) -> TorchLogits:
         def tensor(values: Any) -> Tensor:

@@ -195,3 +195,9 @@ class Backend(Protocol):
 
     def keep(self, rows: Array) -> None:
         """Goes on with the given requests only."""
+
+    def share(self, source: int, target: int, count: int) -> bool:
+        """Gives a row the keys and values of another's first `count` positions; false where that is not implemented."""
+
+    def pass_costs(self) -> dict[int, float] | None:
+        """Seconds of a forward by its columns on this machine; None where they are not measured."""

@@ -10,6 +10,7 @@ join and leave. Shapes: B requests, L canvas positions, N scored columns.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,10 +20,13 @@ import numpy as np
 from unmask.canvas import NO_MASK, Array, Canvas, Frame
 from unmask.decoding.feed import Backend, Columns, Feed, Logits
 from unmask.decoding.methods.draft import Verifying, draft
+from unmask.decoding.planner import Planner
 from unmask.decoding.processors import adjustment
 from unmask.decoding.request import Request, Row, Scheme, Setting, StepResult, sampled
 from unmask.decoding.sampling import Scores
 from unmask.layout import Layout
+
+SHARED = 16  # tokens that two requests must have in common for one to take the other's keys and values
 
 
 class Decoder:
@@ -44,6 +48,7 @@ class Decoder:
         isolate: bool = False,
     ) -> None:
         self.backend = backend
+        self.planner = Planner.of(backend)
         self.layout = layout
         self.eos_ids = eos_ids
         self.use_cache = use_cache
@@ -121,8 +126,10 @@ class Decoder:
         columns = self._columns()
         if not self.active:
             return []
+        drafting = [scheme for _, scheme in self.active if isinstance(scheme, Verifying)]
         # what is fed again (a shifted head's last token before the window) is not read from the cache too
         feed = Feed.of(columns, np.array([c.position[0] for c in columns]))
+        began = time.perf_counter()
         logits = self.backend.forward(feed)
         for row, _ in self.active:
             row.forwards += 1
@@ -130,10 +137,11 @@ class Decoder:
         ends = np.cumsum(counts).tolist()
         parts = [slice(end - count, end) for count, end in zip(counts, ends, strict=True)]
         possible = [self._asked(logits, *one) for one in zip(self.active, columns, parts, strict=True)]
-        rows = [row for row, _ in self.active]
-        sampling = sampled(rows, [scheme.temperature for _, scheme in self.active], counts, feed.target)
+        sampling = sampled([scheme for _, scheme in self.active], counts, feed.target)
         proposed = len(feed.target) > 0 and any(scheme.proposes for _, scheme in self.active)
         scores = logits.propose(sampling) if proposed else Scores.none(len(feed.target))
+        if drafting:
+            self.planner.observe(sum(len(own.ids) for own in columns), time.perf_counter() - began)
         frames: list[Frame] = []
         slot = 0
         for (row, scheme), own, part, able in zip(self.active, columns, parts, possible, strict=True):
@@ -148,17 +156,21 @@ class Decoder:
                 if row.request.logprobs is not None:
                     self._remember(row, made, result, row.request.logprobs)
                 frames += [replace(frame, row=row.number) for frame in made]
-        draft([scheme for _, scheme in self.active if isinstance(scheme, Verifying)], logits, self._blame)
+        draft(drafting, logits, self._blame)
         self._settle()
         return frames
 
     def _columns(self) -> list[Columns]:
         """What each active request feeds; one that cannot say is out."""
         columns: list[Columns] = []
+        self._plan()
         for row, scheme in self.active:
             with self._blame(row):
                 if row.error is None:
-                    own = self._text(row, scheme) or scheme.columns()
+                    if row.prefill_end is None:
+                        own = scheme.columns()
+                    else:
+                        own = Columns.text(row.canvas.ids[0], row.cached, row.prefill_end, scheme.offset)
                     if row.request.guidance > 0:  # beside it a row that reads the same without what was given
                         given = row.canvas.frozen[0, own.position]
                         unconditional = np.where(given, row.canvas.mask_id, own.ids)
@@ -167,13 +179,15 @@ class Decoder:
         self._keep([i for i, (row, _) in enumerate(self.active) if row.error is None])
         return columns
 
-    def _text(self, row: Row, scheme: Scheme) -> Columns | None:
-        """Text alone, where there is too much of it before the window for one forward."""
+    def _plan(self) -> None:
+        """Settles who only reads text, where there is too much of it before the window for one forward, and what drafts
+        the others feed."""
         block = self.layout.block_length if self.layout.kind == "block_causal" else 1
-        row.prefill_end = row.chunk_end(scheme.text_end, block, scheme.offset)
-        if row.prefill_end is None:
-            return None
-        return Columns.text(row.canvas.ids[0], row.cached, row.prefill_end, scheme.offset)
+        for row, scheme in self.active:
+            row.prefill_end = row.chunk_end(scheme.text_end, block, scheme.offset)
+        drafting = [scheme for row, scheme in self.active if isinstance(scheme, Verifying) and row.prefill_end is None]
+        if drafting:
+            self.planner.plan(drafting, len(self.active) - len(drafting), self.backend.pass_costs)
 
     def _asked(self, logits: Logits, active: tuple[Row, Scheme], own: Columns, part: slice) -> Array | None:
         """Leaves the logits of a request what its grammar allows (and says which scored columns have any of it), and
@@ -238,13 +252,28 @@ class Decoder:
             self.backend.open(self.layout, _places(joined), max(row.length for row, _ in joined), needed)
         else:
             self.backend.admit(_places(joining), max(row.length for row, _ in joining))
+            if self.active and self._caching and self.layout.kind in ("causal", "drafts"):
+                self._share(joining)
         self.active += joining
         for row, scheme in joining:
             with self._blame(row):
                 scheme.settle()
 
+    def _share(self, joining: list[tuple[Row, Scheme]]) -> None:
+        """Gives those who join the keys and values of what others have read, as far as they begin alike."""
+        places = np.cumsum([0, *(row.request.rows for row, _ in self.active + joining)]).tolist()
+        for n, (row, scheme) in enumerate(joining, len(self.active)):
+            if not scheme.exact or row.request.rows > 1:
+                continue
+            most = int(row.masked.argmax()) - 1  # what stands before the first token to write is read anew
+            alike = [_alike(row.canvas.ids[0, :most], other.canvas.ids[0, : other.cached]) for other, _ in self.active]
+            best = int(np.argmax(alike))
+            if alike[best] >= SHARED and self.backend.share(places[best], places[n], alike[best]):
+                row.cached = row.shared = alike[best]
+
     def _scheme(self, row: Row) -> Scheme:
-        setting = Setting(self.backend.config, self.layout, self._cache(row.request), self.eos_ids)
+        cache = self._cache(row.request)
+        setting = Setting(self.backend.config, self.layout, cache, self.eos_ids, self.planner.odds)
         return row.request.method.scheme(row, setting)
 
     def _cache(self, request: Request) -> str:
@@ -274,6 +303,13 @@ class Decoder:
             places = [np.arange(first[i], first[i] + taken[i]) for i in index]
             self.backend.keep(np.concatenate(places) if places else np.zeros(0, np.int64))
             self.active = [self.active[i] for i in index]
+
+
+def _alike(one: Array, other: Array) -> int:
+    """How many tokens two texts have in common at their start."""
+    count = min(len(one), len(other))
+    same = one[:count] == other[:count]
+    return count if same.all() else int(same.argmin())
 
 
 def _places(rows: list[tuple[Row, Scheme]]) -> int:

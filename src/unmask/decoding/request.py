@@ -12,6 +12,7 @@ from unmask.canvas import Array, Canvas, Commit, Kind
 from unmask.decoding.convention import Convention
 from unmask.decoding.feed import Columns, Logits, Sampling
 from unmask.decoding.options import option
+from unmask.decoding.planner import Odds
 from unmask.decoding.processors import ProcessorParameters
 from unmask.decoding.rules import RuleOptions
 from unmask.decoding.sampling import CHOICE_DRAW, COLD, TOKEN_DRAW, Scores, uniforms
@@ -71,6 +72,7 @@ class Setting:
     layout: Layout
     cache: str  # none, exact, prefix or dual
     eos_ids: frozenset[int] = frozenset()
+    odds: Odds = field(default_factory=Odds)  # of drafts, counted over all requests
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ class Row:
     prefills: int = 0  # forwards among these that only read text
     forced: int = 0  # tokens that were written beside a step's own, as nothing else could stand there
     cached: int = 0  # positions before this one have exact keys and values
+    shared: int = 0  # of these, those of another request that begins alike
     final: int = 0  # written tokens before this position change no more; what no scheme says is final may change
     accepted: list[int] = field(default_factory=list)  # in mode verify: drafts kept at each step
     written: int | None = None  # where noise is no mask: positions before this one are final
@@ -265,12 +268,12 @@ class StepResult:
         return self.logits.odds(self.offset + index, tokens)
 
 
-def sampled(rows: list[Row], temperatures: list[float], counts: Sequence[int], target: Array) -> Sampling:
+def sampled(schemes: Sequence[Scheme], counts: Sequence[int], target: Array) -> Sampling:
     """How scored rows are sampled, `counts` of each request: its options, and draws by (seed, step, position);
     none where none is read."""
-    requests = [row.request for row in rows]
+    requests = [scheme.row.request for scheme in schemes]
     native = [request.convention.confidence_dtype == "native" for request in requests]
-    temperature = np.repeat(np.array(temperatures, np.float64), counts)
+    temperature = np.repeat(np.array([scheme.temperature for scheme in schemes], np.float64), counts)
     temperature[temperature < COLD] = 0.0
     unread = np.zeros(len(target))
     chooses = any(request.rule.draws for request in requests)
@@ -280,7 +283,9 @@ def sampled(rows: list[Row], temperatures: list[float], counts: Sequence[int], t
     def spread(values: Sequence[Any]) -> Array:
         return np.repeat(np.array(values), counts)
 
-    address = (spread([request.seed for request in requests]), spread([row.draw for row in rows]), target)
+    own = np.split(target, np.cumsum(counts)[:-1])
+    steps = np.concatenate([scheme.draws(part) for scheme, part in zip(schemes, own, strict=True)])
+    address = (spread([request.seed for request in requests]), steps, target)
     return Sampling(
         temperature,
         spread([request.top_k for request in requests]),
@@ -308,6 +313,10 @@ class Scheme:
     def temperature(self) -> float:
         """That the next forward's proposals are sampled at."""
         return self.row.request.temperature
+
+    def draws(self, target: Array) -> Array:
+        """The steps that draws for scored positions [n] are addressed by, [n]."""
+        return np.full(len(target), self.row.draw)
 
     @property
     def text_end(self) -> int:

@@ -12,10 +12,9 @@ import numpy as np
 
 from unmask.canvas import Array
 
-# purposes of draws: a token, a position, whether a draft holds
+# purposes of draws: a token, a position
 TOKEN_DRAW = 0
 CHOICE_DRAW = 1
-ACCEPT_DRAW = 2
 COLD = 1e-9  # temperatures below it are 0: logits over them are no longer numbers
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)

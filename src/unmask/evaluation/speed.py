@@ -11,10 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from unmask.canvas import Frame
-from unmask.decoding.feed import TEXT, Columns, Feed
+from unmask.decoding import planner
 from unmask.errors import UnmaskError
 from unmask.layout import Layout
 from unmask.lm import DiffusionLM
@@ -169,25 +167,9 @@ def bench_speed(
 
 def passes(lm: DiffusionLM, widths: list[int], context: int, rounds: int = 15) -> dict[int, float]:
     """Median milliseconds of one forward of `width` text tokens after `context` cached ones, every row scored."""
-    backend = lm.backend
-    backend.open(Layout("drafts" if lm.config.layout == "drafts" else "causal"), 1, context + max(widths), True)
-    rng = np.random.default_rng(0)
-
-    def columns(start: int, width: int) -> Columns:
-        place = np.arange(width)
-        ids = rng.integers(100, lm.config.vocab_size, width)
-        return Columns(ids, start + place, np.full(width, TEXT), place, start + place + 1)
-
-    backend.forward(Feed.of([columns(0, context)], np.array([0])))
-    times: dict[int, list[float]] = {width: [] for width in widths}
-    for width in widths:  # one after the other: a change of shape costs a forward its own time
-        for number in range(rounds + 3):
-            feed = Feed.of([columns(context, width)], np.array([context]))
-            began = time.perf_counter()
-            backend.forward(feed)
-            if number >= 3:
-                times[width].append(1e3 * (time.perf_counter() - began))
-    return {width: statistics.median(values) for width, values in times.items()}
+    layout = Layout("drafts" if lm.config.layout == "drafts" else "causal")
+    times = planner.passes(lm.backend, layout, widths, context, rounds, time.perf_counter)
+    return {width: 1e3 * statistics.median(values) for width, values in times.items()}
 
 
 def floors(lm: DiffusionLM, widths: list[int], context: int) -> dict[int, tuple[float, float]]:

@@ -347,6 +347,7 @@ class Engine:
                 log.error("a request of model '%s' failed", model, exc_info=row.error)
                 self._tell(job, Failed(row.error))
                 continue
+            self.metrics.shared.labels(model).inc(row.shared)
             for count in row.accepted:
                 self.metrics.accepted.observe(count)
             self._tell(job, Done(row.canvas.ids[0].tolist(), row.steps, row.prefills, tuple(row.accepted), row.edge))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,11 +18,12 @@ import numpy as np
 
 from unmask.backends import Progress, Source
 from unmask.backends.logits import CompiledBackend, CompiledLogits
-from unmask.backends.native.network import Batch, CompiledNetwork, cores, library
+from unmask.backends.native.network import Batch, CompiledNetwork, cores, cpu, library
 from unmask.backends.native.packing import packed_weights
 from unmask.backends.store import compiled_folder
 from unmask.canvas import Array
 from unmask.decoding.feed import TEXT, Feed, Sampling
+from unmask.decoding.planner import passes
 from unmask.decoding.sampling import Scores
 from unmask.errors import UnmaskError
 from unmask.layout import PADDING, Layout
@@ -34,6 +36,7 @@ SLOTS = 16  # of the cache stand together
 SLOT_STEP = 128  # slots grow in steps
 PIECE = 512  # columns computed at once, so that little memory is enough
 ALONE = 8 << 20  # bytes of weights times columns below which one thread is faster than several
+WIDTHS = (1, 2, 3, 4, 5, 8, 9, 12, 13, 16, 32)  # columns of measured passes
 LINES = ("id", "position", "place", "seen", "after", "until", "first", "last", "drafts")
 LAYOUTS = ("causal", "block_causal", "bidirectional", "drafts")
 
@@ -177,6 +180,34 @@ class NativeBackend(CompiledBackend):
             text[:, self.config.mask_token_id] = -np.inf
         return NativeLogits(self, text, draft, lines.of_draft, states, slots)
 
+    def share(self, source: int, target: int, count: int) -> bool:
+        blocks = -(-count // SLOTS)
+        one, other = self.active[[source, target]]
+        self.keys[:, other, :, :blocks] = self.keys[:, one, :, :blocks]
+        self.values[:, other, :, :count] = self.values[:, one, :, :count]
+        return True
+
+    def pass_costs(self) -> dict[int, float]:
+        """See `decoding.feed.Backend`; measured once for a CPU and so many threads, kept beside the packed weights.
+
+        Seconds that threads computed, over the threads: what others do with the cores meanwhile does not count.
+        """
+        network = self.network
+        kind = f"{self.library._name.rpartition('/')[2].partition('.')[0]}, {cpu()}, {self.threads} threads"
+        if kind not in network.costs:
+            half = min(self.config.max_length // 2, WIDTHS[-1])
+            probe = NativeBackend(network)
+            probe.threads = self.threads
+            layout = Layout("causal")
+            widths = [width for width in WIDTHS if width <= half]
+            times = passes(probe, layout, widths, half, rounds=8, clock=time.process_time)
+            network.keep_costs(kind, {w: min(own) / self._threads(w) for w, own in times.items()})
+        return network.costs[kind]
+
+    def _threads(self, columns: int) -> int:
+        """Threads that a pass takes: a tiny one is over before another thread wakes."""
+        return self.threads if self.network.text_bytes * columns > ALONE else 1
+
     def _lines(self, feed: Feed) -> Lines:
         there = feed.document != PADDING
         widths = there.sum(1)
@@ -230,9 +261,7 @@ class NativeBackend(CompiledBackend):
         if low:
             own[6:8] -= low * own[8]
         rows = [np.ascontiguousarray(part, np.int32) for part in parts]
-        # a tiny pass is over before another thread wakes
-        threads = self.threads if self.network.text_bytes * count > ALONE else 1
-        batch = Batch(count, *map(len, rows), self.places, self.slots // SLOTS, threads)
+        batch = Batch(count, *map(len, rows), self.places, self.slots // SLOTS, self._threads(count))
         start = own.ctypes.data
         for i, name in enumerate(LINES):
             setattr(batch, name, start + i * own.strides[0])
@@ -315,7 +344,7 @@ def packed(source: Source, exact: bool, progress: Progress | None) -> CompiledNe
     if source.loaded is not None:
         try:
             where = compiled_folder(source.loaded, "native-f32" if exact else "native", FORMAT, write)
-            return CompiledNetwork(source.config, load_file(where / WEIGHTS), exact)
+            return CompiledNetwork(source.config, load_file(where / WEIGHTS), exact, where / "costs.json")
         except UnmaskError as error:
             log.warning("weights are packed anew at every start: %s", error)
     return CompiledNetwork(source.config, _pack(source, exact, progress), exact)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 from contextlib import suppress
 from functools import cache, cached_property
@@ -14,6 +15,8 @@ import numpy as np
 from unmask.backends.native.packing import GATED, NORMS
 from unmask.canvas import Array
 from unmask.checkpoints.memory import control_groups
+from unmask.errors import UnmaskError
+from unmask.files import read_json, write_text
 from unmask.models.config import ModelConfig
 from unmask.models.rope import frequencies
 
@@ -90,6 +93,15 @@ def cores() -> int:
     return max(1, int(min(have, _quota())))
 
 
+@cache
+def cpu() -> str:
+    """The CPU's name."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
+    return ""
+
+
 def _quota(root: Path = Path("/")) -> float:
     """CPUs that the control groups above this process leave it; infinite where none limits it."""
     limits = [float("inf")]
@@ -118,8 +130,14 @@ def aligned(arrays: dict[str, Array]) -> dict[str, Array]:
 class CompiledNetwork:
     """A network in the forward's own form."""
 
-    def __init__(self, config: ModelConfig, weights: dict[str, Array], exact: bool = False) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: dict[str, Array], exact: bool = False, kept: Path | None = None
+    ) -> None:
         c = config
+        self.kept = kept  # the file of what passes cost
+        self.costs: dict[str, dict[int, float]] = {}  # seconds by columns, of a CPU and so many threads
+        if kept is not None and kept.is_file():
+            self.costs = {kind: {int(w): s for w, s in own.items()} for kind, own in read_json(kept).items()}
         self.config = c
         self.exact = exact
         frequency = np.array(frequencies(c.rope_theta, c.rotary_size)) / (c.rope_factors or 1.0)
@@ -158,6 +176,12 @@ class CompiledNetwork:
             **heads,
             **{name: self._at(name) for name in ("mask_embedding", "positions", "cos", "sin")},
         )
+
+    def keep_costs(self, kind: str, seconds: dict[int, float]) -> None:
+        self.costs[kind] = seconds
+        if self.kept is not None:
+            with suppress(UnmaskError):  # then they are measured again at the next start
+                write_text(self.kept, json.dumps(self.costs))
 
     def _at(self, name: str) -> int | None:
         array = self.weights.get(name)

@@ -1,8 +1,9 @@
 """Decoding by checked drafts: the adapter drafts, the base checks its drafts in the same forward.
 
-In mode verify what holds is the base's own text; under the rule `checked` of mode diffusion a draft holds
-where the base finds it likely enough. Above temperature 0, speculative sampling (arXiv 2302.01318) leaves the base's
-distribution exactly as it is, whatever the drafts. Shapes: n drafts of one request, V vocabulary.
+In mode verify what holds is the base's own text, token for token that of mode ar, above temperature 0 too: the base's
+token is drawn by the uniform that mode ar draws it by, and a draft holds where it is that token. Under the rule
+`checked` of mode diffusion a draft holds at temperature 0 where the base finds it likely enough.
+Shapes: n drafts of one request, V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,23 +21,24 @@ from unmask.decoding.feed import TEXT, Columns, Logits, Sampling
 from unmask.decoding.methods import denoise
 from unmask.decoding.methods.denoise import PROCESSORS, SAMPLING
 from unmask.decoding.options import option
+from unmask.decoding.planner import Odds
 from unmask.decoding.request import Asked, MethodOptions, Row, Scheme, Setting, StepResult, sampled
-from unmask.decoding.sampling import ACCEPT_DRAW, COLD, draw, uniforms
+from unmask.decoding.sampling import COLD, draw
 from unmask.decoding.suffixes import Suffixes
 
+# What is believed of drafts before their counts say more:
 FORCED_ODDS = 0.9  # that tokens of a forced run are those that the model would take
 # that the next token is the one that followed the last 1, 2, .. tokens before (`unmask bench lookup` counts it)
 FOUND_ODDS = (0.0, 0.13, 0.44, 0.51, 0.58, 0.6, 0.9, 0.9, 0.95)
-LEAST = 0.15  # that a found draft must be worth: a column costs more than less would bring
-SLOT_ODDS = 0.5  # what a slot's draft is taken to be worth before it is known, given all before it hold
+SLOT_ODDS = 0.5  # that a slot's draft, not known yet, comes to be fed and holds, given all before it do
+Kind = tuple[str | int, ...]  # of drafts that are counted together: where from, how deep, how sure
+LEAST = 0.02  # chance of drafts that nobody plans with
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
     """What is read by this method alone."""
 
-    draft_threshold: float = option(0.0, ge=0, le=1)  # drafts and slots less likely to be of use are not fed
-    draft_columns: int = option(0, ge=0)  # most columns of new text, drafts and slots of a forward; 0: no limit
     lookup: int = option(5, ge=0)  # most drafts that are copied from the prompt and the answer; 0: none
 
 
@@ -45,7 +47,7 @@ class Options(Parameters, MethodOptions):
     """Drafts are checked by the weights that write: exactly in mode verify, by likelihood under rule `checked`."""
 
     method: ClassVar[str] = "draft"
-    tolerance: float | None = None  # a draft holds at this share of the best token's chance; None: exactly
+    tolerance: float | None = None  # at temperature 0 a draft holds at this share of the best chance; None: exactly
 
     @classmethod
     def claims(cls, asked: Asked) -> bool:
@@ -70,7 +72,7 @@ class Options(Parameters, MethodOptions):
     def reads(cls, asked: Asked) -> set[str]:
         if asked.layout == "causal":
             return SAMPLING | PROCESSORS | {"lookup"}
-        own = SAMPLING | PROCESSORS | {"block_length", "draft_threshold", "draft_columns", "lookup"}
+        own = SAMPLING | PROCESSORS | {"block_length", "lookup"}
         return own if asked.mode == "verify" else own | {"threshold"}
 
     @classmethod
@@ -107,12 +109,12 @@ class Group:
 
 
 class Verifying(Scheme):
-    """Feeds text not yet result, drafts as if they were text, and new slots for every outcome of the check.
+    """Feeds text not yet read, drafts as if they were text, and new slots for every outcome of the check.
 
-    Every step commits the drafts that hold and the base's token after them, and then drafts anew (`draft`). A draft
-    or a slot is fed where the chance that it will be of use reaches the rule's `draft_threshold`: of a draft, that it
-    and all before it hold, by their confidences; of the j-th slot of an outcome, that of the outcome times
-    SLOT_ODDS to the j. Of those the likeliest make up `draft_columns` columns at most, drafts half of them.
+    Every step commits the drafts that hold and the base's token after them, and then drafts anew (`draft`). The planner
+    says how many drafts and slots are fed, by their chances to be of use: of a draft, that it and all before it hold;
+    of the j-th slot of an outcome, that of the outcome times the odds of the first j slots. Without any, a step is
+    that of mode ar.
 
     Drafts that need no network come beside: what a grammar forces, and what followed the last tokens before. A network
     without an adapter has those alone.
@@ -126,12 +128,30 @@ class Verifying(Scheme):
         self.suffixes = Suffixes()
         self.constraint = Constraint.of(row)
         self.start = 0
-        self.vocabulary_size = setting.config.vocab_size
+        self.first = int(row.masked.argmax())  # position to be written
+        self.tolerance = options.tolerance if self.temperature < COLD else None
+        self.odds = Odds(setting.odds if self.lossless else None)
         self.drafts: list[int] = []  # guesses for the positions after the text
-        self.distributions = list[Array]()  # [V] each, that they were drawn from, above temperature 0
+        self.kinds = list[Kind]()  # of each, by what they are counted
         self.chances = [1.0]  # that the text holds, and all drafts up to each
-        self.sizes = list[int]()  # slots fed for each outcome: no draft holds, one does, ..
+        self.unfed: tuple[Kind, int] | None = None  # the first draft, where the planner left it out
+        self.sizes = [0]  # slots fed for each outcome: no draft holds, one does, ..
+        self.least = 0.0  # chance below which a draft would not be fed
         self.group: Group | None = None
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the text is that of mode ar, whatever is drafted."""
+        return self.tolerance is None
+
+    @property
+    def unread(self) -> int:
+        """Columns of text that the next forward reads, drafts left out."""
+        return self.start - (self.row.cached if self.exact else 0)
+
+    def draws(self, target: Array) -> Array:
+        """As in mode ar, which writes one open position after another."""
+        return target - self.first + 1
 
     def settle(self) -> bool:
         masked = self.row.masked
@@ -144,94 +164,103 @@ class Verifying(Scheme):
 
     def _look_up(self) -> None:
         """Goes on with drafts that need no network, or takes them in place of the others where they are surer."""
-        found, odds = self._found()
+        found, source, belief = self._found()
         found = found[: self.row.length - self.start - 1]
         agreed = next((n for n, pair in enumerate(zip(self.drafts, found, strict=False)) if pair[0] != pair[1]), None)
         if not found or (agreed is None and len(found) <= len(self.drafts)):
             return
         if agreed is not None:
-            if odds < self.chances[1] or self.temperature >= COLD:  # drawn drafts stay with what they were drawn from
+            if self.odds.of((source, agreed > 0), belief) < self.chances[agreed + 1] / self.chances[agreed]:
                 return
-            self.drafts = self.drafts[:agreed]
-            self.chances = self.chances[: agreed + 1]
+            self._cut(agreed)
         for token in found[len(self.drafts) :]:
-            if self.chances[-1] * odds < max(self.options.draft_threshold, LEAST):
+            kind = (source, len(self.drafts) > 0)
+            chance = self.chances[-1] * self.odds.of(kind, belief)
+            if chance < LEAST:
                 break
-            self.drafts.append(token)
-            self.chances.append(self.chances[-1] * odds)
-            if self.temperature >= COLD:
-                self.distributions.append(np.arange(self.vocabulary_size) == token)
+            self._add(token, kind, chance)
 
-    def _found(self) -> tuple[list[int], float]:
-        """Drafts for the positions from the first open one on, and the chance that each holds if those before do."""
+    def _add(self, token: int, kind: Kind, chance: float) -> None:
+        self.drafts.append(token)
+        self.kinds.append(kind)
+        self.chances.append(chance)
+
+    def _cut(self, count: int) -> None:
+        del self.drafts[count:], self.kinds[count:], self.chances[count + 1 :]
+
+    def _found(self) -> tuple[list[int], str | int, float]:
+        """Drafts for the positions from the first open one on, where they come from, and what is believed of each: the
+        chance that it holds if those before do."""
         if self.constraint is not None:
             forced = self.constraint.grammar.run(self.constraint.state(self.start))
             if forced:
-                return list(forced), FORCED_ODDS
+                return list(forced), "forced", FORCED_ODDS
         if not self.options.lookup:
-            return [], 0.0
+            return [], "", 0.0
         known = len(self.suffixes.tokens)
         self.suffixes.extend(self.row.canvas.ids[0, known : self.start].tolist())
         found, size = self.suffixes.follow(self.options.lookup)
-        return found, FOUND_ODDS[size]
+        return found, size, FOUND_ODDS[size]
+
+    def leave(self, count: int) -> None:
+        """Keeps the first drafts only; called by the planner before it gives slots."""
+        self.unfed = (self.kinds[0], self.drafts[0]) if self.drafts and not count else None
+        self._cut(count)
+        self.sizes = [0] * (count + 1)
+
+    def possible_slots(self, least: float) -> list[tuple[float, int]]:
+        """Chance to be of use, above `least`, and outcome of each slot that could be fed: one fewer than the window at
+        most, whose first token needs none, inside the canvas."""
+        out = list[tuple[float, int]]()
+        if self.window < 2:
+            return out
+        for kept, (holds, next_holds) in enumerate(zip(self.chances, [*self.chances[1:], 0.0], strict=True)):
+            value = holds - next_holds
+            for j in range(min(self.window - 1, self.row.length - self.start - kept - 1)):
+                value *= self.odds.of(("slot", j), SLOT_ODDS)
+                if value <= least:
+                    break
+                out.append((value, kept))
+        return out
 
     def columns(self) -> Columns:
         row = self.row
         start = self.start
-        low = row.cached if self.exact else 0
+        low = start - self.unread
         texts = start + len(self.drafts)
         drafts = np.array(self.drafts, np.int64)
         places = np.arange(low, texts)
+        ids = np.concatenate([row.canvas.ids[0, low:start], drafts])
         anchor = np.full(texts - low, TEXT)
         column = np.arange(start - 1 - low, texts - low)
         slots = np.zeros(0, np.int64)
-        sizes = self._sizes()
-        self.sizes = sizes
-        if any(sizes):
-            own = np.repeat(np.arange(start - 1, texts), sizes)
+        if any(self.sizes):
+            own = np.repeat(np.arange(start - 1, texts), self.sizes)
             slots = texts - low + np.arange(len(own))
-            place = own + 1 + np.arange(len(own)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            place = own + 1 + np.arange(len(own)) - np.repeat(np.cumsum(self.sizes) - self.sizes, self.sizes)
             places = np.concatenate([places, place])
             anchor = np.concatenate([anchor, own])
-        ids = np.full(len(places), row.canvas.mask_id)
-        ids[: start - low] = row.canvas.ids[0, low:start]
-        ids[start - low : texts - low] = drafts
+            ids = np.concatenate([ids, np.full(len(own), row.canvas.mask_id)])
         allowed = None if self.constraint is None else self.constraint.after(drafts, start)
         return Columns(ids, places, anchor, column, places[column] + 1, allowed=allowed, slot=slots)
-
-    def _sizes(self) -> list[int]:
-        """Slots of each outcome's group: one fewer than the window at most, whose first token needs none, inside the
-        canvas, only likely ones, and the likeliest where there are columns for some only."""
-        options = self.options
-        sizes = [0] * len(self.chances)
-        likely = list[tuple[float, int]]()
-        for kept, (holds, next_holds) in enumerate(zip(self.chances, [*self.chances[1:], 0.0], strict=True)):
-            room = min(self.window - 1, self.row.length - self.start - kept - 1)
-            likely += [((holds - next_holds) * SLOT_ODDS ** (j + 1), kept) for j in range(room)]
-        likely = [slot for slot in likely if slot[0] >= options.draft_threshold]
-        if options.draft_columns:
-            likely = sorted(likely, key=lambda slot: -slot[0])[: options.draft_columns - 1 - len(self.drafts)]
-        for _, kept in likely:
-            sizes[kept] += 1
-        return sizes
 
     def take(self, result: StepResult) -> list[Commit]:
         row = self.row
         start = self.start
         scores = result.scores
         drafts = np.array(self.drafts, np.int64)
-        checks = np.arange(len(drafts) + 1)
-        tolerance = self.options.tolerance
-        if not self.distributions:
-            best = scores.token[: len(drafts)]
-            holds = drafts == best if tolerance is None else result.odds(checks[:-1], drafts) >= tolerance
-            kept, sure = accept(holds, scores.token)
+        if self.tolerance is None:
+            holds = drafts == scores.token[: len(drafts)]
         else:
-            p = result.probabilities(checks)
-            draws = uniforms(np.array(row.request.seed), np.array(row.steps), result.target, ACCEPT_DRAW)
-            q = np.array(self.distributions)
-            kept, sure = accept_sampled(drafts, q, p, draws, result.sampling.token_draw)
+            holds = result.odds(np.arange(len(drafts)), drafts) >= self.tolerance
+        kept, sure = accept(holds, scores.token)
+        for depth, (kind, held) in enumerate(zip(self.kinds[: kept + 1], holds.tolist(), strict=False)):
+            self.odds.note(kind, held)
+            if kind[0] == "adapter":
+                self.odds.note(("slot", depth), held)
         made = [*self.drafts[:kept], sure][: row.length - start]
+        if self.unfed is not None:
+            self.odds.note(self.unfed[0], self.unfed[1] == made[0])
         row.accepted.append(kept)
         self._begin(kept, made, result)
         if self.exact:
@@ -240,9 +269,7 @@ class Verifying(Scheme):
 
     def _begin(self, kept: int, made: list[int], result: StepResult) -> None:
         """Forgets the drafts and makes the group of the text that holds the next to be drafted."""
-        self.drafts = []
-        self.distributions = []
-        self.chances = [1.0]
+        self._cut(0)
         self.group = None
         if self.sizes[kept]:
             slots = result.first_slot + sum(self.sizes[:kept]) + np.arange(self.sizes[kept])
@@ -253,38 +280,37 @@ class Verifying(Scheme):
     def draft(self, now: Logits, sampling: Sampling, n: int, token: int, sureness: float) -> None:
         """Takes the next slot's token from row n of `now`, or stops where it is not likely enough to hold.
 
-        token and sureness: the row's best at temperature 0 without a grammar; else they are read anew.
+        token and sureness: the row's best at temperature 0 without a grammar; else they are read anew. Above
+        temperature 0 the token is drawn by the uniform that the base's will be drawn by.
         """
         group = self.group
         if group is None:
             return
-        options = self.options
         constraint = self.constraint
         warm = sampling.temperature[n] > 0
-        q: Array | None = None
         if warm or constraint is not None:
-            q = now.probabilities(np.array([n]), sampling.rows(np.array([n])))[0]
-            if constraint is not None:
+            q: Array | None = now.probabilities(np.array([n]), sampling.rows(np.array([n])))[0]
+            if constraint is not None and q is not None:
                 q = constraint.draft(q, group.state, self.row.length - group.start - len(self.drafts))
             if q is None:
                 self.group = None
                 return
             token = draw(q, sampling.token_draw[n]) if warm else int(q.argmax())
-            # of its best token, whichever was drawn: a draw that chose whether it is checked would bias the text
-            sureness = float(q.max())
-        if self.chances[-1] * sureness < options.draft_threshold:
+            sureness = float(q[token])
+        depth = len(self.drafts)
+        kind = ("adapter", depth, int(sureness * 8))
+        chance = self.chances[-1] * self.odds.of(kind, sureness)
+        if chance < self.least:
+            self.odds.note(("slot", depth), False)
             self.group = None
             return
-        self.drafts.append(token)
-        self.chances.append(self.chances[-1] * sureness)
-        if warm and q is not None:
-            self.distributions.append(q)
+        self._add(token, kind, chance)
         group.slots = group.slots[1:]
         group.row = n
         group.token = token
         if constraint is not None:
             group.state = constraint.grammar.step(group.state, token)
-        if not len(group.slots) or (options.draft_columns and len(self.drafts) >= options.draft_columns // 2):
+        if not len(group.slots):
             self.group = None
 
 
@@ -300,10 +326,7 @@ def draft(schemes: list[Verifying], logits: Logits, blame: Callable[[Row], Abstr
         token = np.array([g.token for _, g in going])
         place = np.array([g.start + len(s.drafts) for s, g in going])
         now = logits.after_token(slot, before, row, token)
-        schemes_going = [scheme for scheme, _ in going]
-        temperatures = [scheme.temperature for scheme in schemes_going]
-        sampling = sampled([scheme.row for scheme in schemes_going], temperatures, [1] * len(going), place)
-        sampling = replace(sampling, native=None)
+        sampling = replace(sampled([scheme for scheme, _ in going], [1] * len(going), place), native=None)
         plain = (sampling.temperature == 0) & [scheme.constraint is None for scheme, _ in going]
         scores = now.propose(sampling) if plain.any() else None
         for n, (scheme, _) in enumerate(going):
@@ -321,16 +344,3 @@ def accept(holds: Array, best: Array) -> tuple[int, int]:
     """
     count = len(holds) if holds.all() else int(holds.argmin())
     return count, int(best[count])
-
-
-def accept_sampled(drafts: Array, q: Array, p: Array, accept_draws: Array, token_draws: Array) -> tuple[int, int]:
-    """As `accept`, for drafts sampled from q [n, V] against the base's p [n + 1, V].
-
-    accept_draws [n] and token_draws [n + 1] are uniforms in (0, 1). A draft x is kept with chance
-    min(1, p(x) / q(x)); the first that is not is replaced by a draw from max(p - q, 0).
-    """
-    for i, token in enumerate(drafts):
-        if accept_draws[i] * q[i, token] >= p[i, token]:
-            rest = np.maximum(p[i] - q[i], 0.0)
-            return i, draw(rest if rest.sum() > 0 else p[i], token_draws[i])
-    return len(drafts), draw(p[len(drafts)], token_draws[len(drafts)])
