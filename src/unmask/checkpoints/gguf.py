@@ -16,6 +16,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unmask.checkpoints.rows import Rows
 from unmask.checkpoints.safetensors import Stored, Weights, fill, opened
 from unmask.checkpoints.tokens import free_token
 from unmask.errors import UnmaskError
@@ -32,7 +33,12 @@ STORED = {  # number of a type: name, values and bytes of a block
     1: ("F16", 1, 2),
     2: ("Q4_0", 32, 18),
     3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
     8: ("Q8_0", 32, 34),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
     30: ("BF16", 1, 2),
 }
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -129,21 +135,25 @@ class GGUF(Weights):
             "mask_token_id": mask,
         }
 
+    def rows(self, name: str) -> Rows:
+        part = name.split(".")[-2]
+        heads = self._heads[part] if part in self._heads else 0
+        stored = self.stored[name]
+        if heads and stored.shape[0] % (2 * heads):
+            raise self._damaged(f"has {stored.shape[0]} rows for {heads} heads")
+        return Rows(stored, heads=heads)
+
+    @cached_property
+    def _heads(self) -> dict[str, int]:
+        """Heads of the parts whose rows stand as GGUF rotates them, neighbours; we (and Hugging Face) rotate rows i and
+        i + half."""
+        count = self._number("attention.head_count")
+        return {"q_proj": count, "k_proj": self._number("attention.head_count_kv", count)}
+
     def arrays(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Every tensor in turn as float32 by its Hugging Face name, queries and keys in that layout's order."""
-        import numpy as np
-        from gguf import GGMLQuantizationType
-        from gguf.quants import dequantize
-
-        query_heads = self._number("attention.head_count")
-        heads = {"q_proj": query_heads, "k_proj": self._number("attention.head_count_kv", query_heads)}
-        with opened(self.source) as file:
-            for name, tensor in self.stored.items():
-                rows = _bytes(file, tensor).reshape(*tensor.shape[:-1], -1)
-                with np.errstate(all="ignore"):  # a damaged scale may overflow; NaN is then what was stored
-                    values = dequantize(rows, GGMLQuantizationType[tensor.kind]).reshape(tensor.shape)
-                part = name.split(".")[-2]
-                yield name, self._unpermuted(values, heads[part]) if part in heads else values
+        for name in self.stored:
+            yield name, self.rows(name).values()
 
     def tensors(
         self, dtype: torch.dtype | None = None, transposed: tuple[str, ...] = ()
@@ -276,13 +286,6 @@ class GGUF(Weights):
         with opened(self.source) as file:
             factors: list[float] = _bytes(file, tensor).view("<f4").tolist()
         return factors
-
-    def _unpermuted(self, values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-        """GGUF rotates neighbouring rows of a head, Hugging Face (and we) row i with row i + half; moves rows back."""
-        rows = values.shape[0]
-        if heads < 1 or rows % (2 * heads):
-            raise self._damaged(f"has {rows} rows for {heads} heads")
-        return values.reshape(heads, rows // heads // 2, 2, -1).swapaxes(1, 2).reshape(values.shape)
 
     def _vocabulary(self) -> int:
         """Rows of the embedding, which must be as many as there are tokens."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
+    from unmask.checkpoints.rows import Rows
     from unmask.models.transformer import Transformer
 
 log = logging.getLogger(__name__)
@@ -136,6 +137,15 @@ class Checkpoint:
         if changes:
             raise UnmaskError(f"'{self.name}' is an adapter; change how its base '{self.base_name}' is read instead")
         return adapter_files.load(self.folder, self.base.network(), self.config)
+
+    def rows(self) -> dict[str, Rows] | None:
+        """The network's parameters by our names, to be read row by row; None for an adapter. Raises as `network`."""
+        from unmask.checkpoints import weights
+
+        if self.base is not None:
+            return None
+        self.say()
+        return weights.parameter_rows(self)
 
     def say(self) -> None:
         """Logs, as a warning each, what the files disagree about and what was left alone."""

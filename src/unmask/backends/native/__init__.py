@@ -1,8 +1,7 @@
-"""Our own compiled forward with 8-bit weights, on a CPU with AVX2 or AVX-512-VNNI."""
+"""Our own compiled forward with weights of 8 or 4 bits, on a CPU with AVX2 or AVX-512-VNNI."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from unmask.backends import Progress, Source, anything, multiple_of, one_of
@@ -33,13 +32,9 @@ def unavailable(device: str) -> str | None:
     return None
 
 
-def create(
-    source: Source, sibling: Backend | None, progress: Progress | None = None, exact: bool = False
-) -> NativeBackend:
+def create(source: Source, sibling: Backend | None, progress: Progress | None = None, bits: int = 8) -> NativeBackend:
+    """bits: of the weights; 8, 4, or 32 for float32."""
     from unmask.backends.native.backend import NativeBackend, packed
 
     shared = sibling.network if isinstance(sibling, NativeBackend) else None
-    return NativeBackend(shared or packed(source, exact, progress))
-
-
-create_exact = partial(create, exact=True)
+    return NativeBackend(shared or packed(source, bits, progress))

@@ -119,13 +119,14 @@ class CompiledNetwork:
     """A network in the forward's own form."""
 
     def __init__(self, config: ModelConfig, weights: dict[str, Array], exact: bool = False) -> None:
+        """weights: what `packing` made, each array from a cache line's start."""
         c = config
         self.config = c
         self.exact = exact
         frequency = np.array(frequencies(c.rope_theta, c.rotary_size)) / (c.rope_factors or 1.0)
         angle = np.arange(c.max_length)[:, None] * frequency
         tables = {"cos": np.cos(angle) * c.rope_scale, "sin": np.sin(angle) * c.rope_scale}
-        self.weights = aligned({**weights, **{name: table.astype(np.float32) for name, table in tables.items()}})
+        self.weights = weights | aligned({name: table.astype(np.float32) for name, table in tables.items()})
         self.vocabulary: Array | None = self.weights.get("vocabulary")
         self.layers = (Layer * c.num_layers)()
         for i, layer in enumerate(self.layers):
