@@ -175,9 +175,11 @@ class NativeBackend(CompiledBackend):
             text, without = np.split(text, [len(text) - len(guided)])
             scale = feed.guidance[guided].astype(np.float32)[:, None]
             text[guided] = without + (scale + 1) * (text[guided] - without)
-        if self.config.mask_token_id is not None:
-            text[:, self.config.mask_token_id] = -np.inf
-        return NativeLogits(self, text, draft, lines.of_draft, states, slots)
+        excluded = None
+        if (mask := self.config.mask_token_id) is not None:
+            excluded = text[:, mask].copy() if self.config.mask_in_softmax else None
+            text[:, mask] = -np.inf
+        return NativeLogits(self, text, draft, lines.of_draft, states, slots, excluded)
 
     def _lines(self, feed: Feed) -> Lines:
         there = feed.document != PADDING

@@ -7,7 +7,7 @@ network keeps float32. Shapes: N outputs, K inputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from unmask.checkpoints.rows import GROUP, NATIVE_BITS, Groups, Held, Matrix
 from unmask.models.config import ModelConfig
 
 LANES = 16
-CHUNK = 2**22  # values that are packed at once, so that little memory is enough
+CHUNK = 2**18  # values that are read and rounded at once: they stay in a core's cache, and little memory is enough
 GATED = ("swiglu", "geglu_tanh")
 NORMS = {"norm1": "norm1", "norm2": "norm2", "q_norm": "mixer.q_norm", "k_norm": "mixer.k_norm"}
 
@@ -120,31 +120,43 @@ class Product:
         if len(self.parts) > 1:
             yield self._blocks(0, None)
             return
-        rows, columns = self.parts[0].shape
-        step = max(1, CHUNK // columns // GROUP) * GROUP
-        for first in range(0, rows, step):
-            yield self._blocks(first, min(first + step, rows))
+        for first, last in _pieces(self.parts[0]):
+            yield self._blocks(first, last)
 
     def _blocks(self, first: int, last: int | None) -> Array:
         if self.bits == 32:
             return exact_blocks(self.join([part.values(first, last) for part in self.parts]))
-        made = [_quantised(part, first, part.shape[0] if last is None else last, self.bits) for part in self.parts]
-        return blocks(Groups(*(None if field[0] is None else self.join(list(field)) for field in zip(*made))))
+        return blocks(_by_field([_quantised(part, first, last, self.bits) for part in self.parts], self.join))
 
 
-def _quantised(part: Matrix, first: int, last: int, bits: int) -> Groups:
-    if NATIVE_BITS.get(part.kind) == bits:
-        return part.groups(first, last)
-    values = part.values(first, last)
-    return eight_bit(values) if bits == 8 else four_bit(values, rough=True)
+def _pieces(part: Matrix, first: int = 0, last: int | None = None) -> list[tuple[int, int]]:
+    """Ranges of rows that are read at once."""
+    last = part.shape[0] if last is None else last
+    step = max(1, CHUNK // part.shape[1] // GROUP) * GROUP
+    return [(low, min(low + step, last)) for low in range(first, last, step)]
+
+
+def _quantised(part: Matrix, first: int, last: int | None, bits: int) -> Groups:
+    made = []
+    for low, high in _pieces(part, first, last):
+        if NATIVE_BITS.get(part.kind) == bits:
+            made.append(part.groups(low, high))
+        else:
+            values = part.values(low, high)
+            made.append(eight_bit(values) if bits == 8 else four_bit(values, rough=True))
+    return _by_field(made, np.concatenate)
+
+
+def _by_field(groups: Sequence[Groups], join: Callable[[list[Array]], Array]) -> Groups:
+    fields = zip(*groups, strict=True)
+    return Groups(*(None if field[0] is None else join(list(field)) for field in fields))
 
 
 def stored_bits(part: Matrix) -> int:
     """4 or 8, whichever the values are in already, to the bit or nearly so."""
     if part.kind not in ("F32", "F16", "BF16"):
         return NATIVE_BITS.get(part.kind, 8)
-    step = max(1, CHUNK // part.shape[1])
-    pieces = (part.values(first, first + step) for first in range(0, part.shape[0], step))
+    pieces = (part.values(*piece) for piece in _pieces(part))
     return 4 if all(four_bit(piece[:GROUP]) and four_bit(piece) for piece in pieces) else 8
 
 
