@@ -15,6 +15,7 @@ from unmask.checkpoints.families import registry
 from unmask.checkpoints.families.family import Family, ends_of, without_absent_ids
 from unmask.checkpoints.folder import ANSWERS, GENERATION, Folder
 from unmask.checkpoints.foreign import refuse_quantised
+from unmask.checkpoints.gguf import parts
 from unmask.checkpoints.safetensors import INDEX, WEIGHTS, same_bytes
 from unmask.decoding.methods import DecodingDefaults
 from unmask.errors import UnmaskError
@@ -155,7 +156,7 @@ class Checkpoint:
     def weight_files(self) -> list[Path]:
         """The files that hold its weights, and those of its base."""
         beside = [] if self.path.is_file() else sorted(self.path.iterdir())
-        own = [self.path] if self.path.is_file() else [p for p in beside if p.suffix in (".safetensors", ".gguf")]
+        own = parts(self.path) if self.path.is_file() else [p for p in beside if p.suffix in (".safetensors", ".gguf")]
         return own if self.base is None else [*own, *self.base.weight_files()]
 
 
@@ -241,6 +242,8 @@ def _name(path: Path) -> str:
 def _borrowed(folder: Folder, raw: dict[str, Any], files: tokens.TokenFiles) -> int | None:
     """A control token for the mask of a vocabulary that has none; None where there is none to spare."""
     special = {token: name for token, name in files.added.items() if token in files.control}
+    if not special and folder.gguf is not None:
+        special = folder.gguf.special_tokens()
     used = [raw.get(f"{name}_token_id") for name in ("bos", "eos", "pad")]
     flat = [i for ids in used for i in (ids if isinstance(ids, list) else [ids])]
     with suppress(UnmaskError, UnicodeDecodeError):  # it can score text without a mask, if not write

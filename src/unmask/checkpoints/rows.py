@@ -85,9 +85,9 @@ class Rows:
 
     def values(self, first: int = 0, last: int | None = None) -> Array:
         last = self.shape[0] if last is None else min(last, self.shape[0])
-        if self.transposed or len(self.stored.shape) == 1:
-            whole = self._floats(self._bytes(0, 1, self.stored.size)).reshape(self.stored.shape)
-            return np.ascontiguousarray((whole.T if self.transposed else whole)[self.first :][first:last])
+        if self.transposed:
+            whole = self._floats(self._bytes(0, 1, self.stored.size)).reshape(self.stored.shape).T
+            return np.ascontiguousarray(whole[self.first :][first:last])
         return self._floats(self._rows(first, last)).reshape(last - first, *self.shape[1:])
 
     def groups(self, first: int, last: int) -> Groups:
