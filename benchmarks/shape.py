@@ -126,7 +126,10 @@ def write_packed(folder: Path, config: dict[str, Any], bits: int) -> None:
             plan.small[f"{product.name}.shape"] = np.array([rows, columns, product.bits], np.int32)
             if rows == PART:  # of the vocabulary
                 tiles = -(-whole.vocab_size // 32)
-                file.add(f"{product.name}.blocks", (blocks[: min(len(blocks), tiles - n)] for n in range(0, tiles, len(blocks))))
+                file.add(
+                    f"{product.name}.blocks",
+                    (blocks[: min(len(blocks), tiles - n)] for n in range(0, tiles, len(blocks))),
+                )
                 plan.small[f"{product.name}.shape"][0] = whole.vocab_size
             else:
                 for i in range(whole.num_layers):
@@ -222,5 +225,7 @@ def command(
     ]
     if files:
         once = result["packing"]
-        rows.append(["packing, once", f"{once['seconds']:.0f} s, {once['cpu']:.0f} of CPU, {once['peak'] / 1e9:.2f} GB"])
+        rows.append(
+            ["packing, once", f"{once['seconds']:.0f} s, {once['cpu']:.0f} of CPU, {once['peak'] / 1e9:.2f} GB"]
+        )
     report(result, f"{shape} with weights {quantize}, medians of {STEPS} steps", ["", ""], rows, as_json)

@@ -6,8 +6,10 @@ import json
 import struct
 import subprocess
 import sys
+import tracemalloc
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -434,7 +436,10 @@ def read_all(path: Path) -> None:
     read.side_files()
     for _ in read.arrays():
         pass
-    Checkpoint.open(path).network()
+    checkpoint = Checkpoint.open(path)
+    for part in (checkpoint.rows() or {}).values():
+        part.values(1, 3)
+    checkpoint.network()
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -464,3 +469,34 @@ def test_any_damage_is_one_clear_line_or_harmless(data: st.DataObject, small: Pa
         message = str(error)
     assert len(message.splitlines()) <= 1
     assert not message or message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (lambda w: w.add_expert_count(2**31), "num_experts"),
+        (lambda w: w.add_expert_used_count(9), "experts_per_token 9"),
+        (lambda w: w.add_key_length(2**20), "1048576 features"),
+        (lambda w: w.add_block_count(2**31 - 1), "num_layers"),
+        (lambda w: w.add_vocab_size(2**31), ""),
+        (lambda w: w.add_head_count_kv(3), ""),
+        (lambda w: w.add_uint32("split.count", 2**32 - 1), "00001-of-00003"),
+        (lambda w: w.add_string("split.count", "3"), "00001-of-00003"),
+        (lambda w: w.add_tensor("blk.0.ffn_up_exps.weight", np.zeros((5000, 1, 32), np.float32)), "ffn_up_exps"),
+        (lambda w: w.add_tensor("blk.0.ffn_up_exps.weight", np.zeros((8, 32), np.float32)), "ffn_up_exps"),
+        (lambda w: w.add_tensor("output.weight", np.zeros(34, np.uint8), raw_dtype=Kind.Q8_0), "single row"),
+    ],
+)
+def test_absurd_sizes_are_one_line(extra: Any, words: str, converter: Writer, tmp_path: Path) -> None:
+    def write(writer: gguf.GGUFWriter) -> None:
+        experts(writer)
+        diffuses(False)(writer)
+        with suppress(ValueError):  # the package warns of a key that is there already
+            extra(writer)
+
+    path = converter(tmp_path / "x.gguf", ARCH.LLADA_MOE, {}, write)
+    tracemalloc.start()
+    message = refused(lambda: read_all(path))
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()
+    assert words in message

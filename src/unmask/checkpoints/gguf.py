@@ -50,6 +50,7 @@ STRING = 8  # the types of metadata that are not scalars
 ARRAY = 9
 LONGEST_ARRAY = 2**24  # more entries than any list has
 LONGEST_CONTEXT = 2**20  # more positions than any model reads
+WIDEST_HEAD = 2**12  # features
 CONTROL = 3  # types of token
 USER_DEFINED = 4
 ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "mask": "mask"}  # our names and the format's
@@ -59,7 +60,9 @@ ROPE_FACTORS = "rope_freqs.weight"
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 MOST_EXPERTS = 4096
 LONGEST_SPLIT = 1000  # more parts than any model has
-QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 SPLITTING = {  # how text is cut before merging, by the name in the file: a regular expression, or each digit by itself
     "smollm": None,
     "qwen2": QWEN2,
@@ -146,6 +149,8 @@ class GGUF(Weights):
         ids = self.special_ids
         if context > LONGEST_CONTEXT:
             raise self._damaged(f"says that it reads {context} tokens")
+        if head > WIDEST_HEAD:
+            raise self._damaged(f"has heads of {head} features")
         if rotated != head and (family is not llama.LLADA_MOE or rotated > head):
             raise UnmaskError(f"{self.source}: only part of each head is rotated, which no {family.name} model does")
         if self._number("attention.value_length", head) != head:

@@ -179,8 +179,8 @@ def _recognise(folder: Folder, raw: dict[str, Any]) -> Checkpoint:
     values = folder.json(GENERATION)
     notes: list[str] = []
     if family is None:
-        if raw.get("backend") not in (None, "native", "native-f32", "torch"):
-            raise UnmaskError(f"{source}: backend is {raw['backend']!r}; use native, native-f32 or torch")
+        if raw.get("backend") not in (None, "native", "native-q4", "native-f32", "torch"):
+            raise UnmaskError(f"{source}: backend is {raw['backend']!r}; use native, native-q4, native-f32 or torch")
         config = ModelConfig.from_dict({name: value for name, value in raw.items() if name != "backend"}, source)
         ids = {role: getattr(config, f"{role}_token_id") for role in tokens.ROLES}
         origins = {role: "nowhere" if id is None else "config.json" for role, id in ids.items()}

@@ -310,7 +310,10 @@ def pieces(need: Array) -> list[tuple[int, int]]:
 
 
 def packed(source: Source, bits: int, progress: Progress | None) -> CompiledNetwork:
-    """A model's network; its weights are packed once, kept in the user's cache where that can be written, and mapped."""
+    """A model's network; its weights are packed once, kept in the user's cache where that can be written, and mapped.
+
+    bits: of the weights, 32 for float32.
+    """
 
     def fill(file: BinaryIO) -> None:
         made = PackedFile(file)

@@ -168,9 +168,7 @@ class Plan:
     fewer of them hold, and a pass reads 10 MB less.
     """
 
-    def __init__(
-        self, config: ModelConfig, weights: Mapping[str, Matrix], vocabulary: Array | None, bits: int
-    ) -> None:
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Matrix], vocabulary: Array | None, bits: int) -> None:
         self.weights = weights
         self.bits = bits
         self.products: list[Product] = []
