@@ -135,8 +135,8 @@ def write_as_converted(
         assert found is not None, theirs
         out[found] = values
     writer = gguf.GGUFWriter(path, name, split_max_tensors=parts)
-    for key, value in (("block_count", LAYERS), ("context_length", 64), ("embedding_length", HIDDEN),
-                       ("feed_forward_length", INNER), ("head_count", HEADS), ("head_count_kv", KEY_HEADS)):  # fmt: skip
+    sizes = {"block_count": LAYERS, "context_length": 64, "embedding_length": HIDDEN, "feed_forward_length": INNER}
+    for key, value in {**sizes, "head_count": HEADS, "head_count_kv": KEY_HEADS}.items():
         getattr(writer, f"add_{key}")(value)
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)

@@ -263,7 +263,7 @@ class GGUF(Weights):
 
     @cached_property
     def special_ids(self) -> dict[str, int]:
-        """Ids of bos, eos, unk, pad, mask, eot and eom, as far as the file names them; one outside the vocabulary is none."""
+        """Ids of bos, eos, unk, pad, mask, eot and eom, where the file names them and they are in the vocabulary."""
         size = len(self.names) or self._vocabulary()
         out = {}
         for role, theirs in (ROLES | {end: end for end in ENDS}).items():
