@@ -58,7 +58,7 @@ TEXT = 256  # tokens before the block
 BLOCK = 32
 AFTER = 32  # masks behind it, as the dual cache keeps them
 STEPS = 3
-PART = 32768  # rows of the vocabulary that are made and repeated
+PART = 8160  # rows of the vocabulary that are made and repeated; no other product has as many
 IDS = ("mask_token_id", "eos_token_id", "bos_token_id", "pad_token_id")
 
 
@@ -155,7 +155,7 @@ def stepping(folder: str, bits: int) -> None:
     with (Path(folder) / "weights").open("rb") as file:
         backend = NativeBackend(CompiledNetwork(config, mapped(file), bits == 32))
     found: dict[str, Any] = {"start": time.perf_counter() - began}
-    backend.open(Layout(config.layout, config.block_length), 1, TEXT + BLOCK + AFTER, True)
+    backend.open(Layout(config.layout, max(config.block_length, 1)), 1, TEXT + BLOCK + AFTER, True)
     window = np.arange(TEXT, TEXT + BLOCK)
     none = np.full(BLOCK, -1)
     after = (TEXT + BLOCK, TEXT + BLOCK + AFTER) if config.layout == "bidirectional" else (0, 0)
@@ -188,7 +188,7 @@ def alone(function: str, *given: Any, **environment: str) -> Any:
         [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise UnmaskError(f"{function} failed: {done.stderr.strip().splitlines()[-1]}")
+        raise UnmaskError(f"{function} failed: {done.stderr.strip().splitlines()[-1:]}")
     return json.loads(done.stdout)
 
 

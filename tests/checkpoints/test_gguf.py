@@ -265,9 +265,8 @@ def test_what_converters_write_is_the_model_that_they_read(name: str, converter:
     assert lm.config.mask_token_id == 3
     assert lm.defaults.convention == plain.defaults.convention
     ids = torch.arange(40).view(2, 20)
-    one, other = lm.logits(ids), plain.logits(ids)
-    one[..., 3] = other[..., 3] = 0  # the mask, where the plain one has none
-    torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    read = [token for token in range(265) if token != 3]  # the plain Qwen2 has no mask
+    torch.testing.assert_close(lm.logits(ids)[..., read], plain.logits(ids)[..., read], rtol=0, atol=1e-5)
 
 
 def test_keys_that_contradict_the_architecture_are_refused(converter: Writer, tmp_path: Path) -> None:
@@ -494,7 +493,8 @@ def test_absurd_sizes_are_one_line(extra: Any, words: str, converter: Writer, tm
         with suppress(ValueError):  # the package warns of a key that is there already
             extra(writer)
 
-    path = converter(tmp_path / "x.gguf", ARCH.LLADA_MOE, {}, write)
+    embedding = {"model.embed_tokens.weight": np.zeros((265, 64), np.float32)}
+    path = converter(tmp_path / "x.gguf", ARCH.LLADA_MOE, embedding, write)
     tracemalloc.start()
     message = refused(lambda: read_all(path))
     assert tracemalloc.get_traced_memory()[1] < 2**26
