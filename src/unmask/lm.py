@@ -69,17 +69,23 @@ class DiffusionLM:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, device: str = "cpu", dtype: str | None = None, backend: str = "auto"
+        cls,
+        name: str | Path,
+        device: str = "cpu",
+        dtype: str | None = None,
+        backend: str = "auto",
+        quantize: str | None = None,
     ) -> DiffusionLM:
         """Loads a model by name ("default", "austen", ...; see `unmask models`), a checkpoint folder or a GGUF file.
 
         dtype: of the torch network: float32 (None means it too), bfloat16, float16, or auto for the file's
         own. backend: what generates: `torch`, `native` (8-bit weights on a CPU), `openvino`, or `auto`:
-        native where it runs the model and is faster, unless a dtype is asked for.
+        native where it runs the model and is faster, unless a dtype is asked for. quantize: native with weights of 8
+        bits (`q8`, 4 where that loses nothing), of 4 (`q4`), or float32 (`none`).
         Raises UnmaskError if there is no such model or it cannot be read.
         """
         loaded = Checkpoint.open(name, device, dtype or "float32")
-        backend = backends.choose(backend, loaded, dtype)
+        backend = backends.choose(backend, loaded, dtype, quantize)
         model = loaded.network() if backend == "torch" else None
         return cls(model, loaded.tokenizer, loaded.defaults, loaded.name, loaded, backend)
 

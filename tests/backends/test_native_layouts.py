@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 from test_registry import config_of, saved
 
-from unmask import DiffusionLM
+from unmask import DiffusionLM, UnmaskError
+from unmask.backends import Source
 from unmask.backends.native import network as native
-from unmask.backends.native.backend import PIECE, NativeBackend
+from unmask.backends.native.backend import PIECE, NativeBackend, _plan
+from unmask.backends.native.packed_file import PackedFile, mapped, unnamed
+from unmask.backends.store import compiled
 from unmask.backends.torch import TorchBackend
 from unmask.decoding.feed import Columns, Feed
 from unmask.layout import Layout
@@ -166,6 +170,52 @@ def test_packing_tells_how_far_it_is_and_is_done_once(tmp_path: Path, monkeypatc
         lm.load_backend(lambda done, total: told.append((done, total)))
     assert [done for done, _ in told] == sorted({done for done, _ in told})
     assert told[-1][0] > 0.9 * told[-1][1]
+
+
+def test_four_bits_are_near_and_quantize_chooses(folder: Path) -> None:
+    readings = {}
+    for quantize, name in {"q8": "native", "q4": "native-q4", "none": "native-f32"}.items():
+        lm = DiffusionLM.from_pretrained(folder, quantize=quantize)
+        assert lm.computes == name
+        readings[quantize] = reading(lm.backend, layout_of(lm), (0, 1, 2))[0]
+    exact = readings["none"]
+    finite = np.isfinite(exact)
+    off = {q: np.abs(other[finite] - exact[finite]).mean() / exact[finite].std() for q, other in readings.items()}
+    assert 0 < off["q8"] < 0.05
+    assert off["q8"] < off["q4"] < 0.25
+    with pytest.raises(UnmaskError, match="use one of q8, q4, none"):
+        DiffusionLM.from_pretrained(folder, quantize="q5")
+    with pytest.raises(UnmaskError, match="leave the others out"):
+        DiffusionLM.from_pretrained(folder, quantize="q4", backend="torch")
+
+
+def test_weights_are_mapped_and_outlive_their_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "MAPPED", 0)
+    lm = DiffusionLM.from_pretrained(folder, quantize="q8")
+    backend = lm.backend
+    assert isinstance(backend, NativeBackend)
+    kept = [array for name, array in backend.network.weights.items() if name.endswith(".blocks")]
+    assert not any(array.flags.writeable for array in kept)
+    before = reading(backend, layout_of(lm), (0,))
+    shutil.rmtree(compiled())
+    for one, other in zip(before, reading(backend, layout_of(lm), (0,)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_files_and_a_network_in_memory_are_packed_alike(folder: Path) -> None:
+    lm = DiffusionLM.from_pretrained(folder, backend="torch")
+    for bits in (4, 8, 32):
+        plans = [_plan(Source(lm.config, lambda: lm.model, loaded), bits) for loaded in (lm.loaded, None)]
+        packed = []
+        for plan in plans:
+            with unnamed() as file:
+                made = PackedFile(file)
+                plan.write(made)
+                made.end()
+                packed.append(mapped(file))
+        assert packed[0].keys() == packed[1].keys()
+        for name, array in packed[0].items():
+            np.testing.assert_array_equal(array, packed[1][name], err_msg=name)
 
 
 def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,3 +73,29 @@ def test_a_mask_shares_the_softmax_of_restricted_rows_no_more() -> None:
     scores = logits.propose(Sampling(none, none.astype(int), none + 1, none + 0.5, none + 0.5))
     assert scores.confidence[0] < 0.01
     assert scores.confidence[1] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("temperature", "top_k"), [(0.0, 0), (1.0, 0), (1.3, 0), (1.3, 4)])
+def test_a_mask_with_a_share_is_scored_as_in_torch(temperature: float, top_k: int) -> None:
+    """Masks that are likely and unlikely, more than the second best and more than the best token."""
+    rng = np.random.default_rng(0)
+    text = rng.normal(size=(60, SIZE)).astype(np.float32) * 3
+    excluded = text[:, 3] + rng.normal(size=60).astype(np.float32) * 5
+    text[:, 3] = -np.inf
+    network: Any = SimpleNamespace(vocabulary=None, config=SimpleNamespace(vocab_size=SIZE))
+    none = np.zeros((0, 2), np.float32)
+    sides = [
+        CompiledLogits(network, text.copy(), none, np.zeros(60, bool), none, none, excluded.copy()),
+        TorchLogits(torch.from_numpy(text.copy()), torch.from_numpy(excluded.copy())),
+    ]
+    how = (np.full(60, temperature), np.full(60, top_k), np.ones(60), rng.random(60), rng.random(60))
+    for restricted in (False, True):
+        if restricted:
+            allowed = rng.random((20, SIZE)) < 0.5
+            allowed[:, 7] = True
+            for logits in sides:
+                logits.restrict(np.arange(10, 30), allowed)
+        one, other = (logits.propose(Sampling(*how)) for logits in sides)
+        np.testing.assert_array_equal(one.token, other.token)
+        for field in ("confidence", "entropy", "margin"):
+            np.testing.assert_allclose(getattr(one, field), getattr(other, field), rtol=0, atol=1e-5, err_msg=field)

@@ -105,7 +105,63 @@ def write_gguf(
     return path
 
 
+def write_as_converted(
+    path: Path,
+    architecture: gguf.MODEL_ARCH,
+    weights: dict[str, Array],
+    extra: Callable[[gguf.GGUFWriter], Any] = lambda writer: None,
+    pre: str = "qwen2",
+    parts: int = 0,
+) -> Path:
+    """Writes weights under their Hugging Face names as llama.cpp's converter does, by the package's own map of names.
+
+    parts: tensors in each part of a split file; 0 writes one file.
+    """
+    name = gguf.MODEL_ARCH_NAMES[architecture]
+    known = gguf.get_tensor_name_map(architecture, LAYERS)
+    out: dict[str, Array] = {}
+    for theirs, values in weights.items():
+        part = theirs.split(".")[-2]
+        if name in ("llama", "llada") and part in ("q_proj", "k_proj"):
+            values = permuted(values, HEADS if part == "q_proj" else KEY_HEADS)
+        layer, _, expert = theirs.partition(".experts.")
+        if expert:  # all of a layer's in one
+            number, leaf = expert.split(".", 1)
+            if number != "0":
+                continue
+            same = [w for n, w in weights.items() if n.startswith(f"{layer}.experts.") and n.endswith(leaf)]
+            theirs, values = f"{layer}.experts.{leaf}", np.stack(same)
+        found = known.get_name(theirs, try_suffixes=(".weight", ".bias"))
+        assert found is not None, theirs
+        out[found] = values
+    writer = gguf.GGUFWriter(path, name, split_max_tensors=parts)
+    sizes = {"block_count": LAYERS, "context_length": 64, "embedding_length": HIDDEN, "feed_forward_length": INNER}
+    for key, value in {**sizes, "head_count": HEADS, "head_count_kv": KEY_HEADS}.items():
+        getattr(writer, f"add_{key}")(value)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(WORDS)
+    writer.add_token_types([3 if word in CONTROL else 1 for word in WORDS])
+    writer.add_token_merges(MERGES)
+    writer.add_eos_token_id(2)
+    extra(writer)
+    for theirs, values in out.items():
+        writer.add_tensor(theirs, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 Writer = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def converter() -> Writer:
+    return write_as_converted
 
 
 @pytest.fixture(scope="session")

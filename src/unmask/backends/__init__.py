@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 BACKENDS = {
     "torch": "unmask.backends.torch",
     "native": "unmask.backends.native",  # 8-bit weights
+    "native-q4": "unmask.backends.native.four_bit",  # 4-bit weights
     "native-f32": "unmask.backends.native.float32",
     "openvino": "unmask.backends.openvino",  # int8 weights
 }
+QUANTIZED = {"q8": "native", "q4": "native-q4", "none": "native-f32"}
 Allowed = Callable[[Any], bool]
-Progress = Callable[[int, int], None]  # weights packed so far, and in all
+Progress = Callable[[int, int], None]  # bytes packed so far, and in all
 
 
 def anything(value: Any) -> bool:
@@ -72,12 +74,18 @@ def refusal(name: str, config: ModelConfig, device: str = "cpu") -> str | None:
     return None
 
 
-def choose(name: str, loaded: Checkpoint, dtype: str | None = None) -> str:
+def choose(name: str, loaded: Checkpoint, dtype: str | None = None, quantize: str | None = None) -> str:
     """The backend that `name` stands for with a model; `auto` is the fastest that runs it.
 
-    dtype: of the weights, None for the backend's own choice.
+    dtype: of the weights, None for the backend's own choice. quantize: q8, q4 or none, of the native backend.
     Raises UnmaskError naming what is unknown or not implemented.
     """
+    if quantize is not None:
+        if quantize not in QUANTIZED:
+            raise UnmaskError(f"quantize '{quantize}' is unknown; use one of {', '.join(QUANTIZED)}")
+        if name not in ("auto", "native", QUANTIZED[quantize]) or dtype is not None:
+            raise UnmaskError("quantize is of backend 'native', without a dtype; leave the others out")
+        name = QUANTIZED[quantize]
     if name == "auto":
         if dtype is not None or refusal("native", loaded.config, loaded.device) is not None:
             return "torch"

@@ -61,11 +61,25 @@ class CompiledBackend:
             self.active = np.arange(count)
 
 
+def with_share(scores: Scores, logits_NV: Array, excluded_N: Array) -> Scores:
+    """Scores of distributions that also have a token which is never proposed, by its logit."""
+    index = np.arange(len(logits_NV))
+    own = logits_NV[index, scores.token].astype(np.float64)
+    extra = np.exp(excluded_N - own) * scores.confidence  # beside the others' 1
+    top = np.exp(logits_NV.max(-1) - own) * scores.confidence
+    total = 1 + extra
+    share = extra / total
+    entropy = (scores.entropy + np.log(total)) / total - share * np.log(np.maximum(share, 1e-300))
+    margin = (top - np.maximum(top - scores.margin, extra)) / total
+    return Scores(scores.token, scores.confidence / total, entropy, margin, scores.draw)
+
+
 @dataclass
 class CompiledLogits:
     """Logits in the order of the feed's scored rows, which `of_draft` [N + M] marks as rows of text or of drafts.
 
     states: final states of the rows of text, or of drafts where there are no others. slots: those of the feed's slots.
+    excluded [N]: the mask's, where it has a share of the distribution of text but is never written.
     """
 
     network: CompiledBackend
@@ -74,6 +88,7 @@ class CompiledLogits:
     of_draft: Array
     states: Array
     slots: Array
+    excluded: Array | None = None
 
     def after_token(self, slot: Array, before: CompiledLogits, row: Array, token: Array) -> CompiledLogits:
         """See `decoding.feed.Logits`."""
@@ -88,19 +103,28 @@ class CompiledLogits:
     def propose(self, sampling: Sampling) -> Scores:
         """See `decoding.sampling.propose`."""
         if not self.of_draft.any():
-            return self.best(self.text, sampling)
+            return self._of_text(sampling)
         if self.of_draft.all():
             return self._named(self.best(self.drafts, sampling))
         text = (~self.of_draft).nonzero()[0]
         drafts = self.of_draft.nonzero()[0]
         halves = (
-            self.best(self.text, sampling.rows(text)),
+            self._of_text(sampling.rows(text)),
             self._named(self.best(self.drafts, sampling.rows(drafts))),
         )
         order = np.argsort(np.concatenate([text, drafts]), kind="stable")
         columns = zip(*(vars(scores).values() for scores in halves), strict=True)
         token, confidence, entropy, margin, draw = (np.concatenate(pair)[order] for pair in columns)
         return Scores(token=token, confidence=confidence, entropy=entropy, margin=margin, draw=draw)
+
+    def _of_text(self, sampling: Sampling) -> Scores:
+        scores = self.best(self.text, sampling)
+        if self.excluded is None:
+            return scores
+        warm = sampling.temperature > 0
+        filtered = warm & ((sampling.top_k > 0) | (sampling.top_p < 1))
+        heat = np.where(warm, sampling.temperature, 1.0)
+        return with_share(scores, self.text / heat[:, None], np.where(filtered, -np.inf, self.excluded / heat))
 
     def _named(self, scores: Scores) -> Scores:
         """Scores of drafts, by the tokens of the whole vocabulary."""
@@ -138,7 +162,7 @@ class CompiledLogits:
             adjustment.apply(logits, n, tokens)
 
     def restrict(self, index: Array, allowed: Array) -> Array:
-        """See `decoding.feed.Logits`; of drafts only their own vocabulary counts."""
+        """See `decoding.feed.Logits`; of drafts only their own vocabulary counts. The mask has no share any more."""
         possible = np.ones(len(index), bool)
         for n, row in enumerate(index.tolist()):
             logits, tokens = self._row(row)
@@ -146,4 +170,6 @@ class CompiledLogits:
             possible[n] = own.any()
             if possible[n]:
                 np.putmask(logits, ~own, -np.inf)
+                if self.excluded is not None and not self.of_draft[row]:
+                    self.excluded[row - int(self.of_draft[:row].sum())] = -np.inf
         return possible

@@ -19,6 +19,11 @@ KEY_LENGTH = 12
 HASHED = 64 << 20  # bytes of a file that are read for its name in the cache, some 30 ms; larger ones go by their time
 
 
+def compiled() -> Path:
+    """The folder with a folder for each model and backend."""
+    return hub.cache() / "compiled"
+
+
 def compiled_folder(loaded: Checkpoint, backend: str, version: Any, write: Callable[[Path], None]) -> Path:
     """Where a backend keeps a model; `write` fills a folder that is not there yet.
 
@@ -29,7 +34,7 @@ def compiled_folder(loaded: Checkpoint, backend: str, version: Any, write: Calla
     parts += [(file.name, file.stat().st_size, _content(file)) for file in loaded.weight_files()]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:KEY_LENGTH]
     prefix = f"{loaded.name}-{backend}-"
-    where = hub.cache() / "compiled" / (prefix + key)
+    where = compiled() / (prefix + key)
     if not where.is_dir():
         for old in where.parent.glob(prefix + "?" * KEY_LENGTH):
             shutil.rmtree(old, ignore_errors=True)

@@ -15,6 +15,7 @@ from unmask.checkpoints.families import registry
 from unmask.checkpoints.families.family import Family, ends_of, without_absent_ids
 from unmask.checkpoints.folder import ANSWERS, GENERATION, Folder
 from unmask.checkpoints.foreign import refuse_quantised
+from unmask.checkpoints.gguf import parts
 from unmask.checkpoints.safetensors import INDEX, WEIGHTS, same_bytes
 from unmask.decoding.methods import DecodingDefaults
 from unmask.errors import UnmaskError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
+    from unmask.checkpoints.rows import Rows
     from unmask.models.transformer import Transformer
 
 log = logging.getLogger(__name__)
@@ -137,6 +139,15 @@ class Checkpoint:
             raise UnmaskError(f"'{self.name}' is an adapter; change how its base '{self.base_name}' is read instead")
         return adapter_files.load(self.folder, self.base.network(), self.config)
 
+    def rows(self) -> dict[str, Rows] | None:
+        """The network's parameters by our names, to be read row by row; None for an adapter. Raises as `network`."""
+        from unmask.checkpoints import weights
+
+        if self.base is not None:
+            return None
+        self.say()
+        return weights.parameter_rows(self)
+
     def say(self) -> None:
         """Logs, as a warning each, what the files disagree about and what was left alone."""
         for note in self.notes:
@@ -145,7 +156,7 @@ class Checkpoint:
     def weight_files(self) -> list[Path]:
         """The files that hold its weights, and those of its base."""
         beside = [] if self.path.is_file() else sorted(self.path.iterdir())
-        own = [self.path] if self.path.is_file() else [p for p in beside if p.suffix in (".safetensors", ".gguf")]
+        own = parts(self.path) if self.path.is_file() else [p for p in beside if p.suffix in (".safetensors", ".gguf")]
         return own if self.base is None else [*own, *self.base.weight_files()]
 
 
@@ -168,8 +179,8 @@ def _recognise(folder: Folder, raw: dict[str, Any]) -> Checkpoint:
     values = folder.json(GENERATION)
     notes: list[str] = []
     if family is None:
-        if raw.get("backend") not in (None, "native", "native-f32", "torch"):
-            raise UnmaskError(f"{source}: backend is {raw['backend']!r}; use native, native-f32 or torch")
+        if raw.get("backend") not in (None, "native", "native-q4", "native-f32", "torch"):
+            raise UnmaskError(f"{source}: backend is {raw['backend']!r}; use native, native-q4, native-f32 or torch")
         config = ModelConfig.from_dict({name: value for name, value in raw.items() if name != "backend"}, source)
         ids = {role: getattr(config, f"{role}_token_id") for role in tokens.ROLES}
         origins = {role: "nowhere" if id is None else "config.json" for role, id in ids.items()}
@@ -231,6 +242,8 @@ def _name(path: Path) -> str:
 def _borrowed(folder: Folder, raw: dict[str, Any], files: tokens.TokenFiles) -> int | None:
     """A control token for the mask of a vocabulary that has none; None where there is none to spare."""
     special = {token: name for token, name in files.added.items() if token in files.control}
+    if not special and folder.gguf is not None:
+        special = folder.gguf.special_tokens()
     used = [raw.get(f"{name}_token_id") for name in ("bos", "eos", "pad")]
     flat = [i for ids in used for i in (ids if isinstance(ids, list) else [ids])]
     with suppress(UnmaskError, UnicodeDecodeError):  # it can score text without a mask, if not write

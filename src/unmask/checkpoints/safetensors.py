@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from unmask.checkpoints.rows import Rows
+
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 DTYPES = {  # torch's names
@@ -69,6 +71,12 @@ class Weights:
         for stored in self.stored.values():
             out[stored.kind] = out.get(stored.kind, 0) + stored.size
         return out
+
+    def rows(self, name: str) -> Rows:
+        """A tensor that is read row by row."""
+        from unmask.checkpoints.rows import Rows
+
+        return Rows(self.stored[name])
 
     def tensors(self, dtype: torch.dtype | None, transposed: tuple[str, ...] = ()) -> Iterator[tuple[str, Tensor]]:
         """Every tensor in the order of the files; only one is held here at a time.

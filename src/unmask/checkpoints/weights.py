@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +14,7 @@ from unmask.checkpoints import memory
 from unmask.checkpoints.families.family import Family, Table, ends_of
 from unmask.checkpoints.folder import CONFIG
 from unmask.checkpoints.foreign import quantised_by
+from unmask.checkpoints.rows import Rows
 from unmask.checkpoints.safetensors import Weights
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
@@ -160,6 +161,29 @@ def _transposed(name: str, family: Family | None) -> bool:
     return family is not None and name.endswith(family.transposed)
 
 
+def fitting(checkpoint: Checkpoint, config: ModelConfig) -> Transformer:
+    """The network that a checkpoint's weights are of, on the meta device; UnmaskError where they do not fit it."""
+    weights = checkpoint.folder.weights
+    model = build(config, weights, checkpoint.folder.source)
+    fit(model, weights, checkpoint.family, checkpoint.raw_config).check(str(weights.source))
+    return model
+
+
+def parameter_rows(checkpoint: Checkpoint) -> dict[str, Rows]:
+    """The network's parameters as they lie in the files, none read; weights that do not fit raise UnmaskError."""
+    model = fitting(checkpoint, checkpoint.config)
+    weights = checkpoint.folder.weights
+    out = {}
+    for theirs, ours in weight_table(model, checkpoint.family).items():
+        whole = replace(weights.rows(theirs), transposed=_transposed(theirs, checkpoint.family))
+        first = 0
+        for name in ours:
+            count = model.get_parameter(name).shape[0]
+            out[name] = replace(whole, first=first, count=count) if len(ours) > 1 else whole
+            first += count
+    return out
+
+
 def read_network(
     checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype | None, device: torch.device
 ) -> Transformer:
@@ -170,8 +194,7 @@ def read_network(
     and misshapen tensors, and weights that the free memory has no room for, raise UnmaskError before any is read.
     """
     weights = checkpoint.folder.weights
-    model = build(config, weights, checkpoint.folder.source)
-    fit(model, weights, checkpoint.family, checkpoint.raw_config).check(str(weights.source))
+    model = fitting(checkpoint, config)
     needed = needed_bytes(model, weights, weight_table(model, checkpoint.family), dtype)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
     half = "" if dtype is not None and dtype.itemsize <= 2 else "take dtype bfloat16, or "

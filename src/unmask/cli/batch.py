@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from unmask.cli.options import Backend, Device, Dtype, Json
+from unmask.cli.options import Backend, Device, Dtype, Json, Quantize
 from unmask.cli.serve import fleet_of, names, need, running
 from unmask.errors import UnmaskError
 
@@ -33,6 +33,7 @@ def batch(
     dtype: Dtype = None,
     device: Device = "cpu",
     backend: Backend = "auto",
+    quantize: Quantize = None,
     as_json: Json = False,
 ) -> None:
     """Answer a file of requests; started again, it goes on where it stopped.
@@ -67,7 +68,8 @@ def batch(
     # no line of a batch is turned away because others wait
     limits = Limits(max_concurrent, 1 << 30, int(cache_gb * 2**30))
     settings = Settings(body_bytes=1 << 30, seconds=math.inf)
-    config = ServerConfig(names(model or ["default"]), limits, settings, device=device, dtype=dtype, backend=backend)
+    how = {"device": device, "dtype": dtype, "backend": backend, "quantize": quantize}
+    config = ServerConfig(names(model or ["default"]), limits, settings, how)
     try:
         if before < len(asked):
             with running(config, fleet) as (app, _):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from unmask.cli.options import Backend, Dtype, Json, Tokens, load, numbers, shares
+from unmask.cli.options import Backend, Dtype, Json, Quantize, Tokens, load, numbers, shares
 
 if TYPE_CHECKING:
     from unmask.evaluation.speed import Speed
@@ -53,6 +53,7 @@ def speed(
     quality: Annotated[int, typer.Option(help="Items of each kind of the quality set to score by; 0: none.")] = 0,
     picture: Annotated[Path | None, typer.Option(help="Draw score against speed (PNG) here.")] = None,
     backend: Backend = "auto",
+    quantize: Quantize = None,
     dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
@@ -65,7 +66,7 @@ def speed(
     from unmask.cli.terminal import table
     from unmask.evaluation import speed as bench
 
-    lm = load(model, "cpu", dtype, backend)
+    lm = load(model, "cpu", dtype, backend, quantize)
     windows = numbers("--blocks", blocks), numbers("--verify-blocks", verify_blocks)
     chosen = [rule.strip() for rule in rules.split(",")] if rules else [lm.defaults.rule]
     tried = bench.ways(chosen, shares("--thresholds", thresholds), *windows)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unmask.cli.options import Backend, Device, Dtype, Model, Tokens, decodes, load
+from unmask.cli.options import Backend, Device, Dtype, Model, Quantize, Tokens, decodes, load
 from unmask.errors import UnmaskError
 
 
@@ -20,13 +20,14 @@ def chat(
     dtype: Dtype = None,
     device: Device = "cpu",
     backend: Backend = "auto",
+    quantize: Quantize = None,
     **decoding: Any,
 ) -> None:
     """Talk with a model; an empty line or end of input ends it.
 
     Example: `unmask chat --mode verify`
     """
-    lm = load(model, device, dtype, backend)
+    lm = load(model, device, dtype, backend, quantize)
     if lm.chat_template is None:
         raise UnmaskError(f"model '{lm.name}' has no chat template; use `unmask generate -m {model}`")
     messages = [{"role": "system", "content": system}] if system else []

@@ -19,6 +19,7 @@ from unmask.cli.options import (
     Model,
     Options,
     Plain,
+    Quantize,
     Tokens,
     decodes,
     decoding_options,
@@ -52,6 +53,7 @@ def generate(
     dtype: Dtype = None,
     device: Device = "cpu",
     backend: Backend = "auto",
+    quantize: Quantize = None,
     plain: Plain = False,
     as_json: Json = False,
     **decoding: Any,
@@ -66,7 +68,7 @@ def generate(
     from unmask.cli.terminal import CanvasView, filmstrip, watch
     from unmask.files import write_text
 
-    lm = load(model, device, dtype, backend)
+    lm = load(model, device, dtype, backend, quantize)
     began = time.perf_counter()
     schema = None if json_schema is None else text_of(json_schema)
     options = {**decoding, "stop": stop, "json_schema": schema, "regex": regex, **decoding_options(option)}

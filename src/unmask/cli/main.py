@@ -8,6 +8,7 @@ import typer
 
 from unmask.cli.batch import batch
 from unmask.cli.bench import BenchGroup, speed
+from unmask.cli.cache import cache
 from unmask.cli.chat import chat
 from unmask.cli.eval import evaluate
 from unmask.cli.fill import fill
@@ -34,6 +35,7 @@ for command in (generate, chat, fill, solve, race, train, finetune, adapt, pull,
 app.command("eval")(evaluate)
 app.add_typer(models, name="models")
 app.add_typer(recipes, name="recipes")
+app.add_typer(cache, name="cache")
 bench = typer.Typer(cls=BenchGroup, no_args_is_help=True, help="Measure speed and quality on this machine.")
 bench.command("speed")(speed)
 app.add_typer(bench, name="bench")

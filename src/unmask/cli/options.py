@@ -31,7 +31,10 @@ Dtype = Annotated[
     str | None,
     typer.Option("--dtype", help="Of the torch network: float32, bfloat16, float16 or auto (the file's)."),
 ]
-Backend = Annotated[str, typer.Option("--backend", help="auto, torch, native (8-bit weights), native-f32 or openvino.")]
+Backend = Annotated[str, typer.Option("--backend", help="auto, torch, native or openvino.")]
+Quantize = Annotated[
+    str | None, typer.Option("--quantize", help="Weights of the native backend: q8, q4, or none (float32).")
+]
 Mode = Annotated[str | None, typer.Option("--mode", help="diffusion, ar or verify; the model's first by default.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -95,11 +98,13 @@ def decoding_options(given: list[str] | None) -> dict[str, Any]:
     return options
 
 
-def load(model: str, device: str = "cpu", dtype: str | None = None, backend: str = "auto") -> Any:
+def load(
+    model: str, device: str = "cpu", dtype: str | None = None, backend: str = "auto", quantize: str | None = None
+) -> Any:
     """A model; weights that its backend packs are packed, with a bar on stderr, before anyone counts seconds."""
     from unmask.lm import DiffusionLM
 
-    lm = DiffusionLM.from_pretrained(model, device, dtype, backend)
+    lm = DiffusionLM.from_pretrained(model, device, dtype, backend, quantize)
     if lm.computes == "torch":
         return lm
     with ExitStack() as stack:
@@ -111,7 +116,7 @@ def load(model: str, device: str = "cpu", dtype: str | None = None, backend: str
                 from rich.progress import Progress
 
                 bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
-                task = bar.add_task(f"packing {total / 1e6:.0f}M weights of {lm.name}, once", total=total)
+                task = bar.add_task(f"packing {lm.name} to {total / 1e6:.0f} MB of the cache, once", total=total)
                 advance.append(partial(bar.update, task))
             advance[0](completed=done)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unmask.cli.options import Backend, Device, Dtype
+from unmask.cli.options import Backend, Device, Dtype, Quantize
 from unmask.errors import UnmaskError
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def serve(
     dtype: Dtype = None,
     device: Device = "cpu",
     backend: Backend = "auto",
+    quantize: Quantize = None,
 ) -> None:
     """Serve models to OpenAI clients, and fill gaps at /v1/infill.
 
@@ -98,7 +99,8 @@ def serve(
     limits = Limits(max_concurrent, queue, int(cache_gb * 2**30), prefill_chunk)
     named = names(models or ["default"])
     listener = bind(host, port)  # before models are read: it may be taken
-    config = ServerConfig(named, limits, settings, device=device, dtype=dtype, backend=backend)
+    how = {"device": device, "dtype": dtype, "backend": backend, "quantize": quantize}
+    config = ServerConfig(named, limits, settings, how)
     with running(config, fleet) as (app, engine):
         run(Server(app, engine, grace), named, listener)
 

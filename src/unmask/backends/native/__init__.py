@@ -1,8 +1,7 @@
-"""Our own compiled forward with 8-bit weights, on a CPU with AVX2 or AVX-512-VNNI."""
+"""Our own compiled forward with weights of 8 or 4 bits, on a CPU with AVX2 or AVX-512-VNNI."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from unmask.backends import Progress, Source, anything, multiple_of, one_of
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
 FREE = """vocab_size num_layers num_heads intermediate_size num_kv_heads max_length norm norm_eps norm_bias rope_theta
     rope_fraction rope_factors rope_scale learned_positions qk_norm qkv_bias out_bias mlp_bias activation
-    tie_embeddings head_bias logit_softcap shift corruption block_length noise_schedule noise_range
+    tie_embeddings head_bias logit_softcap shift corruption mask_in_softmax block_length noise_schedule noise_range
     mask_token_id eos_token_id bos_token_id pad_token_id delete_token_id insert_token_id"""
 IMPLEMENTS = {
     **dict.fromkeys(FREE.split(), anything),
@@ -33,13 +32,9 @@ def unavailable(device: str) -> str | None:
     return None
 
 
-def create(
-    source: Source, sibling: Backend | None, progress: Progress | None = None, exact: bool = False
-) -> NativeBackend:
+def create(source: Source, sibling: Backend | None, progress: Progress | None = None, bits: int = 8) -> NativeBackend:
+    """bits: of the weights; 8, 4, or 32 for float32."""
     from unmask.backends.native.backend import NativeBackend, packed
 
     shared = sibling.network if isinstance(sibling, NativeBackend) else None
-    return NativeBackend(shared or packed(source, exact, progress))
-
-
-create_exact = partial(create, exact=True)
+    return NativeBackend(shared or packed(source, bits, progress))

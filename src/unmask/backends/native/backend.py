@@ -10,18 +10,19 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from unmask.backends import Progress, Source
 from unmask.backends.logits import CompiledBackend, CompiledLogits
 from unmask.backends.native.network import Batch, CompiledNetwork, cores, cpu, library
-from unmask.backends.native.packing import packed_weights
+from unmask.backends.native.packed_file import PackedFile, mapped, unnamed
+from unmask.backends.native.packing import Plan
 from unmask.backends.store import compiled_folder
 from unmask.canvas import Array
+from unmask.checkpoints.rows import Held
 from unmask.decoding.feed import TEXT, Feed, Sampling
 from unmask.decoding.planner import passes
 from unmask.decoding.sampling import Scores
@@ -30,8 +31,9 @@ from unmask.layout import PADDING, Layout
 
 log = logging.getLogger(__name__)
 
-FORMAT = 4  # of the packed weights; a change of it makes old ones unread
-WEIGHTS = "weights.safetensors"
+FORMAT = 5  # of the packed weights; a change of it makes old ones unread
+WEIGHTS = "weights.packed"
+NAMES = {4: "native-q4", 8: "native", 32: "native-f32"}  # by bits
 SLOTS = 16  # of the cache stand together
 SLOT_STEP = 128  # slots grow in steps
 PIECE = 512  # columns computed at once, so that little memory is enough
@@ -176,9 +178,11 @@ class NativeBackend(CompiledBackend):
             text, without = np.split(text, [len(text) - len(guided)])
             scale = feed.guidance[guided].astype(np.float32)[:, None]
             text[guided] = without + (scale + 1) * (text[guided] - without)
-        if self.config.mask_token_id is not None:
-            text[:, self.config.mask_token_id] = -np.inf
-        return NativeLogits(self, text, draft, lines.of_draft, states, slots)
+        excluded = None
+        if (mask := self.config.mask_token_id) is not None:
+            excluded = text[:, mask].copy() if self.config.mask_in_softmax else None
+            text[:, mask] = -np.inf
+        return NativeLogits(self, text, draft, lines.of_draft, states, slots, excluded)
 
     def share(self, source: int, target: int, count: int) -> bool:
         blocks = -(-count // SLOTS)
@@ -334,38 +338,39 @@ def pieces(need: Array) -> list[tuple[int, int]]:
     return out
 
 
-def packed(source: Source, exact: bool, progress: Progress | None) -> CompiledNetwork:
-    """A model's network; its weights are packed once and kept in the user's cache, where that can be written."""
-    from safetensors.numpy import load_file, save_file
+def packed(source: Source, bits: int, progress: Progress | None) -> CompiledNetwork:
+    """A model's network; its weights are packed once, kept in the user's cache where that can be written, and mapped.
+
+    bits: of the weights, 32 for float32.
+    """
+
+    def fill(file: BinaryIO) -> None:
+        made = PackedFile(file)
+        _plan(source, bits).write(made, progress or (lambda done, total: None))
+        made.end()
 
     def write(folder: Path) -> None:
-        save_file(_pack(source, exact, progress), folder / WEIGHTS)
+        with (folder / WEIGHTS).open("wb") as file:
+            fill(file)
 
     if source.loaded is not None:
         try:
-            where = compiled_folder(source.loaded, "native-f32" if exact else "native", FORMAT, write)
-            return CompiledNetwork(source.config, load_file(where / WEIGHTS), exact, where / "costs.json")
+            where = compiled_folder(source.loaded, NAMES[bits], FORMAT, write)
+            with (where / WEIGHTS).open("rb") as file:
+                return CompiledNetwork(source.config, mapped(file), bits == 32, where / "costs.json")
         except UnmaskError as error:
             log.warning("weights are packed anew at every start: %s", error)
-    return CompiledNetwork(source.config, _pack(source, exact, progress), exact)
+    with unnamed() as file:
+        fill(file)
+        return CompiledNetwork(source.config, mapped(file), bits == 32)
 
 
-def _pack(source: Source, exact: bool, progress: Progress | None) -> dict[str, Array]:
+def _plan(source: Source, bits: int) -> Plan:
+    """Of the weights as they lie in the files, or of a network in memory: an adapter on its base."""
+    rows = None if source.loaded is None else source.loaded.rows()
+    if rows is not None:
+        return Plan(source.config, rows, None, bits)
     network = source.network()
-    given = {name: partial(_values, p) for name, p in network.named_parameters()}
+    held = {name: Held(p.detach().float().cpu().numpy()) for name, p in network.named_parameters()}
     vocabulary = None if network.draft_vocabulary is None else network.draft_vocabulary.numpy()
-    total = sum(p.numel() for p in network.parameters())
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done = min(done + more, total)
-        if progress is not None:
-            progress(done, total)
-
-    return packed_weights(source.config, given, vocabulary, exact, count)
-
-
-def _values(parameter: Any) -> Array:
-    values: Array = parameter.detach().float().cpu().numpy()
-    return values
+    return Plan(source.config, held, vocabulary, bits)

@@ -1,6 +1,9 @@
 """The compiled forward with float32 weights, keys and values: as near to torch as sums of float32 are to each other."""
 
-from unmask.backends.native import IMPLEMENTS, create_exact, unavailable
+from functools import partial
 
-create = create_exact
+from unmask.backends.native import IMPLEMENTS, unavailable
+from unmask.backends.native import create as of_bits
+
+create = partial(of_bits, bits=32)
 __all__ = ["IMPLEMENTS", "create", "unavailable"]

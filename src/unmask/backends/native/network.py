@@ -22,6 +22,7 @@ from unmask.models.rope import frequencies
 
 LINE = 64
 PAGE = 4096
+MAPPED = 1 << 28  # bytes from which on weights stay where they are mapped: copies have larger pages, some 6% faster
 INTERFACE = 4  # of the structures below; a build of another is not used
 BUILDS = ("_forward_vnni", "_forward_avx2")
 MATRICES = ("qkv", "out", "gate_up", "down", "adapter_down", "adapter_up")
@@ -133,8 +134,9 @@ class CompiledNetwork:
     def __init__(
         self, config: ModelConfig, weights: dict[str, Array], exact: bool = False, kept: Path | None = None
     ) -> None:
+        """weights: what `packing` made, each array from a cache line's start; kept: the file of what passes cost."""
         c = config
-        self.kept = kept  # the file of what passes cost
+        self.kept = kept
         self.costs: dict[str, dict[int, float]] = {}  # seconds by columns, of a CPU and so many threads
         if kept is not None and kept.is_file():
             self.costs = {kind: {int(w): s for w, s in own.items()} for kind, own in read_json(kept).items()}
@@ -143,7 +145,10 @@ class CompiledNetwork:
         frequency = np.array(frequencies(c.rope_theta, c.rotary_size)) / (c.rope_factors or 1.0)
         angle = np.arange(c.max_length)[:, None] * frequency
         tables = {"cos": np.cos(angle) * c.rope_scale, "sin": np.sin(angle) * c.rope_scale}
-        self.weights = aligned({**weights, **{name: table.astype(np.float32) for name, table in tables.items()}})
+        few = sum(array.nbytes for array in weights.values()) < MAPPED
+        self.weights = (aligned(weights) if few else weights) | aligned(
+            {name: table.astype(np.float32) for name, table in tables.items()}
+        )
         self.vocabulary: Array | None = self.weights.get("vocabulary")
         self.layers = (Layer * c.num_layers)()
         for i, layer in enumerate(self.layers):

@@ -1,34 +1,27 @@
 """Weights as `forward.c` reads them: groups of 32 along the input with a scale each, 16 outputs interleaved.
 
 Values that stand on a grid of 16 steps in every group, as Q4_1 stores them, take 4 bits and lose nothing; all others
-take 8 as in Q8_0. An exact network keeps float32. Shapes: N outputs, K inputs.
+take 8 as in Q8_0, or 4 where that is asked for. Blocks of a GGUF file that are such groups stay what they are. An exact
+network keeps float32. Shapes: N outputs, K inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from unmask.backends import Progress
+from unmask.backends.native.packed_file import PackedFile
 from unmask.canvas import Array
+from unmask.checkpoints.rows import GROUP, NATIVE_BITS, Groups, Held, Matrix
 from unmask.models.config import ModelConfig
 
 LANES = 16
-GROUP = 32
+CHUNK = 2**18  # values that are read and rounded at once: they stay in a core's cache, and little memory is enough
 GATED = ("swiglu", "geglu_tanh")
 NORMS = {"norm1": "norm1", "norm2": "norm2", "q_norm": "mixer.q_norm", "k_norm": "mixer.k_norm"}
-
-
-@dataclass(frozen=True)
-class Packed:
-    """blocks uint8 [tiles of 32 outputs, groups, bytes]: codes of 16 outputs, of the 16 after them, then float16
-    scales of both; of 4 bits the minima stand after the scales of each 16. Of 32 bits float32 [tiles, K, 32]."""
-
-    rows: int
-    columns: int
-    bits: int
-    blocks: Array
 
 
 def _groups(weight_NK: Array) -> Array:
@@ -38,131 +31,225 @@ def _groups(weight_NK: Array) -> Array:
     return weight_NK.astype(np.float32).reshape(rows, columns // GROUP, GROUP)
 
 
-def four_bit(weight_NK: Array, rough: bool = False) -> tuple[Array, Array, Array] | None:
-    """Codes [N, K] of 0..15, scales and minima float16 [N, K / 32] that give the weights back to the bit (up to the
-    float32 rounding of scale * code + minimum); None where there are none, unless the nearest will do."""
+def four_bit(weight_NK: Array, rough: bool = False) -> Groups | None:
+    """Groups of codes 0..15 that give the weights back to the bit (up to the float32 rounding of
+    scale * code + minimum); None where there are none, unless the nearest will do."""
     w = _groups(weight_NK)
     least = w.min(-1)
     scale = ((w.max(-1) - least) / 15).astype(np.float16)
     minimum = least.astype(np.float16)
     step = np.where(scale > 0, scale, 1).astype(np.float32)[..., None]
     codes = np.clip(np.rint((w - minimum.astype(np.float32)[..., None]) / step), 0, 15)
-    back = codes * scale.astype(np.float32)[..., None] + minimum.astype(np.float32)[..., None]
-    if not rough and (np.abs(back - w) > 1e-6 * np.abs(w).max(initial=0)).any():
-        return None
-    return codes.astype(np.uint8).reshape(weight_NK.shape), scale, minimum
+    if not rough:
+        back = codes * scale.astype(np.float32)[..., None] + minimum.astype(np.float32)[..., None]
+        if (np.abs(back - w) > 1e-6 * np.abs(w).max(initial=0)).any():
+            return None
+    return Groups(codes.astype(np.uint8).reshape(weight_NK.shape), scale, minimum)
 
 
-def eight_bit(weight_NK: Array) -> tuple[Array, Array]:
-    """Codes [N, K] of 1..255, 128 standing for 0, and scales float16 [N, K / 32]; half a step off at most."""
+def eight_bit(weight_NK: Array) -> Groups:
+    """Groups of codes 1..255; half a step off at most."""
     w = _groups(weight_NK)
     most = np.abs(w).max(-1)
     scale = (most / 127).astype(np.float16)
     scale = np.where(scale.astype(np.float32) * 127.4 < most, np.nextafter(scale, np.float16(np.inf)), scale)
     step = np.where(scale > 0, scale, 1).astype(np.float32)[..., None]
     codes = np.clip(np.rint(w / step), -127, 127) + 128
-    return codes.astype(np.uint8).reshape(weight_NK.shape), scale
+    return Groups(codes.astype(np.uint8).reshape(weight_NK.shape), scale)
 
 
-def _padded(values: Array, fill: int = 0) -> Array:
+def _padded(values: Array) -> Array:
     """Rows up to a whole number of tiles."""
-    more = -len(values) % GROUP
-    return np.pad(values, ((0, more), *[(0, 0)] * (values.ndim - 1)), constant_values=fill)
+    return np.pad(values, ((0, -len(values) % GROUP), *[(0, 0)] * (values.ndim - 1)))
 
 
-def pack(weight_NK: Array, rough: bool = False, exact: bool = False) -> Packed:
-    """Weights of one product, in 4 bits where that loses nothing or a rough copy will do; exact: in float32.
-    Values must be finite and below 6e4."""
-    rows, columns = weight_NK.shape
-    if exact:
-        tiles = _padded(weight_NK.astype(np.float32)).reshape(-1, GROUP, columns)
-        return Packed(rows, columns, 32, np.ascontiguousarray(tiles.transpose(0, 2, 1)))
-    small = four_bit(weight_NK, rough)
-    bits = 8 if small is None else 4
-    codes, *scales = eight_bit(weight_NK) if small is None else small
-    codes = _padded(codes, 128 if bits == 8 else 0)
-    shape = (len(codes) // GROUP, 2, LANES, columns // GROUP)
+def blocks(groups: Groups) -> Array:
+    """uint8 [tiles of 32 outputs, K / 32, bytes]: codes of 16 outputs, of the 16 after them, then float16 scales of
+    both; of 4 bits the minima stand after the scales of each 16. Rows that are added are 0."""
+    codes = _padded(groups.codes)
+    shape = (len(codes) // GROUP, 2, LANES, codes.shape[1] // GROUP)
     # [tiles, groups, halves of the tile, fours of inputs, outputs, 4]
     fours = codes.reshape(*shape, 8, 4).transpose(0, 3, 1, 4, 2, 5)
-    if bits == 4:
+    scales = [groups.scale]
+    if groups.minimum is not None:
         fours = fours[:, :, :, :4] | (fours[:, :, :, 4:] << 4)
+        scales.append(groups.minimum)
     laid = [_padded(s).reshape(shape).transpose(0, 3, 1, 2) for s in scales]
     ends = np.ascontiguousarray(np.concatenate(laid, -1)).view(np.uint8)
-    blocks = np.concatenate([part.reshape(shape[0], shape[3], -1) for part in (fours, ends)], -1)
-    return Packed(rows, columns, bits, blocks)
+    return np.concatenate([part.reshape(shape[0], shape[3], -1) for part in (fours, ends)], -1)
 
 
-def paired(gate_NK: Array, up_NK: Array) -> Array:
-    """Rows of two projections whose outputs are multiplied, 32 of one and 32 of the other in turn."""
-    both = np.stack([x.reshape(-1, GROUP, *x.shape[1:]) for x in (gate_NK, up_NK)], 1)
-    return both.reshape(-1, *gate_NK.shape[1:])
+def exact_blocks(weight_NK: Array) -> Array:
+    """float32 [tiles of 32 outputs, K, 32]."""
+    return _padded(weight_NK.astype(np.float32)).reshape(-1, GROUP, weight_NK.shape[1]).transpose(0, 2, 1)
 
 
-def _inner(parts: list[Array]) -> Array:
-    """An MLP's rows, as many as make whole groups: those added are 0 and stay 0."""
-    return _padded(parts[0]) if len(parts) == 1 else paired(*map(_padded, parts))
+def interleaved(parts: list[Array]) -> Array:
+    """Rows of one or two projections whose outputs are multiplied, 32 of one and 32 of the other in turn; each is
+    padded to whole groups: what is added is 0 and stays 0."""
+    both = np.stack([_padded(x).reshape(-1, GROUP, *x.shape[1:]) for x in parts], 1)
+    return both.reshape(-1, *both.shape[3:])
 
 
-def packed_weights(
-    config: ModelConfig,
-    weights: Mapping[str, Callable[[], Array]],
-    vocabulary: Array | None,
-    exact: bool = False,
-    progress: Callable[[int], None] = lambda count: None,
-) -> dict[str, Array]:
-    """Everything that the forward reads of a network, by name, as it is kept on disk.
+@dataclass(frozen=True)
+class Product:
+    """The weights of one product, values finite and below 6e4: parameters joined by rows, or interleaved."""
 
-    weights: what gives a parameter as float32, by its name in the torch network. vocabulary: the tokens that drafts may
-    be. exact: in float32; else what only drafts pass through is rounded to 4 bits: no fewer of them hold, and a pass
-    reads 10 MB less. progress: called with the number of weights that were packed.
+    name: str
+    parts: list[Matrix]
+    bits: int  # 4, 8, or 32 for float32; of all parts
+    biases: list[Array]
+    interleaved: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows = [part.shape[0] for part in self.parts]
+        return sum(-(-n // GROUP) * GROUP for n in rows) if self.interleaved else sum(rows), self.parts[0].shape[1]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its blocks."""
+        rows, columns = self.shape
+        return -(-rows // GROUP) * columns * {4: 20, 8: 34, 32: 128}[self.bits]
+
+    def join(self, parts: list[Array]) -> Array:
+        return interleaved(parts) if self.interleaved else np.concatenate(parts)
+
+    def packed(self) -> Iterator[Array]:
+        """Its blocks from the first tile on; a matrix by itself is read piece by piece."""
+        if len(self.parts) > 1:
+            yield self._blocks(0, None)
+            return
+        for first, last in _pieces(self.parts[0]):
+            yield self._blocks(first, last)
+
+    def _blocks(self, first: int, last: int | None) -> Array:
+        if self.bits == 32:
+            return exact_blocks(self.join([part.values(first, last) for part in self.parts]))
+        return blocks(_by_field([_quantised(part, first, last, self.bits) for part in self.parts], self.join))
+
+
+def _pieces(part: Matrix, first: int = 0, last: int | None = None) -> list[tuple[int, int]]:
+    """Ranges of rows that are read at once."""
+    last = part.shape[0] if last is None else last
+    step = max(1, CHUNK // part.shape[1] // GROUP) * GROUP
+    return [(low, min(low + step, last)) for low in range(first, last, step)]
+
+
+def _quantised(part: Matrix, first: int, last: int | None, bits: int) -> Groups:
+    made = []
+    for low, high in _pieces(part, first, last):
+        if NATIVE_BITS.get(part.kind) == bits:
+            made.append(part.groups(low, high))
+        else:
+            values = part.values(low, high)
+            made.append(eight_bit(values) if bits == 8 else four_bit(values, rough=True))
+    return _by_field(made, np.concatenate)
+
+
+def _by_field(groups: Sequence[Groups], join: Callable[[list[Array]], Array]) -> Groups:
+    fields = zip(*groups, strict=True)
+    return Groups(*(None if field[0] is None else join(list(field)) for field in fields))
+
+
+def stored_bits(part: Matrix) -> int:
+    """4 or 8, whichever the values are in already, to the bit or nearly so."""
+    if part.kind not in ("F32", "F16", "BF16"):
+        return NATIVE_BITS.get(part.kind, 8)
+    pieces = (part.values(*piece) for piece in _pieces(part))
+    return 4 if all(four_bit(piece[:GROUP]) and four_bit(piece) for piece in pieces) else 8
+
+
+class Plan:
+    """What the forward reads of a network: `products`, and `small` arrays that are kept as they are.
+
+    weights: parameters by their name in the torch network. vocabulary: the tokens that drafts may be. bits: 32 for
+    float32; 8, but 4 where that loses nothing; 4, but 8 for the head. What only drafts pass through is rounded to 4: no
+    fewer of them hold, and a pass reads 10 MB less.
     """
-    out: dict[str, Array] = {}
 
-    def given(name: str) -> Array | None:
-        return weights[name]() if name in weights else None
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Matrix], vocabulary: Array | None, bits: int) -> None:
+        self.weights = weights
+        self.bits = bits
+        self.products: list[Product] = []
+        self.small: dict[str, Array] = {}
+        up = ["gate_proj", "up_proj"] if config.activation in GATED else ["up_proj"]
+        adapted = config.adapter_width and vocabulary is not None
+        for i in range(config.num_layers):
+            block = f"blocks.{i}."
+            own = f"layer.{i}."
+            self._put(own + "qkv", [f"{block}mixer.{part}_proj" for part in "qkv"])
+            self._put(own + "out", [block + "mixer.o_proj"])
+            self._put(own + "gate_up", [f"{block}mlp.{part}" for part in up], joined=True)
+            self._put(own + "down", [block + "mlp.down_proj"])
+            for half in ("down", "up") if adapted else ():
+                self._add(f"{own}adapter_{half}", [weights[f"{block}adapter.{half}"]], rough=True)
+            for norm, source in NORMS.items():
+                self._norm(own + norm, block + source)
+        head = "embedding" if config.tie_embeddings else "head"
+        bias = [weights["head.bias"].values()] if "head.bias" in weights else []
+        self._add("head", [weights[f"{head}.weight"]], bias, bits=max(bits, 8))
+        if not config.tie_embeddings:
+            self._put("embedding", ["embedding"])
+        self._norm("norm", "norm")
+        if config.learned_positions:
+            self._keep("positions", "position_embedding.weight")
+        if vocabulary is not None:
+            self._add("draft_head", [Held(weights[f"{head}.weight"].values()[vocabulary])], rough=True)
+            self._keep("mask_embedding", "mask_embedding")
+            self.small["vocabulary"] = vocabulary.astype(np.int64)
+        if vocabulary is not None and config.chain_width:
+            self._add("chain_in", [weights["chain.gate"], weights["chain.inner"]], rough=True, joined=True)
+            self._add("chain_out", [weights["chain.out"]], rough=True)
 
-    def put(name: str, matrix: Array, bias: Array | None = None, rough: bool = False) -> None:
-        packed = pack(matrix, rough, exact)
-        out[f"{name}.blocks"] = packed.blocks
-        out[f"{name}.shape"] = np.array([packed.rows, packed.columns, packed.bits], np.int32)
-        if bias is not None:
-            out[f"{name}.bias"] = _padded(bias.astype(np.float32))
-        progress(matrix.size)
+    def write(self, file: PackedFile, progress: Progress = lambda done, total: None) -> None:
+        """Writes all, a matrix or a piece of one at a time; progress: called with the bytes written, and in all."""
+        total = sum(product.size for product in self.products)
+        done = 0
 
-    def put_norm(name: str, source: str) -> None:
-        for part, field in (("scale", "weight"), ("shift", "bias")):
-            if (values := given(f"{source}.{field}")) is not None:
-                out[f"{name}.{part}"] = values.astype(np.float32)
+        def counted(parts: Iterator[Array]) -> Iterator[Array]:
+            nonlocal done
+            for part in parts:
+                yield part
+                done += part.nbytes
+                progress(done, total)
 
-    def joined(names: list[str], join: Callable[[list[Array]], Array]) -> tuple[Array, Array | None]:
+        for product in self.products:
+            file.add(f"{product.name}.blocks", counted(product.packed()))
+            self.small[f"{product.name}.shape"] = np.array([*product.shape, product.bits], np.int32)
+            if product.biases:
+                self.small[f"{product.name}.bias"] = _padded(product.join(product.biases).astype(np.float32))
+        for name, values in self.small.items():
+            file.add(name, [values])
+
+    def _put(self, name: str, sources: list[str], joined: bool = False) -> None:
         """Weights and biases of projections that read the same input."""
-        biases = [b for name in names if (b := given(f"{name}.bias")) is not None]
-        return join([weights[f"{name}.weight"]() for name in names]), join(biases) if biases else None
+        parts = [self.weights[f"{source}.weight"] for source in sources]
+        if parts[0].shape[1] % GROUP and name.endswith("down"):  # of the rows that an MLP's rows were padded by
+            parts = [Held(_padded(part.values().T).T) for part in parts]
+        biases = [self.weights[f"{s}.bias"].values() for s in sources if f"{s}.bias" in self.weights]
+        self._add(name, parts, biases, joined=joined)
 
-    up = ["gate_proj", "up_proj"] if config.activation in GATED else ["up_proj"]
-    for i in range(config.num_layers):
-        block = f"blocks.{i}."
-        own = f"layer.{i}."
-        put(own + "qkv", *joined([f"{block}mixer.{part}_proj" for part in "qkv"], np.concatenate))
-        put(own + "out", weights[block + "mixer.o_proj.weight"](), given(block + "mixer.o_proj.bias"))
-        put(own + "gate_up", *joined([f"{block}mlp.{part}" for part in up], _inner))
-        put(own + "down", _padded(weights[block + "mlp.down_proj.weight"]().T).T, given(block + "mlp.down_proj.bias"))
-        for half in ("down", "up") if config.adapter_width and vocabulary is not None else ():
-            put(f"{own}adapter_{half}", weights[f"{block}adapter.{half}"](), rough=True)
-        for norm, source in NORMS.items():
-            put_norm(own + norm, block + source)
-    head = weights["embedding.weight" if config.tie_embeddings else "head.weight"]()
-    put("head", head, given("head.bias"))
-    if not config.tie_embeddings:
-        put("embedding", weights["embedding.weight"]())
-    put_norm("norm", "norm")
-    if config.learned_positions:
-        out["positions"] = weights["position_embedding.weight"]().astype(np.float32)
-    if vocabulary is not None:
-        put("draft_head", head[vocabulary], rough=True)
-        out["mask_embedding"] = weights["mask_embedding"]().astype(np.float32)
-        out["vocabulary"] = vocabulary.astype(np.int64)
-    if vocabulary is not None and config.chain_width:
-        put("chain_in", paired(weights["chain.gate"](), weights["chain.inner"]()), rough=True)
-        put("chain_out", weights["chain.out"](), rough=True)
-    return out
+    def _add(
+        self,
+        name: str,
+        parts: list[Matrix],
+        biases: Sequence[Array] = (),
+        rough: bool = False,
+        joined: bool = False,
+        bits: int | None = None,
+    ) -> None:
+        bits = self.bits if bits is None else bits
+        if bits < 32 and rough:
+            bits = 4
+        elif bits == 8:
+            bits = max(map(stored_bits, parts))
+        self.products.append(Product(name, parts, bits, list(biases), joined))
+
+    def _keep(self, name: str, source: str) -> None:
+        if source in self.weights:
+            self.small[name] = self.weights[source].values().astype(np.float32)
+
+    def _norm(self, name: str, source: str) -> None:
+        for part, leaf in (("scale", "weight"), ("shift", "bias")):
+            self._keep(f"{name}.{part}", f"{source}.{leaf}")
