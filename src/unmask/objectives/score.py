@@ -6,6 +6,7 @@ what stands there, x0 what should.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,12 @@ def uniform_prior(alpha: Tensor, size: int) -> Tensor:
     others = (1 - alpha) / size
     kept = alpha + others
     return kept * torch.log(size * kept) + (size - 1) * torch.xlogy(others, size * others)
+
+
+def absorbing_prior(alpha: Tensor, size: int) -> Tensor:
+    """KL divergence, nats a token, of a token kept with chance alpha, else the mask, from a random token of the
+    others with that chance, else the mask."""
+    return alpha * math.log(size - 1)
 
 
 @dataclass(frozen=True)
