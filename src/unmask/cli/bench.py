@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from importlib import import_module
@@ -13,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from unmask.cli.options import Backend, Dtype, Json, Tokens, load, numbers, shares
+from unmask.cli.report import print_record
 
 if TYPE_CHECKING:
     from unmask.evaluation.speed import Speed
@@ -92,7 +92,7 @@ def speed(
         bench.draw(results, scores, picture, f"{lm.name}: {max_new_tokens} new tokens, temperature 0")
     if as_json:
         speeds = [asdict(r) for r in results]
-        print(json.dumps({"speeds": speeds, "passes_ms": widths, "floors_ms": floors, "scores": scores}))
+        print_record({"speeds": speeds, "passes_ms": widths, "floors_ms": floors, "scores": scores})
         return
     rows = []
     for r in results:

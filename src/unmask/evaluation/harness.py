@@ -2,7 +2,7 @@
 
 `python -m unmask.evaluation.harness` is the harness's own command line with the model `unmask` known:
 
-    python -m unmask.evaluation.harness run --model unmask --model_args pretrained=austen,samples=32 --tasks lambada_openai
+    python -m unmask.evaluation.harness run --model unmask --model_args pretrained=default,samples=32 --tasks piqa
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ class UnmaskLM(LM):
         dtype: str | None = None,
         backend: str = "auto",
         batch_size: int | str = 8,
-        max_batch_size: int | None = None,
         method: str = "auto",
         samples: int = 128,
         guidance: float = 0.0,
