@@ -15,7 +15,7 @@ from unmask.cli.options import Backend, Dtype, Json, load, numbers
 from unmask.cli.report import print_record
 from unmask.errors import UnmaskError
 from unmask.evaluation.answers import entropies, judged
-from unmask.evaluation.figures import Figure
+from unmask.evaluation.figures import Figure, median
 from unmask.evaluation.roofline import forward_operations, gemm_rate
 from unmask.evaluation.speed import Lap, timed, warm_up
 from unmask.files import replacing
@@ -99,18 +99,14 @@ def _summary(
         name=lm.name,
         tokens=length,
         steps=steps,
-        seconds=_median([lap.seconds for lap in laps]),
+        seconds=median([lap.seconds for lap in laps]),
         tokens_per_second=statistics.median(lap.tokens_per_second for lap in laps),
-        over_ar=_median(faster),
+        over_ar=median(faster),
         perplexity=judged(judge, [out.text for out in rows], given),
         entropy=entropies([out.token_ids for out in rows]),
         floor_seconds=operations / rate,
         sample=prompts[0] + rows[0].text,
     )
-
-
-def _median(values: list[float]) -> Figure:
-    return Figure(statistics.median(values), min(values), max(values))
 
 
 def draw(results: list[LengthResult], path: Path, title: str) -> None:

@@ -96,7 +96,7 @@ def likelihood(
     sizes = [row.given.count(".") if row.given else len(row.text.encode()) for row in rows]
     a_token = ratio(nats, [one.tokens for one in scores], whole.std_error)
     a_character = ratio(nats, characters, whole.std_error).map(_bits)
-    known = [one for one in scores if one.greedy is not None]
+    known = [one for one, row in zip(scores, rows, strict=True) if row.asks and one.greedy is not None]
     return {
         "method": whole.method,
         "nats": whole.nats,
