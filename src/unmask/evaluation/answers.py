@@ -30,7 +30,7 @@ def quality(
 
     def answer(batch: list[tasks.Item]) -> list[str]:
         rows = [lm.encode(chat(lm, item.prompt))[0] for item in batch]
-        most = min(batch[0].max_new_tokens, lm.room(max(map(len, rows))))
+        most = max(1, min(batch[0].max_new_tokens, lm.room(max(map(len, rows)))))
         outs = lm.generate(rows, most, **options)
         written.update((item.id, (row, out)) for item, row, out in zip(batch, rows, outs, strict=True))
         return [out.text for out in outs]
@@ -87,7 +87,8 @@ def entropies(texts: list[list[int]]) -> Figure:
 def distinct(texts: list[list[int]], n: int) -> Figure:
     """Share of a text's runs of n tokens that are distinct, in percent; the mean over texts that have any."""
     runs = [[tuple(text[i : i + n]) for i in range(len(text) - n + 1)] for text in texts]
-    return mean([100 * len(set(own)) / len(own) for own in runs if own])
+    figure = mean([100 * len(set(own)) / len(own) for own in runs if own])
+    return figure._replace(high=min(100.0, figure.high))
 
 
 def generative(judge: DiffusionLM, outs: list[Output], given: list[Any], documents: list[str]) -> dict[str, float]:

@@ -150,7 +150,7 @@ def answers(
             outs += [lm.fill((row.given or "").replace(".", "[[mask:1]]"), **options) for row in part]
         else:
             prompts = [lm.encode(row.prompt)[0] for row in part]
-            most = min(max_new_tokens, lm.room(max(map(len, prompts))))
+            most = max(1, min(max_new_tokens, lm.room(max(map(len, prompts)))))
             outs += lm.generate(prompts, most, **options)
         progress(min(1.0, (start + batch) / len(rows)))
     return outs

@@ -107,6 +107,6 @@ def aup_of_items(runs: Sequence[Sequence[tuple[bool, int, int]]], draws: int = 5
         right, tokens, steps = items.sum(1).T
         return aup([(max(t, 1.0) / max(s, 1.0), 100 * r / count) for r, t, s in zip(right, tokens, steps, strict=True)])
 
-    drawn = [area(table[:, pick]) for pick in picks]
+    drawn = [area(table[:, pick]) for pick in picks] if count > 1 else [math.nan]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Figure(area(table), float(low), float(high))

@@ -13,15 +13,18 @@ from collections import Counter
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
-from lm_eval.api.registry import register_model
-from lm_eval.models.utils import normalize_gen_kwargs
-
 from unmask.decoding.loop import Decoder
 from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
 from unmask.output import Run
+
+try:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import LM
+    from lm_eval.api.registry import register_model
+    from lm_eval.models.utils import normalize_gen_kwargs
+except ImportError as missing:
+    raise UnmaskError(f"lm-evaluation-harness is missing ({missing}); run: pip install 'unmask[harness]'") from None
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +132,7 @@ class UnmaskLM(LM):
         prepared = []
         for each in asked:
             ids = self._cut(self.lm.encode(each.context)[0], 1)
-            most = min(length, self.lm.room(len(ids)))
+            most = max(1, min(length, self.lm.room(len(ids))))
             prepared.append(self.lm.prepare(ids, most, stop=stops, **{"seed": each.seed, **options}))
         one = prepared[0]
         every = [request for single in prepared for request in single.requests]
