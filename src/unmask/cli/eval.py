@@ -176,9 +176,10 @@ def _generated(
     from rich.console import Console
     from rich.progress import Progress
 
-    from unmask.evaluation.answers import generative
+    from unmask.evaluation.answers import check_judge, generative
     from unmask.evaluation.exact import Row, answers
 
+    check_judge(judge)
     rows = [row for some in files.values() for row in some]
     asking = [row for row in rows if row.prompt is not None] or [Row("", prompt="")]
     wanted = [asking[place % len(asking)] for place in range(count)]

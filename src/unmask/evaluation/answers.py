@@ -67,12 +67,17 @@ def judged(judge: DiffusionLM, texts: list[str], given: list[Any]) -> Figure:
 
     Low perplexity alone means little: repetition has it too, so print entropy beside it.
     """
-    if judge.config.layout not in ("causal", "drafts"):
-        raise UnmaskError(f"model '{judge.name}' cannot judge: exact likelihood needs an autoregressive model")
+    check_judge(judge)
     scores = judge.likelihood(texts, given=given)
     return ratio([one.nats for one in scores], [one.tokens for one in scores]).map(
         lambda nats: math.exp(min(nats, 700))
     )
+
+
+def check_judge(judge: DiffusionLM) -> None:
+    """Raises UnmaskError for a model whose likelihoods are not exact."""
+    if judge.config.layout not in ("causal", "drafts"):
+        raise UnmaskError(f"model '{judge.name}' cannot judge: exact likelihood needs an autoregressive model")
 
 
 def entropies(texts: list[list[int]]) -> Figure:
