@@ -19,20 +19,27 @@ def print_record(record: Any) -> None:
     writer.writerows(rows)
 
 
-def table_rows(record: Any) -> list[dict[str, Any]]:
+def table_rows(record: Any, lists: int = 2) -> list[dict[str, Any]]:
     """A record as rows of one table: one for each record of its first list of records, what stands beside that list
-    repeated; names of nested values joined by dots, other lists as JSON."""
-    if isinstance(record, list) and record and all(isinstance(one, dict) for one in record):
-        return [row for one in record for row in table_rows(one)]
+    repeated; names of nested values joined by dots, other lists as JSON.
+
+    lists: how many that are one in another become rows.
+    """
+
+    def holds_records(value: Any) -> bool:
+        return lists > 0 and isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+
+    if holds_records(record):
+        return [row for one in record for row in table_rows(one, lists - 1)]
     if not isinstance(record, dict):
         return [{"value": json.dumps(record)}]
     flat: dict[str, Any] = {}
     rows: list[dict[str, Any]] | None = None
     for name, value in record.items():
         if isinstance(value, dict):
-            flat |= {f"{name}.{inner}": held for inner, held in table_rows(value)[0].items()} if value else {}
-        elif rows is None and isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
-            rows = [row for one in value for row in table_rows(one)]
+            flat |= {f"{name}.{inner}": held for inner, held in table_rows(value, 0)[0].items()}
+        elif rows is None and holds_records(value):
+            rows = [row for one in value for row in table_rows(one, lists - 1)]
         else:
             flat[name] = json.dumps(value) if isinstance(value, list) else value
     return [{**row, **flat} for row in rows or [{}]]
