@@ -16,7 +16,7 @@ import typer
 from unmask import DiffusionLM
 from unmask.cli.options import Json, load, shares
 from unmask.cli.report import report
-from unmask.evaluation.exact import interval
+from unmask.evaluation.figures import share as interval
 
 Calls = list[dict[str, Any]]
 

@@ -6,7 +6,6 @@ and a block-causal one as SDAR is (no cache, exact). The number of steps is the 
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ import typer
 from unmask.backends.torch import TorchBackend
 from unmask.checkpoints.open import usable_device
 from unmask.cli.options import Device, Dtype, Json, Tokens
+from unmask.cli.report import print_record
 from unmask.decoding.loop import Decoder
 from unmask.decoding.request import CacheKind, Request
 from unmask.decoding.rules import RuleOptions
@@ -181,7 +181,7 @@ def command(
     with Console(stderr=True).status("starting") as status:
         results = list(bench_cache(size, work, device, dtype, lambda text: status.update(text)))
     if as_json:
-        print(json.dumps([r.to_dict() for r in results]))
+        print_record([r.to_dict() for r in results])
         return
     rows = []
     for r in results:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from benchmarks.own_server import Answer, own_server
 from benchmarks.serve import crowd
 
 from unmask.cli.options import Dtype, Json, Length, Served
+from unmask.cli.report import print_record
 from unmask.decoding.request import MODES
 from unmask.errors import UnmaskError
 from unmask.evaluation.speed import PROMPTS
@@ -96,7 +96,7 @@ def command(
     with Console(stderr=True).status("starting") as status:
         result = bench_company(model, requests, clients, max_new_tokens, dtype, seed, status.update)
     if as_json:
-        print(json.dumps(result.to_dict()))
+        print_record(result.to_dict())
     else:
         modes = ", ".join(f"{mode} {some} of {of}" for mode, (some, of) in result.by_mode.items())
         print(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -12,9 +11,11 @@ from typing import Annotated
 import torch
 import typer
 
-from unmask.cli.options import Dtype, Json, load, numbers
+from unmask.cli.options import Backend, Dtype, Json, load, numbers
+from unmask.cli.report import print_record
 from unmask.errors import UnmaskError
-from unmask.evaluation.answers import judge_perplexity, unigram_entropy
+from unmask.evaluation.answers import entropies, judged
+from unmask.evaluation.figures import Figure, median
 from unmask.evaluation.roofline import forward_operations, gemm_rate
 from unmask.evaluation.speed import Lap, timed, warm_up
 from unmask.files import replacing
@@ -23,25 +24,29 @@ from unmask.lm import DiffusionLM
 
 @dataclass(frozen=True)
 class LengthResult:
-    """One row: medians over the rounds."""
+    """One row: medians over the rounds, with the fastest and the slowest round (of 5, the median's 94% interval)."""
 
     name: str
     tokens: int
     steps: int
-    seconds: float
+    seconds: Figure
     tokens_per_second: float
-    perplexity: float  # under the AR twin
-    entropy: float  # unigram, nats
+    over_ar: Figure  # tokens per second over those of the AR twin in the same round
+    perplexity: Figure  # under the judge
+    entropy: Figure  # unigram, nats
     floor_seconds: float  # operations over the measured GEMM rate
     sample: str
 
     def to_dict(self) -> dict[str, object]:
-        return asdict(self)
+        named = ("seconds", "over_ar", "perplexity", "entropy")
+        figures = {key: value for name in named for key, value in getattr(self, name).named(name).items()}
+        return {**asdict(self), **figures}
 
 
 def bench_length(
     diffusion: DiffusionLM,
     ar: DiffusionLM,
+    judge: DiffusionLM,
     prompts: list[str],
     lengths: list[int],
     step_list: list[int],
@@ -51,9 +56,8 @@ def bench_length(
 ) -> list[LengthResult]:
     """Every length in turn, diffusion (at each number of steps) and AR alternating within a round, so that
     drift of the machine's speed hits both."""
-    weight = diffusion.model.embedding.weight
-    rate = gemm_rate(weight.dtype, 512, diffusion.config.hidden_size, diffusion.config.intermediate_size)
-    rate_one = gemm_rate(weight.dtype, 1, ar.config.hidden_size, ar.config.intermediate_size)
+    rate = gemm_rate(torch.float32, 512, diffusion.config.hidden_size, diffusion.config.intermediate_size)
+    rate_one = gemm_rate(torch.float32, 1, ar.config.hidden_size, ar.config.intermediate_size)
     for lm in (diffusion, ar):
         warm_up(lm, prompts[0], max(lengths))
     results = []
@@ -65,17 +69,24 @@ def bench_length(
             for place, steps in enumerate(step_list):
                 laps[place].append(timed(diffusion, prompt, length, max_denoising_steps=steps, seed=seed + number))
             laps[-1].append(timed(ar, prompt, length, seed=seed + number))
-        results += [_summary(diffusion, some, length, ar, prompts, rate) for some in laps[:-1]]
-        results.append(_summary(ar, laps[-1], length, ar, prompts, rate_one))
+        for number, some in enumerate(laps):
+            lm, own = (ar, rate_one) if number == len(step_list) else (diffusion, rate)
+            results.append(_summary(lm, some, laps[-1], length, judge, prompts, own))
     return results
 
 
 def _summary(
-    lm: DiffusionLM, laps: list[Lap], length: int, judge: DiffusionLM, prompts: list[str], rate: float
+    lm: DiffusionLM,
+    laps: list[Lap],
+    of_ar: list[Lap],
+    length: int,
+    judge: DiffusionLM,
+    prompts: list[str],
+    rate: float,
 ) -> LengthResult:
     rows = [lap.output for lap in laps]
-    given = [out.canvas.tolist()[: len(out.canvas) - length] for out in rows]
-    prompt = round(statistics.mean(len(g) for g in given))
+    given = [prompts[number % len(prompts)] for number in range(len(rows))]
+    prompt = round(statistics.mean(len(out.written) - length for out in rows))
     steps = round(statistics.median(out.steps for out in rows))
     if lm.config.layout == "causal":  # one token at a time, each seeing those before it
         operations = sum(forward_operations(lm.config, 1, prompt + i, 1) for i in range(length))
@@ -83,16 +94,16 @@ def _summary(
         open_now = [round(length * (1 - s / steps)) for s in range(steps)]
         whole = prompt + length
         operations = sum(forward_operations(lm.config, whole, whole, n) for n in open_now)
-    seconds = statistics.median(lap.seconds for lap in laps)
-    texts = [out.token_ids for out in rows]
+    faster = [lap.tokens_per_second / other.tokens_per_second for lap, other in zip(laps, of_ar, strict=True)]
     return LengthResult(
         name=lm.name,
         tokens=length,
         steps=steps,
-        seconds=seconds,
+        seconds=median([lap.seconds for lap in laps]),
         tokens_per_second=statistics.median(lap.tokens_per_second for lap in laps),
-        perplexity=judge_perplexity(judge, given, texts),
-        entropy=unigram_entropy(texts),
+        over_ar=median(faster),
+        perplexity=judged(judge, [out.text for out in rows], given),
+        entropy=entropies([out.token_ids for out in rows]),
         floor_seconds=operations / rate,
         sample=prompts[0] + rows[0].text,
     )
@@ -111,14 +122,16 @@ def draw(results: list[LengthResult], path: Path, title: str) -> None:
         rows = [r for r in results if r.name == name]
         x = [r.tokens for r in rows]
         steps_axes.plot(x, [r.steps for r in rows], "o-", color=colour, label=name)
-        time_axes.plot(x, [r.seconds for r in rows], "o-", color=colour, label=name)
+        time_axes.plot(x, [r.seconds.value for r in rows], "o-", color=colour, label=name)
         time_axes.plot(x, [r.floor_seconds for r in rows], ":", color=colour, label=f"{name}, floor")
-        quality_axes.plot(x, [r.perplexity for r in rows], "o-", color=colour, label=name)
+        quality_axes.plot(x, [r.perplexity.value for r in rows], "o-", color=colour, label=name)
         for row in rows:
-            quality_axes.annotate(f"H={row.entropy:.1f}", (row.tokens, row.perplexity), fontsize=7, color=colour)
+            quality_axes.annotate(
+                f"H={row.entropy.value:.1f}", (row.tokens, row.perplexity.value), fontsize=7, color=colour
+            )
     steps_axes.set(xlabel="new tokens", ylabel="steps (forward passes)", yscale="log", title="steps")
     time_axes.set(xlabel="new tokens", ylabel="seconds", title="time (median)")
-    quality_axes.set(xlabel="new tokens", ylabel="perplexity under the AR twin", title="quality (H: entropy, nats)")
+    quality_axes.set(xlabel="new tokens", ylabel="perplexity under the judge", title="quality (H: entropy, nats)")
     for axes in (steps_axes, time_axes, quality_axes):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
@@ -127,12 +140,13 @@ def draw(results: list[LengthResult], path: Path, title: str) -> None:
         figure.savefig(temporary, format="png", dpi=110)
 
 
-def settings(lm: DiffusionLM, steps: str, rounds: int) -> str:
+def settings(lm: DiffusionLM, ar: DiffusionLM, steps: str, rounds: int) -> str:
     """What the figures were made with, for under the table."""
     d = lm.defaults
+    computed = lm.computes if lm.computes == ar.computes else f"{lm.computes} and {ar.computes}"
     return (
         f"rule {d.rule}, {steps} steps, temperature {d.temperature}, remask budget {d.remask_budget}, batch 1, "
-        f"{str(lm.model.embedding.weight.dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads, "
+        f"backend {computed}, {torch.get_num_threads()} threads, "
         f"medians of {rounds} rounds"
     )
 
@@ -149,45 +163,56 @@ DEFAULT_PROMPTS = [
 def command(
     prompt: Annotated[list[str] | None, typer.Option(help="Prompts to rotate through.")] = None,
     diffusion: Annotated[str, typer.Option(help="The diffusion model.")] = "austen",
-    ar: Annotated[str, typer.Option(help="Its autoregressive twin, which also judges.")] = "austen-ar",
+    ar: Annotated[str, typer.Option(help="Its autoregressive twin.")] = "austen-ar",
+    judge: Annotated[str, typer.Option(help="AR model that judges the texts; the twin if empty.")] = "",
     lengths: Annotated[str, typer.Option(help="New tokens, separated by commas.")] = "50,100,200,500",
     steps: Annotated[str, typer.Option(help="Denoising steps, separated by commas.")] = "32",
     rounds: Annotated[int, typer.Option(help="Timed rounds; medians are printed.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the first round.")] = 0,
-    dtype: Dtype = "float32",
+    backend: Backend = "auto",
+    dtype: Dtype = None,
     picture: Annotated[Path | None, typer.Option(help="Write the picture (PNG) here.")] = None,
     samples: Annotated[bool, typer.Option("--samples", help="Print one text of every row as well.")] = False,
     as_json: Json = False,
 ) -> None:
     """Steps, seconds and quality for several lengths, diffusion and AR in one run.
 
-    Example: `unmask bench length --steps 32 --picture length.png`
+    Example: `unmask bench length --steps 32 --picture length.png`, `unmask bench length --backend native`
     """
     from rich.console import Console
 
     from unmask.cli.terminal import table
 
-    first = load(diffusion, "cpu", dtype)
-    second = load(ar, "cpu", dtype)
+    first = load(diffusion, "cpu", dtype, backend)
+    second = load(ar, "cpu", dtype, backend)
+    third = load(judge, "cpu", None) if judge else second
     wanted = numbers("--lengths", lengths)
     step_list = numbers("--steps", steps)
     if rounds < 1:
         raise UnmaskError("--rounds must be at least 1")
     with Console(stderr=True).status("warming up") as status:
         results = bench_length(
-            first, second, prompt or DEFAULT_PROMPTS, wanted, step_list, rounds, seed, lambda text: status.update(text)
+            first,
+            second,
+            third,
+            prompt or DEFAULT_PROMPTS,
+            wanted,
+            step_list,
+            rounds,
+            seed,
+            lambda text: status.update(text),
         )
-    note = settings(first, steps, rounds)
+    note = settings(first, second, steps, rounds)
     if picture is not None:
         draw(results, picture, note)
     if as_json:
-        print(json.dumps({"settings": note, "results": [r.to_dict() for r in results]}))
+        print_record({"settings": note, "results": [r.to_dict() for r in results]})
         return
     rows = []
     for r in results:
-        speed = [f"{r.seconds:.2f}", f"{r.floor_seconds:.2f}", f"{r.tokens_per_second:.0f}"]
-        rows.append([r.name, str(r.tokens), str(r.steps), *speed, f"{r.perplexity:.1f}", f"{r.entropy:.2f}"])
-    columns = ["model", "tokens", "steps", "seconds", "floor s", "tokens/s", "perplexity", "entropy"]
+        speed = [r.seconds.shown(), f"{r.floor_seconds:.2f}", f"{r.tokens_per_second:.0f}", r.over_ar.shown()]
+        rows.append([r.name, str(r.tokens), str(r.steps), *speed, r.perplexity.shown(1), r.entropy.shown()])
+    columns = ["model", "tokens", "steps", "seconds", "floor s", "tokens/s", "over AR", "perplexity", "entropy"]
     Console().print(table(note, columns, rows))
     if samples:
         for r in results:

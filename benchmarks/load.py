@@ -17,6 +17,7 @@ import typer
 
 from unmask.checkpoints.inspect import parameters
 from unmask.cli.options import Json
+from unmask.cli.report import print_record
 from unmask.errors import UnmaskError
 from unmask.files import write_text
 
@@ -277,7 +278,7 @@ def command(
     with Console(stderr=True).status("starting") as status:
         result = bench_load(shape, dtype, canvas, folder, lambda text: status.update(text))
     if as_json:
-        print(json.dumps(result.to_dict()))
+        print_record(result.to_dict())
         return
     print(
         f"{shape}: {result.parameters / 1e9:.2f}B parameters, {result.weights / 1e9:.2f} GB as {result.dtype}; peak "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from benchmarks.own_server import own_server
 from benchmarks.serve import requests_of
 
 from unmask.cli.options import Dtype, Json, Length, Mode, Served
+from unmask.cli.report import print_record
 from unmask.errors import UnmaskError
 from unmask.evaluation.speed import chat
 from unmask.lm import DiffusionLM
@@ -103,7 +103,7 @@ def command(
     with Console(stderr=True).status("starting") as status:
         laps = bench_overhead(model, requests, max_new_tokens, mode, dtype, status.update)
     if as_json:
-        print(json.dumps([lap.to_dict() for lap in laps]))
+        print_record([lap.to_dict() for lap in laps])
         return
     rows = [
         [lap.name, f"{lap.seconds:.3f}", f"{lap.tokens_per_second:.1f}", f"{lap.over_generate:.3f}"] for lap in laps

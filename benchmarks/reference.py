@@ -27,6 +27,7 @@ from unmask.checkpoints.open import Checkpoint
 from unmask.checkpoints.save import write_checkpoint
 from unmask.checkpoints.weights import weights_to_save
 from unmask.cli.options import Json, Tokens
+from unmask.cli.report import print_record
 from unmask.decoding.loop import Decoder
 from unmask.errors import UnmaskError
 from unmask.files import write_text
@@ -222,7 +223,7 @@ def command(
     with Console(stderr=True).status("running the code of the checkouts") as status:
         results = list(bench_reference(folders, size, work, lambda text: status.update(text)))
     if as_json:
-        print(json.dumps([r.to_dict() for r in results]))
+        print_record([r.to_dict() for r in results])
         return
     rows = []
     for r in results:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -12,9 +11,11 @@ import typer
 from benchmarks.length import DEFAULT_PROMPTS
 
 from unmask.cli.options import Json, Tokens, load
+from unmask.cli.report import print_record
 from unmask.decoding.rules import RULES
 from unmask.errors import UnmaskError
-from unmask.evaluation.answers import judge_perplexity, unigram_entropy
+from unmask.evaluation.answers import entropies, judged
+from unmask.evaluation.figures import Figure
 from unmask.lm import DiffusionLM
 
 
@@ -26,11 +27,12 @@ class RuleResult:
     temperature: float
     remask_budget: int
     steps: float  # median
-    perplexity: float  # under the judge
-    entropy: float  # unigram, nats
+    perplexity: Figure  # under the judge
+    entropy: Figure  # unigram, nats
 
     def to_dict(self) -> dict[str, object]:
-        return asdict(self)
+        figures = self.perplexity.named("perplexity") | self.entropy.named("entropy")
+        return {**asdict(self), **figures}
 
 
 def bench_rules(
@@ -51,11 +53,10 @@ def bench_rules(
         progress(f"{rule}, temperature {temperature}, {budget} revisions")
         options: dict[str, Any] = {"rule": rule, "temperature": temperature, "remask_budget": budget, "seed": seed}
         outs = diffusion.generate(prompts, length, max_denoising_steps=steps, **options)
-        given = [out.canvas.tolist()[: len(out.canvas) - length] for out in outs]
-        texts = [out.token_ids for out in outs]
-        perplexity = judge_perplexity(judge, given, texts)
+        perplexity = judged(judge, [out.text for out in outs], prompts)
+        entropy = entropies([out.token_ids for out in outs])
         taken = statistics.median(out.steps for out in outs)
-        yield RuleResult(rule, temperature, budget, taken, perplexity, unigram_entropy(texts))
+        yield RuleResult(rule, temperature, budget, taken, perplexity, entropy)
 
 
 def command(
@@ -85,11 +86,11 @@ def command(
     with Console(stderr=True).status("starting") as status:
         results = list(bench_rules(first, judge, prompts, *sizes, *grid, seed, lambda text: status.update(text)))
     if as_json:
-        print(json.dumps([r.to_dict() for r in results]))
+        print_record([r.to_dict() for r in results])
         return
     rows = []
     for r in results:
         made = [f"{r.temperature}", str(r.remask_budget), f"{r.steps:.0f}"]
-        rows.append([r.rule, *made, f"{r.perplexity:.1f}", f"{r.entropy:.2f}"])
+        rows.append([r.rule, *made, r.perplexity.shown(1), r.entropy.shown()])
     columns = ["rule", "temperature", "revisions", "steps", "perplexity", "entropy"]
     Console().print(table(f"{max_new_tokens} tokens, {texts} texts a line, seed {seed}", columns, rows))

@@ -14,6 +14,7 @@ import typer
 from benchmarks.schema_set import SCHEMAS
 
 from unmask.cli.options import Backend, Device, Dtype, Json, load
+from unmask.cli.report import print_record
 from unmask.decoding.request import MODES
 from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
@@ -158,7 +159,7 @@ def command(
         result = bench_schema(lm, requests, max_new_tokens, status.update)
     record = result.to_dict()
     if as_json:
-        print(json.dumps(record))
+        print_record(record)
     else:
         rows = [
             [

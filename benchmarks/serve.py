@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import textwrap
@@ -17,6 +16,7 @@ import typer
 from benchmarks.own_server import Answer, OwnServer, own_server
 
 from unmask.cli.options import Dtype, Json, Length, Mode, Served, numbers
+from unmask.cli.report import print_record
 from unmask.errors import UnmaskError
 from unmask.evaluation.speed import PROMPTS
 
@@ -174,7 +174,7 @@ def command(
     if picture is not None:
         draw(report, picture)
     if as_json:
-        print(json.dumps(report.to_dict()))
+        print_record(report.to_dict())
         return
     rows = [
         [

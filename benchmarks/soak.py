@@ -19,6 +19,7 @@ import typer
 from benchmarks.own_server import OwnServer, own_server
 
 from unmask.cli.options import Json, Length, Served
+from unmask.cli.report import print_record
 from unmask.errors import UnmaskError
 from unmask.evaluation.speed import PROMPTS
 
@@ -222,7 +223,7 @@ def command(
     with Console(stderr=True).status("starting") as status:
         result = bench_soak(model, minutes, max_concurrent, queue, vanish, max_new_tokens, status.update)
     if as_json:
-        print(json.dumps(result.to_dict()))
+        print_record(result.to_dict())
     else:
         rows = [[what, str(count)] for what, count in sorted(result.outcomes.items())]
         rows += [[f"{what}, once SIGTERM was sent", str(n)] for what, n in sorted(result.stopped_outcomes.items())]

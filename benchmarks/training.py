@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import typer
 from rich.console import Console
 
 from unmask.cli.options import Json
+from unmask.cli.report import print_record
 from unmask.evaluation.roofline import forward_operations, gemm_rate
 from unmask.objectives.masked import BD3LM
 from unmask.training.recipe import Recipe
@@ -80,7 +80,7 @@ def command(
         "share": round(result.share, 3),
     }
     if as_json:
-        print(json.dumps(record))
+        print_record(record)
         return
     print(
         f"{read.name}: {result.parameters / 1e6:.2f}M parameters, {record['tokens_per_second']} tokens/s, "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import numpy as np
 import typer
 
 from unmask.cli.options import Backend, Dtype, Json, Tokens, load
+from unmask.cli.report import print_record
 from unmask.errors import UnmaskError
 from unmask.evaluation.speed import chat
 from unmask.lm import DiffusionLM
@@ -111,7 +111,7 @@ def command(
         result = bench_verify(lm, chosen, max_new_tokens, batch, window, lambda text: status.update(text))
     record = result.to_dict()
     if as_json:
-        print(json.dumps(record))
+        print_record(record)
         return
     share = result.before_parting / max(1, result.tokens)
     print(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
@@ -24,7 +24,7 @@ from unmask.errors import UnmaskError
 from unmask.layout import PADDING, Coordinates
 from unmask.models.config import ModelConfig
 from unmask.output import Filled, Run
-from unmask.prompts import Prompt, encode, is_single, render_chat
+from unmask.prompts import Prompt, encode, encode_text, is_single, render_chat
 from unmask.structured.grammar import Grammar
 from unmask.structured.grammars import Grammars, RegexRule, SchemaRule
 from unmask.structured.vocabulary import Vocabulary
@@ -426,23 +426,71 @@ class DiffusionLM:
 
     def likelihood(
         self,
-        texts: list[str],
+        texts: list[str] | None = None,
         method: str = "auto",
         samples: int = 128,
         seed: int = 0,
         batch: int = 8,
         progress: Callable[[float], None] = lambda share: None,
+        *,
+        given: list[Any] | None = None,
+        ids: list[list[int]] | None = None,
+        guidance: float = 0.0,
     ) -> list[Likelihood]:
-        """Negative log-likelihood of each text in nats, given the start of text, under the torch network.
+        """Negative log-likelihood of each text in nats, behind what is given or the start of text, under the torch
+        network; and whether greedy decoding would write it.
 
-        method: `exact` (AR; left-to-right chain rule on a masked model), `blockwise` (block diffusion),
-        `nelbo` (upper bound by `samples` noised copies of a window, masked or of random tokens); `auto` takes the
-        one made for the model. Texts longer than the model reads are cut into windows, each given the token before it.
+        Args:
+            method: `exact` (AR; left-to-right chain rule on a masked model), `blockwise` (block diffusion), `nelbo`
+                (upper bound by `samples` noised copies of a window, masked or of random tokens), `llada` (the bound as
+                LLaDA's own evaluation draws it, for comparison); `auto` takes the one made for the model.
+            given: A prompt for each text, of any kind that `generate` takes; it is not scored.
+            ids: The texts' token ids, in place of `texts`.
+            guidance: Of `llada`: classifier-free guidance away from what is likely without the prompt.
+
+        Texts longer than the model reads are cut into windows: the first behind its prompt, each other behind the
+        token before it. Raises UnmaskError for what does not fit the model.
         """
-        from unmask.objectives.likelihood import score_texts
+        from unmask.objectives.likelihood import score_texts, windows
 
-        ids = [self._need_tokenizer().encode(text, add_special_tokens=False).ids for text in texts]
-        return score_texts(self.model, texts, ids, method, samples, seed, batch, progress)
+        if (texts is None) == (ids is None):
+            raise UnmaskError("likelihood scores texts or ids; give one of them")
+        wanted: list[Any] = list(texts if ids is None else ids)
+        prompts = [None] * len(wanted) if given is None else given
+        if len(prompts) != len(wanted):
+            raise UnmaskError(f"{len(wanted)} texts have {len(prompts)} prompts given; give one for each")
+        pairs = [self.encode_pair(*pair, start=method != "llada") for pair in zip(prompts, wanted, strict=True)]
+        cut = [windows(text, before, self.config.max_length) for before, text in pairs]
+        scores = score_texts(self.model, cut, method, samples, seed, batch, progress, guidance)
+        plain = [text if isinstance(text, str) else self._text(text) for text in wanted]
+        return [replace(one, num_bytes=len(text.encode())) for one, text in zip(scores, plain, strict=True)]
+
+    def encode_pair(self, given: Any, text: str | list[int], start: bool = True) -> tuple[list[int], list[int]]:
+        """Token ids of a prompt and of the text behind it, cut where the prompt's own ids end.
+
+        given: None or empty: the start of a text, or its end where the model has none to begin with; with start False,
+        nothing. Texts are encoded together with a text before them where that leaves its ids as they are.
+        """
+        name = self.name
+        own = text if not isinstance(text, str) else encode_text(text, self.tokenizer, self.config, name)
+        if own and not 0 <= min(own) <= max(own) < self.config.vocab_size:
+            raise UnmaskError(f"a text holds an id outside the vocabulary of {self.config.vocab_size}")
+        if given is None or len(given) == 0:
+            first = self.config.bos_token_id
+            if first is None and self.config.layout != "bidirectional":
+                first = min(self.preparer.ends(self.defaults), default=None)
+                if first is None:
+                    raise UnmaskError(f"model '{name}' has no start of text to score from; give prompts (given)")
+            return ([] if first is None or not start else [first]), own
+        before = self.encode(given)[0]
+        if isinstance(given, str) and isinstance(text, str) and text:
+            whole = self.encode(given + text)[0]
+            if whole[: len(before)] == before and len(whole) > len(before):
+                return before, whole[len(before) :]
+        return before, own
+
+    def _text(self, ids: list[int]) -> str:
+        return "" if self.tokenizer is None else self.tokenizer.decode(ids)
 
     def _check_length(self, length: int) -> None:
         if length > self.config.max_length:

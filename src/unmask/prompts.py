@@ -38,7 +38,7 @@ def encode(
     name: str,
     special_tokens: Mapping[str, str] | None = None,
 ) -> list[list[int]]:
-    """Token rows of a prompt; an empty one is the start of a text.
+    """Token rows of a prompt; an empty one is the start of a text, and a text that begins with it gets no second one.
 
     Args:
         template: The model's chat template, or its templates by name; see `render_chat`.
@@ -67,7 +67,8 @@ def encode(
             chat = kinds == {"messages"}
             text = render_chat(one, template, name, special_tokens=special_tokens) if chat else one
             ids = encode_text(text, tokenizer, config, name)
-            ids = ids if chat or tokenizer is None or not text else frame(start_of(tokenizer), ids)
+            start = [] if chat or tokenizer is None or not text else start_of(tokenizer)
+            ids = ids if ids[: len(start)] == start else frame(start, ids)
         rows.append(ids or ([] if config.bos_token_id is None else [config.bos_token_id]))
     return rows
 

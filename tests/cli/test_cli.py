@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -13,6 +15,7 @@ import pytest
 
 from unmask.canvas import Canvas, Frame
 from unmask.cli.main import main
+from unmask.cli.report import table_rows
 from unmask.decoding.methods import DecodingDefaults
 from unmask.lm import DiffusionLM
 from unmask.models.transformer import Transformer
@@ -215,6 +218,8 @@ def bad(folder: str, missing: str) -> list[list[str]]:
         ["bench", "speed", folder, "--thresholds", "0.5,2"],
         ["bench", "verify", folder, "--prompts", "0"],
         ["eval", folder, "--limit", "0"],
+        ["eval", folder, "--thresholds", "2"],
+        ["eval", folder, "--generate", "2", "--judge", folder, "-n", "4"],
         ["pull", "no such model"],
         ["models", "inspect", missing],
         ["bench", "load", "--shape", "no such shape"],
@@ -262,3 +267,34 @@ def test_bench_schema(run: Run, folders: dict[str, str]) -> None:
     code, out, _ = run("bench", "schema", folders["toy"], "--requests", "1", "-n", "40", "--json")
     assert code == 0
     assert json.loads(out)["all"]["valid"] == 1
+
+
+def test_rows_generated_texts_and_tables(run: Run, folders: dict[str, str], tmp_path: Path) -> None:
+    """Every kind of row and model, JSON and CSV; several thresholds have an area under their curve."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "the cat", "response": " sat"}\n{"text": "a dog sat"}\n')
+    for name in ("toy", "toy-ar"):
+        code, out, _ = run("eval", folders[name], str(rows), "--samples", "2", "-n", "8", "--json")
+        record = json.loads(out)[0]
+        assert code == 0
+        assert record["answers"][0]["rows"] == 1
+        assert record["perplexity_low"] <= record["perplexity"] <= record["perplexity_high"]
+    thresholds = ("--thresholds", "0.1,0.9", "--rule", "threshold", "--samples", "2", "-n", "8")
+    code, out, _ = run("eval", folders["toy"], str(rows), *thresholds, "--csv")
+    table = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0
+    assert [row["way"] for row in table] == ["0.1", "0.9"]
+    assert float(table[0]["aup"]) == 0.0
+    judge = ("--generate", "2", "--judge", folders["toy-ar"], "-n", "8")
+    code, out, _ = run("eval", folders["toy"], str(rows), *judge, "--json")
+    assert code == 0
+    assert {"perplexity_low", "entropy", "distinct_2", "tokens_per_step"} <= json.loads(out)[0].keys()
+    code, out, _ = run("generate", "the cat", "-m", folders["toy"], "-n", "4", "--seed", "1", "--csv")
+    assert next(csv.DictReader(io.StringIO(out)))["tokens"] == "4"
+
+
+def test_records_as_tables() -> None:
+    record = {"a": {"b": 1}, "rows": [{"x": 1}, {"x": 2, "ids": [3]}], "s": "t"}
+    assert table_rows(record) == [{"x": 1, "a.b": 1, "s": "t"}, {"x": 2, "ids": "[3]", "a.b": 1, "s": "t"}]
+    assert table_rows([{"x": 1}, {"y": 2}]) == [{"x": 1}, {"y": 2}]
+    assert table_rows([{"a": [{"b": [{"c": 1}]}, {"b": []}]}]) == [{"b": '[{"c": 1}]'}, {"b": "[]"}]

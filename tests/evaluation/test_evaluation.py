@@ -9,29 +9,37 @@ import pytest
 import torch
 
 from unmask import DiffusionLM, UnmaskError
-from unmask.evaluation.answers import judge_perplexity, unigram_entropy
+from unmask.evaluation.answers import distinct, entropies, judged
 from unmask.evaluation.roofline import forward_operations, gemm_rate
 from unmask.models.transformer import Transformer
+from unmask.training.tokenizer import train_tokenizer
 
 Tiny = Callable[..., Transformer]
 
 
-def test_unigram_entropy() -> None:
-    assert unigram_entropy([[1, 1, 1, 1]]) == 0
-    assert unigram_entropy([[1, 2, 3, 4], [5, 5, 6, 6]]) == pytest.approx((math.log(4) + math.log(2)) / 2)
-    assert unigram_entropy([[]]) == 0
+def test_entropies() -> None:
+    assert entropies([[1, 1, 1, 1]]).value == 0
+    assert entropies([[1, 2, 3, 4], [5, 5, 6, 6]]).value == pytest.approx((math.log(4) + math.log(2)) / 2)
+    assert entropies([[]]).value == 0
+
+
+def test_distinct_runs() -> None:
+    assert distinct([[1, 1, 1, 1], [1, 2, 3, 4], [7]], 2).value == pytest.approx(100 * (1 / 3 + 1) / 2)
 
 
 def test_judge_scores_the_text_and_not_the_prompt(tiny: Tiny) -> None:
-    judge = DiffusionLM(tiny(layout="causal", shift=True), None)
-    prompt, text = [1, 2, 3], [4, 5]
-    logits = judge.logits(torch.tensor([prompt + text]))[0].double()
-    logits[:, 12] = -torch.inf  # the mask is never predicted
+    """In the judge's own tokens, whatever wrote the text."""
+    tokenizer = train_tokenizer("char", ["abcdefg"], 20)
+    size = tokenizer.get_vocab_size()
+    judge = DiffusionLM(tiny(layout="causal", shift=True, vocab_size=size, mask_token_id=1), tokenizer)
+    ids = tokenizer.encode("abcde").ids
+    logits = judge.logits(torch.tensor([ids]))[0].double()
+    logits[:, 1] = -torch.inf  # the mask is never predicted
     log_p = logits.log_softmax(-1)
-    expected = math.exp(-float(log_p[3, 4] + log_p[4, 5]) / 2)
-    assert judge_perplexity(judge, [prompt], [text]) == pytest.approx(expected, rel=1e-5)
+    expected = math.exp(-float(log_p[3, ids[3]] + log_p[4, ids[4]]) / 2)
+    assert judged(judge, ["de"], ["abc"]).value == pytest.approx(expected, rel=1e-5)
     with pytest.raises(UnmaskError, match="cannot judge"):
-        judge_perplexity(DiffusionLM(tiny(), None), [prompt], [text])
+        judged(DiffusionLM(tiny(), None), ["de"], ["abc"])
 
 
 def test_operations_count_every_matrix(tiny: Tiny) -> None:

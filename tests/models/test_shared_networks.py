@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unmask import DiffusionLM, UnmaskError
-from unmask.objectives.likelihood import score_texts
 
 FIXTURES = Path(__file__).parent.parent / "conformance"
 
@@ -35,8 +34,10 @@ def test_log_scores_of_sedd(family: str) -> None:
     assert (lm.config.mask_token_id is None) == (lm.config.corruption == "uniform")
     with pytest.raises(UnmaskError, match="noise level"):
         lm.logits(ids)
-    with pytest.raises(UnmaskError, match="log scores"):
-        score_texts(lm.model, ["x"], [[1]], "auto", 1, 0, 1, print)
+    bound = lm.likelihood(ids=[[5, 6, 7]], given=[[3, 4]], samples=4)[0]
+    assert (bound.method, bound.tokens, bound.greedy) == ("nelbo", 3, None)
+    with pytest.raises(UnmaskError, match="score-entropy"):
+        lm.likelihood(ids=[[5]], given=[[3]], method="exact")
 
 
 def dressed(family: str, folder: Path, root: str = "", **config: object) -> DiffusionLM:

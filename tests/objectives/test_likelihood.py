@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unmask import DiffusionLM, UnmaskError
 from unmask.attention import plain_mask
 from unmask.layout import Layout
 from unmask.models.transformer import Transformer
-from unmask.objectives.likelihood import blockwise, exact_causal, exact_k_masks, exact_sequential, nelbo, windows
+from unmask.objectives.likelihood import (
+    blockwise,
+    exact_causal,
+    exact_k_masks,
+    exact_sequential,
+    is_greedy,
+    nelbo,
+    systematic_masks,
+    windows,
+)
 
 Tiny = Callable[..., Transformer]
+SUBS = -torch.inf
+GIVEN = torch.tensor([[True, True, False, True, False, False]] * 2)  # not only before
 WINDOW = torch.tensor([[0, 3, 1, 4, 1, 5], [2, 2, 7, 1, 8, 2]])
 
 
@@ -26,16 +40,22 @@ def silent(share: float) -> None:
 @torch.inference_mode()
 def enumerated_bound(model: Transformer, window: torch.Tensor) -> float:
     """The continuous-time NELBO, every mask pattern weighed by its beta integral: B(k, n - k + 1)."""
-    n, mask_id = len(window) - 1, model.config.mask_token_id
+    return enumerated(model, window, range(1, len(window)), SUBS)
+
+
+def enumerated(model: Transformer, window: torch.Tensor, places: Sequence[int], mask_logit: float | None) -> float:
+    """The same of the tokens in these places given all others; mask_logit None leaves the mask its share."""
+    n, mask_id = len(places), model.config.mask_token_id
     assert mask_id is not None
     total = 0.0
     for k in range(1, n + 1):
         weight = math.gamma(k) * math.gamma(n - k + 1) / math.gamma(n + 1)
-        for chosen in itertools.combinations(range(1, n + 1), k):
+        for chosen in itertools.combinations(places, k):
             ids = window.clone()
             ids[list(chosen)] = mask_id
             logits = model(ids[None])[0].double()
-            logits[:, mask_id] = -torch.inf
+            if mask_logit is not None:
+                logits[:, mask_id] = mask_logit
             log_p = logits.log_softmax(-1)
             total -= weight * sum(float(log_p[i, window[i]]) for i in chosen)
     return total
@@ -61,7 +81,7 @@ def test_bound_is_the_likelihood_of_a_model_that_ignores_its_input(tiny: Tiny) -
         block.mixer.o_proj.weight.zero_()  # type: ignore[union-attr, operator]
     mean, error = nelbo(model, WINDOW, samples=64, seed=0, batch=64, progress=silent)
     # every draw has weight n/k on k equal-in-law terms; the mean over all draws is what must agree
-    exact = exact_sequential(model, WINDOW)
+    exact = exact_sequential(model, WINDOW)[0]
     assert torch.all((mean - exact).abs() <= 4 * error + 1e-6)
 
 
@@ -78,7 +98,7 @@ def test_causal_likelihood_is_the_sum_of_its_conditionals(tiny: Tiny) -> None:
             total -= float(logits.log_softmax(-1)[window[i]])
         by_hand.append(total)
     torch.testing.assert_close(
-        exact_causal(model, WINDOW), torch.tensor(by_hand, dtype=torch.float64), rtol=0, atol=1e-5
+        exact_causal(model, WINDOW)[0], torch.tensor(by_hand, dtype=torch.float64), rtol=0, atol=1e-5
     )
 
 
@@ -90,7 +110,7 @@ def test_blocks_of_one_are_exact(tiny: Tiny) -> None:
     assert float(error.max()) < 1e-6
     shifted = tiny(layout="block_causal", block_length=1, shift=True)
     mean, _ = blockwise(shifted, WINDOW, 1, samples=2, seed=0, batch=4, progress=silent)
-    torch.testing.assert_close(mean, exact_causal(shifted, WINDOW), rtol=0, atol=1e-5)
+    torch.testing.assert_close(mean, exact_causal(shifted, WINDOW)[0], rtol=0, atol=1e-5)
 
 
 @torch.inference_mode()
@@ -113,11 +133,11 @@ def test_masks_have_stratified_sizes(count: int, samples: int, seed: int) -> Non
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=50), st.integers(2, 12))
 def test_windows_score_every_id_once(ids: list[int], length: int) -> None:
-    cut = windows(ids, 99, length)
-    assert [token for window in cut for token in window[1:]] == ids
-    assert all(2 <= len(window) <= length for window in cut)
-    assert cut[0][0] == 99
-    assert all(after[0] == before[-1] for before, after in itertools.pairwise(cut))
+    cut = windows(ids, [99], length)
+    assert [token for window in cut for token, own in zip(*window, strict=True) if own] == ids
+    assert all(2 <= len(window.ids) <= length and not window.scored[0] for window in cut)
+    assert cut[0].ids[0] == 99
+    assert all(after.ids[0] == before.ids[-1] for before, after in itertools.pairwise(cut))
 
 
 def test_more_samples_mean_a_smaller_error(tiny: Tiny) -> None:
@@ -129,3 +149,105 @@ def test_more_samples_mean_a_smaller_error(tiny: Tiny) -> None:
 def test_one_sample_has_no_error_estimate(tiny: Tiny) -> None:
     with torch.inference_mode():
         assert math.isinf(float(nelbo(tiny(), WINDOW[:1], 1, 0, 8, silent)[1]))
+
+
+@torch.inference_mode()
+def test_conditional_bound_and_llada_protocol_agree_with_enumeration(tiny: Tiny) -> None:
+    """Law 1 given any tokens: LLaDA's protocol leaves the mask its share of the softmax, ours does not."""
+    model = tiny()
+    places = (~GIVEN[0]).nonzero()[:, 0].tolist()
+    for guidance, mask_logit in ((None, SUBS), (0.0, None)):
+        mean, error = nelbo(model, WINDOW, 3000, 1, 500, silent, ~GIVEN, guidance)
+        for row in range(2):
+            exact = enumerated(model, WINDOW[row], places, mask_logit)
+            assert abs(float(mean[row]) - exact) < min(3 * float(error[row]), 0.01 * exact)
+
+
+@given(st.integers(1, 12), st.integers(0, 5))
+def test_systematic_masks_meet_every_number_once(count: int, seed: int) -> None:
+    sizes = systematic_masks(count, count, torch.Generator().manual_seed(seed)).sum(1)
+    assert sorted(sizes.tolist()) == list(range(1, count + 1))
+
+
+@torch.inference_mode()
+def test_conditional_causal_likelihood_is_a_difference(tiny: Tiny) -> None:
+    """log p(b | a) = log p(a b) - log p(a), and padding behind a row changes nothing."""
+    model = tiny(layout="causal", shift=True)
+    scored = torch.arange(6).expand(2, 6) >= 3
+    both, given = exact_causal(model, WINDOW)[0], exact_causal(model, WINDOW[:, :3])[0]
+    torch.testing.assert_close(exact_causal(model, WINDOW, scored, rows=2)[0], both - given, rtol=0, atol=1e-5)
+    padded = torch.nn.functional.pad(WINDOW, (0, 3)), torch.nn.functional.pad(scored, (0, 3))
+    torch.testing.assert_close(exact_causal(model, *padded)[0], both - given, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_conditional_blocks_of_one_are_exact(tiny: Tiny) -> None:
+    model = tiny(layout="block_causal", block_length=1, shift=True)
+    scored = torch.arange(6).expand(2, 6) >= 3
+    mean, error = blockwise(model, WINDOW, 1, 2, 0, 4, silent, scored)
+    assert float(error.max()) < 1e-6
+    torch.testing.assert_close(mean, exact_causal(model, WINDOW, scored)[0], rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_block_sees_what_is_given_in_it(tiny: Tiny) -> None:
+    """One block of the whole row, part of it given: the bound of a full canvas."""
+    model = tiny(layout="block_causal", block_length=8)
+    places = (~GIVEN[0]).nonzero()[:, 0].tolist()
+    mean, error = blockwise(model, WINDOW, 8, 3000, 0, 500, silent, ~GIVEN)
+    for row in range(2):
+        assert abs(float(mean[row]) - enumerated(model, WINDOW[row], places, SUBS)) < 3 * float(error[row])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("options", [{}, {"layout": "block_causal", "block_length": 2}, {"layout": "causal"}])
+def test_greedy_is_what_greedy_decoding_writes(tiny: Tiny, options: dict[str, Any]) -> None:
+    """Against the decoder at temperature 0, one token a step; and one other token is not it."""
+    lm = DiffusionLM(tiny(shift=options.get("layout") == "causal", **options), None)
+    steps = {} if lm.config.layout == "causal" else {"rule": "quota", "max_denoising_steps": 8}
+    given = [[2, 5, 1, 7], [3, 3]]
+    outs = lm.generate(given, 6, temperature=0.0, **steps)
+    wanted = [out.token_ids for out in outs]
+    other = [[(ids[0] + 1) % 12, *ids[1:]] for ids in wanted]
+    assert [one.greedy for one in lm.likelihood(ids=wanted, given=given, samples=1)] == [True, True]
+    assert [one.greedy for one in lm.likelihood(ids=other, given=given, samples=1)] == [False, False]
+
+
+@torch.inference_mode()
+def test_a_masked_model_reads_what_is_given_behind(tiny: Tiny) -> None:
+    model = tiny()
+    canvas = WINDOW[0].clone()
+    canvas[4] = 12
+    canvas[4] = model(canvas[None])[0, 4, :12].argmax()
+    assert is_greedy(model, canvas, torch.arange(6) == 4)
+    canvas[4] = (canvas[4] + 1) % 12
+    assert not is_greedy(model, canvas, torch.arange(6) == 4)
+
+
+@pytest.mark.parametrize("layout", ["bidirectional", "causal"])
+def test_a_text_costs_the_same_in_any_company(tiny: Tiny, layout: Any) -> None:
+    lm = DiffusionLM(tiny(layout=layout, bos_token_id=0, max_length=8), None)
+    texts, given = [[1, 2, 3], [4, 5], list(range(1, 12))], [[7, 7], [8], [2]]
+    together = lm.likelihood(ids=texts, given=given, samples=4, batch=3)
+    for text, before, one in zip(texts, given, together, strict=True):
+        alone = lm.likelihood(ids=[text], given=[before], samples=4)[0]
+        assert one.nats == pytest.approx(alone.nats, rel=1e-5)
+        assert (one.tokens, one.greedy) == (len(text), alone.greedy)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"ids": [[1]], "texts": ["a"]}, "texts or ids"),
+        ({"ids": [[1], [2]], "given": [[1]]}, "2 texts have 1 prompts"),
+        ({"ids": [[1]], "given": [[1] * 64]}, "leave no room"),
+        ({"ids": [[99]]}, "outside the vocabulary"),
+        ({"ids": [[1]], "guidance": 1.0}, "guidance"),
+        ({"ids": [[1]], "samples": 0}, "samples"),
+    ],
+)
+def test_bad_likelihood_input_is_named(tiny: Tiny, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UnmaskError, match=says):
+        DiffusionLM(tiny(), None).likelihood(**options)
+    with pytest.raises(UnmaskError, match="no start of text"):
+        DiffusionLM(tiny(layout="causal"), None).likelihood(ids=[[1]])

@@ -14,7 +14,7 @@ from unmask.layout import PADDING
 from unmask.models.transformer import Transformer
 from unmask.noise import NoiseSchedule
 from unmask.objectives.draws import Draws
-from unmask.objectives.likelihood import uniform_nelbo
+from unmask.objectives.likelihood import told_nelbo
 from unmask.objectives.objective import Rows
 from unmask.objectives.score import DUO, SEDD, NoiseConditioned, score_entropy, uniform_prior, uniform_score
 
@@ -85,7 +85,7 @@ def test_the_bound_of_uniform_noise_agrees_with_enumeration(tiny: Tiny) -> None:
     model = awake(tiny(std=0.15, **UNIFORM))
     window = torch.tensor([[0, 3, 1]])
     exact = bound_by_quadrature(model, window[0])
-    mean, error = uniform_nelbo(model, window, 20000, 1, 4000, lambda share: None)
+    mean, error = told_nelbo(model, window, 20000, 1, 4000, lambda share: None)
     assert float(error) < 0.01 * exact
     assert abs(float(mean) - exact) < 3 * float(error)
     count, objective = 12000, DUO(clip=(1e-6, 1.0))
@@ -94,6 +94,37 @@ def test_the_bound_of_uniform_noise_agrees_with_enumeration(tiny: Tiny) -> None:
     prior = 2 * float(uniform_prior(torch.tensor(1e-3, dtype=torch.float64), 5))
     assert float(objective.loss(model, noised)) / count + prior == pytest.approx(exact, rel=0.1)
     assert math.isfinite(exact)
+
+
+def absorbing_bound(model: Transformer, x0: Tensor, scored: Tensor, points: int = 400) -> float:
+    """SEDD's bound of the scored tokens given the others: over all masks, by the midpoint rule in time, and the
+    divergence of the schedule's end."""
+    noise, mask_id = NoiseSchedule.of_network(), model.config.mask_token_id
+    assert mask_id is not None
+    places = scored.nonzero()[:, 0]
+    hidden = torch.cartesian_prod(*[torch.tensor([False, True])] * len(places)).view(-1, len(places))
+    canvas = x0.repeat(len(hidden), 1)
+    canvas[:, places] = torch.where(hidden, mask_id, x0[places])
+    total = 0.0
+    for point in range(points):
+        t = (point + 0.5) / points
+        masked, sigma = 1 - float(noise.alpha(t)), torch.full(canvas.shape, float(noise.sigma(t)))
+        score = model(canvas, time_B=sigma[:, 0]).double()
+        loss = score_entropy(score, canvas, x0.expand_as(canvas), sigma.double(), mask_id)[:, places].sum(1)
+        chance = torch.where(hidden, masked, 1 - masked).double().prod(1)
+        total += float((chance * loss).sum()) * float(noise.rate(t)) / points
+    return total + len(places) * float(noise.alpha(1.0)) * math.log(model.config.vocab_size - 1)
+
+
+@torch.inference_mode()
+def test_the_bound_of_absorbing_score_networks_agrees_with_enumeration(tiny: Tiny) -> None:
+    """Law 1 for score entropy, with tokens given on both sides."""
+    model = awake(tiny(std=0.15, **TOLD, **SCORES))
+    window, scored = torch.tensor([[0, 3, 1, 7]]), torch.tensor([[False, True, True, False]])
+    exact = absorbing_bound(model, window[0], scored[0])
+    mean, error = told_nelbo(model, window, 8000, 1, 4000, lambda share: None, scored)
+    assert float(error) < 0.01 * exact
+    assert abs(float(mean) - exact) < 3 * float(error)
 
 
 def test_what_does_not_go_together_is_refused() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Annotated
 import typer
 
 from unmask.cli.options import Backend, Device, Dtype, Json, Quantize
+from unmask.cli.report import print_record
 from unmask.cli.serve import fleet_of, names, need, running
 from unmask.errors import UnmaskError
 
@@ -90,7 +90,7 @@ def batch(
     figures = {"lines": len(asked), "answered_before": before, "failed": written.failed, "seconds": round(seconds, 3)}
     figures |= {"completion_tokens": made, "tokens_per_second": round(made / seconds, 1)}
     if as_json:
-        print(json.dumps(figures))
+        print_record(figures)
     else:
         earlier = f", {before} of them before" if before else ""
         failed = f", {written.failed} of them failed" if written.failed else ""

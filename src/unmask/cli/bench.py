@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from unmask.cli.options import Backend, Dtype, Json, Quantize, Tokens, load, numbers, shares
+from unmask.cli.report import print_record
 
 if TYPE_CHECKING:
     from unmask.evaluation.speed import Speed
@@ -65,13 +64,15 @@ def speed(
 
     from unmask.cli.terminal import table
     from unmask.evaluation import speed as bench
+    from unmask.evaluation.figures import Figure
 
     lm = load(model, "cpu", dtype, backend, quantize)
     windows = numbers("--blocks", blocks), numbers("--verify-blocks", verify_blocks)
     chosen = [rule.strip() for rule in rules.split(",")] if rules else [lm.defaults.rule]
     tried = bench.ways(chosen, shares("--thresholds", thresholds), *windows)
     results: list[Speed] = []
-    scores: dict[str, float] = {}
+    scores: dict[str, Figure] = {}
+    area: dict[str, float] = {}
     err = Console(stderr=True)
     with err.status("starting") as status:
         for batch in numbers("--batches", batches):
@@ -82,27 +83,38 @@ def speed(
         floors = bench.floors(lm, PASSES, 256)
         if quality:
             from unmask.evaluation.answers import quality as score
+            from unmask.evaluation.figures import aup_of_items, share
             from unmask.evaluation.tasks import load as load_items
 
             items, _ = load_items(limit=quality)
+            runs = []
             for way in tried:
                 options = {"temperature": 0.0, **way.options}
                 result = score(lm, items, options, lambda text: status.update(text), likelihood=False)
-                scores[way.name] = result["all"]["score"]
+                scores[way.name] = share(sum(result["passed"].values()), len(items))
+                runs += [result["items"]] if way.name.startswith("diffusion") else []
+            area = aup_of_items(runs).named("aup")
     if picture is not None:
-        bench.draw(results, scores, picture, f"{lm.name}: {max_new_tokens} new tokens, temperature 0")
+        bench.draw(
+            results,
+            {name: score.value for name, score in scores.items()},
+            picture,
+            f"{lm.name}: {max_new_tokens} new tokens, temperature 0",
+        )
     if as_json:
-        speeds = [asdict(r) for r in results]
-        print(json.dumps({"speeds": speeds, "passes_ms": widths, "floors_ms": floors, "scores": scores}))
+        speeds = [r.to_dict() | (scores[r.name].named("score") if r.name in scores else {}) for r in results]
+        print_record({"speeds": speeds, "passes_ms": widths, "floors_ms": floors, **area})
         return
     rows = []
     for r in results:
-        over = "-" if r.over_llama is None else f"{r.over_llama:.2f}"
-        made = [f"{r.tokens_per_second:.1f}", f"{r.over_ar:.2f}", over]
+        over = "-" if r.over_llama is None else r.over_llama.shown()
+        made = [r.tokens_per_second.shown(1), r.over_ar.shown(), over]
         each = [f"{r.tokens_per_step:.2f}", f"{r.ms_per_step:.1f}"]
-        rows.append([r.name, str(r.batch), *made, *each, f"{scores[r.name]:.1f}" if r.name in scores else "-"])
+        rows.append([r.name, str(r.batch), *made, *each, scores[r.name].shown(1) if r.name in scores else "-"])
     columns = ["way", "batch", "tokens/s", "over ar", "over llama.cpp", "tokens/step", "ms/step", "score"]
     Console().print(table(f"{lm.name}, {max_new_tokens} new tokens", columns, rows))
+    if area:
+        print(f"AUP of diffusion: {Figure.of(area, 'aup').shown(1)}")
     rows = [
         [str(w), f"{widths[w]:.1f}", *(f"{ms:.1f}" for ms in floors[w]), f"{widths[w] / widths[1]:.2f}"] for w in PASSES
     ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from unmask.cli.options import Dtype, Json, load
+from unmask.cli.report import print_record
 from unmask.errors import UnmaskError
 
 models = typer.Typer(invoke_without_command=True)
@@ -44,7 +44,7 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
             }
         )
     if as_json:
-        print(json.dumps(records))
+        print_record(records)
         return
     rows = []
     for r in records:
@@ -74,7 +74,7 @@ def inspect_command(
 
     result = inspect.inspect(name)
     if as_json:
-        print(json.dumps(result.record))
+        print_record(result.record)
     else:
         for heading, said in inspect.lines(result.record):
             print(f"{heading:<11} {said}")
@@ -100,7 +100,7 @@ def pull(
         folders[each] = hub.find(each) if hub.need(each).shipped or not check else hub.check(each)
     files = [{"name": f.name, "bytes": f.size, "sha256": f.sha256} for each in needed for f in hub.need(each).files]
     if as_json:
-        print(json.dumps({"name": entry.name, "folders": {k: str(v) for k, v in folders.items()}, "files": files}))
+        print_record({"name": entry.name, "folders": {k: str(v) for k, v in folders.items()}, "files": files})
         return
     for each, folder in folders.items():
         print(f"{each}: {'as it should be' if check else 'here'}, {folder}")
@@ -125,7 +125,7 @@ def export(
     block = lm.config.block_length
     served = mask == SGLANG_MASK
     if as_json:
-        print(json.dumps({"folder": str(folder), "mask_token_id": mask, "block_length": block, "sglang_mask": served}))
+        print_record({"folder": str(folder), "mask_token_id": mask, "block_length": block, "sglang_mask": served})
         return
     print(f"written to {folder}: mask {mask}, blocks of {block}")
     if not served:

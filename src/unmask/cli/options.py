@@ -37,7 +37,9 @@ Quantize = Annotated[
 ]
 Mode = Annotated[str | None, typer.Option("--mode", help="diffusion, ar or verify; the model's first by default.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, ...")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Json = Annotated[
+    bool, typer.Option("--json", "--csv", help="Print one JSON object and nothing else; --csv: the same as a table.")
+]
 Plain = Annotated[bool, typer.Option("--plain", help="Text only, no drawing (the default in a pipe).")]
 RULES = "quota, threshold, factor, entropy_bound, margin, entropy, random, sequential, token_edit"
 SAMPLERS = "ancestral, ddpm, ddpm_cache, psi, analytic, euler, first_hitting, or none"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
 from unmask.cli.options import Dtype, Json, Plain, Seed, Tokens, decodes, load
+from unmask.cli.report import print_record
 
 
 @decodes("max_denoising_steps", "threshold", "block_length")
@@ -46,7 +46,7 @@ def race(
         laps.append(lap)
         views.append((lap.name, view, lap.moments))
     if as_json:
-        print(json.dumps([lap.to_dict() for lap in laps]))
+        print_record([lap.to_dict() for lap in laps])
         return
     console = Console()
     if console.is_terminal and not plain:

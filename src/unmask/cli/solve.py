@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unmask.cli.options import Json, Threshold, load
+from unmask.cli.report import print_record
 from unmask.errors import UnmaskError
 from unmask.evaluation.sudoku import ATTEMPTS, Attempt, drawn, fill_grid, first_clash, read_grid, solutions
 
@@ -48,7 +48,7 @@ def solve(
     steps = sum(attempt.output.steps for attempt in made)
     if as_json:
         figures = {"steps": steps, "attempts": len(made), "seconds": round(seconds, 3)}
-        print(json.dumps({"grid": answer, "solved": answer == found[0], **figures}))
+        print_record({"grid": answer, "solved": answer == found[0], **figures})
         return
     for attempt in made:
         _draw(grid, attempt, lm, pause)

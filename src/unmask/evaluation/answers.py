@@ -1,20 +1,19 @@
-"""How good generated text is: its score on the quality set (`unmask eval`), its likelihood, perplexity and entropy."""
+"""How good generated text is: its score on the quality set, its perplexity under a judge, and how varied it is."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
-
-import torch
 
 from unmask.errors import UnmaskError
 from unmask.evaluation import tasks
+from unmask.evaluation.figures import Figure, mean, ratio
 from unmask.evaluation.speed import chat
 from unmask.lm import DiffusionLM
-from unmask.objectives.likelihood import exact_causal
-from unmask.prompts import encode_text
+from unmask.output import Output
 
 
 def quality(
@@ -25,70 +24,109 @@ def quality(
     likelihood: bool = True,
 ) -> dict[str, Any]:
     """Scores of `tasks.evaluate`, and of the answers: `tokens_per_step`, with `likelihood` `bits_per_token` under the
-    model's own text network (causal, so an AR base judges its diffusion), and unigram `entropy` in nats."""
-    written: list[tuple[list[int], list[int]]] = []
-    steps = 0
+    model's own text (an AR base judges its diffusion), and unigram `entropy` in nats; `items`: right, tokens and steps
+    of each."""
+    written: dict[str, tuple[list[int], Output]] = {}
 
     def answer(batch: list[tasks.Item]) -> list[str]:
-        nonlocal steps
         rows = [lm.encode(chat(lm, item.prompt))[0] for item in batch]
-        outs = lm.generate(rows, batch[0].max_new_tokens, **options)
-        written.extend((row, out.token_ids) for row, out in zip(rows, outs, strict=True))
-        steps += sum(out.steps for out in outs)
+        most = max(1, min(batch[0].max_new_tokens, lm.room(max(map(len, rows)))))
+        outs = lm.generate(rows, most, **options)
+        written.update((item.id, (row, out)) for item, row, out in zip(batch, rows, outs, strict=True))
         return [out.text for out in outs]
 
     result = tasks.evaluate(answer, items, progress)
-    tokens = sum(len(ids) for _, ids in written)
-    about = {"tokens_per_step": tokens / max(1, steps), "entropy": unigram_entropy([ids for _, ids in written])}
+    outs = [out for _, out in written.values()]
+    sizes = [len(out.token_ids) for out in outs]
+    figures = {
+        **ratio(sizes, [out.steps for out in outs]).named("tokens_per_step"),
+        **entropies([out.token_ids for out in outs]).named("entropy"),
+    }
     if likelihood:
-        nats = sum(answer_nats(lm, given, ids) for given, ids in written)
-        about["bits_per_token"] = nats / max(1, tokens) / math.log(2)
-    return {**result, **about}
+        progress("likelihood of the answers")
+        given = [row for row, _ in written.values()]
+        scores = lm.likelihood(ids=[out.token_ids for out in outs], given=given, samples=16)
+        bits = ratio([one.nats for one in scores], sizes).map(lambda nats: nats / math.log(2))
+        figures |= bits.named("bits_per_token")
+    each = [(result["passed"][name], len(out.token_ids), out.steps) for name, (_, out) in written.items()]
+    return {**result, **figures, "items": each}
 
 
 def choices(lm: DiffusionLM, items: list[tasks.Choice], progress: Callable[[str], None]) -> dict[str, Any]:
     """Scores of the items that are answered by likelihood; the same in every mode of one model."""
-
-    def nll(context: str, continuation: str) -> float:
-        given = lm.encode(context)[0]
-        return answer_nats(lm, given, encode_text(continuation, lm.tokenizer, lm.config, lm.name))
-
-    return tasks.evaluate_choices(nll, items, progress)
-
-
-@torch.inference_mode()
-def answer_nats(lm: DiffusionLM, given: list[int], ids: list[int]) -> float:
-    """Negative log-likelihood in nats of ids after `given`, by one causal forward of the torch network."""
-    if not ids:
-        return 0.0
-    row = torch.tensor([given + ids])
-    log_p = lm.logits(row, layout="causal")[0, len(given) :].log_softmax(-1)
-    return float(-log_p.gather(1, row[0, len(given) :, None]).sum())
+    pairs = [(item.context, f" {option}") for item in items for option in item.options]
+    given, texts = [context for context, _ in pairs], [text for _, text in pairs]
+    scores = lm.likelihood(texts, given=given, progress=lambda done: progress(f"{done:.0%}"))
+    costs = dict(zip(pairs, (one.nats for one in scores), strict=True))
+    return tasks.evaluate_choices(lambda *pair: costs[pair], items, lambda text: None)
 
 
-@torch.inference_mode()
-def judge_perplexity(judge: DiffusionLM, prompts: list[list[int]], texts: list[list[int]]) -> float:
-    """Perplexity per token of generated ids under an AR judge, each given its prompt (not scored).
+def judged(judge: DiffusionLM, texts: list[str], given: list[Any]) -> Figure:
+    """Perplexity per token of generated texts under an AR judge, each behind its prompt (not scored; None: none), in
+    the judge's own tokens.
 
     Low perplexity alone means little: repetition has it too, so print entropy beside it.
     """
-    if judge.config.layout != "causal":
+    check_judge(judge)
+    scores = judge.likelihood(texts, given=given)
+    return ratio([one.nats for one in scores], [one.tokens for one in scores]).map(
+        lambda nats: math.exp(min(nats, 700))
+    )
+
+
+def check_judge(judge: DiffusionLM) -> None:
+    """Raises UnmaskError for a model whose likelihoods are not exact."""
+    if judge.config.layout not in ("causal", "drafts"):
         raise UnmaskError(f"model '{judge.name}' cannot judge: exact likelihood needs an autoregressive model")
-    nats = 0.0
-    count = 0
-    for prompt, text in zip(prompts, texts, strict=True):
-        whole = prompt + text
-        both = exact_causal(judge.model, torch.tensor([whole]))
-        given = exact_causal(judge.model, torch.tensor([prompt])) if len(prompt) > 1 else torch.zeros(1)
-        nats = nats + float(both - given)
-        count = count + len(text) - (0 if prompt else 1)
-    return math.exp(nats / max(1, count))
 
 
-def unigram_entropy(texts: list[list[int]]) -> float:
-    """Mean over texts of the entropy of each text's own token frequencies, in nats."""
+def entropies(texts: list[list[int]]) -> Figure:
+    """Entropy of each text's own token frequencies, in nats; the mean over texts."""
     values = []
     for text in texts:
         counts = Counter(text)
         values.append(-sum(c / len(text) * math.log(c / len(text)) for c in counts.values()) if text else 0.0)
-    return sum(values) / max(1, len(values))
+    return mean(values)
+
+
+def distinct(texts: list[list[int]], n: int) -> Figure:
+    """Share of a text's runs of n tokens that are distinct, in percent; the mean over texts that have any."""
+    runs = [[tuple(text[i : i + n]) for i in range(len(text) - n + 1)] for text in texts]
+    figure = mean([100 * len(set(own)) / len(own) for own in runs if own])
+    return figure._replace(high=min(100.0, figure.high))
+
+
+def generative(judge: DiffusionLM, outs: list[Output], given: list[Any], documents: list[str]) -> dict[str, float]:
+    """Measures of generated texts: perplexity under the judge, entropy, distinct n-grams, tokens a step, and MAUVE
+    against documents where there are any and its library (mauve-text) is installed."""
+    texts = [out.text for out in outs]
+    ids = [out.token_ids for out in outs]
+    figures = {
+        **judged(judge, texts, given).named("perplexity"),
+        **entropies(ids).named("entropy"),
+        **{name: value for n in (1, 2, 3) for name, value in distinct(ids, n).named(f"distinct_{n}").items()},
+        **ratio(list(map(len, ids)), [out.steps for out in outs]).named("tokens_per_step"),
+    }
+    if documents and find_spec("mauve") is not None:
+        figures["mauve"] = mauve(judge, texts, documents)
+    return figures
+
+
+def mauve(judge: DiffusionLM, texts: list[str], documents: list[str]) -> float:
+    """MAUVE (arXiv 2102.01454) of texts against documents, by the judge's state behind each text's last token."""
+    import torch
+    from mauve import compute_mauve
+
+    @torch.inference_mode()
+    def features(rows: list[str]) -> Any:
+        ids = [lm_ids[-judge.config.max_length :] for lm_ids in (judge.encode(row)[0] for row in rows)]
+        states = [judge.model.hidden(torch.tensor([row]), None, causal(len(row)))[0, -1] for row in ids]
+        return torch.stack(states).float().numpy()
+
+    def causal(length: int) -> Any:
+        from unmask.attention import plain_mask
+        from unmask.layout import Layout
+
+        return plain_mask(Layout("causal"), length, judge.model.embedding.weight.device, judge.config.windows)
+
+    return float(compute_mauve(p_features=features(documents), q_features=features(texts), verbose=False).mauve)

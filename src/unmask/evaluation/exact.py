@@ -1,46 +1,64 @@
-"""Rows of JSONL: texts to score, and prompts to answer, by exact match with the answers that are right."""
+"""Rows of JSONL: how likely their texts are, and how many of their prompts are answered exactly right."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from unmask.errors import UnmaskError
+from unmask.evaluation.figures import ratio, share
 from unmask.lm import DiffusionLM
+from unmask.objectives.likelihood import Likelihood, Window, score_texts
+from unmask.output import Output
+from unmask.prompts import encode_text
+
+Progress = Callable[[float], None]
 
 
-def read_texts(path: Path, limit: int) -> list[str] | None:
-    """The `text` of each row of a JSONL file; None where its first row has none."""
-    rows = list(islice(_parsed(path), limit))
-    if not rows or not isinstance(rows[0], dict) or "text" not in rows[0]:
-        return None
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"]:
-            raise UnmaskError(f"{path}: row {number} has no text")
-    return [row["text"] for row in rows]
+@dataclass(frozen=True)
+class Row:
+    """A document; a response to a prompt; or a canvas of which some tokens are given."""
+
+    text: str
+    prompt: Any = None  # text or messages
+    given: str | None = None  # of a canvas: the same text with "." where a token is to be written
+
+    @property
+    def asks(self) -> bool:
+        return self.prompt is not None or self.given is not None
 
 
-def read_rows(path: Path, limit: int) -> list[tuple[Any, str]]:
-    """Prompts and right answers of a JSONL file: rows of `prompt` and `response`, or of `messages` whose last is the
-    assistant's. Raises UnmaskError naming the row that is neither."""
-    rows = list[tuple[Any, str]]()
-    for number, row in enumerate(islice(_parsed(path), limit), 1):
-        messages = row.get("messages") if isinstance(row, dict) else None
-        if isinstance(messages, list) and len(messages) > 1 and messages[-1].get("role") == "assistant":
-            rows.append((messages[:-1], str(messages[-1]["content"])))
-        elif isinstance(row, dict) and isinstance(row.get("prompt"), str) and isinstance(row.get("response"), str):
-            rows.append((row["prompt"], row["response"]))
-        else:
-            raise UnmaskError(
-                f"{path}: row {number} has neither prompt and response nor messages that end in an answer"
-            )
+def read_rows(path: Path, limit: int) -> list[Row]:
+    """Rows of a JSONL file: `text`; `prompt` and `response`; `messages` whose last is the assistant's; or `canvas` and
+    `given`. Raises UnmaskError naming the row that is none of them."""
+    rows = [_row(record, f"{path}: row {number}") for number, record in enumerate(islice(_parsed(path), limit), 1)]
     if not rows:
         raise UnmaskError(f"{path} has no rows")
     return rows
+
+
+def _row(record: Any, where: str) -> Row:
+    fields = record if isinstance(record, dict) else {}
+    messages = fields.get("messages")
+    if isinstance(messages, list) and len(messages) > 1 and all(isinstance(one, dict) for one in messages):
+        if messages[-1].get("role") == "assistant":
+            return Row(str(messages[-1].get("content")), prompt=messages[:-1])
+    elif isinstance(fields.get("prompt"), str) and isinstance(fields.get("response"), str):
+        return Row(fields["response"], prompt=fields["prompt"])
+    elif isinstance(fields.get("text"), str) and fields["text"]:
+        return Row(fields["text"])
+    elif isinstance(fields.get("canvas"), str) and isinstance(fields.get("given"), str):
+        if len(fields["canvas"]) != len(fields["given"]) or "." not in fields["given"]:
+            raise UnmaskError(f"{where}: 'canvas' and 'given' must be of one length, with a dot for each open token")
+        return Row(fields["canvas"], given=fields["given"])
+    raise UnmaskError(
+        f"{where} has none of: text; prompt and response; messages that end in an answer; canvas and given"
+    )
 
 
 def _parsed(path: Path) -> Iterator[Any]:
@@ -59,6 +77,57 @@ def _lines(path: Path) -> Iterator[str]:
         raise UnmaskError(f"{path} cannot be read: {error}") from None
 
 
+def likelihood(
+    lm: DiffusionLM, rows: list[Row], method: str, samples: int, seed: int, progress: Progress
+) -> dict[str, Any]:
+    """How likely the rows' texts are, responses and open tokens only where there are prompts.
+
+    Intervals are over texts like these; of a single text, of the masks that were drawn.
+    """
+    if any(row.given for row in rows):
+        canvases = [_window(lm, row) for row in rows]
+        scores = score_texts(lm.model, canvases, method, samples, seed, 8, progress)
+    else:
+        prompts = [row.prompt for row in rows]
+        scores = lm.likelihood([row.text for row in rows], method, samples, seed, progress=progress, given=prompts)
+    whole = Likelihood.total(scores)
+    nats = [one.nats for one in scores]
+    characters = [row.given.count(".") if row.given else len(row.text) for row in rows]
+    sizes = [row.given.count(".") if row.given else len(row.text.encode()) for row in rows]
+    a_token = ratio(nats, [one.tokens for one in scores], whole.std_error)
+    a_character = ratio(nats, characters, whole.std_error).map(_bits)
+    known = [one for one, row in zip(scores, rows, strict=True) if row.asks and one.greedy is not None]
+    return {
+        "method": whole.method,
+        "nats": whole.nats,
+        "std_error": whole.std_error,
+        "tokens": whole.tokens,
+        "characters": sum(characters),
+        **a_token.named("nats_per_token"),
+        **a_character.named("bits_per_character"),
+        "bits_per_character_error": whole.std_error / math.log(2) / max(1, sum(characters)),
+        **ratio(nats, sizes, whole.std_error).map(_bits).named("bits_per_byte"),
+        **a_token.map(_perplexity).named("perplexity"),
+        **(share(sum(bool(one.greedy) for one in known), len(known)).named("greedy") if known else {}),
+    }
+
+
+def _bits(nats: float) -> float:
+    return nats / math.log(2)
+
+
+def _perplexity(nats: float) -> float:
+    return math.exp(min(700.0, nats))
+
+
+def _window(lm: DiffusionLM, row: Row) -> list[Window]:
+    """A canvas as one window; raises UnmaskError where characters and tokens do not go together."""
+    ids = encode_text(row.text, lm.tokenizer, lm.config, lm.name)
+    if row.given is None or len(ids) != len(row.given):
+        raise UnmaskError(f"canvases are scored where each character is a token and all rows have one: {row.text:.30}")
+    return [Window(ids, [character == "." for character in row.given])]
+
+
 def same(answer: str, right: str) -> bool:
     """Whether two answers are one: as JSON where both are, else as text without the space around."""
     try:
@@ -67,48 +136,38 @@ def same(answer: str, right: str) -> bool:
         return answer.strip() == right.strip()
 
 
-def interval(right: int, count: int) -> tuple[float, float, float]:
-    """A share in percent and Wilson's 95% interval."""
-    z = 1.96
-    share = right / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return 100 * share, 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
-
-
-def exact_match(
-    lm: DiffusionLM,
-    rows: list[tuple[Any, str]],
-    max_new_tokens: int,
-    options: dict[str, Any],
-    progress: Callable[[float], None] = lambda share: None,
-    batch: int = 8,
-) -> dict[str, Any]:
-    """Share of right answers, tokens a step and the first wrong answers.
+def answers(
+    lm: DiffusionLM, rows: list[Row], max_new_tokens: int, options: dict[str, Any], progress: Progress, batch: int = 8
+) -> list[Output]:
+    """An answer to every prompt; open tokens of a canvas are filled.
 
     max_new_tokens: of an answer at most; less where less fits behind its prompt.
     """
-    right = tokens = steps = 0
-    wrong = list[dict[str, Any]]()
+    outs = list[Output]()
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
-        prompts = [lm.encode(prompt)[0] for prompt, _ in part]
-        most = min(max_new_tokens, lm.room(max(map(len, prompts))))
-        outs = lm.generate(prompts, most, **options)
-        for (prompt, wanted), out in zip(part, outs, strict=True):
-            good = same(out.text, wanted)
-            right += good
-            tokens += len(out.token_ids)
-            steps += out.steps
-            if not good and len(wrong) < 5:
-                wrong.append({"prompt": prompt, "answer": out.text, "right": wanted})
+        if part[0].given is not None:
+            outs += [lm.fill((row.given or "").replace(".", "[[mask:1]]"), **options) for row in part]
+        else:
+            prompts = [lm.encode(row.prompt)[0] for row in part]
+            most = max(1, min(max_new_tokens, lm.room(max(map(len, prompts)))))
+            outs += lm.generate(prompts, most, **options)
         progress(min(1.0, (start + batch) / len(rows)))
-    share, low, high = interval(right, len(rows))
-    about = {
+    return outs
+
+
+def exact_match(rows: list[Row], outs: list[Output]) -> dict[str, Any]:
+    """Share of right answers, tokens a step and the first wrong answers; `items`: right, tokens and steps of each."""
+    items = [(same(o.text, row.text), len(o.token_ids), o.steps) for row, o in zip(rows, outs, strict=True)]
+    wrong = [
+        {"prompt": row.prompt if row.given is None else row.given, "answer": out.text, "right": row.text}
+        for row, out, (right, _, _) in zip(rows, outs, items, strict=True)
+        if not right
+    ]
+    return {
         "rows": len(rows),
-        "exact_match": share,
-        "low": low,
-        "high": high,
-        "tokens_per_step": tokens / max(1, steps),
+        **share(sum(right for right, _, _ in items), len(rows)).named("exact_match"),
+        **ratio([t for _, t, _ in items], [s for _, _, s in items]).named("tokens_per_step"),
+        "wrong": wrong[:5],
+        "items": items,
     }
-    return {**about, "wrong": wrong}

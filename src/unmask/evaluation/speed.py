@@ -6,7 +6,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from unmask.canvas import Frame
 from unmask.decoding import planner
 from unmask.errors import UnmaskError
+from unmask.evaluation.figures import Figure, median
 from unmask.layout import Layout
 from unmask.lm import DiffusionLM
 from unmask.output import Output
@@ -95,15 +96,20 @@ class Way:
 
 @dataclass(frozen=True)
 class Speed:
-    """One way over all rounds; rates are medians of rounds, ratios of the same round's rates."""
+    """One way over all rounds; rates and ratios are medians of rounds with their range, ratios of the same round."""
 
     name: str
     batch: int
-    tokens_per_second: float
-    over_ar: float
-    over_llama: float | None
+    tokens_per_second: Figure
+    over_ar: Figure
+    over_llama: Figure | None
     tokens_per_step: float
     ms_per_step: float
+
+    def to_dict(self) -> dict[str, Any]:
+        named = {name: getattr(self, name) for name in ("tokens_per_second", "over_ar", "over_llama")}
+        figures = {k: v for name, figure in named.items() if figure for k, v in figure.named(name).items()}
+        return {**asdict(self), **figures}
 
 
 def ways(rules: list[str], thresholds: list[float], blocks: list[int], verify_blocks: list[int]) -> list[Way]:
@@ -149,15 +155,15 @@ def bench_speed(
                 rounds[name].append((tokens, steps, time.perf_counter() - began))
     rates = {name: [tokens / seconds for tokens, _, seconds in rows] for name, rows in rounds.items()}
 
-    def over(name: str, other: str) -> float:
-        return statistics.median(a / b for a, b in zip(rates[name], rates[other], strict=True))
+    def over(name: str, other: str) -> Figure:
+        return median([a / b for a, b in zip(rates[name], rates[other], strict=True)])
 
     for name, rows in rounds.items():
         tokens, steps, seconds = (sum(column) for column in zip(*rows, strict=True))
         yield Speed(
             name,
             batch,
-            statistics.median(rates[name]),
+            median(rates[name]),
             over(name, "ar"),
             None if llama is None else over(name, "llama.cpp"),
             tokens / steps / batch,
@@ -231,18 +237,18 @@ def draw(speeds: list[Speed], scores: dict[str, float], path: Path, title: str) 
     for number, speed in enumerate(speeds):
         if speed.name in scores and speed.batch == 1:
             kind = speed.name.split(",")[0]
-            axes.plot(speed.tokens_per_second, scores[speed.name], "o", color=colours.get(kind, "#666666"))
+            axes.plot(speed.tokens_per_second.value, scores[speed.name], "o", color=colours.get(kind, "#666666"))
             axes.annotate(
                 speed.name.replace("diffusion, ", ""),
-                (speed.tokens_per_second, scores[speed.name]),
+                (speed.tokens_per_second.value, scores[speed.name]),
                 textcoords="offset points",
                 xytext=(6, (4, -10)[number % 2]),  # of neighbours not upon each other
                 fontsize=7,
             )
     for speed in speeds:
         if speed.name == "llama.cpp" and speed.batch == 1:
-            axes.axvline(speed.tokens_per_second, color="#999999", linestyle="--", linewidth=0.8)
-            axes.annotate("llama.cpp", (speed.tokens_per_second, axes.get_ylim()[0]), fontsize=7, rotation=90)
+            axes.axvline(speed.tokens_per_second.value, color="#999999", linestyle="--", linewidth=0.8)
+            axes.annotate("llama.cpp", (speed.tokens_per_second.value, axes.get_ylim()[0]), fontsize=7, rotation=90)
     axes.set(xlabel="tokens per second, batch 1", ylabel="quality set, percent right", title=title)
     axes.grid(alpha=0.3)
     with replacing(path) as temporary:

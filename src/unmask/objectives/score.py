@@ -65,6 +65,12 @@ def uniform_prior(alpha: Tensor, size: int) -> Tensor:
     return kept * torch.log(size * kept) + (size - 1) * torch.xlogy(others, size * others)
 
 
+def absorbing_prior(alpha: Tensor, size: int) -> Tensor:
+    """KL divergence, nats a token, of a token kept with chance alpha, else the mask, from a random token of the
+    others with that chance, else the mask."""
+    return alpha * math.log(size - 1)
+
+
 @dataclass(frozen=True)
 class NoiseConditioned(Objective):
     """One noise level a row; every supervised token has a loss, per unit of total noise, times d sigma / dt.
