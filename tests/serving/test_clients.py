@@ -7,7 +7,11 @@ from typing import Any
 
 import openai
 import pytest
+import torch
 from live_server import Live
+
+from unmask.lm import DiffusionLM
+from unmask.serving.engine import Limits
 
 HELLO: list[Any] = [{"role": "user", "content": "the cat"}]
 SCHEMA = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
@@ -213,6 +217,51 @@ def test_echo(live: Live) -> None:
     assert [choice["text"] for choice in echoed] == [
         prompt + choice["text"] for prompt, choice in zip(body["prompt"], plain, strict=True)
     ]
+
+
+def prompt_scores(lm: DiffusionLM, ids: list[int]) -> torch.Tensor:
+    """Log-probabilities [L - 1, V] of each token after those before it, as `likelihood` has them: no mask is written."""
+    logits = lm.logits(torch.tensor([ids]), layout="causal")[0, 1:].double()
+    logits[:, lm.config.mask_token_id] = -torch.inf
+    return logits.log_softmax(-1)
+
+
+@pytest.mark.parametrize(("model", "mode", "chunk"), [("left", "ar", 4), ("talker", "verify", 4), ("talker", "ar", 256)])
+def test_echo_with_logprobs_scores_the_prompt(start: Any, model: str, mode: str, chunk: int) -> None:
+    """What lm-eval's local-completions and others compute likelihoods from."""
+    live = start(limits=Limits(slots=8, queue=8, prefill_chunk=chunk))
+    lm = live.models[model]
+    prompts = ["the cat sat on the mat. the dog é sat", "a dog", "the"]
+    rows = [lm.encode(prompt)[0] for prompt in prompts]
+    body = {"model": model, "mode": mode, "echo": True, "logprobs": 3, "temperature": 0.7, "top_k": 2, "seed": 1}
+    body |= {"presence_penalty": 1.0, "logit_bias": {"7": 5}}
+    for prompt, most in ((prompts, 1), (rows, 0), (rows, 5)):
+        status, reply = live.send("/v1/completions", {**body, "prompt": prompt, "max_tokens": most})
+        assert status == 200, reply
+        plain = {name: value for name, value in body.items() if name not in ("echo", "logprobs")}
+        alone = live.send("/v1/completions", {**plain, "prompt": prompt, "max_tokens": most or 1})[1]
+        for choice, other, ids, text in zip(reply["choices"], alone["choices"], rows, prompts, strict=True):
+            told = choice["logprobs"]
+            assert choice["text"] == text + (other["text"] if most else "")
+            assert told["tokens"][: len(ids)] == [lm.tokenizer.decode([i], skip_special_tokens=False) for i in ids]
+            assert len(told["tokens"]) <= len(ids) + most
+            assert told["token_logprobs"][0] is None
+            assert told["top_logprobs"][0] is None
+            right = prompt_scores(lm, ids) if len(ids) > 1 else torch.zeros(0, 1)
+            wanted = [float(row[i]) for row, i in zip(right, ids[1:], strict=True)]
+            assert told["token_logprobs"][1 : len(ids)] == pytest.approx(wanted, abs=1e-4)
+            for row, best in zip(right, told["top_logprobs"][1:], strict=False):
+                assert max(best.values()) == pytest.approx(float(row.max()), abs=1e-4)
+
+
+@pytest.mark.parametrize("model", ["canvas", "blocks", "noisy"])
+def test_echo_with_logprobs_is_of_causal_models(live: Live, model: str) -> None:
+    body = {"model": model, "prompt": "w1 w2 a", "max_tokens": 1, "echo": True, "logprobs": 1}
+    status, reply = live.send("/v1/completions", body)
+    assert (status, reply["error"]["param"]) == (400, "model")
+    assert "left" in reply["error"]["message"]
+    assert live.send("/v1/completions", {**body, "model": "left", "stream": True})[0] == 400
+    assert live.send("/v1/completions", {**body, "model": "left", "echo": False, "max_tokens": 0})[0] == 400
 
 
 def test_chat_template_kwargs_reach_the_template(live: Live) -> None:

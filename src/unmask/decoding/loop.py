@@ -131,7 +131,9 @@ class Decoder:
         parts = [slice(end - count, end) for count, end in zip(counts, ends, strict=True)]
         possible = [self._asked(logits, *one) for one in zip(self.active, columns, parts, strict=True)]
         rows = [row for row, _ in self.active]
-        sampling = sampled(rows, [scheme.temperature for _, scheme in self.active], counts, feed.target)
+        # the scores of a prompt are the network's own
+        temperatures = [0.0 if row.prefill_end is not None else scheme.temperature for row, scheme in self.active]
+        sampling = sampled(rows, temperatures, counts, feed.target)
         proposed = len(feed.target) > 0 and any(scheme.proposes for _, scheme in self.active)
         scores = logits.propose(sampling) if proposed else Scores.none(len(feed.target))
         frames: list[Frame] = []
@@ -142,11 +144,15 @@ class Decoder:
             if row.prefill_end is not None:
                 row.cached = row.prefill_end
                 row.prefills += 1
+                with self._blame(row):
+                    scored = row.canvas.ids[0, own.target].tolist()
+                    self._remember(row, list(zip(own.target.tolist(), scored, strict=True)), result)
                 continue
             with self._blame(row):
                 row.canvas, made = row.canvas.apply(scheme.take(result), [row.steps])
                 if row.request.logprobs is not None:
-                    self._remember(row, made, result, row.request.logprobs)
+                    for frame in made:
+                        self._remember(row, list(zip(frame.positions, frame.tokens, strict=True)), result)
                 frames += [replace(frame, row=row.number) for frame in made]
         draft([scheme for _, scheme in self.active if isinstance(scheme, Verifying)], logits, self._blame)
         self._settle()
@@ -173,13 +179,16 @@ class Decoder:
         row.prefill_end = row.chunk_end(scheme.text_end, block, scheme.offset)
         if row.prefill_end is None:
             return None
-        return Columns.text(row.canvas.ids[0], row.cached, row.prefill_end, scheme.offset)
+        scored = row.unscored > 0
+        return Columns.text(row.canvas.ids[0], row.cached, row.prefill_end, scheme.offset, scored)
 
     def _asked(self, logits: Logits, active: tuple[Row, Scheme], own: Columns, part: slice) -> Array | None:
         """Leaves the logits of a request what its grammar allows (and says which scored columns have any of it), and
         changes them by its penalties, biases and floors."""
         row, scheme = active
         possible: Array | None = None
+        if row.prefill_end is not None:
+            return None
         if own.allowed is not None:
             possible = np.ones(len(own.target), bool)
             possible[: len(own.allowed)] = logits.restrict(part.start + np.arange(len(own.allowed)), own.allowed)
@@ -200,20 +209,17 @@ class Decoder:
             row.error = error
 
     @staticmethod
-    def _remember(row: Row, made: list[Frame], result: StepResult, count: int) -> None:
-        """Log-probabilities of the tokens just written and of the likeliest in their places."""
+    def _remember(row: Row, pairs: list[tuple[int, int]], result: StepResult) -> None:
+        """Log-probabilities of tokens that stand at positions and of the likeliest in their places."""
         first = {
             int(p): i for i, p in reversed(list(enumerate(result.target)))
         }  # of verify's rows the base's come first
-        for frame in made:
-            pairs = list(zip(frame.positions, frame.tokens, strict=True))
-            if row.request.grammar is not None:  # what nothing else could stand in place of
-                row.logprobs |= {p: ((t, 0.0), (t, 0.0)) for p, t in pairs if p not in first}
-            written = [(p, t) for p, t in pairs if p in first]
-            if not written:
-                continue
-            tables = result.probabilities(np.array([first[p] for p, _ in written]))
-            for (position, token), p in zip(written, tables, strict=True):
+        if row.request.grammar is not None:  # what nothing else could stand in place of
+            row.logprobs |= {p: ((t, 0.0), (t, 0.0)) for p, t in pairs if p not in first}
+        count = row.request.logprobs or 0
+        for position, token in pairs:
+            if position in first:
+                p = result.probabilities(np.array([first[position]]))[0]
                 best = np.argpartition(-p, min(count, len(p) - 1))[:count]
                 best = best[np.argsort(-p[best], kind="stable")]
                 with np.errstate(divide="ignore"):

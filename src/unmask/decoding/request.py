@@ -147,6 +147,7 @@ class Request(RequestParameters):
     ends: bool = True  # an end of text finishes it; not so where given text follows
     draws: SeededDraws | None = None  # of a sampler; None: the seed's
     logprobs: int | None = None  # how many alternatives to remember of every written token; None: not even its own
+    scores_prompt: bool = False  # remembers them of the prompt's tokens too; of causal layouts with an exact cache
     grammar: Grammar | None = None  # that all that is written has to match
 
     @property
@@ -211,12 +212,20 @@ class Row:
         """What draws are addressed by: the steps, and those that forced tokens would have taken."""
         return self.steps + self.forced
 
+    @property
+    def unscored(self) -> int:
+        """Tokens of a prompt to be read whose next one is still to be scored."""
+        return self.request.given.index(False) - 1 - self.cached if self.request.scores_prompt else 0
+
     def chunk_end(self, needed: int, block: int, offset: int) -> int | None:
-        """Where to stop if the text that is not cached, up to `needed`, is too long for one forward; None if it is not.
+        """Where to stop if the text that is not cached, up to `needed`, is too long for one forward, or has to be
+        scored; None if neither.
 
         Blocks begin `offset` positions early: keys of half a block would not be those of the whole.
         """
         most = self.request.prefill_chunk
+        if self.unscored > 0:
+            return self.cached + min(self.unscored, most or self.unscored)
         if most < 1 or needed - self.cached <= most:
             return None
         end = (self.cached + offset) // block * block + max(most // block, 1) * block - offset

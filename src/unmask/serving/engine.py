@@ -59,7 +59,7 @@ class Step:
 
     frame: Frame
     final: int  # written tokens before this position change no more
-    logprobs: dict[int, Alternatives]  # of the frame's positions, where asked for
+    logprobs: dict[int, Alternatives]  # of what was read and written since the last one, where asked for
 
 
 @dataclass(frozen=True)
@@ -337,7 +337,8 @@ class Engine:
             if number in frames and row.error is None:
                 frame = frames[number]
                 job.unread = False
-                told = {p: row.logprobs[p] for p in frame.positions if p in row.logprobs}
+                told = row.logprobs
+                row.logprobs = {}
                 self._tell(job, Step(frame, row.length if over else row.final, told))
             if not over:
                 continue
