@@ -220,13 +220,15 @@ def test_echo(live: Live) -> None:
 
 
 def prompt_scores(lm: DiffusionLM, ids: list[int]) -> torch.Tensor:
-    """Log-probabilities [L - 1, V] of each token after those before it, as `likelihood` has them: no mask is written."""
+    """Log-probabilities [L - 1, V] of each token after those before it, as in `likelihood` never the mask."""
     logits = lm.logits(torch.tensor([ids]), layout="causal")[0, 1:].double()
     logits[:, lm.config.mask_token_id] = -torch.inf
     return logits.log_softmax(-1)
 
 
-@pytest.mark.parametrize(("model", "mode", "chunk"), [("left", "ar", 4), ("talker", "verify", 4), ("talker", "ar", 256)])
+@pytest.mark.parametrize(
+    ("model", "mode", "chunk"), [("left", "ar", 4), ("talker", "verify", 4), ("talker", "ar", 256)]
+)
 def test_echo_with_logprobs_scores_the_prompt(start: Any, model: str, mode: str, chunk: int) -> None:
     """What lm-eval's local-completions and others compute likelihoods from."""
     live = start(limits=Limits(slots=8, queue=8, prefill_chunk=chunk))

@@ -41,6 +41,7 @@ def nested(depth: int) -> dict[str, Any]:
 
 NAMES = [f"n{i}" for i in range(20_000)]
 TEXT, CHAT, FILL = "/v1/completions", "/v1/chat/completions", "/v1/infill"
+BOUNDED = {"type": "string", "maxLength": 400}
 HOSTILE: dict[str, Callable[[], tuple[str, bytes]]] = {
     "a name that stands twice behind 20,000 others": lambda: (
         TEXT,
@@ -72,7 +73,7 @@ HOSTILE: dict[str, Callable[[], tuple[str, bytes]]] = {
     "a regex of bounds on any character": lambda: (TEXT, text_of(guided_regex="(.{1,90} ){1,90}")),
     "many strings with bounds": lambda: (
         TEXT,
-        text_of(guided_json={"type": "object", "properties": {n: {"type": "string", "maxLength": 400} for n in NAMES[:20]}}),
+        text_of(guided_json={"type": "object", "properties": dict.fromkeys(NAMES[:20], BOUNDED)}),
     ),
     "a set of strings": lambda: (
         TEXT,
@@ -82,7 +83,11 @@ HOSTILE: dict[str, Callable[[], tuple[str, bytes]]] = {
     "many optional members": lambda: (
         TEXT,
         text_of(
-            guided_json={"type": "object", "properties": dict.fromkeys(NAMES[:300], {"type": "integer"}), "minProperties": 20}
+            guided_json={
+                "type": "object",
+                "properties": dict.fromkeys(NAMES[:300], BOUNDED),
+                "minProperties": 20,
+            }
         ),
     ),
     "brackets": lambda: (TEXT, b"[" * MIB),
