@@ -11,6 +11,7 @@ import torch
 from live_server import Live
 
 from unmask.lm import DiffusionLM
+from unmask.serving.api.schema import NEUTRAL
 from unmask.serving.engine import Limits
 
 HELLO: list[Any] = [{"role": "user", "content": "the cat"}]
@@ -290,6 +291,58 @@ def test_fields_at_values_that_change_nothing(live: Live, given: dict[str, Any],
     status, reply = live.send("/v1/chat/completions", {**body, **given})
     assert status == 200, reply
     assert reply["choices"][0]["message"] == plain
+
+
+def test_what_other_servers_clients_send_and_what_is_null_changes_nothing(live: Live) -> None:
+    body = {"model": "talker", "messages": HELLO, "max_tokens": 6, "seed": 1}
+    plain = live.send("/v1/chat/completions", body)[1]["choices"][0]["message"]
+    for name, values in NEUTRAL.items():
+        for value in values:
+            status, reply = live.send("/v1/chat/completions", {**body, name: value, f"other_{name}": None})
+            assert (status, reply["choices"][0]["message"]) == (200, plain), name
+        status, reply = live.send("/v1/chat/completions", {**body, name: "odd"})
+        assert (status, reply["error"]["param"]) == (400, name)
+    assert live.send("/v1/chat/completions", {**body, "tools": [], "tool_choice": "auto"})[0] == 200
+
+
+def test_answers_go_back_as_clients_dump_them(live: Live, client: openai.OpenAI) -> None:
+    said = client.chat.completions.create(model="talker", messages=HELLO, max_tokens=4).choices[0].message
+    call = {"id": "c", "type": "function", "index": 0, "function": {"name": "f", "arguments": "{}"}}
+    history = [
+        *HELLO,
+        {**said.model_dump(), "annotations": [], "reasoning": "so"},
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": [{"type": "text", "text": "2"}]},
+    ]
+    status, reply = live.send("/v1/chat/completions", {"model": "talker", "messages": history, "max_tokens": 2})
+    assert status == 200, reply
+
+
+@pytest.mark.parametrize(
+    ("path", "part", "field"),
+    [
+        ("/v1/chat/completions", {"type": "image_url", "image_url": {"url": "data:"}}, "messages.0.content.0"),
+        ("/v1/messages", {"type": "image", "source": {"type": "base64", "data": ""}}, "messages.0.content.0"),
+        ("/v1/responses", {"type": "input_image", "image_url": "data:"}, "input.0.content.0"),
+    ],
+)
+def test_parts_that_are_not_text_are_named(live: Live, path: str, part: dict[str, Any], field: str) -> None:
+    messages = [{"role": "user", "content": [part]}]
+    body = {"model": "talker", "max_output_tokens" if "resp" in path else "max_tokens": 2}
+    status, reply = live.send(path, {**body, "input" if "resp" in path else "messages": messages})
+    assert status == 400
+    assert f"'{field}': type '{part['type']}' is not taken" in reply["error"]["message"]
+
+
+def test_options_of_ollama(live: Live) -> None:
+    usual = {"num_ctx": 2048, "repeat_last_n": 64, "mirostat": 0, "mirostat_tau": 5.0, "tfs_z": 1.0, "use_mlock": True}
+    body = {"model": "talker", "messages": HELLO, "stream": False, "options": {**usual, "num_predict": 3}}
+    assert live.send("/api/chat", body)[0] == 200
+    for odd in ({"repeat_last_n": 64, "repeat_penalty": 1.1}, {"mirostat": 2}, {"unheard_of": 1}):
+        status, reply = live.send("/api/chat", {**body, "options": odd})
+        assert status == 400
+        assert next(iter(odd)) in reply["error"]
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ class ChoiceRule(Rule):
 def _tools(body: ChatRequest, lm: DiffusionLM) -> Iterator[Structure]:
     choice = body.tool_choice
     if not body.tools:
-        if choice not in (None, "none"):
+        if choice not in (None, "none", "auto"):
             raise refuse("tool_choice", "needs tools")
         return
     names = [tool.function.name for tool in body.tools]
