@@ -338,7 +338,7 @@ def test_parts_that_are_not_text_are_named(live: Live, path: str, part: dict[str
 def test_options_of_ollama(live: Live) -> None:
     usual = {"num_ctx": 2048, "repeat_last_n": 64, "mirostat": 0, "mirostat_tau": 5.0, "tfs_z": 1.0, "use_mlock": True}
     body = {"model": "talker", "messages": HELLO, "stream": False, "options": {**usual, "num_predict": 3}}
-    assert live.send("/api/chat", body)[0] == 200
+    assert live.send("/api/chat", {**body, "model": "talker:latest"})[0] == 200
     for odd in ({"repeat_last_n": 64, "repeat_penalty": 1.1}, {"mirostat": 2}, {"unheard_of": 1}):
         status, reply = live.send("/api/chat", {**body, "options": odd})
         assert status == 400

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from unmask.serving.api.dialect import Part, PartsDialect, function_call
 from unmask.serving.api.errors import APIError, refuse
@@ -27,20 +27,9 @@ OPTIONS = {  # its names for ours
     "frequency_penalty": "frequency_penalty",
 }
 UNREAD = frozenset(
-    {
-        "num_ctx",
-        "num_keep",
-        "num_batch",
-        "num_gpu",
-        "num_thread",
-        "main_gpu",
-        "use_mmap",
-        "use_mlock",
-        "numa",
-        "low_vram",
-    }
-    | {"mirostat_eta", "mirostat_tau"}
-)
+    ("num_ctx", "num_keep", "num_batch", "num_gpu", "num_thread", "main_gpu", "use_mmap", "use_mlock", "numa", "low_vram")
+    + ("mirostat_eta", "mirostat_tau")
+)  # fmt: skip
 NEUTRAL = {"mirostat": 0, "tfs_z": 1, "typical_p": 1, "penalize_newline": True, "repeat_last_n": -1}
 Images = Annotated[list[str], Field(max_length=0)]
 
@@ -48,7 +37,9 @@ Images = Annotated[list[str], Field(max_length=0)]
 class Body(Strict):
     """What both addresses take."""
 
-    model: str | None = Field(None, max_length=256)
+    model: Annotated[str, AfterValidator(lambda name: name.removesuffix(":latest"))] | None = Field(
+        None, max_length=256
+    )
     stream: bool = True
     format: Literal["", "json"] | dict[str, Any] | None = None
     options: dict[str, Any] | None = Field(None, max_length=64)
