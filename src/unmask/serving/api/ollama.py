@@ -26,10 +26,10 @@ OPTIONS = {  # its names for ours
     "presence_penalty": "presence_penalty",
     "frequency_penalty": "frequency_penalty",
 }
-UNREAD = frozenset(
-    ("num_ctx", "num_keep", "num_batch", "num_gpu", "num_thread", "main_gpu", "use_mmap", "use_mlock", "numa", "low_vram")
-    + ("mirostat_eta", "mirostat_tau")
-)  # fmt: skip
+UNREAD = {
+    *("num_ctx", "num_keep", "num_batch", "num_gpu", "num_thread", "main_gpu", "use_mmap", "use_mlock", "numa"),
+    *("low_vram", "mirostat_eta", "mirostat_tau"),
+}
 NEUTRAL = {"mirostat": 0, "tfs_z": 1, "typical_p": 1, "penalize_newline": True, "repeat_last_n": -1}
 Images = Annotated[list[str], Field(max_length=0)]
 
