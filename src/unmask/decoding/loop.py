@@ -22,6 +22,7 @@ from unmask.decoding.methods.draft import Verifying, draft
 from unmask.decoding.processors import adjustment
 from unmask.decoding.request import Request, Row, Scheme, Setting, StepResult, sampled
 from unmask.decoding.sampling import Scores
+from unmask.errors import UnmaskError
 from unmask.layout import Layout
 
 
@@ -149,6 +150,8 @@ class Decoder:
                     self._remember(row, list(zip(own.target.tolist(), scored, strict=True)), result)
                 continue
             with self._blame(row):
+                if np.isnan(result.scores.confidence).any():
+                    raise UnmaskError("the network's scores are no numbers; load it in float32 or bfloat16, or again")
                 row.canvas, made = row.canvas.apply(scheme.take(result), [row.steps])
                 if row.request.logprobs is not None:
                     for frame in made:

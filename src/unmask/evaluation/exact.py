@@ -16,22 +16,23 @@ from unmask.lm import DiffusionLM
 def read_texts(path: Path, limit: int) -> list[str] | None:
     """The `text` of each row of a JSONL file; None where its first row has none."""
     rows = list(islice(_parsed(path), limit))
-    if not rows or not isinstance(rows[0], dict) or "text" not in rows[0]:
+    if not rows or not isinstance(rows[0][1], dict) or "text" not in rows[0][1]:
         return None
-    for number, row in enumerate(rows, 1):
+    for number, row in rows:
         if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"]:
             raise UnmaskError(f"{path}: row {number} has no text")
-    return [row["text"] for row in rows]
+    return [row["text"] for _, row in rows]
 
 
 def read_rows(path: Path, limit: int) -> list[tuple[Any, str]]:
     """Prompts and right answers of a JSONL file: rows of `prompt` and `response`, or of `messages` whose last is the
     assistant's. Raises UnmaskError naming the row that is neither."""
     rows = list[tuple[Any, str]]()
-    for number, row in enumerate(islice(_parsed(path), limit), 1):
+    for number, row in islice(_parsed(path), limit):
         messages = row.get("messages") if isinstance(row, dict) else None
-        if isinstance(messages, list) and len(messages) > 1 and messages[-1].get("role") == "assistant":
-            rows.append((messages[:-1], str(messages[-1]["content"])))
+        last = messages[-1] if isinstance(messages, list) and len(messages) > 1 else None
+        if isinstance(last, dict) and last.get("role") == "assistant" and isinstance(last.get("content"), str):
+            rows.append((messages[:-1], last["content"]))
         elif isinstance(row, dict) and isinstance(row.get("prompt"), str) and isinstance(row.get("response"), str):
             rows.append((row["prompt"], row["response"]))
         else:
@@ -43,18 +44,20 @@ def read_rows(path: Path, limit: int) -> list[tuple[Any, str]]:
     return rows
 
 
-def _parsed(path: Path) -> Iterator[Any]:
+def _parsed(path: Path) -> Iterator[tuple[int, Any]]:
+    """Row numbers, from 1 with empty ones, and values."""
     for number, line in enumerate(_lines(path), 1):
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UnmaskError(f"{path}: row {number} is not JSON ({error.msg})") from None
+            if line.strip():
+                yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UnmaskError(f"{path}: row {number} is not JSON ({error})") from None
 
 
 def _lines(path: Path) -> Iterator[str]:
     try:
         with path.open(encoding="utf-8-sig") as file:
-            yield from (line for line in file if line.strip())
+            yield from file
     except (OSError, UnicodeDecodeError) as error:
         raise UnmaskError(f"{path} cannot be read: {error}") from None
 
