@@ -124,11 +124,12 @@ class Way:
                 f"cache '{cache}' is for bidirectional models, and '{asked.name}' keeps exact keys and values; "
                 "use cache='auto'"
             )
-        outside = [token for token in asked.options.logit_bias if not 0 <= token < config.vocab_size]
-        if outside:
-            raise UnmaskError(
-                f"option logit_bias names token {outside[0]}, outside the vocabulary of {config.vocab_size}"
-            )
+        for name in ("logit_bias", "stop_token_ids"):
+            outside = [token for token in getattr(asked.options, name) if not 0 <= token < config.vocab_size]
+            if outside:
+                raise UnmaskError(
+                    f"option {name} names token {outside[0]}, outside the vocabulary of {config.vocab_size}"
+                )
         if asked.options.guidance > 0 and "guidance" not in self.reads:
             raise UnmaskError(
                 f"guidance needs a model that denoises masks, which '{asked.name}' does not; leave it out"

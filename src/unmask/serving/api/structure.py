@@ -73,7 +73,7 @@ def structure_of(body: Structured, lm: DiffusionLM, limits: Settings) -> Structu
             raise refuse(
                 asked.field, f"is larger than the {limits.schema_characters} characters that this server takes"
             )
-        if not isinstance(asked.rule, RegexRule) and _depth(json.loads(asked.rule.text)) > limits.schema_depth:
+        if not isinstance(asked.rule, RegexRule) and _depth(_read(asked)) > limits.schema_depth:
             raise refuse(asked.field, f"is nested deeper than the {limits.schema_depth} levels that this server takes")
         if body.stop:
             raise refuse("stop", f"would cut the text that {asked.field} completes; leave out one of them")
@@ -158,6 +158,13 @@ def _parameters(function: Function) -> dict[str, Any]:
     if schema.get("type", "object") != "object":
         raise refuse("tools", f"hold function '{function.name}', whose parameters are not of type object")
     return {**schema, "type": "object"}
+
+
+def _read(asked: Structure) -> Any:
+    try:
+        return json.loads(asked.rule.text)
+    except (ValueError, RecursionError):  # a schema may come as text
+        raise refuse(asked.field, "is a text that is not JSON") from None
 
 
 def _depth(value: Any) -> int:
