@@ -102,7 +102,7 @@ class Job:
     sink: Callable[[Event], None]
     cancelled: bool = False
     submitted: float = field(default_factory=time.monotonic)
-    unread: bool = False  # its prompt takes several steps to read, and it has not begun to write
+    unread: bool = False  # its prompt takes several steps to read, or is scored, and it has not begun to write
 
     @staticmethod
     def of(model: str, prepared: Prepared, sink: Callable[[Event], None]) -> list[Job]:
@@ -185,7 +185,8 @@ class Engine:
             for job in jobs:
                 given = job.request.given
                 prompt = given.index(False) if False in given else 0
-                job.unread = job.key.layout.kind != "bidirectional" and prompt > limits.prefill_chunk
+                long = job.key.layout.kind != "bidirectional" and prompt > limits.prefill_chunk
+                job.unread = long or job.request.scores_prompt
             self._held += len(jobs)
             self._waiting.extend(jobs)
             self._changed.notify()

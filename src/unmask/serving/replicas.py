@@ -32,7 +32,7 @@ if not os.environ.get("RAY_ADDRESS"):  # Ray's word for: listen on the loopback 
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import ray
-from grpc.aio import Server
+from grpc.aio._server import Server
 from ray import serve
 from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError
