@@ -34,7 +34,6 @@ Refused = Callable[..., Any]
 MakeRecipe = Callable[..., Recipe]
 MakeTree = Callable[..., dict[str, Any]]
 QUIET = Console(quiet=True)
-NUMBERS = b"".join(b'{"text": "%d"}\n' % (number * 7919) for number in range(2000))
 
 
 def read(path: Path, **options: Any) -> list[Document]:
@@ -161,7 +160,7 @@ def test_a_row_that_holds_no_text_is_named(tmp_path: Path, refused: Refused, row
         ("a.jsonl", b"[" * 100_000, "row 1: not readable"),
         ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}", "row 1: not readable"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "a"}' * 99)[:-12], "not readable"),
-        ("a.jsonl.gz", gzip.compress(NUMBERS)[:3000] + b"\xff" * 3000, "not readable"),
+        ("a.jsonl.gz", gzip.compress(b"a")[:10] + b"\xff" * 99, "not readable"),
         ("a.txt.gz", b"no gzip", "not readable"),
     ],
 )
