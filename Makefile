@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 FIXTURES ?= tests/conformance
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test coverage test-slow test-browser test-ray fuzz conformance lint types docs equality austen default wheel clean
+.PHONY: demo test coverage test-slow test-clients test-browser test-ray fuzz conformance lint types docs equality austen default wheel clean
 
 $(STAMP): pyproject.toml constraints.txt src/unmask/backends/native/forward.c src/unmask/backends/native/threads.h
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +30,11 @@ test-browser: $(STAMP)  ## the playground in a real Chromium, which it gets if i
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
+
+test-clients: $(STAMP)  ## frameworks' own clients against a live server, and OpenAI's for JavaScript where there is npm
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,clients]'
+	! command -v npm >/dev/null || npm install --silent --no-audit --prefix $(VENV)/js openai
+	NODE_PATH=$(VENV)/js/node_modules $(BIN)/python -m pytest -q -rs tests/serving/test_clients.py tests/serving/test_sdk_clients.py
 
 test-ray: $(STAMP)  ## replicas on a local Ray, one of them killed: about two minutes and 2 GB
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'

@@ -36,6 +36,16 @@ def ar(tiny: Tiny) -> DiffusionLM:
     return make(tiny, layout="causal", shift=True)
 
 
+@pytest.mark.parametrize("options", [{}, {"layout": "causal", "shift": True}])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_scores_that_are_no_numbers_are_one_line(tiny: Tiny, options: dict[str, Any], temperature: float) -> None:
+    lm = make(tiny, **options)
+    assert lm.generate([5, 7], 3, temperature=temperature, seed=1).token_ids
+    lm.model.embedding.weight.data[5] = torch.nan  # as what overflows in float16
+    with pytest.raises(UnmaskError, match="no numbers"):
+        lm.generate([5, 7], 3, temperature=temperature, seed=1)
+
+
 def test_generate_gives_all_it_promises(lm: DiffusionLM) -> None:
     out = lm.generate("the cat", max_new_tokens=12, max_denoising_steps=4, seed=3)
     prompt = lm.tokenizer.encode("the cat").ids  # type: ignore[union-attr]

@@ -50,6 +50,14 @@ def test_rows_of_every_kind_are_read(tmp_path: Path) -> None:
         ('{"messages": [{"role": "user", "content": "d"}]}', "row 1 has none of"),
         ('{"canvas": "12", "given": "1"}', "of one length"),
         ('{"prompt": "a", "response": "b"}\n{', "row 2 is not JSON"),
+        ('{"prompt": "a", "response": "b"}\n\n{', "row 3 is not JSON"),
+        ("[" * 100_000, "row 1 is not JSON"),
+        ('{"messages": ["a", "b"]}', "row 1 has neither"),
+        ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant"}]}', "row 1 has neither"),
+        (
+            '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": null}]}',
+            "row 1 has neither",
+        ),
     ],
 )
 def test_rows_that_cannot_be_read(tmp_path: Path, text: str, says: str) -> None:

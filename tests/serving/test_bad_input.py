@@ -119,6 +119,12 @@ def test_bodies_that_are_no_request(live: Live, raw: bytes, says: str) -> None:
         ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
         ({"structured_outputs": {"regex": "a"}, "model": "noisy", "prompt": "w1"}, "decodes by 'NoneType'"),
         ({"suffix": "b", "prompt": ["a", "b"]}, "prompt"),
+        ({"stop_token_ids": [-1], "min_tokens": 1}, "stop_token_ids names token -1, outside the vocabulary"),
+        ({"stop_token_ids": [10**6]}, "stop_token_ids names token 1000000"),
+        ({"min_tokens": 50}, "min_tokens is 50, more than the"),
+        ({"guided_json": "{"}, "guided_json is a text that is not JSON"),
+        ({"guided_json": "[" * 60_000}, "guided_json is a text that is not JSON"),
+        ({"structured_outputs": {"json": "a"}}, "structured_outputs is a text that is not JSON"),
         ({"reasoning_effort": "extreme"}, "reasoning_effort"),
     ],
 )  # fmt: skip

@@ -7,7 +7,12 @@ from typing import Any
 
 import openai
 import pytest
+import torch
 from live_server import Live
+
+from unmask.lm import DiffusionLM
+from unmask.serving.api.schema import NEUTRAL
+from unmask.serving.engine import Limits
 
 HELLO: list[Any] = [{"role": "user", "content": "the cat"}]
 SCHEMA = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
@@ -215,6 +220,53 @@ def test_echo(live: Live) -> None:
     ]
 
 
+def prompt_scores(lm: DiffusionLM, ids: list[int]) -> torch.Tensor:
+    """Log-probabilities [L - 1, V] of each token after those before it, as in `likelihood` never the mask."""
+    logits = lm.logits(torch.tensor([ids]), layout="causal")[0, 1:].double()
+    logits[:, lm.config.mask_token_id] = -torch.inf
+    return logits.log_softmax(-1)
+
+
+@pytest.mark.parametrize(
+    ("model", "mode", "chunk"), [("left", "ar", 4), ("talker", "verify", 4), ("talker", "ar", 256)]
+)
+def test_echo_with_logprobs_scores_the_prompt(start: Any, model: str, mode: str, chunk: int) -> None:
+    """What lm-eval's local-completions and others compute likelihoods from."""
+    live = start(limits=Limits(slots=8, queue=8, prefill_chunk=chunk))
+    lm = live.models[model]
+    prompts = ["the cat sat on the mat. the dog é sat", "a dog", "the"]
+    rows = [lm.encode(prompt)[0] for prompt in prompts]
+    body = {"model": model, "mode": mode, "echo": True, "logprobs": 3, "temperature": 0.7, "top_k": 2, "seed": 1}
+    body |= {"presence_penalty": 1.0, "logit_bias": {"7": 5}}
+    for prompt, most in ((prompts, 1), (rows, 0), (rows, 5)):
+        status, reply = live.send("/v1/completions", {**body, "prompt": prompt, "max_tokens": most})
+        assert status == 200, reply
+        plain = {name: value for name, value in body.items() if name not in ("echo", "logprobs")}
+        alone = live.send("/v1/completions", {**plain, "prompt": prompt, "max_tokens": most or 1})[1]
+        for choice, other, ids, text in zip(reply["choices"], alone["choices"], rows, prompts, strict=True):
+            told = choice["logprobs"]
+            assert choice["text"] == text + (other["text"] if most else "")
+            assert told["tokens"][: len(ids)] == [lm.tokenizer.decode([i], skip_special_tokens=False) for i in ids]
+            assert len(told["tokens"]) <= len(ids) + most
+            assert told["token_logprobs"][0] is None
+            assert told["top_logprobs"][0] is None
+            right = prompt_scores(lm, ids) if len(ids) > 1 else torch.zeros(0, 1)
+            wanted = [float(row[i]) for row, i in zip(right, ids[1:], strict=True)]
+            assert told["token_logprobs"][1 : len(ids)] == pytest.approx(wanted, abs=1e-4)
+            for row, best in zip(right, told["top_logprobs"][1:], strict=False):
+                assert max(best.values()) == pytest.approx(float(row.max()), abs=1e-4)
+
+
+@pytest.mark.parametrize("model", ["canvas", "blocks", "noisy"])
+def test_echo_with_logprobs_is_of_causal_models(live: Live, model: str) -> None:
+    body = {"model": model, "prompt": "w1 w2 a", "max_tokens": 1, "echo": True, "logprobs": 1}
+    status, reply = live.send("/v1/completions", body)
+    assert (status, reply["error"]["param"]) == (400, "model")
+    assert "left" in reply["error"]["message"]
+    assert live.send("/v1/completions", {**body, "model": "left", "stream": True})[0] == 400
+    assert live.send("/v1/completions", {**body, "model": "left", "echo": False, "max_tokens": 0})[0] == 400
+
+
 def test_chat_template_kwargs_reach_the_template(live: Live) -> None:
     body = {"model": "talker", "messages": HELLO, "max_tokens": 2, "chat_template_kwargs": {"enable_thinking": False}}
     assert live.send("/v1/chat/completions", body)[0] == 200
@@ -239,6 +291,58 @@ def test_fields_at_values_that_change_nothing(live: Live, given: dict[str, Any],
     status, reply = live.send("/v1/chat/completions", {**body, **given})
     assert status == 200, reply
     assert reply["choices"][0]["message"] == plain
+
+
+def test_what_other_servers_clients_send_and_what_is_null_changes_nothing(live: Live) -> None:
+    body = {"model": "talker", "messages": HELLO, "max_tokens": 6, "seed": 1}
+    plain = live.send("/v1/chat/completions", body)[1]["choices"][0]["message"]
+    for name, values in NEUTRAL.items():
+        for value in values:
+            status, reply = live.send("/v1/chat/completions", {**body, name: value, f"other_{name}": None})
+            assert (status, reply["choices"][0]["message"]) == (200, plain), name
+        status, reply = live.send("/v1/chat/completions", {**body, name: "odd"})
+        assert (status, reply["error"]["param"]) == (400, name)
+    assert live.send("/v1/chat/completions", {**body, "tools": [], "tool_choice": "auto"})[0] == 200
+
+
+def test_answers_go_back_as_clients_dump_them(live: Live, client: openai.OpenAI) -> None:
+    said = client.chat.completions.create(model="talker", messages=HELLO, max_tokens=4).choices[0].message
+    call = {"id": "c", "type": "function", "index": 0, "function": {"name": "f", "arguments": "{}"}}
+    history = [
+        *HELLO,
+        {**said.model_dump(), "annotations": [], "reasoning": "so"},
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": [{"type": "text", "text": "2"}]},
+    ]
+    status, reply = live.send("/v1/chat/completions", {"model": "talker", "messages": history, "max_tokens": 2})
+    assert status == 200, reply
+
+
+@pytest.mark.parametrize(
+    ("path", "part", "field"),
+    [
+        ("/v1/chat/completions", {"type": "image_url", "image_url": {"url": "data:"}}, "messages.0.content.0"),
+        ("/v1/messages", {"type": "image", "source": {"type": "base64", "data": ""}}, "messages.0.content.0"),
+        ("/v1/responses", {"type": "input_image", "image_url": "data:"}, "input.0.content.0"),
+    ],
+)
+def test_parts_that_are_not_text_are_named(live: Live, path: str, part: dict[str, Any], field: str) -> None:
+    messages = [{"role": "user", "content": [part]}]
+    body = {"model": "talker", "max_output_tokens" if "resp" in path else "max_tokens": 2}
+    status, reply = live.send(path, {**body, "input" if "resp" in path else "messages": messages})
+    assert status == 400
+    assert f"'{field}': type '{part['type']}' is not taken" in reply["error"]["message"]
+
+
+def test_options_of_ollama(live: Live) -> None:
+    usual = {"num_ctx": 2048, "repeat_last_n": 64, "mirostat": 0, "mirostat_tau": 5.0, "tfs_z": 1.0, "use_mlock": True}
+    body = {"model": "talker", "messages": HELLO, "stream": False, "options": {**usual, "num_predict": 3}}
+    assert live.send("/api/chat", {**body, "model": "talker:latest"})[0] == 200
+    for odd in ({"repeat_last_n": 64, "repeat_penalty": 1.1}, {"mirostat": 2}, {"unheard_of": 1}):
+        status, reply = live.send("/api/chat", {**body, "options": odd})
+        assert status == 400
+        assert next(iter(odd)) in reply["error"]
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,19 @@ class PanicException(BaseException):
     """As libraries in Rust raise it."""
 
 
+def test_a_fault_of_ours_is_an_error_in_the_clients_shape(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unmask.serving.api import planner
+
+    def fails(*_: Any) -> Any:
+        raise KeyError("secret")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(planner, "encode", fails)
+        status, reply = live.send("/v1/completions", TEXT)
+        assert (status, reply["error"]["type"]) == (500, "server_error")
+        assert "secret" not in str(reply)
+
+
 def test_a_panic_of_a_library_is_a_500_of_its_request_alone(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     from unmask.serving.api import planner
 

@@ -139,6 +139,14 @@ def test_same_surface_and_same_answers(fleet: tuple[Any, Any], port: int, alone:
     assert "unmask_useful_tokens_total" in fleet[1].metrics.render(None)
 
 
+def test_every_port_is_on_loopback(fleet: tuple[Any, Any]) -> None:
+    psutil = pytest.importorskip("psutil")
+    own = children(os.getpid())
+    listening = [c for c in psutil.net_connections("inet") if c.pid in own and c.status == psutil.CONN_LISTEN]
+    assert listening
+    assert {c.laddr.ip for c in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
 def test_batch_survives_a_kill(fleet: tuple[Any, Any], alone: Callable[..., Any], tmp_path: Path) -> None:
     source, target = tmp_path / "in", tmp_path / "out"
     bodies = {f"c{i}": wanted(i) for i in range(40)}

@@ -147,6 +147,56 @@ def test_a_row_that_holds_no_text_is_named(tmp_path: Path, refused: Refused, row
         read(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.json", b'[{"text": "a"}]', "make rows of it"),
+        ("a.csv", b"text\na\n", "make rows of it"),
+        ("a.tsv.gz", gzip.compress(b"text\na\n"), "make rows of it"),
+        ("a.jsonl", b'{"text": "a"}\n\n{"text": "\\ud800"}\n', "row 3: holds half of a surrogate pair"),
+        ("a.jsonl", b'{"prompt": "a", "response": "\\udfff b"}', "row 1: holds half of a surrogate pair"),
+        ("a.jsonl", b'{"text": [1]}', "needs text"),
+        ("a.jsonl", b'{"text": "a"} {"text": "b"}', "row 1: not readable"),
+        ("a.jsonl", b"[" * 100_000, "row 1: not readable"),
+        ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}", "row 1: not readable"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}' * 99)[:-12], "not readable"),
+        ("a.jsonl.gz", gzip.compress(b"a")[:10] + b"\xff" * 99, "not readable"),
+        ("a.txt.gz", b"no gzip", "not readable"),
+    ],
+)
+def test_files_that_are_not_what_they_seem(
+    tmp_path: Path, refused: Refused, name: str, content: bytes, says: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with refused(name.partition(".")[0], says):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"tools": 5}, "'tools' must be a list"),
+        ({"tools": {"a": 1}}, "'tools' must be a list"),
+        ({"tools": ["a"]}, "'tools' must be a list"),
+        ({"tools": "no JSON"}, "'tools' are not JSON"),
+        ({"calls": 5}, "'tool_calls' must be a list"),
+        ({"calls": {"name": "f"}}, "'tool_calls' must be a list"),
+        ({"calls": [{"function": {}}]}, "needs a function with a name"),
+        ({"content": "\ud800"}, "surrogate"),
+        ({"content": ["a"]}, "'content' that is text"),
+    ],
+)
+def test_conversations_of_wrong_parts_are_named(
+    tmp_path: Path, refused: Refused, changed: dict[str, Any], says: str
+) -> None:
+    answer: dict[str, Any] = {"role": "assistant", "content": changed.get("content", "b")}
+    if "calls" in changed:
+        answer["tool_calls"] = changed["calls"]
+    row = {"messages": [{"role": "user", "content": "a"}, answer], "tools": changed.get("tools")}
+    with refused("row 1", says):
+        read(rows_file(tmp_path / "a.jsonl", [row]))
+
+
 def test_the_format_follows_from_the_ending_gzipped_or_not_and_folders_are_read(tmp_path: Path) -> None:
     folder = tmp_path / "shards"
     folder.mkdir()

@@ -46,10 +46,11 @@ class Columns:
         return 1 if self.unconditional is None else 2
 
     @staticmethod
-    def text(ids: Array, low: int, high: int, offset: int = 0) -> Columns:
-        """Text of a canvas [L] from position `low` to `high` - 1, to be read and not scored."""
-        none = np.zeros(0, np.int64)
-        return Columns(ids[low:high], np.arange(low, high), np.full(high - low, TEXT), none, none, offset=offset)
+    def text(ids: Array, low: int, high: int, offset: int = 0, scored: bool = False) -> Columns:
+        """Text of a canvas [L] from position `low` to `high` - 1, to be read; `scored`: each scores the next one."""
+        column = np.arange(high - low if scored else 0)
+        place = np.arange(low, high)
+        return Columns(ids[low:high], place, np.full(high - low, TEXT), column, low + column + 1, offset=offset)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from unmask.decoding.planner import Planner
 from unmask.decoding.processors import adjustment
 from unmask.decoding.request import Request, Row, Scheme, Setting, StepResult, sampled
 from unmask.decoding.sampling import Scores
+from unmask.errors import UnmaskError
 from unmask.layout import Layout
 
 SHARED = 16  # tokens that two requests must have in common for one to take the other's keys and values
@@ -150,11 +151,17 @@ class Decoder:
             if row.prefill_end is not None:
                 row.cached = row.prefill_end
                 row.prefills += 1
+                with self._blame(row):
+                    scored = row.canvas.ids[0, own.target].tolist()
+                    self._remember(row, list(zip(own.target.tolist(), scored, strict=True)), result)
                 continue
             with self._blame(row):
+                if np.isnan(result.scores.confidence).any():
+                    raise UnmaskError("the network's scores are no numbers; load it in float32 or bfloat16, or again")
                 row.canvas, made = row.canvas.apply(scheme.take(result), [row.steps])
                 if row.request.logprobs is not None:
-                    self._remember(row, made, result, row.request.logprobs)
+                    for frame in made:
+                        self._remember(row, list(zip(frame.positions, frame.tokens, strict=True)), result)
                 frames += [replace(frame, row=row.number) for frame in made]
         draft(drafting, logits, self._blame)
         self._settle()
@@ -170,7 +177,8 @@ class Decoder:
                     if row.prefill_end is None:
                         own = scheme.columns()
                     else:
-                        own = Columns.text(row.canvas.ids[0], row.cached, row.prefill_end, scheme.offset)
+                        scored = row.unscored > 0
+                        own = Columns.text(row.canvas.ids[0], row.cached, row.prefill_end, scheme.offset, scored)
                     if row.request.guidance > 0:  # beside it a row that reads the same without what was given
                         given = row.canvas.frozen[0, own.position]
                         unconditional = np.where(given, row.canvas.mask_id, own.ids)
@@ -194,6 +202,8 @@ class Decoder:
         changes them by its penalties, biases and floors."""
         row, scheme = active
         possible: Array | None = None
+        if row.prefill_end is not None:
+            return None
         if own.allowed is not None:
             possible = np.ones(len(own.target), bool)
             possible[: len(own.allowed)] = logits.restrict(part.start + np.arange(len(own.allowed)), own.allowed)
@@ -214,20 +224,17 @@ class Decoder:
             row.error = error
 
     @staticmethod
-    def _remember(row: Row, made: list[Frame], result: StepResult, count: int) -> None:
-        """Log-probabilities of the tokens just written and of the likeliest in their places."""
+    def _remember(row: Row, pairs: list[tuple[int, int]], result: StepResult) -> None:
+        """Log-probabilities of tokens that stand at positions and of the likeliest in their places."""
         first = {
             int(p): i for i, p in reversed(list(enumerate(result.target)))
         }  # of verify's rows the base's come first
-        for frame in made:
-            pairs = list(zip(frame.positions, frame.tokens, strict=True))
-            if row.request.grammar is not None:  # what nothing else could stand in place of
-                row.logprobs |= {p: ((t, 0.0), (t, 0.0)) for p, t in pairs if p not in first}
-            written = [(p, t) for p, t in pairs if p in first]
-            if not written:
-                continue
-            tables = result.probabilities(np.array([first[p] for p, _ in written]))
-            for (position, token), p in zip(written, tables, strict=True):
+        if row.request.grammar is not None:  # what nothing else could stand in place of
+            row.logprobs |= {p: ((t, 0.0), (t, 0.0)) for p, t in pairs if p not in first}
+        count = row.request.logprobs or 0
+        for position, token in pairs:
+            if position in first:
+                p = result.probabilities(np.array([first[position]]))[0]
                 best = np.argpartition(-p, min(count, len(p) - 1))[:count]
                 best = best[np.argsort(-p[best], kind="stable")]
                 with np.errstate(divide="ignore"):
@@ -263,9 +270,9 @@ class Decoder:
         """Gives those who join the keys and values of what others have read, as far as they begin alike."""
         places = np.cumsum([0, *(row.request.rows for row, _ in self.active + joining)]).tolist()
         for n, (row, scheme) in enumerate(joining, len(self.active)):
-            if not scheme.exact or row.request.rows > 1:
+            if not scheme.exact or row.request.rows > 1 or row.request.scores_prompt:
                 continue
-            most = int(row.masked.argmax()) - 1  # what stands before the first token to write is read anew
+            most = max(int(row.masked.argmax()) - 1, 0)  # what stands before the first token to write is read anew
             alike = [_alike(row.canvas.ids[0, :most], other.canvas.ids[0, : other.cached]) for other, _ in self.active]
             best = int(np.argmax(alike))
             if alike[best] >= SHARED and self.backend.share(places[best], places[n], alike[best]):

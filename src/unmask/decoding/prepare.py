@@ -58,6 +58,8 @@ class Preparer:
         seed = secrets.randbits(31) if seed is None else seed
         way = choose(self.name, self.config, self.defaults, mode, options)
         base = way.request(seed)
+        if base.min_tokens > max_new_tokens:
+            raise UnmaskError(f"option min_tokens is {base.min_tokens}, more than the {max_new_tokens} new tokens")
         if grammar is not None:
             reason = way.method.no_grammar(way.asked)
             if reason is not None:

@@ -149,6 +149,7 @@ class Request(RequestParameters):
     ends: bool = True  # an end of text finishes it; not so where given text follows
     draws: SeededDraws | None = None  # of a sampler; None: the seed's
     logprobs: int | None = None  # how many alternatives to remember of every written token; None: not even its own
+    scores_prompt: bool = False  # remembers them of the prompt's tokens too; of causal layouts with an exact cache
     grammar: Grammar | None = None  # that all that is written has to match
 
     @property
@@ -214,12 +215,20 @@ class Row:
         """What draws are addressed by: the steps, and those that forced tokens would have taken."""
         return self.steps + self.forced
 
+    @property
+    def unscored(self) -> int:
+        """Tokens of a prompt to be read whose next one is still to be scored."""
+        return self.request.given.index(False) - 1 - self.cached if self.request.scores_prompt else 0
+
     def chunk_end(self, needed: int, block: int, offset: int) -> int | None:
-        """Where to stop if the text that is not cached, up to `needed`, is too long for one forward; None if it is not.
+        """Where to stop if the text that is not cached, up to `needed`, is too long for one forward, or has to be
+        scored; None if neither.
 
         Blocks begin `offset` positions early: keys of half a block would not be those of the whole.
         """
         most = self.request.prefill_chunk
+        if self.unscored > 0:
+            return self.cached + min(self.unscored, most or self.unscored)
         if most < 1 or needed - self.cached <= most:
             return None
         end = (self.cached + offset) // block * block + max(most // block, 1) * block - offset
@@ -273,7 +282,9 @@ def sampled(schemes: Sequence[Scheme], counts: Sequence[int], target: Array) -> 
     none where none is read."""
     requests = [scheme.row.request for scheme in schemes]
     native = [request.convention.confidence_dtype == "native" for request in requests]
-    temperature = np.repeat(np.array([scheme.temperature for scheme in schemes], np.float64), counts)
+    # the scores of a prompt are the network's own
+    temperatures = [0.0 if scheme.row.prefill_end is not None else scheme.temperature for scheme in schemes]
+    temperature = np.repeat(np.array(temperatures, np.float64), counts)
     temperature[temperature < COLD] = 0.0
     unread = np.zeros(len(target))
     chooses = any(request.rule.draws for request in requests)

@@ -36,7 +36,7 @@ class Row:
 def read_rows(path: Path, limit: int) -> list[Row]:
     """Rows of a JSONL file: `text`; `prompt` and `response`; `messages` whose last is the assistant's; or `canvas` and
     `given`. Raises UnmaskError naming the row that is none of them."""
-    rows = [_row(record, f"{path}: row {number}") for number, record in enumerate(islice(_parsed(path), limit), 1)]
+    rows = [_row(record, f"{path}: row {number}") for number, record in islice(_parsed(path), limit)]
     if not rows:
         raise UnmaskError(f"{path} has no rows")
     return rows
@@ -46,8 +46,8 @@ def _row(record: Any, where: str) -> Row:
     fields = record if isinstance(record, dict) else {}
     messages = fields.get("messages")
     if isinstance(messages, list) and len(messages) > 1 and all(isinstance(one, dict) for one in messages):
-        if messages[-1].get("role") == "assistant":
-            return Row(str(messages[-1].get("content")), prompt=messages[:-1])
+        if messages[-1].get("role") == "assistant" and isinstance(messages[-1].get("content"), str):
+            return Row(messages[-1]["content"], prompt=messages[:-1])
     elif isinstance(fields.get("prompt"), str) and isinstance(fields.get("response"), str):
         return Row(fields["response"], prompt=fields["prompt"])
     elif isinstance(fields.get("text"), str) and fields["text"]:
@@ -61,18 +61,20 @@ def _row(record: Any, where: str) -> Row:
     )
 
 
-def _parsed(path: Path) -> Iterator[Any]:
+def _parsed(path: Path) -> Iterator[tuple[int, Any]]:
+    """Row numbers, from 1 with empty ones, and values."""
     for number, line in enumerate(_lines(path), 1):
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UnmaskError(f"{path}: row {number} is not JSON ({error.msg})") from None
+            if line.strip():
+                yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UnmaskError(f"{path}: row {number} is not JSON ({error})") from None
 
 
 def _lines(path: Path) -> Iterator[str]:
     try:
         with path.open(encoding="utf-8-sig") as file:
-            yield from (line for line in file if line.strip())
+            yield from file
     except (OSError, UnicodeDecodeError) as error:
         raise UnmaskError(f"{path} cannot be read: {error}") from None
 

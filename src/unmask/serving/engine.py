@@ -59,7 +59,7 @@ class Step:
 
     frame: Frame
     final: int  # written tokens before this position change no more
-    logprobs: dict[int, Alternatives]  # of the frame's positions, where asked for
+    logprobs: dict[int, Alternatives]  # of what was read and written since the last one, where asked for
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Job:
     sink: Callable[[Event], None]
     cancelled: bool = False
     submitted: float = field(default_factory=time.monotonic)
-    unread: bool = False  # its prompt takes several steps to read, and it has not begun to write
+    unread: bool = False  # its prompt takes several steps to read, or is scored, and it has not begun to write
 
     @staticmethod
     def of(model: str, prepared: Prepared, sink: Callable[[Event], None]) -> list[Job]:
@@ -186,7 +186,8 @@ class Engine:
             for job in jobs:
                 given = job.request.given
                 prompt = given.index(False) if False in given else 0
-                job.unread = job.key.layout.kind != "bidirectional" and prompt > limits.prefill_chunk
+                long = job.key.layout.kind != "bidirectional" and prompt > limits.prefill_chunk
+                job.unread = long or job.request.scores_prompt
             self._held += len(jobs)
             self._waiting.extend(jobs)
             self._changed.notify()
@@ -338,7 +339,8 @@ class Engine:
             if number in frames and row.error is None:
                 frame = frames[number]
                 job.unread = False
-                told = {p: row.logprobs[p] for p in frame.positions if p in row.logprobs}
+                told = row.logprobs
+                row.logprobs = {}
                 self._tell(job, Step(frame, row.length if over else row.final, told))
             if not over:
                 continue

@@ -32,6 +32,7 @@ if not os.environ.get("RAY_ADDRESS"):  # Ray's word for: listen on the loopback 
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import ray
+from grpc.aio._server import Server
 from ray import serve
 from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError
@@ -59,15 +60,23 @@ class Fleet:
 
 
 class Replica:
-    """The application, in a process of Ray's."""
+    """The application, in a process of Ray's. `alone`: on this machine only, so its ports are on loopback too."""
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, alone: bool) -> None:
+        if alone:
+            _listen_on_loopback()
         self.app, self.engine = config.start()
 
     async def answer(self, asked: Asked) -> AsyncGenerator[Message, None]:
         """What the application sends."""
         async for message in messages(self.app, asked):
             yield message
+
+
+def _listen_on_loopback() -> None:
+    """Ray opens a port of every replica to others' calls, on every interface, and has no setting for where."""
+    add = Server.add_insecure_port
+    Server.add_insecure_port = lambda server, address: add(server, address.replace("[::]", "127.0.0.1"))
 
 
 async def ask(handle: Any, asked: Asked) -> AsyncGenerator[Message, None]:
@@ -113,7 +122,7 @@ def fleet(config: ServerConfig, size: Fleet) -> Iterator[tuple[ASGIApp, Router]]
     try:
         serve.start(proxy_location="Disabled")
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        handle = _run(deployment.bind(inner), name).options(stream=True)
+        handle = _run(deployment.bind(inner, own), name).options(stream=True)
         metrics = Metrics()
         router = Router(lambda asked: ask(handle, asked), list(config.models), settings.seconds, metrics)
         described = asyncio.run(whole(router, Asked("/openapi.json", method="GET")))[1]
@@ -145,7 +154,7 @@ def _connect(size: Fleet) -> bool:
     local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE}
     try:
         ray.init(address or "local", logging_level=logging.ERROR, **({} if address else local))
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises plain ones too
         raise UnmaskError(f"Ray cannot be used at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
     there = ray.cluster_resources().get("CPU", 0.0)
     if there < size.least * size.cpus:

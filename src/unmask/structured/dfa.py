@@ -5,6 +5,7 @@ Sizes are checked while they grow (`Effort`), since either construction can blow
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import pairwise
@@ -52,6 +53,10 @@ class Nfa:
         self.effort = effort
         self.moves: list[Moves] = []
         self.skips: list[list[int]] = []
+
+    def __del__(self) -> None:
+        while self.moves:  # a little at a time, so that other threads run meanwhile
+            del self.moves[-4096:], self.skips[-4096:]
 
     def state(self, *before: int) -> int:
         """A new state, which follows those before it without a byte."""
@@ -149,7 +154,8 @@ def compile_language(node: Language, effort: Effort) -> Dfa:
     nfa = Nfa(effort)
     start = nfa.state()
     end = nfa.add(node, start)
-    group, moves = _grouped(nfa.moves)
+    moves = nfa.moves
+    group = _group(moves)
     closures: dict[int, frozenset[int]] = {}
 
     def closure(state: int) -> frozenset[int]:
@@ -182,7 +188,7 @@ def _explore(
     column and the state there."""
     number = {dead: 0, start: 1}
     states = [dead, start]
-    rows: list[list[int]] = []
+    table = array("i")
     for state in states:  # those added meanwhile too
         effort.check_time()
         row = [0] * columns
@@ -193,12 +199,12 @@ def _explore(
                 effort.check_states(len(states))
                 effort.spend(1 + len(reached) // 8)
             row[low : high + 1] = [number[reached]] * (high + 1 - low)
-        rows.append(row)
-    return states, np.array(rows, np.int32)
+        table.fromlist(row)
+    return states, np.frombuffer(table, np.int32).reshape(-1, columns)
 
 
-def _grouped(moves: list[Moves]) -> tuple[Array, list[Moves]]:
-    """Bytes that no move tells apart as one group: uint8 [256], and the moves over groups."""
+def _group(moves: list[Moves]) -> Array:
+    """Bytes that no move tells apart as one group, uint8 [256]; moves are then over groups."""
     cut = np.zeros(257, bool)
     for row in moves:
         for low, high, _ in row:
@@ -206,7 +212,9 @@ def _grouped(moves: list[Moves]) -> tuple[Array, list[Moves]]:
     cut[0] = False
     group = cut[:256].cumsum()
     of = group.tolist()
-    return group.astype(np.uint8), [[(of[low], of[high], target) for low, high, target in row] for row in moves]
+    for row in moves:
+        row[:] = [(of[low], of[high], target) for low, high, target in row]
+    return group.astype(np.uint8)
 
 
 def _apart(moves: Moves) -> Iterator[tuple[int, int, list[int]]]:
@@ -238,10 +246,16 @@ def distances(source: Array, target: Array, final: Array) -> Array:
     return out
 
 
+def distinct(values: Array) -> Array:
+    """Each value once, in order; unlike np.unique it lets other threads run meanwhile."""
+    ordered = np.sort(values, axis=None)
+    return ordered[np.diff(ordered, prepend=ordered[:1] - 1) > 0]
+
+
 def trim(dfa: Dfa) -> Dfa:
     """Without the states from which no text can end."""
     count = len(dfa.table)
-    edges = np.unique(dfa.table.astype(np.int64) * count + np.arange(count)[:, None])
+    edges = distinct(dfa.table.astype(np.int64) * count + np.arange(count)[:, None])
     alive = distances(edges % count, edges // count, dfa.final) < FAR
     alive[0] = False
     if not alive[1:2].any():

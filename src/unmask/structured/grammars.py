@@ -3,6 +3,7 @@ number and size."""
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -10,8 +11,8 @@ import threading
 import time
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -73,6 +74,44 @@ def json_text(value: Any) -> str:
         return json.dumps(value, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         raise UnmaskError(f"the JSON schema is not JSON: {error}") from None
+
+
+class Collector:
+    """Python's garbage collector, still while anything is compiled: no part of a compilation is a cycle, and each look
+    at its millions of lists would stop every thread of the process for as long as half a second."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.compiling = 0
+        self.was_on = True
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        with self.lock:
+            if not self.compiling:
+                self.was_on = gc.isenabled()
+                gc.disable()
+            self.compiling += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.compiling -= 1
+                if self.was_on and not self.compiling:
+                    gc.enable()
+
+
+collector = Collector()
+
+
+def _compiled(rule: Rule, vocabulary: Vocabulary, effort: Effort) -> Grammar:
+    with collector.paused():
+        try:
+            return rule.compiled(vocabulary, effort)
+        except Exception as error:  # its frames hold all that was made: they go before the collector is back
+            refusal = error.with_traceback(None)
+            refusal.__context__ = None
+    raise refusal
 
 
 @cache
@@ -163,7 +202,7 @@ class Grammars:
             made = self._disk.load(repr(rule), vocabulary)
         if made is None:
             began = time.thread_time()
-            made = rule.compiled(vocabulary, effort())
+            made = _compiled(rule, vocabulary, effort())
             if self._disk is not None and made.widest and time.thread_time() - began >= LONG:
                 self._disk.save(repr(rule), vocabulary, made)
         with self._touching:

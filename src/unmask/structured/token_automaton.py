@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from unmask.canvas import Array
-from unmask.structured.dfa import distances
+from unmask.structured.dfa import distances, distinct
 from unmask.structured.effort import Effort, too_large
 from unmask.structured.language import Dfa
 from unmask.structured.vocabulary import Vocabulary
@@ -81,7 +81,7 @@ class TokenAutomaton:
     @cached_property
     def edges(self) -> tuple[Array, Array]:
         """(source, target) [M] of every pair of states that a token joins, by source; both alive."""
-        pairs = np.unique(self._pairs)
+        pairs = distinct(self._pairs)
         return pairs // self.states, pairs % self.states
 
     @property

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,9 @@ from unmask.errors import UnmaskError
 if TYPE_CHECKING:
     from unmask.training.data import DataConfig
 
+TABLES = {".json", ".csv", ".tsv", ".arrow", ".zip"}  # that would be learned as prose
 ENDINGS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+SURROGATES = re.compile("[\ud800-\udfff]")
 BATCH = 256  # Parquet rows read at once
 
 
@@ -87,6 +90,10 @@ class Documents:
 
     def _read(self, path: Path) -> Iterator[Document]:
         kind = self.config.format
+        if kind == "auto" and _ending(path) in TABLES:
+            raise UnmaskError(
+                f"corpus {path}: make rows of it (.jsonl or .parquet), or say data.format=text to learn it as it is"
+            )
         if kind == "auto":
             kind = ENDINGS.get(_ending(path), "text")  # type: ignore[assignment]
         try:
@@ -97,7 +104,7 @@ class Documents:
             number = 0
             for number, record in rows:
                 yield from self._documents(record, f"corpus {path}: row {number}")
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise UnmaskError(f"corpus {path}: not readable as {kind} ({error})") from None
         if not number:
             raise UnmaskError(f"corpus {path}: not readable as {kind} (no rows in it)")
@@ -121,8 +128,7 @@ class Documents:
             record.get(names.get(role, role)) for role in ("text", "prompt", "response", "messages")
         )
         for value in (text, prompt, response):
-            if isinstance(value, str) and "\0" in value:
-                raise UnmaskError(f"{source}: holds the character U+0000, so it is not text")
+            _check_text(value, source)
         if isinstance(text, str):
             yield from self._pieces(text, source)
         elif isinstance(prompt, str) and isinstance(response, str):
@@ -207,13 +213,24 @@ def _conversation(messages: Any, tools: Any, source: str) -> Document:
         content = message.get("content")
         if not isinstance(message.get("role"), str) or not (content is None or isinstance(content, str)):
             raise UnmaskError(f"{source}: turn {turn} needs a 'role' and a 'content' that is text")
-        if content and "\0" in content:
-            raise UnmaskError(f"{source}: holds the character U+0000, so it is not text")
-        for call in message.get("tool_calls", ()):
+        _check_text(content, source)
+        calls = message.get("tool_calls", [])
+        if not isinstance(calls, list):
+            raise UnmaskError(f"{source}: turn {turn}: 'tool_calls' must be a list")
+        for call in calls:
             _check_call(call, f"{source}: turn {turn}")
-    if isinstance(tools, str):
+    if isinstance(tools, str) and tools:
         tools = _loads(tools, f"{source}: 'tools'")
+    if tools and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        raise UnmaskError(f"{source}: 'tools' must be a list of objects")
     return Document(messages=cleaned, tools=tuple(tools or ()), source=source)
+
+
+def _check_text(value: Any, source: str) -> None:
+    if isinstance(value, str) and "\0" in value:
+        raise UnmaskError(f"{source}: holds the character U+0000, so it is not text")
+    if isinstance(value, str) and SURROGATES.search(value):
+        raise UnmaskError(f"{source}: holds half of a surrogate pair, which is no character")
 
 
 def _check_call(call: Any, source: str) -> None:

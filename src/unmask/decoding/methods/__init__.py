@@ -122,11 +122,12 @@ class Way:
                 raise UnmaskError("an exact cache needs a causal or block-causal model; use cache='auto'")
             own = "has layers that keep a state" if config.recurrent else "keeps exact keys and values"
             raise UnmaskError(f"cache '{cache}' is for bidirectional models; '{asked.name}' {own}, use cache='auto'")
-        outside = [token for token in asked.options.logit_bias if not 0 <= token < config.vocab_size]
-        if outside:
-            raise UnmaskError(
-                f"option logit_bias names token {outside[0]}, outside the vocabulary of {config.vocab_size}"
-            )
+        for name in ("logit_bias", "stop_token_ids"):
+            outside = [token for token in getattr(asked.options, name) if not 0 <= token < config.vocab_size]
+            if outside:
+                raise UnmaskError(
+                    f"option {name} names token {outside[0]}, outside the vocabulary of {config.vocab_size}"
+                )
         if asked.options.guidance > 0 and "guidance" not in self.reads:
             raise UnmaskError(
                 f"guidance needs a model that denoises masks, which '{asked.name}' does not; leave it out"

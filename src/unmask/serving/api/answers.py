@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import uuid
@@ -69,7 +70,7 @@ class Answer:
                     choice |= self._called(text, written, self.plan.calls)
             else:
                 choice["text"] = text
-            choice["logprobs"] = self.logprobs(writer, range_of(written, writer), 0)
+            choice["logprobs"] = self.logprobs(writer, range_of(written, writer, whole=bool(self.plan.echo)), 0)
             if self.format.gaps:
                 choice["gaps"] = self.filled(written)[1]
             choices.append(choice)
@@ -147,19 +148,23 @@ class Answer:
 
     def logprobs(self, writer: Writer, positions: range, offset: int) -> dict[str, Any] | None:
         """Log-probabilities of written positions, None where they were not asked for. Each is that of the step
-        that wrote the token. `offset`: characters of the answer before them."""
+        that wrote the token, a prompt's that of the tokens before. `offset`: characters of the answer before them."""
         if self.plan.logprobs is None:
             return None
+        if 0 in positions and self.plan.echo:
+            writer.logprobs[0] = ((writer.canvas[0], math.nan),)  # nothing is before it
         told = [writer.logprobs[p] for p in positions if p in writer.logprobs]
         if self.format.chat:
             return {"content": [self._alternatives(entry) for entry in told], "refusal": None}
         out: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for entry in told:
             text, *_ = texts = [self._shown(token) for token, _ in entry]
-            values = [max(p, LOWEST) for _, p in entry]
+            values = [None if math.isnan(p) else max(p, LOWEST) for _, p in entry]
             out["tokens"].append(text)
             out["token_logprobs"].append(values[0])
-            out["top_logprobs"].append(dict(zip(texts[1:], values[1:], strict=True)))
+            # the likeliest of those that read alike
+            best = dict(reversed(list(zip(texts[1:], values[1:], strict=True))))
+            out["top_logprobs"].append(None if values[0] is None else dict(reversed(best.items())))
             out["text_offset"].append(offset)
             offset += len(text)
         return out
@@ -189,6 +194,6 @@ def token_bytes(tokenizer: Tokenizer, token: int, text: str) -> bytes:
     return name.replace("▁", " ").encode() if name.startswith("▁") else text.encode()
 
 
-def range_of(written: Written, writer: Writer) -> range:
-    """Positions of the tokens that an answer counts."""
-    return range(writer.region.start, writer.region.start + len(written.ids))
+def range_of(written: Written, writer: Writer, whole: bool = False) -> range:
+    """Positions of the tokens that an answer counts; `whole`: and of its prompt."""
+    return range(0 if whole else writer.region.start, writer.region.start + len(written.ids))

@@ -105,6 +105,7 @@ class MessagesRequest(CountRequest):
     stream: bool | None = None
     metadata: dict[str, str | None] | None = Field(None, max_length=4, description="Taken, and not read.")
     service_tier: Literal["auto", "standard_only"] | None = None
+    mcp_servers: Annotated[list[Any], Field(max_length=0)] | None = None
 
 
 class MessagesUsage(BaseModel):

@@ -52,7 +52,7 @@ def create_app(models: Models, engine: Engine, settings: Settings | None = None)
     app = Starlette(routes=[*routes, *playground.routes()])
     app.router.redirect_slashes = False
     metrics.paths.add("/")
-    for kind in (APIError, UnmaskError, ValidationError, Refused, TimeoutError, HTTPException):
+    for kind in (APIError, UnmaskError, ValidationError, Refused, TimeoutError, HTTPException, Exception):
         app.add_exception_handler(kind, _failed)
     return AccessControl.around(app, chosen, metrics)
 

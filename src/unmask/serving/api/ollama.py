@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from unmask.serving.api.dialect import Part, PartsDialect, function_call
 from unmask.serving.api.errors import APIError, refuse
@@ -26,14 +26,20 @@ OPTIONS = {  # its names for ours
     "presence_penalty": "presence_penalty",
     "frequency_penalty": "frequency_penalty",
 }
-UNREAD = frozenset({"num_ctx", "num_keep", "num_batch", "num_gpu", "num_thread", "main_gpu", "use_mmap", "numa"})
+UNREAD = {
+    *("num_ctx", "num_keep", "num_batch", "num_gpu", "num_thread", "main_gpu", "use_mmap", "use_mlock", "numa"),
+    *("low_vram", "mirostat_eta", "mirostat_tau"),
+}
+NEUTRAL = {"mirostat": 0, "tfs_z": 1, "typical_p": 1, "penalize_newline": True, "repeat_last_n": -1}
 Images = Annotated[list[str], Field(max_length=0)]
 
 
 class Body(Strict):
     """What both addresses take."""
 
-    model: str | None = Field(None, max_length=256)
+    model: Annotated[str, AfterValidator(lambda name: name.removesuffix(":latest"))] | None = Field(
+        None, max_length=256
+    )
     stream: bool = True
     format: Literal["", "json"] | dict[str, Any] | None = None
     options: dict[str, Any] | None = Field(None, max_length=64)
@@ -43,10 +49,15 @@ class Body(Strict):
     def shared(self) -> dict[str, Any]:
         """Fields that an OpenAI client would send for the same."""
         out: dict[str, Any] = {"model": self.model, "stream": self.stream}
-        for name, value in (self.options or {}).items():
+        options = self.options or {}
+        if options.get("repeat_penalty", 1) == 1:  # which alone reads it
+            options = {name: value for name, value in options.items() if name != "repeat_last_n"}
+        for name, value in options.items():
             if name in OPTIONS and not (name == "num_predict" and value in (-1, -2)):
                 out[OPTIONS[name]] = value
-            elif name not in OPTIONS and name not in UNREAD:
+            elif name in NEUTRAL and value != NEUTRAL[name]:
+                raise refuse(f"options.{name}", f"cannot be honoured but at {NEUTRAL[name]}; leave it out")
+            elif name not in OPTIONS and name not in UNREAD and name not in NEUTRAL:
                 raise refuse(f"options.{name}", "is unknown to this server and would be ignored; leave it out")
         if self.format == "json":
             out["response_format"] = {"type": "json_object"}

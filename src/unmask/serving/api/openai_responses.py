@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
 from unmask.serving.api.dialect import Part, PartsDialect, event, function_call
 from unmask.serving.api.errors import APIError, refuse
@@ -33,12 +33,6 @@ class Item(Strict):
     arguments: str | None = None
     output: str | Annotated[list[InputText], Field(fail_fast=True, max_length=4096)] | None = None
     summary: Annotated[list[Any], Field(max_length=64)] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, value: Any) -> Any:
-        """Clients send items of an answer back with all the fields that they know, most of them null."""
-        return {name: part for name, part in value.items() if part is not None} if isinstance(value, dict) else value
 
 
 class ResponsesTool(Strict):
@@ -69,7 +63,7 @@ class TextOptions(Strict):
 
 class Reasoning(Strict):
     effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
-    summary: None = None
+    summary: Literal["auto", "concise", "detailed"] | None = Field(None, description="There is none to make.")
 
 
 class ResponsesRequest(Steering):

@@ -110,6 +110,11 @@ def can_chat(lm: DiffusionLM) -> bool:
     return lm.chat_template is not None
 
 
+def scores_prompts(lm: DiffusionLM) -> bool:
+    """Whether a token of a prompt is scored by those before it alone."""
+    return lm.config.shift and lm.config.layout in ("causal", "drafts")
+
+
 def mask_of(lm: DiffusionLM) -> int:
     mask = lm.config.mask_token_id
     return NO_MASK if mask is None else mask
@@ -162,11 +167,28 @@ class Planner:
             if structure is not None:
                 raise refuse(structure.field, "cannot be honoured with a suffix; leave out one of them")
             return self._suffix(body, body.suffix)
-        if body.max_tokens == 0:
-            raise refuse("max_tokens", "must be at least 1")
+        if body.max_tokens == 0 and not body.echo:
+            raise refuse("max_tokens", "must be at least 1 without echo")
         _, lm = self.models.find(body.model)
         plan = self._written(body, self._rows(body.prompt, lm), body.max_tokens, default, structure)
-        return replace(plan, echo=_echoed(body, lm)) if body.echo else plan
+        return self._echoed(body, plan) if body.echo else plan
+
+    def _echoed(self, body: CompletionRequest, plan: Plan) -> Plan:
+        """A plan whose texts begin with the prompts, and whose log-probabilities too."""
+        if body.diffusing or body.stream:
+            raise refuse("echo", "cannot be honoured in a stream; leave out one of them")
+        prompt = body.prompt
+        single = isinstance(prompt, str) or isinstance(prompt[0], int)
+        rows = [prompt] if single else prompt
+        texts = [row if isinstance(row, str) else plan.tokenizer.decode(row) for row in rows]
+        plan = replace(plan, echo=tuple(text for text in texts for _ in range(body.n or 1)))
+        if body.logprobs is None:
+            return plan
+        self.models.need(body.model, scores_prompts, "sees what follows a token, so it cannot score a prompt's (echo)")
+        requests = [replace(request, scores_prompt=True) for request in plan.prepared.requests]
+        if requests[0].guidance:
+            raise refuse("echo", "with logprobs cannot be honoured together with guidance; leave out one of them")
+        return replace(plan, prepared=replace(plan.prepared, requests=requests))
 
     def fim(self, body: CompletionRequest) -> Plan:
         """A plan of a gap, as Mercury's clients ask."""
@@ -251,13 +273,13 @@ class Planner:
         if most is None:
             most = max(1, min(default, lm.room(longest)))
         seed = _seed(body)
-        prepared = lm.prepare([row for row in rows for _ in range(n)], most, seed=seed, stop=stops, **options)
+        prepared = lm.prepare([row for row in rows for _ in range(n)], most or 1, seed=seed, stop=stops, **options)
         requests = [replace(request, logprobs=logprobs) for request in prepared.requests]
         complete = structure is not None and not structure.free
         regions = []
         for request in requests:
             start = request.given.index(False)
-            end = min(len(request.ids), start + (request.wanted or len(request.ids)))
+            end = start if most == 0 else min(len(request.ids), start + (request.wanted or len(request.ids)))
             regions.append(Region(start, end, mask_of(lm), prepared.eos_ids, tuple(stops), complete))
         return Plan(
             name,
@@ -304,17 +326,6 @@ def _check_characters(text: str, lm: DiffusionLM) -> None:
     """Refuses what cannot fit before it is read into tokens: no token is longer than LONGEST_TOKEN."""
     if len(text) > lm.config.max_length * LONGEST_TOKEN:
         raise UnmaskError(f"the prompt is {len(text)} characters, more than fit the model's length; shorten it")
-
-
-def _echoed(body: CompletionRequest, lm: DiffusionLM) -> tuple[str, ...]:
-    """The prompts' texts, once for each text that is asked for."""
-    if body.logprobs is not None or body.diffusing or body.stream:
-        raise refuse("echo", "cannot be honoured with logprobs or in a stream; leave out one of them")
-    prompt = body.prompt
-    single = isinstance(prompt, str) or (prompt and isinstance(prompt[0], int))
-    rows = [prompt] if single else prompt
-    texts = [row if isinstance(row, str) else tokenizer_of(lm).decode(row) for row in rows]
-    return tuple(text for text in texts for _ in range(body.n or 1))
 
 
 def _plain(message: Message) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -34,10 +35,28 @@ ABOUT = {
 }
 
 
+@cache
+def _types(model: type[BaseModel]) -> list[str]:
+    """The values of a model's `type`, where it is one of a few."""
+    field = model.model_fields.get("type")
+    parts = () if field is None else (field.annotation, *get_args(field.annotation))
+    return [value for part in parts if get_origin(part) is Literal for value in get_args(part)]
+
+
 class Strict(BaseModel):
-    """No unknown fields, no numbers written as text."""
+    """No unknown fields, no numbers written as text. What is null was not sent."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sent(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        kind = value.get("type")
+        if isinstance(kind, str) and kind not in (taken := _types(cls) or [kind]):
+            raise ValueError(f"type {kind[:40]!r} is not taken here; there is {', '.join(taken)}")
+        return {name: part for name, part in value.items() if part is not None} if None in value.values() else value
 
 
 def _only(*values: Any) -> AfterValidator:
@@ -113,7 +132,23 @@ class StreamOptions(Strict):
     )
 
 
-class Steering(DecodingFields):  # type: ignore[misc]
+NEUTRAL: dict[str, tuple[Any, ...]] = {  # fields of other servers, at the values that change nothing
+    "add_generation_prompt": (True,), "best_of": (1,), "continue_final_message": (False,), "early_stopping": (False,),
+    "echo": (False,), "function_call": ("none", "auto"), "functions": ([],), "include_stop_str_in_output": (False,),
+    "length_penalty": (1,), "metadata": ({},), "mirostat": (0,), "modalities": (["text"],), "priority": (0,),
+    "reasoning_summary": (False,), "reasoning_summary_wait": (False,), "return_tokens_as_token_ids": (False,),
+    "service_tier": ("auto", "default"), "skip_special_tokens": (True,), "spaces_between_special_tokens": (True,),
+    "store": (False,), "tfs": (1,), "top_a": (0,), "typical_p": (1,), "use_beam_search": (False,),
+    "verbosity": ("medium",),
+}  # fmt: skip
+NeutralFields: Any = create_model(
+    "NeutralFields",
+    __base__=DecodingFields,
+    **{name: (Annotated[Any, _only(*values)], None) for name, values in NEUTRAL.items()},
+)
+
+
+class Steering(NeutralFields):  # type: ignore[misc]
     """How to decode, and how to answer."""
 
     model: str | None = Field(None, max_length=256, description="One of /v1/models; the first served if left out.")
@@ -131,10 +166,8 @@ class Steering(DecodingFields):  # type: ignore[misc]
     user: str | None = Field(None, max_length=256, description="Goes into the server's log.")
     safety_identifier: str | None = Field(None, max_length=256, description="Taken, and not read.")
     prompt_cache_key: str | None = Field(None, max_length=256, description="Taken, and not read.")
+    prompt_cache_retention: str | None = Field(None, max_length=256, description="Taken, and not read.")
     realtime: bool | None = Field(None, description="Of Mercury's clients; text is always sent at once.")
-    metadata: Annotated[Labels | None, _only({})] = None
-    store: Annotated[bool | None, _only(False)] = None
-    service_tier: Annotated[str | None, _only("auto", "default")] = None
 
 
 class Writing(Steering):
@@ -261,6 +294,7 @@ class ToolCall(Strict):
     id: str = Field(max_length=256)
     type: Literal["function"]
     function: CalledFunction
+    index: int | None = Field(None, description="Of a stream's part; taken, and not read.")
 
 
 class Message(Strict):
@@ -270,7 +304,9 @@ class Message(Strict):
     content: str | Annotated[list[TextPart], Field(fail_fast=True, max_length=ENTRIES)] | None = None
     name: str | None = Field(default=None, max_length=256, description="Of whoever speaks, for templates that read it.")
     reasoning_content: str | None = Field(default=None, description="Taken, and not read.")
+    reasoning: str | None = Field(default=None, description="Taken, and not read.")
     refusal: Annotated[str | None, _only()] = None
+    annotations: Annotated[list[Any] | None, _only([])] = None
     tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=128)] | None = Field(
         default=None, description="Of an assistant's message."
     )
@@ -298,11 +334,6 @@ class ChatRequest(Dialogue, Structured):
     chat_template_kwargs: dict[str, bool | int | float | str | None] | None = Field(
         None, max_length=64, description="Further variables of the model's chat template."
     )
-    functions: Annotated[list[Any] | None, _only([])] = None
-    function_call: Annotated[str | None, _only("none", "auto")] = None
-    modalities: Annotated[list[str] | None, _only(["text"])] = None
-    reasoning_summary: Annotated[bool | None, _only(False)] = None
-    reasoning_summary_wait: Annotated[bool | None, _only(False)] = None
 
 
 class CompletionRequest(Structured):
@@ -315,7 +346,6 @@ class CompletionRequest(Structured):
     )
     logprobs: int | None = Field(None, ge=0, le=5)
     echo: bool | None = Field(None, description="The answer's text begins with the prompt.")
-    best_of: Annotated[int | None, _only(1)] = None
 
 
 class GapLengths(Strict):

@@ -73,7 +73,7 @@ def structure_of(body: Structured, lm: DiffusionLM, limits: Settings) -> Structu
             raise refuse(
                 asked.field, f"is larger than the {limits.schema_characters} characters that this server takes"
             )
-        if not isinstance(asked.rule, RegexRule) and _depth(json.loads(asked.rule.text)) > limits.schema_depth:
+        if not isinstance(asked.rule, RegexRule) and _depth(_read(asked)) > limits.schema_depth:
             raise refuse(asked.field, f"is nested deeper than the {limits.schema_depth} levels that this server takes")
         if body.stop:
             raise refuse("stop", f"would cut the text that {asked.field} completes; leave out one of them")
@@ -115,7 +115,7 @@ class ChoiceRule(Rule):
 def _tools(body: ChatRequest, lm: DiffusionLM) -> Iterator[Structure]:
     choice = body.tool_choice
     if not body.tools:
-        if choice not in (None, "none"):
+        if choice not in (None, "none", "auto"):
             raise refuse("tool_choice", "needs tools")
         return
     names = [tool.function.name for tool in body.tools]
@@ -158,6 +158,13 @@ def _parameters(function: Function) -> dict[str, Any]:
     if schema.get("type", "object") != "object":
         raise refuse("tools", f"hold function '{function.name}', whose parameters are not of type object")
     return {**schema, "type": "object"}
+
+
+def _read(asked: Structure) -> Any:
+    try:
+        return json.loads(asked.rule.text)
+    except (ValueError, RecursionError):  # a schema may come as text
+        raise refuse(asked.field, "is a text that is not JSON") from None
 
 
 def _depth(value: Any) -> int:
