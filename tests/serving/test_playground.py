@@ -23,6 +23,9 @@ DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 DRAWN = "() => new Promise((then) => requestAnimationFrame(() => requestAnimationFrame(then)))"
 DONE = "n => [...document.querySelectorAll('.state')].filter(s => s.dataset.state === 'done').length >= n"
 
+FRAMES = "n => [...document.querySelectorAll('[data-part=time]')].every(slider => Number(slider.max) >= n)"
+WRITTEN = "n => document.querySelectorAll('.canvas .written').length >= n"
+
 
 @dataclass
 class Opened:
@@ -121,7 +124,13 @@ def test_both_sides_are_written_and_the_timeline_goes_back(pair: Live, visit: An
     page.fill("#prompt", "It is a truth")
     page.fill("#set-max_tokens", "40")
     page.fill("#set-seed", "7")
-    opened.run()
+    with pair.gated(steps=1) as gate:  # so that neither side is done while the other has hardly begun
+        page.click("#run")
+        page.wait_for_function(FRAMES, arg=1)
+        gate.steps = 16
+        page.wait_for_function(FRAMES, arg=16)
+        gate.steps = 40
+        opened.done()
     for side, steps in (("A", 40), ("B", 32)):
         slider = opened.side(side).locator("[data-part=time]")
         assert int(slider.get_attribute("max")) == steps
@@ -146,7 +155,7 @@ def test_both_sides_are_written_and_the_timeline_goes_back(pair: Live, visit: An
     assert opened.count("B", ".written") == 40 - masks
     assert opened.count("B", ".fresh") == len(set(whole.frames[at - 1].positions))
     assert "positions" in page.text_content("#standing")  # the linked timeline followed
-    assert 0 < int(opened.side("A").locator("[data-part=time]").input_value()) < 40
+    assert 1 <= int(opened.side("A").locator("[data-part=time]").input_value()) <= 16
     opened.side("B").locator(".changes summary").click()
     assert opened.side("B").locator("tbody tr").count() == len(whole.frames[at - 1].positions)
     opened.side("B").locator("[data-part=play]").click()
@@ -159,16 +168,18 @@ def test_frames_are_shown_as_they_come_and_stop_ends_the_run(pair: Live, visit: 
     page = opened.page
     page.locator("article").nth(1).locator("[data-part=model]").select_option("")
     page.fill("#set-max_tokens", "480")
-    page.click("#run")
-    page.wait_for_function("() => document.querySelectorAll('.canvas .written').length > 4")
-    assert opened.side("A").locator(".state").text_content() == "writing"
-    seen = opened.count("A", ".written")
-    page.wait_for_function("n => document.querySelectorAll('.canvas .written').length > n", arg=seen)
-    page.click("#stop")
-    page.wait_for_function("() => document.querySelector('.state').dataset.state === 'stopped'")
-    pair.idle(5.0)
+    with pair.gated(steps=5) as gate:
+        page.click("#run")
+        page.wait_for_function(WRITTEN, arg=5)
+        assert opened.side("A").locator(".state").text_content() == "writing"
+        assert opened.count("A", ".written") == 5
+        gate.steps = 12
+        page.wait_for_function(WRITTEN, arg=12)
+        page.click("#stop")
+        page.wait_for_function("() => document.querySelector('.state').dataset.state === 'stopped'")
+        pair.idle()
     kept = opened.count("A", ".written")
-    assert seen < kept < 480
+    assert kept == 12
     slider = opened.side("A").locator("[data-part=time]")
     slider.focus()
     page.keyboard.press("Home")
@@ -183,11 +194,9 @@ def test_slowly_played_and_replayed(pair: Live, visit: Any) -> None:
     page.fill("#set-max_tokens", "16")
     page.select_option("#order", "turn")
     page.select_option("#speed", "0.1")
-    page.click("#run")
-    page.wait_for_function(
-        "() => document.querySelectorAll('.canvas .mask').length > 2"
-    )  # held back, though all has come
-    page.wait_for_function(DONE, arg=2)
+    with pair.gated(pause=0.05):  # a run of 0.6 s at least, played for 6
+        opened.run()
+    assert opened.count("B", ".mask") > 2  # held back, though all has come
     page.select_option("#speed", "1")
     page.click("#replay")
     page.wait_for_function("() => document.querySelector('#standing').textContent.includes('tokens/s')")
@@ -434,8 +443,9 @@ def test_the_keyboard_is_enough_and_the_end_is_announced(pair: Live, visit: Any)
     assert len(told) == 2
     assert all("96 tokens" in text for text in told)
     page.focus("#prompt")
-    page.keyboard.press("Control+Enter")
-    page.wait_for_function("() => document.querySelector('#announced').textContent === ''")
+    with pair.gated(steps=0):
+        page.keyboard.press("Control+Enter")
+        page.wait_for_function("() => document.querySelector('#announced').textContent === ''")
     opened.done()
 
 
