@@ -12,6 +12,13 @@ export function find(text) {
   }));
 }
 
+/** A template's given text, and null for each mask of its gaps at their shortest. */
+export function pieces(text) {
+  const gaps = find(text);
+  const masks = gaps.flatMap(({ start, low }, index) => [text.slice(gaps[index - 1]?.end ?? 0, start), ...Array(Math.min(low, 512)).fill(null)]);
+  return [...masks, text.slice(gaps.at(-1)?.end ?? 0)];
+}
+
 export function marker(low, high) {
   return low === high ? `[[mask:${low}]]` : `[[mask:${low}-${high}]]`;
 }
@@ -31,12 +38,26 @@ function replace(area, start, end, text) {
   area.dispatchEvent(new Event("input", { bubbles: true }));
 }
 
-/** The list of a prompt's gaps with their lengths. */
+/** A prompt's gaps: chips over the text, `marks`, and a list with their lengths. */
 export class Gaps {
-  constructor(area, list, say) {
-    Object.assign(this, { area, list, say });
+  constructor(area, marks, list, say) {
+    Object.assign(this, { area, marks, list, say });
     this.originals = [];
     area.addEventListener("input", () => this.update());
+    area.addEventListener("scroll", () => (marks.scrollTop = area.scrollTop));
+  }
+
+  /** Covers each marker with a chip: the same text lies over the area, unseen but for them. */
+  #mark(gaps) {
+    const { value } = this.area;
+    const parts = gaps.flatMap(({ start, end, low, high }, index) => {
+      const chip = document.createElement("mark");
+      chip.textContent = value.slice(start, end);
+      chip.dataset.length = low === high ? low : `${low}–${high}`;
+      return [value.slice(gaps[index - 1]?.end ?? 0, start), chip];
+    });
+    this.marks.replaceChildren(...parts, `${value.slice(gaps.at(-1)?.end ?? 0)}\n`);
+    this.marks.scrollTop = this.area.scrollTop;
   }
 
   get any() {
@@ -64,6 +85,7 @@ export class Gaps {
   /** Shows the gaps that the text has now. */
   update() {
     const gaps = find(this.area.value);
+    this.#mark(gaps);
     if (gaps.length !== this.originals.length) this.originals = gaps.map(() => "");
     if (this.list.contains(document.activeElement)) return; // a length is being typed
     this.list.replaceChildren(...gaps.map((gap, index) => this.#row(gap, index)));
