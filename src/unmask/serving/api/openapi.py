@@ -106,8 +106,9 @@ def page(api: dict[str, Any]) -> str:
     schemas = api["components"]["schemas"]
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>unmask API</title><style>{STYLE}</style>",
-        "<meta name=viewport content='width=device-width,initial-scale=1'><h1>unmask</h1>",
-        '<p>The same as <a href="/openapi.json">openapi.json</a>. A wrong request is answered with a status of 4xx and',
+        "<meta name=viewport content='width=device-width,initial-scale=1'><link rel=icon href=playground/icon.svg>",
+        '<h1>unmask API</h1><p>The same as <a href="/openapi.json">openapi.json</a>; the <a href="/">playground</a> shows',
+        "requests of its own. A wrong request is answered with a status of 4xx and",
         f"<pre>{escape(json.dumps(shape(error_model('/v1'), schemas)))}</pre><nav>",
     ]
     parts += [f'<a href="#{escape(path)}"><code>{escape(path)}</code></a>' for path in api["paths"]]
@@ -118,10 +119,10 @@ def page(api: dict[str, Any]) -> str:
             parts.append(f"<p>{escape(what['summary'])}</p><div class=pair>")
             sent = what.get("requestBody", {}).get("content", {}).get("application/json", {})
             example = f"\n\n{json.dumps(sent['example'], indent=2)}" if sent else ""
-            parts.append(f"<div><h3>Example</h3><pre>{method.upper()} {escape(path + example)}</pre></div>")
+            parts.append(f"<div><h3>Example</h3><pre tabindex=0>{method.upper()} {escape(path + example)}</pre></div>")
             answered = what["responses"]["200"].get("content", {}).get("application/json", {}).get("schema", {})
             text = json.dumps(shape(answered, schemas), indent=2) if answered else "text"
-            parts.append(f"<div><h3>Answer</h3><pre>{escape(text)}</pre></div></div>")
+            parts.append(f"<div><h3>Answer</h3><pre tabindex=0>{escape(text)}</pre></div></div>")
             parts.append(_fields(sent, schemas))
     return "\n".join(parts)
 

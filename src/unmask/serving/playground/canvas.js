@@ -112,7 +112,7 @@ export class CanvasView {
       const [row, column] = [Math.floor(index / columns) + 1, (index % columns) + 1];
       if (row % high === 0 && row < rows) names.push("below");
       if (column % wide === 0 && column < columns) names.push("right");
-      span.style.setProperty("--sure", cell.confidence ?? 0);
+      span.style.setProperty("--sure", (cell.confidence ?? 0) ** 10); // of digits only the surest are green
     }
     span.className = names.join(" ");
     span.title = described(cell, index);

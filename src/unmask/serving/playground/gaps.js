@@ -12,11 +12,10 @@ export function find(text) {
   }));
 }
 
-/** A template's given text, and null for each mask of its gaps at their shortest. */
+/** A text's parts in order: what is given as strings, gaps as `find` has them. */
 export function pieces(text) {
   const gaps = find(text);
-  const masks = gaps.flatMap(({ start, low }, index) => [text.slice(gaps[index - 1]?.end ?? 0, start), ...Array(Math.min(low, 512)).fill(null)]);
-  return [...masks, text.slice(gaps.at(-1)?.end ?? 0)];
+  return [...gaps.flatMap((gap, index) => [text.slice(gaps[index - 1]?.end ?? 0, gap.start), gap]), text.slice(gaps.at(-1)?.end ?? 0)];
 }
 
 export function marker(low, high) {
@@ -48,15 +47,14 @@ export class Gaps {
   }
 
   /** Covers each marker with a chip: the same text lies over the area, unseen but for them. */
-  #mark(gaps) {
-    const { value } = this.area;
-    const parts = gaps.flatMap(({ start, end, low, high }, index) => {
-      const chip = document.createElement("mark");
-      chip.textContent = value.slice(start, end);
+  #mark() {
+    this.marks.replaceChildren(...pieces(this.area.value).map((piece) => {
+      if (typeof piece === "string") return piece;
+      const { start, end, low, high } = piece;
+      const chip = Object.assign(document.createElement("mark"), { textContent: this.area.value.slice(start, end) });
       chip.dataset.length = low === high ? low : `${low}–${high}`;
-      return [value.slice(gaps[index - 1]?.end ?? 0, start), chip];
-    });
-    this.marks.replaceChildren(...parts, `${value.slice(gaps.at(-1)?.end ?? 0)}\n`);
+      return chip;
+    }), "\n");
     this.marks.scrollTop = this.area.scrollTop;
   }
 
@@ -85,7 +83,7 @@ export class Gaps {
   /** Shows the gaps that the text has now. */
   update() {
     const gaps = find(this.area.value);
-    this.#mark(gaps);
+    this.#mark();
     if (gaps.length !== this.originals.length) this.originals = gaps.map(() => "");
     if (this.list.contains(document.activeElement)) return; // a length is being typed
     this.list.replaceChildren(...gaps.map((gap, index) => this.#row(gap, index)));

@@ -89,7 +89,7 @@ function preview(side) {
   const reach = horizon(card, mode, values, fills(side));
   const masks = Array(Math.min(values.max_tokens ?? 96, 512)).fill(null);
   if (card.grid) side.preview("", attempt(() => read(prompt.value, card.grid)) ?? Array(card.grid[0] * card.grid[1]).fill(null), reach);
-  else if (fills(side)) side.preview("", pieces(prompt.value), reach);
+  else if (fills(side)) side.preview("", pieces(prompt.value).flatMap((piece) => (piece.low ? Array(Math.min(piece.low, 512)).fill(null) : piece)), reach);
   else side.preview(card.can_chat && $("chat").checked ? "" : prompt.value, masks, reach);
   return described(side, reach);
 }
@@ -107,13 +107,18 @@ function suit() {
   $("chat-choice").hidden = gaps.any || !taking().some(({ card }) => card.can_chat);
   $("run-text").textContent = taking().some(({ card }) => card.grid) ? "Solve" : gaps.any ? "Fill" : "Run";
   prompt.classList.toggle("puzzle", taking().some(({ card }) => card.grid));
-  for (const side of sides) side.article.classList.toggle("none", !side.card);
+  for (const side of sides) {
+    const rests = Boolean(side.card) && !able(side);
+    side.article.classList.toggle("none", !side.card);
+    side.article.classList.toggle("resting", rests);
+    if (rests || side.state === "idle") side.note(rests ? `${side.card.id} writes from left to right and cannot fill gaps.` : "");
+  }
   for (const name of ["run", "gap"]) $(name).setAttribute("aria-disabled", String(!cards.length || (running && name === "run")));
   $("stop").setAttribute("aria-disabled", String(!running));
   const fillers = cards.some((card) => card.can_fill && !card.grid);
   $("gap-hint").textContent = fillers ? "Select text, here or in a result, to have it filled anew." : "No model served here can fill gaps.";
   if (!fillers) $("gap").setAttribute("aria-disabled", "true");
-  seen = `${taking().map(preview).join("; ")}.`;
+  seen = `${taking().filter(able).map(preview).join("; ")}.`;
   for (const side of sides) side.programs();
   wake();
 }
@@ -133,9 +138,6 @@ async function run() {
     for (const [index, side] of sides.entries()) {
       side.reset();
       side.solution = solved[index];
-      const rests = Boolean(side.card) && !ready.includes(side);
-      side.article.classList.toggle("resting", rests);
-      if (rests) side.note(`${side.card.id} writes from left to right and cannot fill gaps.`);
     }
   } catch (error) {
     trouble(error.message);

@@ -20,7 +20,7 @@ export class Side {
     Object.assign(this, { name, article, moved, announce, request });
     const part = (what) => article.querySelector(`[data-part="${what}"]`);
     this.parts = Object.fromEntries(
-      ["title", "model", "mode", "state", "note", "canvas", "play", "time", "place", "gaps", "calls", "rows", "changes", "scroll", "copy", "code"]
+      ["title", "model", "mode", "state", "note", "canvas", "play", "time", "place", "calls", "rows", "changes", "scroll", "copy", "code"]
         .map((what) => [what, part(what)]),
     );
     this.figures = Object.fromEntries([...article.querySelectorAll("[data-figure]")].map((dd) => [dd.dataset.figure, dd]));
@@ -51,8 +51,6 @@ export class Side {
     });
     this.view.clear();
     this.note("");
-    this.parts.gaps.replaceChildren();
-    this.parts.gaps.hidden = true;
     this.parts.calls.hidden = true;
     this.#show();
   }
@@ -166,7 +164,6 @@ export class Side {
       this.recording.add(choice.frame, performance.now() - this.began);
       this.ended = performance.now() - this.began;
     }
-    if (choice.gaps) this.#gaps(choice.gaps);
     this.moved();
   }
 
@@ -180,20 +177,6 @@ export class Side {
     const { steps, completion_tokens: tokens } = usage;
     if (this.solution) this.note(this.text === this.solution ? `Solved: ${tokens} cells in ${steps} steps.` : "Not solved: this differs from the one solution.");
     this.announce(`${this.label}: done after ${steps} steps and ${seconds(this.ended)}, ${tokens} tokens. ${this.text.trim()}`);
-  }
-
-  #gaps(gaps) {
-    const items = gaps.map((text, index) => {
-      const item = document.createElement("li");
-      const name = document.createElement("span");
-      name.textContent = `Gap ${index + 1}: `;
-      const filled = document.createElement("q");
-      filled.textContent = text.trim();
-      item.append(name, filled);
-      return item;
-    });
-    this.parts.gaps.replaceChildren(...items);
-    this.parts.gaps.hidden = !gaps.length;
   }
 
   get frames() {
