@@ -107,8 +107,8 @@ def page(api: dict[str, Any]) -> str:
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>unmask API</title><style>{STYLE}</style>",
         "<meta name=viewport content='width=device-width,initial-scale=1'><link rel=icon href=playground/icon.svg>",
-        '<h1>unmask API</h1><p>The same as <a href="/openapi.json">openapi.json</a>; the <a href="/">playground</a> shows',
-        "requests of its own. A wrong request is answered with a status of 4xx and",
+        '<h1>unmask API</h1><p>The same as <a href="/openapi.json">openapi.json</a>; the <a href="/">playground</a>',
+        "shows its own requests. A wrong request is answered with a status of 4xx and",
         f"<pre>{escape(json.dumps(shape(error_model('/v1'), schemas)))}</pre><nav>",
     ]
     parts += [f'<a href="#{escape(path)}"><code>{escape(path)}</code></a>' for path in api["paths"]]

@@ -118,7 +118,8 @@ function suit() {
   const fillers = cards.some((card) => card.can_fill && !card.grid);
   $("gap-hint").textContent = fillers ? "Select text, here or in a result, to have it filled anew." : "No model served here can fill gaps.";
   if (!fillers) $("gap").setAttribute("aria-disabled", "true");
-  seen = `${taking().filter(able).map(preview).join("; ")}.`;
+  seen = taking().filter(able).map(preview).join("; ");
+  if (seen) seen += ".";
   for (const side of sides) side.programs();
   wake();
 }
@@ -169,7 +170,7 @@ function blame(ready, failures) {
   trouble(messages.map((message) => (ready.length > 1 ? `${whose(message)}: ${message}` : message)).join("\n"));
   for (const error of failed) {
     if (error?.param) controls.fault(error.param);
-    if (error?.status === 401) askForKey(error.message);
+    if (error?.status === 401) askForKey(true);
   }
 }
 
@@ -179,8 +180,9 @@ function stop() {
   for (const side of sides) side.stop();
 }
 
-function askForKey(why) {
-  $("key-said").textContent = why ?? "The key of this server, if it asks for one";
+function askForKey(refused) {
+  const why = key ? "The server does not know this key." : "This server asks for a key.";
+  $("key-said").textContent = refused ? why : "The key of this server, if it asks for one";
   if (!$("key-box").open) $("key-box").showModal();
   $("key").value = "";
   $("key").focus();
@@ -250,7 +252,7 @@ async function connect() {
   } catch (error) {
     cards = [];
     trouble(error.message, true);
-    if (error.status === 401) askForKey(error.message);
+    if (error.status === 401) askForKey(true);
     suit();
     return;
   }
