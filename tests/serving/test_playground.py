@@ -198,7 +198,7 @@ def test_drawing_is_held_to_twenty_pictures_a_second(pair: Live, visit: Any) -> 
         opened.run()
     times = page.evaluate("times")
     assert len(times) > 4
-    assert len(times) <= (times[-1] - times[0]) / 50 + 3  # the first and the last do not wait
+    assert len(times) <= (times[-1] - times[0]) / 50 + 5  # the first and the last do not wait
 
 
 def test_a_request_as_a_program_does_what_the_page_did(pair: Live, visit: Any, capsys: Any) -> None:
@@ -214,7 +214,7 @@ def test_a_request_as_a_program_does_what_the_page_did(pair: Live, visit: Any, c
         opened.run(sides)
         wanted = opened.text("B").removeprefix(prompt)
         curl, python = opened.side("B").locator("[data-part=code] pre").all_text_contents()
-        answer = subprocess.run(["sh", "-c", curl], capture_output=True, check=True, timeout=60).stdout
+        answer = subprocess.run(["sh", "-c", curl], capture_output=True, check=True, timeout=300).stdout
         assert json.loads(answer)["choices"][0]["text"] == wanted
         exec(compile(python, "shown", "exec"), {})
         assert capsys.readouterr().out.rstrip("\n") == wanted.rstrip("\n")
