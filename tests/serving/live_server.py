@@ -6,11 +6,23 @@ import http.client
 import json
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from unmask.lm import DiffusionLM
+from unmask.serving.engine import Batch
 from unmask.serving.server import Server
+
+
+@dataclass
+class Gate:
+    """How far an engine's batches may go: so many steps each, and every one takes so many seconds at least."""
+
+    steps: float
+    pause: float
 
 
 @dataclass
@@ -42,3 +54,23 @@ class Live:
         while not self.server.engine.idle:
             assert time.monotonic() < until, "the engine is still busy"
             time.sleep(0.005)
+
+    @contextmanager
+    def gated(self, steps: float = float("inf"), pause: float = 0.0) -> Iterator[Gate]:
+        """Holds the engine to a gate, so that what a test sees does not depend on how fast a model is."""
+        engine, gate, taken = self.server.engine, Gate(steps, pause), Counter[Batch]()
+        step = engine._step
+
+        def held(batch: Batch) -> None:
+            if taken[batch] >= gate.steps:
+                time.sleep(0.001)
+                return
+            taken[batch] += 1
+            time.sleep(gate.pause)
+            step(batch)
+
+        engine._step = held  # type: ignore[method-assign]
+        try:
+            yield gate
+        finally:
+            engine._step = step  # type: ignore[method-assign]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import http.client
 import json
 import logging
@@ -18,6 +19,7 @@ import pytest
 from live_server import Live
 
 from unmask.errors import UnmaskError
+from unmask.serving.api import openapi
 from unmask.serving.api.access import local_hosts, read_keys
 from unmask.serving.api.settings import Settings
 from unmask.serving.engine import Limits
@@ -137,8 +139,35 @@ def test_metrics_and_health_and_docs(live: Live) -> None:
     assert (status, health["status"]) == (200, "ok")
     status, page = live.send("/docs")
     assert status == 200
-    assert "/v1/infill" in page
     assert "http" not in page.replace("/openapi.json", "")  # nothing is loaded from elsewhere
+
+
+def test_every_example_of_the_description_is_answered_in_its_shape(live: Live) -> None:
+    _, api = live.send("/openapi.json")
+    _, page = live.send("/docs")
+    for path, methods in api["paths"].items():
+        assert page.count(f'<h2 id="{path}">') == 1
+        (what,) = methods.values()
+        body = None
+        if "requestBody" in what:
+            body = what["requestBody"]["content"]["application/json"]["example"]
+            assert html.escape(json.dumps(body, indent=2)) in page
+            fills = any(word in path for word in ("infill", "fim", "edit"))
+            body = body | {"model": "canvas" if fills else "talker"}
+        status, answer = live.send(path.replace("{name}", "canvas"), body)
+        assert status == 200, (path, answer)
+        told = what["responses"]["200"].get("content", {}).get("application/json", {}).get("schema")
+        wanted = openapi.shape(told, api["components"]["schemas"]) if told else ""
+        assert _fits(answer, wanted), (path, answer, wanted)
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether a value has the fields of a shape, and no others."""
+    if isinstance(wanted, dict) and wanted and value is not None:
+        return set(value) <= set(wanted) and all(_fits(value[name], wanted[name]) for name in value)
+    if isinstance(wanted, list) and value is not None:
+        return all(_fits(item, wanted[0]) for item in value)
+    return True
 
 
 def test_prompts_are_logged_only_if_asked(start: Any, live: Live, caplog: pytest.LogCaptureFixture) -> None:

@@ -54,6 +54,8 @@ def warm_up(engine: Engine, models: Mapping[str, DiffusionLM]) -> None:
     for name, lm in models.items():
         events: SimpleQueue[Event] = SimpleQueue()
         prompt = [token for token in (lm.config.bos_token_id, 0) if token is not None][:1]
+        if lm.config.grid:  # reads whole canvases only
+            prompt *= lm.config.grid[0] * lm.config.grid[1] - 2
         engine.submit(Job.of(name, lm.prepare([prompt], 2, seed=0), events.put))
         while isinstance(events.get(), Step):
             pass

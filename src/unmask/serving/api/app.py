@@ -229,6 +229,7 @@ class Service:
                 "can_chat": can_chat(lm),
                 "can_fill": can_fill(lm),
                 "block_length": lm.defaults.block_length or lm.config.block_length or None,
+                "grid": list(lm.config.grid) or None,
                 "defaults": asdict(lm.defaults),
                 "parameters": found["parameters"],
                 "offers": _offers(found["modes"], can_fill(lm)),

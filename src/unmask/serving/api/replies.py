@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from unmask.serving.api.schema import ToolCall
 
@@ -105,6 +105,7 @@ class ModelCard(BaseModel):
     can_chat: bool
     can_fill: bool
     block_length: int | None
+    grid: list[int] | None = Field(description="Rows and columns of the canvas, and of a box; null for text.")
     defaults: dict[str, Any]
     parameters: dict[str, Any]
     offers: list[Offer]
@@ -113,6 +114,21 @@ class ModelCard(BaseModel):
 class ModelList(BaseModel):
     object: Literal["list"]
     data: list[ModelCard]
+
+
+class Tag(BaseModel):
+    """A model, as Ollama's clients read it."""
+
+    name: str
+    model: str
+    size: int
+    digest: str
+    modified_at: str
+    details: dict[str, Any]
+
+
+class Tags(BaseModel):
+    models: list[Tag]
 
 
 class Tokenized(BaseModel):

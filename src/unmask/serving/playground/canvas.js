@@ -1,6 +1,7 @@
 // A canvas on the page: a span for each position, and only those that changed are touched.
 
 const LEVELS = [0.1, 0.5, 0.9]; // confidences at which a token's look changes
+const CODE = /```[^]*?(?:```|$)|`[^`\n]+`|^\s*\[?\s*\{"[^]*$/g; // between fences or backticks, and JSON as a whole
 const KINDS = {
   unmask: "written", edit: "replaced", remask: "masked again", renoise: "made noise again", insert: "inserted", delete: "deleted",
 };
@@ -17,6 +18,17 @@ export function percent(share) {
 /** What a change is called. */
 export function named(kind) {
   return KINDS[kind] ?? kind;
+}
+
+/** Which cells are code. */
+function coded(cells) {
+  const texts = cells.map((cell) => cell.text ?? "\u25a1");
+  const spans = [...texts.join("").matchAll(CODE)].map(({ index, 0: { length } }) => [index, index + length]);
+  let end = 0;
+  return texts.map((text) => {
+    end += text.length;
+    return spans.some(([from, to]) => end > from && end <= to);
+  });
 }
 
 function described(cell, position) {
@@ -39,9 +51,12 @@ export class CanvasView {
     [this.spans, this.shown, this.marked] = [[], [], []];
   }
 
-  /** Text that stands before the canvas. */
-  begin(prompt) {
+  /** Text that stands before the canvas. `grid`: its rows and columns, and those of a box, where it is one. */
+  begin(prompt, grid) {
     this.clear();
+    this.grid = grid;
+    this.element.classList.toggle("cells", Boolean(grid));
+    if (grid) this.element.style.setProperty("--columns", grid[1]);
     if (!prompt) return;
     const span = document.createElement("span");
     span.className = "given";
@@ -55,6 +70,7 @@ export class CanvasView {
     this.marked = [];
     while (this.spans.length > cells.length) this.spans.pop().remove();
     this.shown.length = Math.min(this.shown.length, cells.length);
+    const code = coded(cells);
     cells.forEach((cell, index) => {
       let span = this.spans[index];
       if (!span) {
@@ -66,6 +82,7 @@ export class CanvasView {
         this.#dress(span, cell, index);
         this.shown[index] = cell;
       }
+      span.classList.toggle("code", code[index]);
       if (count && cell.made === count) this.#mark(index, "fresh");
     });
     for (const index of gone) if (index < cells.length) this.#mark(index, "cut");
@@ -90,6 +107,13 @@ export class CanvasView {
     const word = text.trimStart();
     const blank = text.slice(0, text.length - word.length);
     if (blank && !word) names.push(blank.includes("\n") ? "line" : "blank"); // a mark stands for it, that is not copied
+    if (this.grid) {
+      const [rows, columns, high, wide] = this.grid;
+      const [row, column] = [Math.floor(index / columns) + 1, (index % columns) + 1];
+      if (row % high === 0 && row < rows) names.push("below");
+      if (column % wide === 0 && column < columns) names.push("right");
+      span.style.setProperty("--sure", (cell.confidence ?? 0) ** 10); // of digits only the surest are green
+    }
     span.className = names.join(" ");
     span.title = described(cell, index);
     const mark = document.createElement("i"); // what has the colour: the word without the space before it

@@ -75,22 +75,32 @@ export class Controls {
     }));
   }
 
+  /** Sets what is named, as text, and leaves the rest. */
+  set(values) {
+    for (const { name, input, slider } of this.fields) {
+      if (!(name in values)) continue;
+      if (input.tagName === "SELECT") input.replaceChildren(new Option(values[name])); // the others come when sides are known
+      input.value = values[name];
+      if (slider && input.value) slider.value = input.value;
+    }
+  }
+
   get rule() {
     return this.fields.find(({ name }) => name === "rule").input.value || null;
   }
 
-  /** Shows which sides read what: `sides` is a list of {name, card, mode}, `fill` whether gaps are to be filled. */
-  suit(sides, fill) {
-    this.#rules(sides, fill);
-    const reads = sides.map((side) => ({ ...side, fields: fieldsOf(side.card, side.mode, this.rule, fill && side.card.can_fill) }));
-    const asked = fill ? reads.filter(({ card }) => card.can_fill) : reads;
+  /** Shows which sides read what: `sides` is a list of {name, card, mode, fill}, `fill` being whether it fills gaps. */
+  suit(sides) {
+    this.#rules(sides);
+    const asked = sides.map((side) => ({ ...side, fields: fieldsOf(side.card, side.mode, this.rule, side.fill) }));
     for (const field of this.fields) {
       const readers = asked.filter(({ fields }) => fields.has(field.name));
+      const others = asked.filter((side) => !readers.includes(side));
       const off = !readers.length;
       field.row.classList.toggle("off", off);
       for (const part of [field.input, field.slider]) if (part) part.disabled = off;
-      const only = readers.length === asked.length ? "" : `read by ${readers.map(({ name }) => name).join(" and ")} only`;
-      field.hint.textContent = off ? "not read here" : only;
+      const every = asked.length === 1 ? "this model ignores it" : "both models ignore it";
+      field.hint.textContent = off ? every : others.map(({ name }) => `${name} ignores it`).join("");
       this.#default(field, readers);
     }
   }
@@ -103,9 +113,9 @@ export class Controls {
     if (field.slider && field.input.value === "") field.slider.value = own.find((value) => value != null) ?? field.max;
   }
 
-  #rules(sides, fill) {
+  #rules(sides) {
     const { input } = this.fields.find(({ name }) => name === "rule");
-    const offers = sides.flatMap(({ card, mode }) => card.offers.filter((offer) => offer.rule && offer.fill === (fill && card.can_fill) && (offer.fill || offer.mode === mode)));
+    const offers = sides.flatMap(({ card, mode, fill }) => card.offers.filter((offer) => offer.rule && offer.fill === fill && (fill || offer.mode === mode)));
     const names = [...new Set(offers.map((offer) => offer.rule))];
     const chosen = names.includes(input.value) ? input.value : "";
     input.replaceChildren(element("option", { value: "", textContent: "model’s own" }), ...names.map((name) => element("option", { value: name, textContent: name })));

@@ -12,6 +12,12 @@ export function find(text) {
   }));
 }
 
+/** A text's parts in order: what is given as strings, gaps as `find` has them. */
+export function pieces(text) {
+  const gaps = find(text);
+  return [...gaps.flatMap((gap, index) => [text.slice(gaps[index - 1]?.end ?? 0, gap.start), gap]), text.slice(gaps.at(-1)?.end ?? 0)];
+}
+
 export function marker(low, high) {
   return low === high ? `[[mask:${low}]]` : `[[mask:${low}-${high}]]`;
 }
@@ -31,12 +37,25 @@ function replace(area, start, end, text) {
   area.dispatchEvent(new Event("input", { bubbles: true }));
 }
 
-/** The list of a prompt's gaps with their lengths. */
+/** A prompt's gaps: chips over the text, `marks`, and a list with their lengths. */
 export class Gaps {
-  constructor(area, list, say) {
-    Object.assign(this, { area, list, say });
+  constructor(area, marks, list, say) {
+    Object.assign(this, { area, marks, list, say });
     this.originals = [];
     area.addEventListener("input", () => this.update());
+    area.addEventListener("scroll", () => (marks.scrollTop = area.scrollTop));
+  }
+
+  /** Covers each marker with a chip: the same text lies over the area, unseen but for them. */
+  #mark() {
+    this.marks.replaceChildren(...pieces(this.area.value).map((piece) => {
+      if (typeof piece === "string") return piece;
+      const { start, end, low, high } = piece;
+      const chip = Object.assign(document.createElement("mark"), { textContent: this.area.value.slice(start, end) });
+      chip.dataset.length = low === high ? low : `${low}–${high}`;
+      return chip;
+    }), "\n");
+    this.marks.scrollTop = this.area.scrollTop;
   }
 
   get any() {
@@ -64,6 +83,7 @@ export class Gaps {
   /** Shows the gaps that the text has now. */
   update() {
     const gaps = find(this.area.value);
+    this.#mark();
     if (gaps.length !== this.originals.length) this.originals = gaps.map(() => "");
     if (this.list.contains(document.activeElement)) return; // a length is being typed
     this.list.replaceChildren(...gaps.map((gap, index) => this.#row(gap, index)));

@@ -1,37 +1,49 @@
 // The page: what the person chooses, two sides that run it, and which of them is ahead.
 
 import { Controls } from "./controls.js";
-import { Gaps } from "./gaps.js";
-import { pair, requestFor } from "./requests.js";
+import { Gaps, marker, pieces } from "./gaps.js";
+import { isPuzzle, read, solution } from "./puzzle.js";
+import { described, horizon, pair, requestFor } from "./requests.js";
+import { copy } from "./share.js";
 import { Side } from "./side.js";
 import { models } from "./stream.js";
 
+const NARROW = matchMedia("(max-width: 56rem)");
 const STILL = matchMedia("(prefers-reduced-motion: reduce)");
 const CALM = 400; // ms between two pictures where motion is not wanted
 const BRISK = 50; // and where it is
 const HOME = "areas: Den, Bedroom\nlight: Desk Lamp, Ceiling Light\nclimate: Thermostat\n";
-const EXAMPLES = [ // of models by the beginning of their names; `suits` says of which others
-  { label: "Ask", text: "Why is the sky blue?", suits: (card) => card.can_chat && !card.id.startsWith("assist") },
+const PUZZLE = ".2.6.8...\n58...97..\n....4....\n37....5..\n6.......4\n..8....13\n....2....\n..98...36\n...3.6.9.";
+const chats = (card) => card.can_chat && !card.id.startsWith("assist");
+const writes = (card) => !card.can_chat && !card.grid;
+const EXAMPLES = [ // `suits`: of which models; those that are `more` only make up three
+  { label: "Ask", text: "Why is the sky blue?", suits: chats },
   { label: "Call functions", text: `${HOME}> turn off the desk lamp and set the bedroom to 21 degrees`, suits: (card) => card.id.startsWith("assist") },
-  { label: "Go on with a novel", text: "Emma was", suits: (card) => !card.can_chat },
-  { label: "Fill gaps", text: "Mr. Darcy was [[mask:2-6]], and Elizabeth [[mask:4]].", suits: (card) => card.can_fill && !card.can_chat },
+  { label: "Go on with a novel", text: "Emma was", suits: writes },
+  { label: "Fill gaps", text: "Mr. Darcy was [[mask:2-6]], and Elizabeth [[mask:4]].", suits: (card) => card.can_fill && writes(card) },
+  { label: "Solve a sudoku", text: PUZZLE, suits: (card) => card.grid?.join() === "9,9,3,3" },
+  { label: "Begin a letter", text: "My dear Jane,", suits: writes, more: true },
+  { label: "Write code", text: "Write a Python function that reverses a list.", suits: chats, more: true },
+  { label: "Make a list", text: "Name five rivers of Europe, one a line.", suits: chats, more: true },
 ];
 
 const $ = (id) => document.getElementById(id);
 const prompt = $("prompt");
 let [cards, running, together, last, frame] = [[], false, true, 0, 0];
 let key = ""; // in memory only: gone with the page
+let seen = ""; // what the sides are about to show, in a sentence
 
 const say = (text) => ($("said").textContent = text);
-const trouble = (text) => {
+const trouble = (text, lost = false) => {
   $("trouble-text").textContent = text;
   $("trouble").hidden = !text;
+  $("again").hidden = !lost;
 };
 
 const controls = new Controls($("controls"), $("more-controls"), () => suit());
-const gaps = new Gaps(prompt, $("gaps"), say);
+const gaps = new Gaps(prompt, $("marks"), $("gaps"), say);
 const sides = ["A", "B"].map((name) => {
-  const side = new Side(name, $("side"), $("sides"), { changed: () => suit(), moved: () => wake(), sought: (time) => follow(side, time), announce: (text) => announce(text) });
+  const side = new Side(name, $("side"), $("sides"), { changed: () => suit(), moved: () => wake(), sought: (time) => follow(side, time), announce: (text) => announce(text), request: () => ({ made: side.card && attempt(() => requestOf(side)), keyed: Boolean(key) }) });
   side.speed = () => Number($("speed").value);
   return side;
 });
@@ -51,26 +63,65 @@ function follow(side, time) {
 }
 
 const taking = () => sides.filter(({ card }) => card);
+const fills = ({ card }) => Boolean(card.grid) || (gaps.any && card.can_fill);
+const able = ({ card }) => Boolean(card && (card.grid || card.can_fill || !gaps.any));
+
+/** What would be sent for a side; throws where a setting is no number, or the prompt no puzzle. */
+function requestOf(side, values = controls.values()) {
+  const { card, mode } = side; // the blanks of a puzzle are gaps of one token
+  const text = card.grid ? read(prompt.value, card.grid).map((digit) => digit ?? marker(1, 1)).join("") : prompt.value;
+  return requestFor({ card, mode, prompt: text, fill: fills(side), chat: $("chat").checked, values });
+}
+
+/** What `make` returns; null where it throws. */
+function attempt(make) {
+  try {
+    return make();
+  } catch {
+    return null;
+  }
+}
+
+/** What the picture of a side begins with. */
+function preview(side) {
+  const { card, mode } = side;
+  const values = attempt(() => controls.values()) ?? {};
+  const reach = horizon(card, mode, values, fills(side));
+  const masks = Array(Math.min(values.max_tokens ?? 96, 512)).fill(null);
+  if (card.grid) side.preview("", attempt(() => read(prompt.value, card.grid)) ?? Array(card.grid[0] * card.grid[1]).fill(null), reach);
+  else if (fills(side)) side.preview("", pieces(prompt.value).flatMap((piece) => (piece.low ? Array(Math.min(piece.low, 512)).fill(null) : piece)), reach);
+  else side.preview(card.can_chat && $("chat").checked ? "" : prompt.value, masks, reach);
+  return described(side, reach);
+}
 
 /** Brings everything in line with what is chosen. */
 function suit() {
-  const fill = gaps.any;
-  if (fill && !running && cards.length && !taking().some(({ card }) => card.can_fill)) {
-    const able = cards.find((card) => card.can_fill);
-    if (able) {
-      sides[1].choose(able.id);
-      say(`${$("said").textContent} Side B is now ${able.id}, which can fill gaps.`.trim());
+  if (gaps.any && !running && cards.length && !taking().some(able)) {
+    const filler = cards.find((card) => card.can_fill && !card.grid);
+    if (filler) {
+      sides[1].choose(filler.id);
+      say(`${$("said").textContent} Side B is now ${filler.id}, which can fill gaps.`.trim());
     }
   }
-  controls.suit(taking().map(({ name, card, mode }) => ({ name, card, mode })), fill);
-  $("chat-choice").hidden = fill || !taking().some(({ card }) => card.can_chat);
-  $("run-text").textContent = fill ? "Fill" : "Run";
-  for (const side of sides) side.article.classList.toggle("none", !side.card);
+  controls.suit(taking().filter(able).map((side) => ({ name: side.name, card: side.card, mode: side.mode, fill: fills(side) })));
+  $("chat-choice").hidden = gaps.any || !taking().some(({ card }) => card.can_chat);
+  $("run-text").textContent = taking().some(({ card }) => card.grid) ? "Solve" : gaps.any ? "Fill" : "Run";
+  prompt.classList.toggle("puzzle", taking().some(({ card }) => card.grid));
+  for (const side of sides) {
+    const rests = Boolean(side.card) && !able(side);
+    side.article.classList.toggle("none", !side.card);
+    side.article.classList.toggle("resting", rests);
+    if (rests || side.state === "idle") side.note(rests ? `${side.card.id} writes from left to right and cannot fill gaps.` : "");
+  }
   for (const name of ["run", "gap"]) $(name).setAttribute("aria-disabled", String(!cards.length || (running && name === "run")));
   $("stop").setAttribute("aria-disabled", String(!running));
-  const able = cards.filter((card) => card.can_fill).map(({ id }) => id);
-  $("gap-hint").textContent = able.length ? "Select text to have it filled anew." : "No model served here can fill gaps.";
-  if (!able.length) $("gap").setAttribute("aria-disabled", "true");
+  const fillers = cards.some((card) => card.can_fill && !card.grid);
+  $("gap-hint").textContent = fillers ? "Select text, here or in a result, to have it filled anew." : "No model served here can fill gaps.";
+  if (!fillers) $("gap").setAttribute("aria-disabled", "true");
+  seen = taking().filter(able).map(preview).join("; ");
+  if (seen) seen += ".";
+  for (const side of sides) side.programs();
+  wake();
 }
 
 async function run() {
@@ -78,49 +129,49 @@ async function run() {
   trouble("");
   say("");
   $("announced").replaceChildren();
-  const fill = gaps.any;
-  let values;
+  const ready = taking().filter(able);
+  let requests;
   try {
-    values = controls.values();
+    if (!ready.length) throw new Error(gaps.any ? "None of the chosen models can fill gaps. Choose one that sees what follows a gap." : "Choose a model for a side.");
+    const values = controls.values();
+    requests = ready.map((side) => requestOf(side, values));
+    const solved = sides.map(({ card }) => card?.grid && solution(read(prompt.value, card.grid), card.grid));
+    for (const [index, side] of sides.entries()) {
+      side.reset();
+      side.solution = solved[index];
+    }
   } catch (error) {
     trouble(error.message);
     controls.fault(error.param);
     return;
   }
-  const able = taking().filter(({ card }) => !fill || card.can_fill);
-  if (!able.length) {
-    trouble(fill ? "None of the chosen models can fill gaps. Choose one that sees what follows a gap." : "Choose a model for a side.");
-    return;
-  }
   running = true;
-  together = $("order").value === "together" && able.length > 1;
+  together = $("order").value === "together" && ready.length > 1;
   suit();
-  for (const side of sides) {
-    side.reset();
-    const rests = side.card && !able.includes(side);
-    side.article.classList.toggle("resting", Boolean(rests));
-    if (rests) side.note(`${side.card.id} writes from left to right and cannot fill gaps.`);
-  }
+  if (NARROW.matches) document.querySelector(".stage").scrollIntoView();
   const speed = Number($("speed").value);
-  const starts = able.map((side) => async () => {
-    const { card, mode } = side;
-    const request = requestFor({ card, mode, prompt: prompt.value, fill, chat: $("chat").checked, values });
-    return side.run(request, key, { fill, prompt: prompt.value, values, slow: speed < 1 ? speed : null });
-  });
+  const starts = ready.map((side, index) => async () => side.run(requests[index], key, speed < 1 ? speed : null));
   wake();
   let failures = [];
   if ($("order").value === "turn") {
-    for (const start of starts) {
-      if (!running) break;
-      failures.push(await start());
-    }
+    for (const start of starts) failures.push(running ? await start() : null);
   } else failures = await Promise.all(starts.map((start) => start()));
   running = false;
-  const failed = failures.find((error) => error && error.name !== "AbortError");
-  if (failed?.param) controls.fault(failed.param);
-  if (failed?.status === 401) askForKey();
+  blame(ready, failures);
   suit();
   wake();
+}
+
+/** Says what went wrong, once where it is the same on both sides. */
+function blame(ready, failures) {
+  const failed = failures.map((error) => (error?.name === "AbortError" ? null : error));
+  const messages = [...new Set(failed.map((error) => error?.message).filter(Boolean))];
+  const whose = (message) => ready.filter((_, index) => failed[index]?.message === message).map(({ name }) => name).join(" and ");
+  trouble(messages.map((message) => (ready.length > 1 ? `${whose(message)}: ${message}` : message)).join("\n"));
+  for (const error of failed) {
+    if (error?.param) controls.fault(error.param);
+    if (error?.status === 401) askForKey(true);
+  }
 }
 
 function stop() {
@@ -129,15 +180,40 @@ function stop() {
   for (const side of sides) side.stop();
 }
 
-function askForKey() {
-  $("key-box").open = true;
+function askForKey(refused) {
+  const why = key ? "The server does not know this key." : "This server asks for a key.";
+  $("key-said").textContent = refused ? why : "The key of this server, if it asks for one";
+  if (!$("key-box").open) $("key-box").showModal();
+  $("key").value = "";
   $("key").focus();
+}
+
+/** A link that opens the page with all that is chosen here; the key is no part of it. */
+function link() {
+  const set = Object.entries(attempt(() => controls.values()) ?? {}).filter(([, value]) => value !== null);
+  const chosen = sides.flatMap(({ name, card, mode }) => [[name, card?.id ?? ""], [`${name}.mode`, mode]]);
+  const parts = new URLSearchParams([["prompt", prompt.value], ["order", $("order").value], ["chat", $("chat").checked], ...chosen, ...set]);
+  return `${location.origin}${location.pathname}#${parts}`;
+}
+
+/** Takes what a link carries; what it does not name, or names and is not here, stays as it is. */
+function restore() {
+  const parts = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+  if (!parts.prompt) return;
+  for (const side of sides) {
+    const known = cards.some(({ id }) => id === parts[side.name]);
+    if (known || parts[side.name] === "") side.offer(cards, [parts[side.name], parts[`${side.name}.mode`]]);
+  }
+  if (["together", "turn"].includes(parts.order)) $("order").value = parts.order;
+  $("chat").checked = parts.chat !== "false";
+  controls.set(parts);
+  write(parts.prompt);
 }
 
 /** Who is ahead where the pictures stand. */
 function standing() {
   const shown = taking().filter(({ recording }) => recording);
-  if (shown.length < 2) return "";
+  if (shown.length < 2) return seen;
   const [a, b] = shown;
   const [pa, pb] = [a.progress, b.progress];
   if (pa.over && pb.over) {
@@ -160,6 +236,7 @@ function draw(now) {
   last = now;
   for (const side of sides) side.tick(now);
   $("standing").textContent = standing();
+  document.querySelectorAll(".lanes progress").forEach((bar, index) => (bar.value = sides[index].progress.share));
   $("replay").disabled = !sides.some(({ frames }) => frames);
   if (sides.some((side) => side.busy)) wake();
 }
@@ -171,18 +248,18 @@ function wake() {
 async function connect() {
   try {
     cards = await models(key);
+    for (const card of cards) if (!isPuzzle(card.grid)) card.grid = null;
   } catch (error) {
     cards = [];
-    trouble(error.message);
-    if (error.status === 401) askForKey();
+    trouble(error.message, true);
+    if (error.status === 401) askForKey(true);
     suit();
     return;
   }
   trouble("");
   const pairs = pair(cards);
   sides.forEach((side, index) => side.offer(cards, pairs[index]));
-  const known = EXAMPLES.filter(({ suits }) => cards.some(suits));
-  if (!prompt.value) prompt.value = (known.find(({ suits }) => suits(cards[0])) ?? known[0])?.text ?? "";
+  const known = EXAMPLES.filter(({ suits }) => cards.some(suits)).filter(({ more }, index) => !more || index < 3);
   $("examples").replaceChildren(...known.map((example) => {
     const button = document.createElement("button");
     button.type = "button";
@@ -190,21 +267,52 @@ async function connect() {
     button.addEventListener("click", () => take(example));
     return button;
   }));
+  if (!prompt.value) write((known.find(({ suits }) => taking().some(({ card }) => suits(card))) ?? known[0])?.text ?? "");
+  restore();
   suit();
+}
+
+/** Puts text into the prompt, as if it was typed. */
+function write(text) {
+  prompt.value = text;
+  prompt.dispatchEvent(new Event("input", { bubbles: true }));
 }
 
 /** Puts an example into the prompt, and models that suit it on the sides. */
 function take({ text, suits }) {
   if (running) return;
   const pairs = pair(cards.filter(suits));
-  sides.forEach((side, index) => side.offer(cards, pairs[index]));
-  prompt.value = text;
-  prompt.dispatchEvent(new Event("input", { bubbles: true }));
+  sides.forEach((side, index) => {
+    side.reset();
+    side.offer(cards, pairs[index]);
+  });
+  trouble("");
+  write(text);
+}
+
+/** Makes a gap of what is selected, in the prompt or in a result, which becomes the prompt. */
+function makeGap() {
+  if ($("gap").getAttribute("aria-disabled") === "true") return;
+  const selection = getSelection();
+  const range = selection.rangeCount && !selection.isCollapsed ? selection.getRangeAt(0) : null;
+  const canvas = sides.map(({ parts }) => parts.canvas).find((one) => range && one.contains(range.commonAncestorContainer));
+  if (canvas) {
+    const before = document.createRange();
+    before.setStart(canvas, 0);
+    before.setEnd(range.startContainer, range.startOffset);
+    const [from, length] = [before.toString().length, range.toString().length];
+    write(canvas.textContent);
+    prompt.setSelectionRange(from, from + length);
+  }
+  gaps.make();
 }
 
 $("run").addEventListener("click", run);
 $("stop").addEventListener("click", stop);
-$("gap").addEventListener("click", () => $("gap").getAttribute("aria-disabled") === "true" || gaps.make());
+$("gap").addEventListener("mousedown", (event) => event.preventDefault()); // or the selection would be gone
+$("gap").addEventListener("click", makeGap);
+$("link").addEventListener("click", () => copy(link(), $("link")));
+$("key-open").addEventListener("click", () => askForKey());
 $("again").addEventListener("click", connect);
 $("replay").addEventListener("click", () => {
   for (const side of sides) if (side.frames) side.play(Number($("speed").value), 0);
@@ -212,13 +320,15 @@ $("replay").addEventListener("click", () => {
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   key = $("key").value.trim();
-  $("key-box").open = false;
+  $("key-box").close();
   connect();
 });
 prompt.addEventListener("input", suit);
+$("chat").addEventListener("input", suit);
+addEventListener("hashchange", restore);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run();
   else if (event.key === "Escape") stop();
 });
-if (matchMedia("(max-width: 56rem)").matches) $("settings").open = false;
+if (NARROW.matches) $("settings").open = false;
 connect();

@@ -34,6 +34,15 @@ export function requestFor({ card, mode, prompt, fill, chat, values }) {
   return { path: "v1/completions", body: { ...body, prompt } };
 }
 
+/** What a side does, in words. */
+export function described({ name, card, mode }, reach) {
+  if (card.grid) return `${name} fills the blanks all at once, the surest cells first`;
+  if (mode === "ar") return `${name} writes one token after another`;
+  if (mode === "verify") return `${name} drafts several tokens at once and checks them as it would write them one by one`;
+  if (reach < Infinity) return `${name} denoises ${reach} masks at a time`;
+  return `${name} begins with a canvas of ${card.layout === "canvas" ? "noise" : "masks"} and denoises all of it at once`;
+}
+
 /** How many masks behind the last written token belong to the picture: a canvas is whole, the others grow. */
 export function horizon(card, mode, values, fill) {
   if (fill || card.layout === "bidirectional" || card.layout === "canvas") return Infinity;
@@ -41,9 +50,13 @@ export function horizon(card, mode, values, fill) {
   return values.block_length ?? card.block_length ?? 1;
 }
 
-/** Two sides to begin with: two modes of one model, else a model that writes left to right beside one that does not. */
+/** Two sides to begin with: a full canvas beside its AR twin, else two modes of one model, else one of each kind. */
 export function pair(cards) {
   const first = cards[0];
+  const twin = (card) => cards.find(({ id }) => id === `${card.id}-ar`);
+  const whole = cards.find((card) => card.layout === "bidirectional" && twin(card));
+  if (whole) return [[twin(whole).id, "ar"], [whole.id, "diffusion"]];
+  if (first.grid) return [[first.id, first.modes[0]], ["", ""]];
   const both = [[first.id, "ar"], [first.id, first.modes.find((mode) => mode !== "ar")]];
   if (first.modes.includes("ar") && first.modes.includes("diffusion")) return both;
   const plain = cards.find((card) => card.modes[0] === "ar");

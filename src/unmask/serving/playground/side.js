@@ -2,8 +2,8 @@
 
 import { CanvasView, named, percent } from "./canvas.js";
 import { calls, chips } from "./calls.js";
-import { align, Recording, written } from "./frames.js";
-import { horizon } from "./requests.js";
+import { align, MASK, Recording, written } from "./frames.js";
+import { copy, programs } from "./share.js";
 import { events } from "./stream.js";
 
 const STATES = { idle: "", running: "writing", done: "done", stopped: "stopped", failed: "failed" };
@@ -13,21 +13,21 @@ const seconds = (ms) => `${(ms / 1000).toFixed(ms < 9950 ? 2 : 1)} s`;
 
 export class Side {
   /** `changed`: the model or mode was; `moved`: there is something else to see; `sought`: the timeline was dragged
-   *  to a time in ms; `announce`: what a screen reader is to say. */
-  constructor(name, template, into, { changed, moved, sought, announce }) {
+   *  to a time in ms; `announce`: what a screen reader is to say; `request`: what would be sent now. */
+  constructor(name, template, into, { changed, moved, sought, announce, request }) {
     const article = template.content.cloneNode(true).firstElementChild;
     into.append(article);
-    Object.assign(this, { name, article, moved, announce });
+    Object.assign(this, { name, article, moved, announce, request });
     const part = (what) => article.querySelector(`[data-part="${what}"]`);
     this.parts = Object.fromEntries(
-      ["title", "model", "mode", "state", "note", "trouble", "canvas", "play", "time", "place", "gaps", "calls", "rows", "changes", "scroll", "bar"]
+      ["title", "model", "mode", "state", "note", "canvas", "play", "time", "place", "calls", "rows", "changes", "scroll", "copy", "code"]
         .map((what) => [what, part(what)]),
     );
     this.figures = Object.fromEntries([...article.querySelectorAll("[data-figure]")].map((dd) => [dd.dataset.figure, dd]));
     this.parts.title.textContent = name;
     article.setAttribute("aria-label", `Side ${name}`);
-    for (const what of ["model", "mode", "play", "time", "canvas", "scroll"]) {
-      const label = this.parts[what].getAttribute("aria-label");
+    for (const what of ["model", "mode", "play", "time", "canvas", "scroll", "copy"]) {
+      const label = this.parts[what].getAttribute("aria-label") ?? this.parts[what].textContent;
       this.parts[what].setAttribute("aria-label", `${label}, side ${name}`);
     }
     this.view = new CanvasView(this.parts.canvas);
@@ -39,19 +39,18 @@ export class Side {
     });
     this.parts.play.addEventListener("click", () => (this.playing ? this.pause() : this.play(this.speed?.() ?? 1)));
     this.parts.changes.addEventListener("toggle", () => this.#table());
+    this.parts.copy.addEventListener("click", () => copy(this.parts.canvas.textContent, this.parts.copy));
+    this.parts.code.addEventListener("toggle", () => this.programs());
     this.reset();
   }
 
   reset() {
     Object.assign(this, {
       state: "idle", recording: null, count: 0, shownCount: -1, following: true, playing: null, text: "", usage: null,
-      began: 0, ended: 0, length: 0, prompt: "",
+      began: 0, ended: 0, length: 0,
     });
     this.view.clear();
     this.note("");
-    this.trouble("");
-    this.parts.gaps.replaceChildren();
-    this.parts.gaps.hidden = true;
     this.parts.calls.hidden = true;
     this.#show();
   }
@@ -94,32 +93,49 @@ export class Side {
     this.parts.note.hidden = !text;
   }
 
-  trouble(text) {
-    this.parts.trouble.textContent = text;
-    this.parts.trouble.hidden = !text;
+  /** Shows what a run begins with: the prompt, and given text and masks (null), of which `reach` belong to the picture. */
+  preview(prompt, texts, reach) {
+    if (this.state !== "idle") return;
+    Object.assign(this, { prompt, reach });
+    this.view.begin(prompt, this.card.grid);
+    const cells = texts.map((text) => (text === null ? MASK : { ...MASK, text, state: "given" }));
+    this.view.show(cells.slice(0, cells.findLastIndex((cell) => cell !== MASK) + 1 + reach), 0);
   }
 
-  /** Runs a request to its end; errors are shown here and told by what is returned: null or the error. */
-  async run({ path, body }, key, { fill, prompt, values, slow }) {
-    this.reset();
-    this.horizon = horizon(this.card, this.mode, values, fill);
-    this.prompt = path === "v1/completions" ? prompt : "";
+  /** The request that would be sent now, as programs. */
+  programs() {
+    const { code } = this.parts;
+    while (code.childElementCount > 1) code.lastElementChild.remove();
+    if (!code.open) return;
+    const { made, keyed } = this.request();
+    for (const [name, text] of made ? programs(made, keyed) : []) {
+      const head = Object.assign(document.createElement("p"), { className: "line", textContent: name });
+      const button = Object.assign(document.createElement("button"), { type: "button", className: "small", textContent: "Copy" });
+      button.setAttribute("aria-label", `Copy ${name}, side ${this.name}`);
+      button.addEventListener("click", () => copy(text, button));
+      head.append(button);
+      code.append(head, Object.assign(document.createElement("pre"), { tabIndex: 0, textContent: text }));
+    }
+  }
+
+  /** Runs a request to its end and returns what went wrong: null or the error. */
+  async run({ path, body }, key, slow) {
     this.state = "running";
+    this.filling = "template" in body;
     this.following = !slow;
     this.abort = new AbortController();
-    if (fill && /\[\[mask:\d+-\d+\]\]/.test(prompt)) this.note("Trying the lengths of the gaps…");
+    if (/\[\[mask:\d+-\d+\]\]/.test(body.template)) this.note("Trying the lengths of the gaps…");
     this.began = performance.now();
     if (slow) this.play(slow);
     this.#show();
     let failed = null;
     try {
-      for await (const event of events(path, body, key, this.abort.signal)) this.#take(event, fill);
+      for await (const event of events(path, body, key, this.abort.signal)) this.#take(event);
       this.#finish();
     } catch (error) {
       failed = error;
       const stopped = error.name === "AbortError";
       this.state = stopped ? "stopped" : "failed";
-      if (!stopped) this.trouble(error.message);
       this.ended ||= performance.now() - this.began;
     }
     if (this.parts.note.textContent.startsWith("Trying")) this.note("");
@@ -132,7 +148,7 @@ export class Side {
     this.abort?.abort();
   }
 
-  #take(event, fill) {
+  #take(event) {
     if (event.usage) this.usage = event.usage;
     this.seed = event.seed;
     const choice = event.choices[0];
@@ -140,15 +156,14 @@ export class Side {
     this.text += choice.delta?.content ?? choice.text ?? "";
     if (choice.canvas) {
       this.note("");
-      this.recording = new Recording(choice.canvas.texts, fill);
+      this.recording = new Recording(choice.canvas.texts, this.filling);
       this.length = this.recording.length;
-      this.view.begin(this.prompt);
+      this.view.begin(this.prompt, this.card.grid);
     }
     if (choice.frame) {
       this.recording.add(choice.frame, performance.now() - this.began);
       this.ended = performance.now() - this.began;
     }
-    if (choice.gaps) this.#gaps(choice.gaps);
     this.moved();
   }
 
@@ -160,21 +175,8 @@ export class Side {
     align(recording.at(recording.frames.length).slice(0, this.length), this.text);
     this.view.refresh();
     const { steps, completion_tokens: tokens } = usage;
+    if (this.solution) this.note(this.text === this.solution ? `Solved: ${tokens} cells in ${steps} steps.` : "Not solved: this differs from the one solution.");
     this.announce(`${this.label}: done after ${steps} steps and ${seconds(this.ended)}, ${tokens} tokens. ${this.text.trim()}`);
-  }
-
-  #gaps(gaps) {
-    const items = gaps.map((text, index) => {
-      const item = document.createElement("li");
-      const name = document.createElement("span");
-      name.textContent = `Gap ${index + 1}: `;
-      const filled = document.createElement("q");
-      filled.textContent = text.trim();
-      item.append(name, filled);
-      return item;
-    });
-    this.parts.gaps.replaceChildren(...items);
-    this.parts.gaps.hidden = !gaps.length;
   }
 
   get frames() {
@@ -239,9 +241,9 @@ export class Side {
     parts.time.max = this.frames;
     parts.time.value = count;
     parts.time.disabled = parts.play.disabled = !this.frames;
+    parts.copy.disabled = !recording;
     parts.play.textContent = this.playing ? "Pause" : "Play";
-    const { written: there, of, share } = this.progress;
-    parts.bar.value = share;
+    const { written: there, of } = this.progress;
     const step = count ? recording.frames[count - 1].step : 0;
     const last = this.frames ? recording.frames.at(-1).step : 0;
     parts.place.textContent = recording ? `step ${step} of ${last}` : "";
@@ -249,12 +251,12 @@ export class Side {
     if (recording) {
       const cells = recording.at(count);
       const end = count === this.frames && this.state === "done" ? this.length : cells.length;
-      const past = cells.findLastIndex((cell) => cell.state !== "mask") + 1 + this.horizon;
+      const past = cells.findLastIndex((cell) => cell.state !== "mask") + 1 + this.reach;
       this.view.show(cells.slice(0, Math.min(end, past)), count, count ? recording.frames[count - 1].gone : []);
       const made = calls(cells.slice(0, end));
       parts.calls.replaceChildren(...chips(made));
       parts.calls.hidden = !made.length;
-      if (this.following && this.horizon < Infinity) parts.canvas.scrollTop = parts.canvas.scrollHeight;
+      if (this.following && this.reach < Infinity) parts.canvas.scrollTop = parts.canvas.scrollHeight;
     }
     parts.canvas.classList.toggle("calm", this.state === "done" && count === this.frames && !this.playing);
     this.#numbers();
