@@ -268,7 +268,7 @@ class TorchBackend:
             self.cache.select(torch.from_numpy(rows).to(self.device))
 
     def share(self, source: int, target: int, count: int) -> bool:
-        if self.cache is None:
+        if self.cache is None or self.cache.states is not None:
             return False
         for store in (*self.cache.keys, *self.cache.values):
             store[target, :, :count] = store[source, :, :count]
