@@ -295,7 +295,7 @@ def sampled(schemes: Sequence[Scheme], counts: Sequence[int], target: Array) -> 
         return np.repeat(np.array(values), counts)
 
     own = np.split(target, np.cumsum(counts)[:-1])
-    steps = np.concatenate([scheme.draws(part) for scheme, part in zip(schemes, own, strict=True)])
+    steps = np.concatenate([scheme.draw_steps(part) for scheme, part in zip(schemes, own, strict=True)])
     address = (spread([request.seed for request in requests]), steps, target)
     return Sampling(
         temperature,
@@ -325,7 +325,7 @@ class Scheme:
         """That the next forward's proposals are sampled at."""
         return self.row.request.temperature
 
-    def draws(self, target: Array) -> Array:
+    def draw_steps(self, target: Array) -> Array:
         """The steps that draws for scored positions [n] are addressed by, [n]."""
         return np.full(len(target), self.row.draw)
 

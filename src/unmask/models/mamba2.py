@@ -77,14 +77,14 @@ def scan(terms: Terms, run_BT: Tensor | None, state: Tensor | None = None, mark:
         if run_BT is not None:
             run = run_BT[:, start:end]
             unseen = unseen | (run[:, :, None] != run[:, None])[:, None, None]
-            entering = entering * (run == before)[:, None, None]
+            entering = entering * run.eq(before)[:, None, None]
         share = (total[..., :, None] - total[..., None, :]).masked_fill(unseen, -torch.inf).exp()
         scores = torch.einsum("bgtn,bgsn->bgts", part.c, part.b)[:, :, None] * share
         known = torch.einsum("bgtn,bghnk->bghtk", part.c, state)
         read.append(scores @ part.x + known * entering[..., None])
         if run_BT is not None:
             last = run[:, -1:]
-            state = state * (last == before)[..., None, None, None]
+            state = state * last.eq(before)[..., None, None, None]
             part = part._replace(x=part.x * (run == last)[:, None, None, :, None])
             before = last
         state = advance(state, part)
@@ -207,7 +207,7 @@ class Mamba2(nn.Module):
         rows, directions, length, _ = inputs_BRTE.shape
         space = self.space
         before = space.conv_width - 1
-        inputs, step = inputs_BRTE.float().split([self.channels, self.heads], -1)
+        inputs, step = torch.split(inputs_BRTE.float(), [self.channels, self.heads], -1)
         weight = self.conv_weight.float().view(directions, 1, self.channels, space.conv_width)
         padded = F.pad(inputs, (0, 0, before, 0))
         mixed = torch.zeros_like(inputs) if self.conv_bias is None else self.conv_bias.float().view(directions, 1, -1)
@@ -217,7 +217,7 @@ class Mamba2(nn.Module):
                 seen = seen * (F.pad(run_BRT, (before - tap, 0), value=-1)[..., :length] == run_BRT)[..., None]
             mixed = mixed + seen * weight[..., tap]
         sizes = [self.inner, *[space.num_groups * space.state_size] * 2]
-        x, b, c = F.silu(mixed).split(sizes, -1)
+        x, b, c = torch.split(F.silu(mixed), sizes, -1)
         step = F.softplus(step + self.dt_bias.float().view(directions, 1, -1))
         decay = step * -self.A_log.float().exp().view(directions, 1, -1)
         heads = (rows * directions, length, space.num_groups, -1)

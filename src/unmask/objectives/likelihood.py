@@ -80,7 +80,7 @@ def exact_causal(
     states = model.unshift(model.hidden(window_RT, None, mask))[scored]
     log_p = []
     best = []
-    for part, target in zip(states.split(rows), window_RT[scored].split(rows), strict=True):
+    for part, target in zip(torch.split(states, rows), torch.split(window_RT[scored], rows), strict=True):
         scores = _log_softmax(model, model.head(part))
         log_p.append(scores.gather(-1, target[:, None])[:, 0].double())
         best.append(scores.argmax(-1) == target)

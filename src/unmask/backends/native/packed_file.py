@@ -33,7 +33,7 @@ class PackedFile:
         for part in parts:
             rows += len(part)
             self.index[name] = (part.dtype.str, [rows, *part.shape[1:]], start)
-            self.file.write(np.ascontiguousarray(part))
+            self.file.write(np.ascontiguousarray(part).data)
 
     def end(self) -> None:
         text = json.dumps(self.index).encode()

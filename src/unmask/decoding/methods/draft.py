@@ -149,7 +149,7 @@ class Verifying(Scheme):
         """Columns of text that the next forward reads, drafts left out."""
         return self.start - (self.row.cached if self.exact else 0)
 
-    def draws(self, target: Array) -> Array:
+    def draw_steps(self, target: Array) -> Array:
         """As in mode ar, which writes one open position after another."""
         return target - self.first + 1
 

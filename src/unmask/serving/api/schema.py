@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -144,7 +144,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {  # fields of other servers, at the value
 NeutralFields: Any = create_model(
     "NeutralFields",
     __base__=DecodingFields,
-    **{name: (Annotated[Any, _only(*values)], None) for name, values in NEUTRAL.items()},
+    **cast(Any, {name: (Annotated[Any, _only(*values)], None) for name, values in NEUTRAL.items()}),
 )
 
 
