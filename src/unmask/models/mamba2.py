@@ -68,7 +68,7 @@ def scan(terms: Terms, run_BT: Tensor | None, state: Tensor | None = None, mark:
     marked = state
     read = []
     later = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=terms.x.device).triu(1)
-    before = None if run_BT is None else run_BT[:, :1]  # run of the column before the chunk
+    before = later[:0] if run_BT is None else run_BT[:, :1]  # run of the column before the chunk
     for start, end in pairwise([*range(0, mark, CHUNK), *range(mark, length, CHUNK), length]):
         part = terms.columns(start, end)
         total = part.decay.cumsum(-1)
@@ -207,7 +207,7 @@ class Mamba2(nn.Module):
         rows, directions, length, _ = inputs_BRTE.shape
         space = self.space
         before = space.conv_width - 1
-        inputs, step = inputs_BRTE.float().split([self.channels, self.heads], -1)
+        inputs, step = torch.split(inputs_BRTE.float(), [self.channels, self.heads], -1)
         weight = self.conv_weight.float().view(directions, 1, self.channels, space.conv_width)
         padded = F.pad(inputs, (0, 0, before, 0))
         mixed = torch.zeros_like(inputs) if self.conv_bias is None else self.conv_bias.float().view(directions, 1, -1)
@@ -217,7 +217,7 @@ class Mamba2(nn.Module):
                 seen = seen * (F.pad(run_BRT, (before - tap, 0), value=-1)[..., :length] == run_BRT)[..., None]
             mixed = mixed + seen * weight[..., tap]
         sizes = [self.inner, *[space.num_groups * space.state_size] * 2]
-        x, b, c = F.silu(mixed).split(sizes, -1)
+        x, b, c = torch.split(F.silu(mixed), sizes, -1)
         step = F.softplus(step + self.dt_bias.float().view(directions, 1, -1))
         decay = step * -self.A_log.float().exp().view(directions, 1, -1)
         heads = (rows * directions, length, space.num_groups, -1)
