@@ -68,7 +68,7 @@ def scan(terms: Terms, run_BT: Tensor | None, state: Tensor | None = None, mark:
     marked = state
     read = []
     later = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=terms.x.device).triu(1)
-    before = None if run_BT is None else run_BT[:, :1]  # run of the column before the chunk
+    before = later[:0] if run_BT is None else run_BT[:, :1]  # run of the column before the chunk
     for start, end in pairwise([*range(0, mark, CHUNK), *range(mark, length, CHUNK), length]):
         part = terms.columns(start, end)
         total = part.decay.cumsum(-1)
