@@ -145,8 +145,8 @@ def test_company_changes_nothing(pair: tuple[DiffusionLM, DiffusionLM]) -> None:
 def test_verify_is_ar_to_the_bit(pair: tuple[DiffusionLM, DiffusionLM], temperature: float) -> None:
     _, lm = pair
     for seed, prompt in enumerate(PROMPTS):
-        plain = lm.generate(prompt, 40, mode="ar", seed=seed)
-        checked = lm.generate(prompt, 40, mode="verify", block_length=3, seed=seed)
+        plain = lm.generate(prompt, 40, mode="ar", seed=seed, temperature=temperature)
+        checked = lm.generate(prompt, 40, mode="verify", block_length=3, seed=seed, temperature=temperature)
         assert plain.token_ids == checked.token_ids
     together = lm.generate(PROMPTS, 40, mode="diffusion", seed=5, temperature=temperature)
     for number, prompt in enumerate(PROMPTS):
@@ -258,3 +258,15 @@ def test_what_it_cannot_do_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(native, "library", lambda: None)
     with pytest.raises(UnmaskError, match="without a C compiler"):
         DiffusionLM.from_pretrained(folder, backend="native")
+
+
+def test_costs_of_passes_are_measured_once(
+    pair: tuple[DiffusionLM, DiffusionLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, lm = pair
+    costs = lm.new_backend().pass_costs()
+    assert costs is not None
+    assert costs[1] > 0
+    assert max(costs) > 4
+    monkeypatch.setattr("unmask.backends.native.backend.passes", lambda *args, **options: pytest.fail("measured again"))
+    assert lm.new_backend().pass_costs() == costs

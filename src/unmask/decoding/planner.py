@@ -19,7 +19,7 @@ SHARE = 0.06  # of a pass of one column that another costs, where nothing is mea
 MEMORY = 0.98  # share of what was observed that the next pass leaves
 MARGIN = 1.03  # times the tokens for a step's time without drafts that they must bring: planning has its price too
 LATER = 8  # columns over which the price of a slot's draft, a column of the next pass, is averaged
-BELIEF = 16  # observations that an earlier belief counts for
+BELIEF = 8  # observations that an earlier belief counts for
 
 
 class Costs:
