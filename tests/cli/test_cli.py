@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from unmask.canvas import Canvas, Frame
 from unmask.backends.native import network
+from unmask.canvas import Canvas, Frame
 from unmask.cli.main import main
 from unmask.cli.report import table_rows
 from unmask.decoding.methods import DecodingDefaults
