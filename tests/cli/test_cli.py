@@ -106,22 +106,20 @@ def test_bench_cache(run: Run) -> None:
     assert "ids as without" in out
 
 
-def test_packed_weights_are_listed_and_cleared(
-    run: Run, folders: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_packed_weights_are_listed_and_cleared(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if network.library() is None:
         pytest.skip("installed without a C compiler")
     monkeypatch.setenv("UNMASK_CACHE", str(tmp_path))
     for quantize in ("q8", "q4"):
-        code, _, _ = run("generate", "the cat", "-m", folders["toy"], "-n", "4", "--quantize", quantize, "--json")
+        code, _, _ = run("generate", "Emma", "-m", "austen", "-n", "4", "--quantize", quantize, "--json")
         assert code == 0
     kept = json.loads(run("cache", "list", "--json")[1])
     assert kept["folder"] == str(tmp_path / "compiled")
-    assert [name.rpartition("-")[0] for name in kept["bytes"]] == ["toy-native", "toy-native-q4"]
+    assert [name.rpartition("-")[0] for name in kept["bytes"]] == ["austen-native", "austen-native-q4"]
     assert min(kept["bytes"].values()) > 0
-    assert run("cache", "clear", "toy-native-q4")[0] == 0
+    assert run("cache", "clear", "austen-native-q4")[0] == 0
     assert len(json.loads(run("cache", "list", "--json")[1])["bytes"]) == 1
-    assert "nothing is kept of 'toy-native-q4'" in run("cache", "clear", "toy-native-q4")[2]
+    assert "nothing is kept of 'austen-native-q4'" in run("cache", "clear", "austen-native-q4")[2]
     assert len(json.loads(run("cache", "clear", "--json")[1])) == 1
 
 
