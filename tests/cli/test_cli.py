@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from unmask.backends.native import network
 from unmask.canvas import Canvas, Frame
 from unmask.cli.main import main
 from unmask.cli.report import table_rows
@@ -103,6 +104,23 @@ def test_bench_cache(run: Run) -> None:
     code, out, _ = run("bench", "cache", *sizes, "--rounds", "1")
     assert code == 0
     assert "ids as without" in out
+
+
+def test_packed_weights_are_listed_and_cleared(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if network.library() is None:
+        pytest.skip("installed without a C compiler")
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path))
+    for quantize in ("q8", "q4"):
+        code, _, _ = run("generate", "Emma", "-m", "austen", "-n", "4", "--quantize", quantize, "--json")
+        assert code == 0
+    kept = json.loads(run("cache", "list", "--json")[1])
+    assert kept["folder"] == str(tmp_path / "compiled")
+    assert [name.rpartition("-")[0] for name in kept["bytes"]] == ["austen-native", "austen-native-q4"]
+    assert min(kept["bytes"].values()) > 0
+    assert run("cache", "clear", "austen-native-q4")[0] == 0
+    assert len(json.loads(run("cache", "list", "--json")[1])["bytes"]) == 1
+    assert "nothing is kept of 'austen-native-q4'" in run("cache", "clear", "austen-native-q4")[2]
+    assert len(json.loads(run("cache", "clear", "--json")[1])) == 1
 
 
 def test_fill_json(run: Run, folders: dict[str, str]) -> None:

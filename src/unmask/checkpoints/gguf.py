@@ -331,7 +331,9 @@ class GGUF(Weights):
 
     def side_files(self) -> dict[str, str]:
         """Text of the files that spare the next reader this one's metadata: config, tokenizer, chat template."""
-        files = {"config.json": json.dumps(self.config(), indent=2) + "\n", "tokenizer.json": self.tokenizer().to_str()}
+        files = {"config.json": json.dumps(self.config(), indent=2) + "\n"}
+        with suppress(UnmaskError):  # the model's own may lie there, or the reason is said when it is asked for
+            files["tokenizer.json"] = self.tokenizer().to_str()
         template = self.templates().get("default")
         return files if template is None else {**files, "chat_template.jinja": template}
 

@@ -68,8 +68,7 @@ def batch(
     # no line of a batch is turned away because others wait
     limits = Limits(max_concurrent, 1 << 30, int(cache_gb * 2**30))
     settings = Settings(body_bytes=1 << 30, seconds=math.inf)
-    how = {"device": device, "dtype": dtype, "backend": backend, "quantize": quantize}
-    config = ServerConfig(names(model or ["default"]), limits, settings, how)
+    config = ServerConfig(names(model or ["default"]), limits, settings, device, dtype, backend, quantize)
     try:
         if before < len(asked):
             with running(config, fleet) as (app, _):

@@ -99,8 +99,7 @@ def serve(
     limits = Limits(max_concurrent, queue, int(cache_gb * 2**30), prefill_chunk)
     named = names(models or ["default"])
     listener = bind(host, port)  # before models are read: it may be taken
-    how = {"device": device, "dtype": dtype, "backend": backend, "quantize": quantize}
-    config = ServerConfig(named, limits, settings, how)
+    config = ServerConfig(named, limits, settings, device, dtype, backend, quantize)
     with running(config, fleet) as (app, engine):
         run(Server(app, engine, grace), named, listener)
 

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import SimpleQueue
 from types import FrameType
 from typing import Any, ClassVar, Protocol
@@ -88,11 +88,15 @@ class ServerConfig:
     models: dict[str, str]
     limits: Limits
     settings: Settings
-    how: dict[str, Any] = field(default_factory=dict)  # they are loaded: device, dtype, backend, quantize
+    device: str = "cpu"
+    dtype: str | None = None
+    backend: str = "auto"
+    quantize: str | None = None
 
     def start(self) -> tuple[ASGIApp, Engine]:
         """Reads the models; the application that answers for them, and its engine, which the caller closes."""
-        lms = {name: DiffusionLM.from_pretrained(source, **self.how) for name, source in self.models.items()}
+        how = (self.device, self.dtype, self.backend, self.quantize)
+        lms = {name: DiffusionLM.from_pretrained(source, *how) for name, source in self.models.items()}
         return make_app(lms, self.limits, self.settings)
 
 
