@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +10,11 @@ import numpy as np
 import typer
 
 from unmask.cli.options import Json, load, numbers, text_of
+from unmask.cli.report import print_record
 from unmask.cli.terminal import table
 from unmask.errors import UnmaskError
-from unmask.evaluation.answers import answer_nats, unigram_entropy
+from unmask.evaluation.answers import entropies, judged
+from unmask.evaluation.figures import Figure
 from unmask.files import replacing
 from unmask.lm import DiffusionLM
 from unmask.prompts import encode_text
@@ -21,26 +22,15 @@ from unmask.prompts import encode_text
 HELD_OUT = Path("data/austen/persuasion.txt")
 GIVEN = 16  # tokens of each prompt
 BATCH = 16
-RESAMPLES = 2000
-
-
-def interval(values: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float, float]:
-    """A figure of texts and its 95% interval by bootstrap; values [texts, ...], `of` reduces [..., texts, ...]."""
-    rng = np.random.default_rng(0)
-    samples = of(values[rng.integers(len(values), size=(RESAMPLES, len(values)))])
-    return float(of(values[None])[0]), *(float(x) for x in np.quantile(samples, (0.025, 0.975)))
 
 
 def measured(rows: list[list[int]], texts: list[list[int]], lm: DiffusionLM, judge: DiffusionLM) -> dict[str, Any]:
     """Figures of texts that were written after rows of given ids."""
     decode = lm.tokenizer.decode  # type: ignore[union-attr]
-    nats = []
-    for given, ids in zip(rows, texts, strict=True):
-        encoded = encode_text(decode(ids), judge.tokenizer, judge.config, judge.name)
-        nats.append((answer_nats(judge, judge.encode(decode(given))[0], encoded), len(encoded)))
+    given = [judge.encode(decode(row))[0] for row in rows]
     return {
-        "perplexity": interval(np.array(nats), lambda x: np.exp(x[..., 0].sum(-1) / x[..., 1].sum(-1))),
-        "entropy": interval(np.array([unigram_entropy([ids]) for ids in texts]), lambda x: x.mean(-1)),
+        "perplexity": judged(judge, [decode(ids) for ids in texts], given),
+        "entropy": entropies(texts),
         "sample": decode(rows[0] + texts[0]),
     }
 
@@ -138,15 +128,15 @@ def command(
     if picture is not None:
         draw(results, picture, note)
     if as_json:
-        print(json.dumps({"settings": note, "results": results}))
+        print_record({"settings": note, "results": results})
         return
     cells = [
         [
             r["model"],
             f"{r['temperature'] or ''}",
             f"{r['steps'] or ''}",
-            "{:.1f} ({:.1f} to {:.1f})".format(*r["perplexity"]),
-            "{:.2f} ({:.2f} to {:.2f})".format(*r["entropy"]),
+            Figure(*r["perplexity"]).shown(1),
+            Figure(*r["entropy"]).shown(),
         ]
         for r in results
     ]

@@ -16,7 +16,7 @@ import typer
 from unmask.cli.options import Json, Threshold, load
 from unmask.cli.report import report
 from unmask.decoding.infill import parse_template
-from unmask.evaluation.exact import interval
+from unmask.evaluation.figures import share as interval
 from unmask.evaluation.sudoku import ATTEMPTS, fill_grid
 from unmask.lm import DiffusionLM
 

@@ -95,7 +95,7 @@ def score(rows: str, model: str) -> None:
     import reasoning_gym
 
     from unmask import DiffusionLM
-    from unmask.evaluation.exact import interval
+    from unmask.evaluation.figures import share as interval
 
     lm = DiffusionLM.from_pretrained(model)
     scorer = reasoning_gym.create_dataset("futoshiki", size=1, seed=0)
