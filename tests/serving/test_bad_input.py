@@ -154,7 +154,7 @@ def test_fields_that_cannot_be_honoured(live: Live, change: dict[str, Any], name
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 30}, "top_logprobs"),
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"tool_choice": "auto"}, "tool_choice needs tools"),
+        ({"tool_choice": "required"}, "tool_choice needs tools"),
         ({"tool_choice": "always"}, "tool_choice"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "tool_call_id"),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "json_schema"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import resource
 import signal
@@ -221,6 +222,8 @@ class Server(uvicorn.Server):
 def serve(server: Server, names: Iterable[str], listener: socket.socket) -> None:
     """Serves until a signal comes."""
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()  # what was loaded stays: no later look at all objects, which stops every thread, has to pass it
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("unmask").setLevel(logging.INFO)
 
