@@ -455,7 +455,7 @@ class DiffusionLM:
 
         if (texts is None) == (ids is None):
             raise UnmaskError("likelihood scores texts or ids; give one of them")
-        wanted: list[Any] = list(texts if ids is None else ids)
+        wanted: list[Any] = [*(texts or []), *(ids or [])]
         prompts = [None] * len(wanted) if given is None else given
         if len(prompts) != len(wanted):
             raise UnmaskError(f"{len(wanted)} texts have {len(prompts)} prompts given; give one for each")

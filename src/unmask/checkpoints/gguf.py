@@ -189,7 +189,7 @@ class GGUF(Weights):
             template = self.templates().get("default")
             raw["mask_token_id"] = free_token(self.special_tokens(), list(ids.values()), template, str(self.source))
         if kind.experts:
-            size = self._number("expert_feed_forward_length", sizes["intermediate_size"])
+            size = self._number("expert_feed_forward_length", int(sizes["intermediate_size"]))
             raw |= {"num_experts": self._number("expert_count")}
             raw |= {"num_experts_per_tok": self._number("expert_used_count")}
             raw |= dict.fromkeys(("moe_intermediate_size", "expert_intermediate_size"), size)
@@ -310,7 +310,7 @@ class GGUF(Weights):
         except Exception as error:  # the library raises bare Exception
             raise self._damaged(f"has merges that do not fit its vocabulary: {str(error)!r:.80}") from None
         pattern = SPLITTING[pre]
-        cut = pre_tokenizers.Digits(individual_digits=True)
+        cut: Any = pre_tokenizers.Digits(individual_digits=True)
         if pattern is not None:
             cut = pre_tokenizers.Split(Regex(pattern), "isolated")
         if pre == "qwen2":

@@ -76,15 +76,13 @@ def evaluate(
 
 def _ways(modes: str, thresholds: str) -> dict[str, dict[str, Any]]:
     """Options of every mode and threshold to compare, by name."""
-    wanted = [mode.strip() for mode in modes.split(",") if mode.strip()] or [None]
+    wanted = [mode.strip() for mode in modes.split(",") if mode.strip()] or [""]
     cuts = shares("--thresholds", thresholds) if thresholds else [None]
     out = {}
     for mode, cut in itertools.product(wanted, cuts):
         at = None if mode in ("ar", "verify") else cut
-        given = {"mode": mode, "threshold": at}
-        out[", ".join(str(value) for value in given.values() if value is not None) or "own"] = {
-            name: value for name, value in given.items() if value is not None
-        }
+        given = {name: value for name, value in (("mode", mode), ("threshold", at)) if value not in ("", None)}
+        out[", ".join(map(str, given.values())) or "own"] = given
     return out
 
 
@@ -196,9 +194,8 @@ def _generated(
     names = {"perplexity": 1, "entropy": 2, "distinct_1": 1, "distinct_2": 1, "distinct_3": 1, "tokens_per_step": 2}
     table = []
     for record in records:
-        table.append(
-            [record["way"], *_cells(record, names), *([f"{record['mauve']:.3f}"] if "mauve" in record else [])]
-        )
+        mauve = [f"{record['mauve']:.3f}"] if "mauve" in record else []
+        table.append([str(record["way"]), *_cells(record, names), *mauve])
     columns = ["way", f"perplexity, {judge.name}", "entropy", "distinct 1, %", "2", "3", "tokens/step"]
     columns += ["MAUVE"] if "mauve" in records[0] else []
     report(records, f"{count} texts of {lm.name}, {max_new_tokens} tokens at most", columns, table, as_json)

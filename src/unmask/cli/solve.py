@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -14,6 +14,8 @@ from unmask.errors import UnmaskError
 from unmask.evaluation.sudoku import ATTEMPTS, Attempt, drawn, fill_grid, first_clash, read_grid, solutions
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from unmask.lm import DiffusionLM
 
 
@@ -70,12 +72,13 @@ def _draw(grid: str, attempt: Attempt, lm: DiffusionLM, pause: float) -> None:
     console = Console()
     if not console.is_terminal:
         return
+    tokenizer = cast("Tokenizer", lm.tokenizer)
     cells = list(grid)
     styles = ["bold"] * 81
     with Live(console=console, refresh_per_second=20) as live:
         for frame in attempt.output.frames:
             for position, token, confidence in zip(frame.positions, frame.tokens, frame.confidences, strict=True):
-                cells[position] = attempt.grid(lm.tokenizer.decode([token]))
+                cells[position] = attempt.grid(tokenizer.decode([token]))
                 styles[position] = f"rgb({int(200 * (1 - confidence))},{int(120 + 110 * confidence)},80)"
             text = Text()
             cell = iter(range(81))

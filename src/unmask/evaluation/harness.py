@@ -10,13 +10,12 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
+from dataclasses import replace
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from unmask.decoding.loop import Decoder
 from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
-from unmask.output import Run
 
 try:
     from lm_eval.api.instance import Instance
@@ -39,7 +38,7 @@ class Asked(NamedTuple):
 
 
 @register_model("unmask")
-class UnmaskLM(LM):
+class UnmaskLM(LM):  # type: ignore[misc]
     """Any model of ours, scored by `DiffusionLM.likelihood` and asked by `DiffusionLM.generate`.
 
     Requests' masks and draws are of the seed and the request, whatever stands beside it.
@@ -61,8 +60,11 @@ class UnmaskLM(LM):
         """pretrained, device, dtype, backend: as of `DiffusionLM.from_pretrained`. batch_size: a number, or auto for 8.
         method, samples, guidance, seed: as of `DiffusionLM.likelihood`. max_gen_toks: of a task that does not say."""
         super().__init__()
-        loaded = isinstance(pretrained, DiffusionLM)
-        self.lm = pretrained if loaded else DiffusionLM.from_pretrained(pretrained, device or "cpu", dtype, backend)
+        self.lm = (
+            pretrained
+            if isinstance(pretrained, DiffusionLM)
+            else DiffusionLM.from_pretrained(pretrained, device or "cpu", dtype, backend)
+        )
         self.batch = 8 if batch_size == "auto" else int(batch_size)
         self.scoring: dict[str, Any] = {"method": method, "samples": samples, "guidance": guidance, "seed": seed}
         self.seed = seed
@@ -134,15 +136,14 @@ class UnmaskLM(LM):
             ids = self._cut(self.lm.encode(each.context)[0], 1)
             most = max(1, min(length, self.lm.room(len(ids))))
             prepared.append(self.lm.prepare(ids, most, stop=stops, **{"seed": each.seed, **options}))
-        one = prepared[0]
         every = [request for single in prepared for request in single.requests]
-        decoder = Decoder(self.lm.backend, one.layout, every, one.eos_ids, one.use_cache)
-        return [out.text for out in Run(decoder, self.lm.tokenizer, one.stops).outputs()]
+        return [out.text for out in self.lm.run(replace(prepared[0], requests=every)).outputs()]
 
     def _texts(self, request: Instance) -> tuple[str, Any]:
         if len(request.args) != 2 or not isinstance(request.args[0], str):
             raise UnmaskError(f"task '{request.task_name}' asks with more than text; unmask answers texts")
-        return request.args  # type: ignore[return-value]
+        context, options = request.args
+        return context, options
 
     def _cut(self, before: list[int], behind: int) -> list[int]:
         """A prompt's last tokens, as many as fit before so many others."""

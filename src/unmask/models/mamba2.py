@@ -77,14 +77,14 @@ def scan(terms: Terms, run_BT: Tensor | None, state: Tensor | None = None, mark:
         if run_BT is not None:
             run = run_BT[:, start:end]
             unseen = unseen | (run[:, :, None] != run[:, None])[:, None, None]
-            entering = entering * run.eq(before)[:, None, None]
+            entering = entering * torch.eq(run, before)[:, None, None]
         share = (total[..., :, None] - total[..., None, :]).masked_fill(unseen, -torch.inf).exp()
         scores = torch.einsum("bgtn,bgsn->bgts", part.c, part.b)[:, :, None] * share
         known = torch.einsum("bgtn,bghnk->bghtk", part.c, state)
         read.append(scores @ part.x + known * entering[..., None])
         if run_BT is not None:
             last = run[:, -1:]
-            state = state * last.eq(before)[..., None, None, None]
+            state = state * torch.eq(last, before)[..., None, None, None]
             part = part._replace(x=part.x * (run == last)[:, None, None, :, None])
             before = last
         state = advance(state, part)
@@ -221,7 +221,7 @@ class Mamba2(nn.Module):
         step = F.softplus(step + self.dt_bias.float().view(directions, 1, -1))
         decay = step * -self.A_log.float().exp().view(directions, 1, -1)
         heads = (rows * directions, length, space.num_groups, -1)
-        x = x.unflatten(-1, (space.num_groups, -1, space.head_dim))
+        x = x.reshape(*x.shape[:-1], space.num_groups, -1, space.head_dim)
         skip = x * self.D.float().view(directions, 1, space.num_groups, -1, 1)
         written = (x * step.view(x.shape[:-1])[..., None]).flatten(0, 1)
         b, c = (each.reshape(heads).transpose(1, 2) for each in (b, c))

@@ -356,8 +356,8 @@ def packed(source: Source, bits: int, progress: Progress | None) -> CompiledNetw
     if source.loaded is not None:
         try:
             where = compiled_folder(source.loaded, NAMES[bits], FORMAT, write)
-            with (where / WEIGHTS).open("rb") as file:
-                return CompiledNetwork(source.config, mapped(file), bits == 32, where / "costs.json")
+            with (where / WEIGHTS).open("rb") as kept:
+                return CompiledNetwork(source.config, mapped(kept), bits == 32, where / "costs.json")
         except UnmaskError as error:
             log.warning("weights are packed anew at every start: %s", error)
     with unnamed() as file:

@@ -137,7 +137,7 @@ def _pieces(part: Matrix, first: int = 0, last: int | None = None) -> list[tuple
 
 
 def _quantised(part: Matrix, first: int, last: int | None, bits: int) -> Groups:
-    made = []
+    made: list[Groups] = []
     for low, high in _pieces(part, first, last):
         if NATIVE_BITS.get(part.kind) == bits:
             made.append(part.groups(low, high))
@@ -148,8 +148,9 @@ def _quantised(part: Matrix, first: int, last: int | None, bits: int) -> Groups:
 
 
 def _by_field(groups: Sequence[Groups], join: Callable[[list[Array]], Array]) -> Groups:
-    fields = zip(*groups, strict=True)
-    return Groups(*(None if field[0] is None else join(list(field)) for field in fields))
+    minima = [group.minimum for group in groups if group.minimum is not None]
+    codes = join([group.codes for group in groups])
+    return Groups(codes, join([group.scale for group in groups]), join(minima) if minima else None)
 
 
 def stored_bits(part: Matrix) -> int:
