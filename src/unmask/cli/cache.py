@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from typing import Annotated
 
 import typer
 
 from unmask.cli.options import Json
+from unmask.cli.report import print_record
 from unmask.errors import UnmaskError
 
 cache = typer.Typer(no_args_is_help=True, help="Packed weights that are kept on this machine: list them, remove them.")
@@ -32,7 +32,7 @@ def list_kept(as_json: Json = False) -> None:
 
     kept = _kept()
     if as_json:
-        print(json.dumps({"folder": str(compiled()), "bytes": kept}))
+        print_record({"folder": str(compiled()), "bytes": kept})
         return
     for name, size in kept.items():
         print(f"{size / 1e6:10.1f} MB  {name}")
@@ -55,4 +55,7 @@ def clear(
         raise UnmaskError(f"nothing is kept of '{model}'; unmask cache list names what is")
     for name in removed:
         shutil.rmtree(compiled() / name, ignore_errors=True)
-    print(json.dumps(removed) if as_json else f"removed {len(removed)}, {sum(removed.values()) / 1e6:.1f} MB")
+    if as_json:
+        print_record(removed)
+        return
+    print(f"removed {len(removed)}, {sum(removed.values()) / 1e6:.1f} MB")
