@@ -76,7 +76,7 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "state_space": [{"mixers": ("mamba2",), "state_space": StateSpace(state_size=8)}],
     "logit_softcap": [{"logit_softcap": 2.0}],
     "loops": [{"loops": 2}],
-    "grid": [{"grid": (16, 16, 4, 4), "layout": "bidirectional"}],
+    "grid": [{"grid": grid, "layout": "bidirectional", "max_length": 40} for grid in ((5, 8, 0, 0), (4, 10, 2, 5))],
     "shift": [{"shift": False}],
     "corruption": [{"corruption": "uniform"}, {"corruption": "uniform", "mask_token_id": None}],
     "noise_schedule": [{"noise_schedule": "geometric"}],

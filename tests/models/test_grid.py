@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from unmask import DiffusionLM
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
 from unmask.models.grid import relations
@@ -88,3 +89,10 @@ def test_impossible_grids_and_loops_are_refused(options: dict[str, object], name
 def test_another_canvas_than_the_grid_is_refused() -> None:
     with pytest.raises(UnmaskError, match="whole canvases of 16 cells, not 9"):
         network(grid=(4, 4, 2, 2), max_length=16)(torch.ones(1, 9, dtype=torch.long))
+
+
+@pytest.mark.parametrize("backend", ["torch", "native-f32"])
+def test_a_network_of_a_grid_reads_whole_grids_only(backend: str) -> None:
+    lm = DiffusionLM.from_pretrained("sudoku", backend=backend)
+    with pytest.raises(UnmaskError, match="whole canvases of 81 cells, not 9"):
+        lm.fill("[[mask:9]]")

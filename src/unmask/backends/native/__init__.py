@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 FREE = """vocab_size num_layers num_heads intermediate_size num_kv_heads max_length norm norm_eps norm_bias rope_theta
     rope_fraction rope_factors rope_scale learned_positions qk_norm qkv_bias out_bias mlp_bias activation
-    tie_embeddings head_bias logit_softcap shift corruption mask_in_softmax block_length noise_schedule noise_range
-    mask_token_id eos_token_id bos_token_id pad_token_id delete_token_id insert_token_id"""
+    tie_embeddings head_bias loops grid logit_softcap shift corruption mask_in_softmax block_length noise_schedule
+    noise_range mask_token_id eos_token_id bos_token_id pad_token_id delete_token_id insert_token_id"""
 IMPLEMENTS = {
     **dict.fromkeys(FREE.split(), anything),
     **dict.fromkeys(("hidden_size", "adapter_width", "chain_width"), multiple_of(32)),

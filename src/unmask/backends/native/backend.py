@@ -142,8 +142,9 @@ class NativeBackend(CompiledBackend):
         if (places, slots) == (self.places, self.slots):
             return
         c = self.config
-        keys = np.zeros((c.num_layers, places, c.num_kv_heads, slots // SLOTS, c.head_dim, SLOTS), self.dtype)
-        values = np.zeros((c.num_layers, places, c.num_kv_heads, slots, c.head_dim), self.dtype)
+        layers = c.loops * c.num_layers
+        keys = np.zeros((layers, places, c.num_kv_heads, slots // SLOTS, c.head_dim, SLOTS), self.dtype)
+        values = np.zeros((layers, places, c.num_kv_heads, slots, c.head_dim), self.dtype)
         p = min(places, self.places)
         s = min(slots, self.slots)
         if p and s:
@@ -218,6 +219,9 @@ class NativeBackend(CompiledBackend):
         row = np.repeat(np.arange(len(widths)), widths)
         begins = widths.cumsum() - widths
         count = len(row)
+        cells = self.network.struct.cells
+        if cells and (widths != cells).any():
+            raise UnmaskError(f"a network of a grid reads whole canvases of {cells} cells, not {widths.min()}")
         position = feed.position[there]
         anchor = feed.anchor[there]
         drafts = anchor != TEXT

@@ -65,11 +65,13 @@ enum { SWISH, GELU, GELU_TANH };
 typedef struct {
     int32_t layers, hidden, heads, kv_heads, head_dim, inner, adapter, mask_id; /* adapter: its width, or 0 */
     int32_t rotated, centred, qk_norm, gated, activation, exact; /* features of a head that are rotated; layer norms */
+    int32_t loops, cells; /* passes of the layers, the embeddings added again each time; of a grid, or 0 */
     float eps, cap;
     Matrix embedding, head, draft_head;       /* draft_head.rows is 0 without one */
     Matrix chain_in, chain_out; /* of the sequential draft head; 32 rows of gate, 32 of inner, .. */
     Norm norm;
     const float *mask_embedding, *positions, *cos, *sin; /* [D], [positions][D], [positions][rotated / 2] */
+    const float *grid; /* [H][cells][cells]: what a head adds to the score of a cell for another; or none */
     const Layer *layer;
 } Network;
 
@@ -79,7 +81,8 @@ typedef struct {
     const int32_t *seen, *after, *until;         /* [T]: cached keys from 0 to seen - 1 and from after to until - 1 */
     const int32_t *first, *last, *drafts;        /* [T]: columns of its group, is it a slot */
     const int32_t *text, *draft, *slot;          /* columns to score, and those whose states alone are asked for */
-    void *keys, *values;        /* float16, or float32 where exact: [layers][places][G][blocks][K][16], [..][16 * blocks][K] */
+    void *keys, *values;        /* float16, or float32 where exact: [loops * layers][places][G][blocks][K][16], and
+                                   [..][16 * blocks][K] */
     float *text_logits, *draft_logits; /* [text_rows][V], [draft_rows][V'] */
     float *text_states, *slot_states;  /* [text_rows][D], [slot_rows][D], normalised */
     void *room;                        /* room_size bytes to work in, from a cache line's start */
@@ -383,7 +386,7 @@ static void rotate(float *x, const float *cos, const float *sin, int size) {
 #define ROWS 4 /* queries that read the same keys together: heads of a column, or columns of a request */
 
 typedef struct { /* queries of one group of heads, and what they attend to */
-    const float *q[ROWS];
+    const float *q[ROWS], *bias[ROWS]; /* bias: what is added to the scores of slots, or none */
     float *out[ROWS];
     int seen[ROWS];     /* of the cached keys from slot 0 on; the rest of `low` .. is seen by all of them */
     int low[2], high[2]; /* slots of the cache: from 0 to the greatest `seen`, and others behind */
@@ -446,6 +449,7 @@ static inline __attribute__((always_inline)) void attend_with(
         }
         for (int r = 0; r < rows; r++) {
             float *p = score + r * stride + start - from * LANES;
+            for (int n = v->low[part]; n < v->high[part] && v->bias[r]; n++) p[n] += v->bias[r][n];
             for (int n = from * LANES; n < v->low[part]; n++) p[n] = LOW;
             for (int n = part ? v->high[1] : v->seen[r]; n < (from + blocks) * LANES; n++) p[n] = LOW;
         }
@@ -564,6 +568,7 @@ typedef struct { /* one forward, and its room */
     const Network *net;
     const Batch *b;
     float *x, *qkv, *mixed, *scores, *normed; /* [T][D], [T][(H + 2 G) K], [T][H K], [threads][4][..], [threads][D] */
+    float *given;                             /* [T][D]: the embeddings, where there are loops */
     int32_t *gate, *slot, *span;              /* [T]: number among the drafts or -1; the column of a draft; below */
     Rounded h, drafted, o, inner, low;        /* inputs: all columns, drafts alone, heads, the MLP's, the adapter's */
     int drafts, spans, heads, room_score; /* spans: columns that attend together, given by their first; of `heads` heads */
@@ -599,6 +604,7 @@ static void begin(const Pass *pass, int t) { /* a column's embedding */
     else embed(&net->embedding, b->id[t], x);
     for (int i = 0; i < net->hidden && net->positions; i += WIDE)
         store(x + i, load(x + i) + load(net->positions + (size_t)b->position[t] * net->hidden + i));
+    if (net->loops > 1) memcpy(pass->given + (size_t)t * net->hidden, x, net->hidden * sizeof(float));
 }
 
 /* Norms and rotation of a column's queries and keys; text's keys and values go into the cache. */
@@ -641,6 +647,7 @@ static void look(const Pass *pass, int span, int head, int heads, const char *ke
     for (int r = 0; r < columns * heads; r++) {
         const int t = from + r / heads, n = head + r % heads;
         v.q[r] = pass->qkv + (size_t)t * wide + n * K, v.out[r] = pass->mixed + (size_t)t * H * K + n * K;
+        v.bias[r] = net->grid ? net->grid + ((size_t)n * net->cells + b->position[t]) * net->cells : NULL;
         v.seen[r] = b->seen[t];
         if (v.seen[r] > v.high[0]) v.high[0] = v.seen[r];
     }
@@ -662,12 +669,15 @@ static void compute(void *job) {
     {
         EACH(t, T) begin(pass, t);
     }
-    for (int l = 0; l < net->layers; l++) {
-        const Layer *layer = net->layer + l;
+    for (int l = 0; l < net->loops * net->layers; l++) {
+        const Layer *layer = net->layer + l % net->layers;
+        const int again = l && l % net->layers == 0;
         char *keys = (char *)b->keys + l * per_layer, *values = (char *)b->values + l * per_layer;
         { /* by the thread that made the column or added to it: shares of columns and of tiles differ, so all wait */
             WAIT EACH(t, T) {
-                normalise(x + (size_t)t * D, layer->norm1, D, net->eps, net->centred, own_norm);
+                float *own = x + (size_t)t * D;
+                for (int i = 0; i < D && again; i += WIDE) store(own + i, load(own + i) + load(pass->given + (size_t)t * D + i));
+                normalise(own, layer->norm1, D, net->eps, net->centred, own_norm);
                 round_off(own_norm, &pass->h, t, 0, D);
             }
         }
@@ -728,6 +738,7 @@ static char *lay_out(Pass *pass, char *room) {
     pass->room_score = (b->blocks + 3) * LANES + T;
     pass->x = room_for(&room, (size_t)T * D * sizeof(float)), pass->qkv = room_for(&room, (size_t)T * wide * sizeof(float));
     pass->mixed = room_for(&room, (size_t)T * heads * sizeof(float));
+    pass->given = room_for(&room, net->loops > 1 ? (size_t)T * D * sizeof(float) : 0);
     pass->normed = room_for(&room, (size_t)b->threads * D * sizeof(float));
     pass->scores = room_for(&room, (size_t)b->threads * pass->room_score * ROWS * sizeof(float));
     pass->gate = room_for(&room, T * sizeof(int32_t)), pass->slot = room_for(&room, T * sizeof(int32_t));
@@ -853,7 +864,7 @@ void unmask_summarise(const float *logits, int rows, int size, int threads, int6
 }
 
 /* Of the structures above: Python checks that a build is of its own. */
-int unmask_interface(void) { return 4; }
+int unmask_interface(void) { return 5; }
 
 /* Whether this CPU has the instructions that this build uses. */
 int unmask_supported(void) {

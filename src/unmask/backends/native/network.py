@@ -23,7 +23,7 @@ from unmask.models.rope import frequencies
 LINE = 64
 PAGE = 4096
 MAPPED = 1 << 28  # bytes from which on weights stay where they are mapped: copies have larger pages, some 6% faster
-INTERFACE = 4  # of the structures below; a build of another is not used
+INTERFACE = 5  # of the structures below; a build of another is not used
 BUILDS = ("_forward_vnni", "_forward_avx2")
 MATRICES = ("qkv", "out", "gate_up", "down", "adapter_down", "adapter_up")
 ACTIVATIONS = {"swiglu": 0, "gelu": 1, "gelu_tanh": 2, "geglu_tanh": 2}
@@ -49,11 +49,11 @@ class Layer(ctypes.Structure):
 class Network(ctypes.Structure):
     _fields_ = [
         *fields(ctypes.c_int32, "layers hidden heads kv_heads head_dim inner adapter mask_id"),
-        *fields(ctypes.c_int32, "rotated centred qk_norm gated activation exact"),
+        *fields(ctypes.c_int32, "rotated centred qk_norm gated activation exact loops cells"),
         *fields(ctypes.c_float, "eps cap"),
         *fields(Matrix, "embedding head draft_head chain_in chain_out"),
         ("norm", Norm),
-        *fields(Address, "mask_embedding positions cos sin"),
+        *fields(Address, "mask_embedding positions cos sin grid"),
         ("layer", ctypes.POINTER(Layer)),
     ]
 
@@ -174,12 +174,14 @@ class CompiledNetwork:
             gated=c.activation in GATED,
             activation=ACTIVATIONS[c.activation],
             exact=exact,
+            loops=c.loops,
+            cells=c.grid[0] * c.grid[1] if c.grid else 0,
             eps=c.norm_eps,
             cap=c.logit_softcap,
             norm=self._norm("norm"),
             layer=self.layers,
             **heads,
-            **{name: self._at(name) for name in ("mask_embedding", "positions", "cos", "sin")},
+            **{name: self._at(name) for name in ("mask_embedding", "positions", "cos", "sin", "grid")},
         )
 
     def keep_costs(self, kind: str, seconds: dict[int, float]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -143,7 +144,7 @@ def _quantised(part: Matrix, first: int, last: int | None, bits: int) -> Groups:
             made.append(part.groups(low, high))
         else:
             values = part.values(low, high)
-            made.append(eight_bit(values) if bits == 8 else four_bit(values, rough=True))
+            made.append(eight_bit(values) if bits == 8 else cast(Groups, four_bit(values, rough=True)))
     return _by_field(made, np.concatenate)
 
 
@@ -195,6 +196,11 @@ class Plan:
         self._norm("norm", "norm")
         if config.learned_positions:
             self._keep("positions", "position_embedding.weight")
+        if config.grid:
+            from unmask.models.grid import relations
+
+            found_RLL = relations(*config.grid).numpy().astype(np.float32)
+            self.small["grid"] = np.einsum("hr,rij->hij", weights["grid_bias.weight"].values(), found_RLL)
         if vocabulary is not None:
             self._add("draft_head", [Held(weights[f"{head}.weight"].values()[vocabulary])], rough=True)
             self._keep("mask_embedding", "mask_embedding")
