@@ -97,6 +97,16 @@ class ResponsesReply(BaseModel):
     model: str
     output: list[dict[str, Any]]
     usage: dict[str, Any] | None
+    error: dict[str, Any] | None
+    incomplete_details: dict[str, Any] | None
+    instructions: str | None
+    metadata: dict[str, str]
+    parallel_tool_calls: bool
+    temperature: float | None
+    top_p: float | None
+    tool_choice: str
+    tools: list[dict[str, Any]]
+    store: bool
 
 
 def _messages(body: ResponsesRequest) -> Iterator[dict[str, Any]]:
