@@ -152,15 +152,15 @@ def test_a_row_that_holds_no_text_is_named(tmp_path: Path, refused: Refused, row
     [
         ("a.json", b'[{"text": "a"}]', "make rows of it"),
         ("a.csv", b"text\na\n", "make rows of it"),
-        ("a.tsv.gz", gzip.compress(b"text\na\n"), "make rows of it"),
+        ("a.tsv.gz", gzip.compress(b"text\na\n", mtime=0), "make rows of it"),
         ("a.jsonl", b'{"text": "a"}\n\n{"text": "\\ud800"}\n', "row 3: holds half of a surrogate pair"),
         ("a.jsonl", b'{"prompt": "a", "response": "\\udfff b"}', "row 1: holds half of a surrogate pair"),
         ("a.jsonl", b'{"text": [1]}', "needs text"),
         ("a.jsonl", b'{"text": "a"} {"text": "b"}', "row 1: not readable"),
         ("a.jsonl", b"[" * 100_000, "row 1: not readable"),
         ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}", "row 1: not readable"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}' * 99)[:-12], "not readable"),
-        ("a.jsonl.gz", gzip.compress(b"a")[:10] + b"\xff" * 99, "not readable"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}' * 99, mtime=0)[:-12], "not readable"),
+        ("a.jsonl.gz", gzip.compress(b"a", mtime=0)[:10] + b"\xff" * 99, "not readable"),
         ("a.txt.gz", b"no gzip", "not readable"),
     ],
 )
@@ -200,9 +200,9 @@ def test_conversations_of_wrong_parts_are_named(
 def test_the_format_follows_from_the_ending_gzipped_or_not_and_folders_are_read(tmp_path: Path) -> None:
     folder = tmp_path / "shards"
     folder.mkdir()
-    (folder / "1.jsonl.gz").write_bytes(gzip.compress(b'{"text": "one"}\n'))
+    (folder / "1.jsonl.gz").write_bytes(gzip.compress(b'{"text": "one"}\n', mtime=0))
     rows_file(folder / "2.jsonl", [{"prompt": "a", "response": "b"}])
-    (folder / "3.txt.gz").write_bytes(gzip.compress(b"three"))
+    (folder / "3.txt.gz").write_bytes(gzip.compress(b"three", mtime=0))
     (folder / "ignored.png").write_bytes(b"\x89")
     assert [d.text for d in read(folder)] == ["one", "b", "three"]
 
