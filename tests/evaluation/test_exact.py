@@ -52,11 +52,11 @@ def test_rows_of_every_kind_are_read(tmp_path: Path) -> None:
         ('{"prompt": "a", "response": "b"}\n{', "row 2 is not JSON"),
         ('{"prompt": "a", "response": "b"}\n\n{', "row 3 is not JSON"),
         ("[" * 100_000, "row 1 is not JSON"),
-        ('{"messages": ["a", "b"]}', "row 1 has neither"),
-        ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant"}]}', "row 1 has neither"),
+        ('{"messages": ["a", "b"]}', "row 1 has none of"),
+        ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant"}]}', "row 1 has none of"),
         (
             '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": null}]}',
-            "row 1 has neither",
+            "row 1 has none of",
         ),
     ],
 )
