@@ -5,6 +5,7 @@ Shapes: B requests, W columns, S cache slots, N scored rows, V vocabulary.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ from unmask.models.config import ModelConfig
 FORMAT = 2  # of the compiled graphs; a change of the graph makes old ones unread
 SLOT_STEP = 128  # slots grow in steps, so that few shapes are ever seen
 WIDTHS = (1, 4, 9, 16, 32, 64, 128)  # a change of shape costs more than the columns that fill it up
+
+
+@cache
+def core() -> ov.Core:
+    """The one of this process: each gives the thread that compiles a stack for its signals and takes that memory along
+    when it goes, so that the next signal would end the process."""
+    return ov.Core()
 
 
 class OpenVINOBackend(CompiledBackend):
@@ -139,7 +147,7 @@ class OpenVINOBackend(CompiledBackend):
         if graph not in self.requests:
             options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "CACHE_DIR": str(self.where)}
             # by its path: what was compiled once is then read from the folder without reading the graph
-            compiled = ov.Core().compile_model(str(self.where / f"{graph}.xml"), "CPU", options)
+            compiled = core().compile_model(str(self.where / f"{graph}.xml"), "CPU", options)
             self.requests[graph] = compiled.create_infer_request()
             if graph == "drafts":
                 self.vocabulary = np.load(self.where / "vocabulary.npy", allow_pickle=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, Any, Literal, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -141,11 +141,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {  # fields of other servers, at the value
     "store": (False,), "tfs": (1,), "top_a": (0,), "typical_p": (1,), "use_beam_search": (False,),
     "verbosity": ("medium",),
 }  # fmt: skip
-NeutralFields: Any = create_model(
-    "NeutralFields",
-    __base__=DecodingFields,
-    **cast(Any, {name: (Annotated[Any, _only(*values)], None) for name, values in NEUTRAL.items()}),
-)
+NEUTRAL_FIELDS: dict[str, Any] = {name: (Annotated[Any, _only(*values)], None) for name, values in NEUTRAL.items()}
+NeutralFields: Any = create_model("NeutralFields", __base__=DecodingFields, **NEUTRAL_FIELDS)
 
 
 class Steering(NeutralFields):  # type: ignore[misc]
