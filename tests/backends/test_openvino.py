@@ -183,6 +183,21 @@ def test_a_warm_start_needs_no_torch(folder: Path, pair: tuple[DiffusionLM, Diff
     assert run.returncode == 0, run.stderr
 
 
+def test_signals_are_handled_when_models_have_come_and_gone(folder: Path) -> None:
+    """OpenVINO lays the memory that a thread handles signals on; without that memory the next one ends the process."""
+    code = (
+        "import gc, os, signal; from unmask import DiffusionLM\n"
+        f"models = [DiffusionLM.from_pretrained({str(folder)!r}, backend='openvino') for _ in range(2)]\n"
+        "for model in models: model.generate([1, 2], 4)\n"
+        "del model, models[0]; gc.collect(); del models; gc.collect()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('handled'))\n"
+        "os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    environment = {**os.environ, "UNMASK_CACHE": str(folder.parent / "cache")}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (run.returncode, run.stdout) == (0, "handled\n"), run.stderr
+
+
 def test_graphs_are_made_again_for_other_weights(folder: Path, pair: tuple[DiffusionLM, DiffusionLM]) -> None:
     backend = pair[1].backend
     assert isinstance(backend, OpenVINOBackend)
