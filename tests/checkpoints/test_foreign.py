@@ -98,7 +98,7 @@ def test_parts_of_a_split_gguf(gguf_writer: Writer, tmp_path: Path) -> None:
     for number in (1, 2):
         path = gguf_writer(tmp_path / f"toy-0000{number}-of-00003.gguf", extra=split)
         message = refused(path)
-        assert "one of the 3 parts of a split GGUF file" in message
+        assert "is one of 3 parts and " in message
         assert "llama-gguf-split --merge toy-00001-of-00003.gguf toy.gguf" in message
     assert "parts of a split GGUF file" in refused(tmp_path)
 

@@ -217,7 +217,7 @@ def test_hostile_schemas_are_refused(schema: Any, vocabulary: Vocabulary) -> Non
 
 def test_what_would_be_too_large_is_written_shorter(vocabulary: Vocabulary) -> None:
     schema = {"type": "array", "items": {"type": "string", "maxLength": 400}, "maxItems": 50}
-    grammar = Grammar.of_schema(schema, vocabulary)
+    grammar = Grammar.of_schema(schema, vocabulary, Effort(seconds=60))  # its size decides, not a slow machine
     rng = np.random.default_rng(0)
     for _ in range(3):
         check(schema, full_canvas(grammar, 60, 20, rng), vocabulary)
