@@ -96,11 +96,10 @@ def test_parts_of_a_split_gguf(gguf_writer: Writer, tmp_path: Path) -> None:
         writer.add_uint16("split.count", 3)
 
     for number in (1, 2):
-        path = gguf_writer(tmp_path / f"toy-0000{number}-of-00003.gguf", extra=split)
-        message = refused(path)
+        message = refused(gguf_writer(tmp_path / f"toy-0000{number}-of-00003.gguf", extra=split))
         assert "is one of 3 parts and " in message
-        assert "llama-gguf-split --merge toy-00001-of-00003.gguf toy.gguf" in message
-    assert "parts of a split GGUF file" in refused(tmp_path)
+        assert ".gguf is not there; copy or download it too" in message
+    assert "is one of 3 parts and " in refused(tmp_path)
 
 
 def test_an_adapter_in_gguf(gguf_writer: Writer, tmp_path: Path) -> None:
