@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unmask.attention import attend, doubled, flex_mask, plain_mask
+from unmask.attention import CausalMask, attend, doubled, flex_mask, plain_mask
 from unmask.layout import GROUPED, LAYOUT_KINDS, NOISED, PADDING, Coordinates, Layout, LayoutKind
 from unmask.models.transformer import Transformer
 from unmask.objectives.objective import Rows, training_mask
@@ -176,3 +176,24 @@ def test_single_pass_over_both_copies_equals_block_by_block(block_length: int, t
     # the clean copy is what decoding caches
     cached = logits(model, Layout("block_causal", block_length), Rows.of(clean))
     torch.testing.assert_close(single[:, length:], cached, atol=2e-6, rtol=2e-6)
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
+@pytest.mark.parametrize("kind", ["none", "causal", "allowed", "bias"])
+def test_short_rows_in_training_are_what_the_kernel_computes(kind: str, heads: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.randn(2, count, 12, 8, generator=generator).requires_grad_() for count in (heads[0], heads[1], heads[1])
+    )
+    allowed = torch.rand(2, 1, 12, 12, generator=generator) < 0.5
+    allowed |= torch.eye(12, dtype=torch.bool)
+    bias = torch.randn(1, heads[0], 12, 12, generator=generator)
+    mask = {"none": None, "causal": CausalMask(), "allowed": allowed, "bias": bias}[kind]
+    dense = mask if isinstance(mask, Tensor) else None
+    kernel = torch.nn.functional.scaled_dot_product_attention
+    expected = kernel(q, k, v, attn_mask=dense, is_causal=kind == "causal", enable_gqa=heads[0] != heads[1])
+    wanted = torch.autograd.grad(expected.square().sum(), (q, k, v))
+    got = attend(q, k, v, mask)
+    assert torch.allclose(got, expected, atol=1e-6)
+    for ours, theirs in zip(torch.autograd.grad(got.square().sum(), (q, k, v)), wanted, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)

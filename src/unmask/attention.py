@@ -80,6 +80,7 @@ class WindowMasks:
         return WindowMasks({w: render(replace(layout, window=w), q, k) for w in windows})
 
 
+SHORT = 384  # keys up to which scores are formed at once in training on a CPU
 AttentionMask: TypeAlias = "Tensor | BlockMask | CausalMask | GroupMask | WindowMasks | None"
 
 
@@ -116,11 +117,30 @@ def attend(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask: AttentionMask, 
     assert not isinstance(mask, WindowMasks), "a layer takes the mask of its own window"
     if not isinstance(mask, Tensor | CausalMask | None):
         return _compiled_flex()(q_BHTD, k_BGSD, v_BGSD, block_mask=mask, scale=scale, enable_gqa=grouped)
+    if torch.is_grad_enabled() and q_BHTD.device.type == "cpu" and k_BGSD.shape[-2] <= SHORT:
+        return _attend_short(q_BHTD, k_BGSD, v_BGSD, mask, scale)
     causal = isinstance(mask, CausalMask)
     dense = mask if isinstance(mask, Tensor) else None
     return F.scaled_dot_product_attention(
         q_BHTD, k_BGSD, v_BGSD, attn_mask=dense, is_causal=causal, scale=scale, enable_gqa=grouped
     )
+
+
+def _attend_short(
+    q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask: Tensor | CausalMask | None, scale: float | None
+) -> Tensor:
+    """The same with all scores at once: on a CPU, forward and backward take a third to a half of the time of torch's
+    blockwise kernel, whose blocks are larger than short rows."""
+    share = q_BHTD.shape[1] // k_BGSD.shape[1]
+    if share > 1:
+        k_BGSD = k_BGSD.repeat_interleave(share, 1)
+        v_BGSD = v_BGSD.repeat_interleave(share, 1)
+    scores = (q_BHTD * (scale or q_BHTD.shape[-1] ** -0.5)) @ k_BGSD.transpose(-1, -2)
+    if isinstance(mask, CausalMask):
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(-1).to(v_BGSD.dtype) @ v_BGSD
 
 
 def _attend_groups(q: Tensor, k: Tensor, v: Tensor, mask: GroupMask) -> Tensor:

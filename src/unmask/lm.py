@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from functools import cached_property
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -27,6 +26,7 @@ from unmask.output import Filled, Run
 from unmask.prompts import Prompt, encode, encode_text, is_single, render_chat
 from unmask.structured.grammar import Grammar
 from unmask.structured.grammars import Grammars, RegexRule, SchemaRule
+from unmask.structured.prompt_lists import answers_to
 from unmask.structured.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # torch takes two seconds to import, and a compiled model does without it
@@ -311,18 +311,19 @@ class DiffusionLM:
         given = sum(rule is not None for rule in (grammar, json_schema, regex))
         if given > 1:
             raise UnmaskError("json_schema, regex and grammar are three ways to say one thing; give one of them")
-        if not given:
-            grammar = self._answers
-        elif grammar is None:
-            grammar = self.grammar(json_schema, regex)
+        rows = self.encode(prompt)
+        if given:
+            grammars: list[Grammar] | None = [grammar or self.grammar(json_schema, regex)] * len(rows)
+        else:
+            grammars = None if self.answer_schema is None else [self._answers(row) for row in rows]
         return self.preparer.write(
-            self.encode(prompt),
+            rows,
             max_new_tokens,
             mode=mode,
             seed=seed,
             stops=stops,
             decode=self._need_tokenizer().decode if stops else None,
-            grammar=grammar,
+            grammars=grammars,
             options=options,
         )
 
@@ -381,10 +382,9 @@ class DiffusionLM:
         ends = self.preparer.ends(self.defaults)
         return Vocabulary.of(self._need_tokenizer(), config.vocab_size, ends, config.pad_token_id, config.mask_token_id)
 
-    @cached_property
-    def _answers(self) -> Grammar | None:
-        """The grammar of the model's own schema of answers."""
-        return None if self.answer_schema is None else self.grammar(self.answer_schema)
+    def _answers(self, ids: list[int]) -> Grammar:
+        """The grammar of the model's own schema of answers, with the lists of a prompt of these tokens."""
+        return self.grammar(answers_to(self.answer_schema, self._need_tokenizer().decode(ids)))
 
     def fill(self, template: str, streamer: Callable[[Frame], None] | None = None, **options: Any) -> Filled:
         """Fills every gap of a template such as "The [[mask:4]] sat on the [[mask:1-3]]."

@@ -57,7 +57,11 @@ class Live:
 
     @contextmanager
     def gated(self, steps: float = float("inf"), pause: float = 0.0) -> Iterator[Gate]:
-        """Holds the engine to a gate, so that what a test sees does not depend on how fast a model is."""
+        """Holds the engine to a gate, so that what a test sees does not depend on how fast a model is.
+
+        Requests that an earlier test left behind must be gone: their steps would be counted as the next ones'.
+        """
+        self.idle()
         engine, gate, taken = self.server.engine, Gate(steps, pause), Counter[Batch]()
         step = engine._step
 

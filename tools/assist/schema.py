@@ -6,18 +6,24 @@ python tools/assist/schema.py runs/assist-data/train.jsonl > schema.json
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import defaultdict
 from typing import Any
 
 from make import ORDER
 
+from unmask.structured.prompt_lists import prompt_lists
+
+LISTS = {"name": "(?!areas$|floors$).*", "area": "areas", "floor": "floors"}  # where a home names them
 FREE = {"name", "area", "floor", "zone", "search_query", "item", "message", "conversation_command"}
 TEXT = r'^[^"\\\x00-\x1f]+$'  # one state of the automaton, where a bounded length would be one for each character
 
 
-def argument(name: str, values: set[Any]) -> dict[str, Any]:
-    """What one argument of one intent may be."""
+def argument(name: str, values: set[Any], listed: bool) -> dict[str, Any]:
+    """What one argument of one intent may be. listed: the home names every value."""
+    if listed:
+        return {"type": "string", "pattern": TEXT, "x-from-prompt": LISTS[name]}
     if name in FREE:
         return {"type": "string", "pattern": TEXT}
     if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
@@ -30,22 +36,32 @@ def argument(name: str, values: set[Any]) -> dict[str, Any]:
     return {
         "anyOf": [
             {"enum": sorted(v for v in values if isinstance(v, str))},
-            argument(name, {v for v in values if not isinstance(v, str)}),
+            argument(name, {v for v in values if not isinstance(v, str)}, False),
         ]
     }
 
 
 def main() -> None:
     found: dict[str, dict[str, set[Any]]] = defaultdict(lambda: defaultdict(set))
+    unlisted: set[tuple[str, str]] = set()
     with open(sys.argv[1], encoding="utf-8") as lines:
         for line in lines:
-            for call in json.loads(json.loads(line)["response"]):
+            row = json.loads(line)
+            lists = prompt_lists(row["prompt"])
+            for call in json.loads(row["response"]):
                 found[call["name"]].update({})
                 for name, value in call["arguments"].items():
                     found[call["name"]][name].add(value)
+                    known = (values for key, values in lists.items() if re.fullmatch(LISTS.get(name, ""), key))
+                    if not any(value in values for values in known):
+                        unlisted.add((call["name"], name))
     calls = []
     for intent in sorted(found):
-        properties = {name: argument(name, found[intent][name]) for name in ORDER if name in found[intent]}
+        properties = {
+            name: argument(name, found[intent][name], name in LISTS and (intent, name) not in unlisted)
+            for name in ORDER
+            if name in found[intent]
+        }
         arguments = {"type": "object", "properties": properties, "required": [], "additionalProperties": False}
         calls.append(
             {

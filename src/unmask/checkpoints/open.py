@@ -99,7 +99,7 @@ class Checkpoint:
         """What chat templates know as bos_token, eos_token, pad_token, unk_token and so on."""
         return tokens.special_tokens(self._text.folder, self._text.config, self.tokenizer)
 
-    @property
+    @cached_property
     def answer_schema(self) -> dict[str, Any] | None:
         """The JSON schema of its answers; None for a model that writes freely."""
         return self.folder.json(ANSWERS) or None

@@ -36,20 +36,21 @@ class Preparer:
         seed: int | None,
         stops: list[str],
         decode: Callable[[list[int]], str] | None,
-        grammar: Grammar | None,
+        grammars: list[Grammar] | None,
         options: dict[str, Any],
     ) -> Prepared:
         """Requests to write after prompts, one for each row of token ids.
 
         Args:
             stops: Texts that end an answer; `decode` is needed where there are any.
+            grammars: What each row's answer is held to.
             options: Of decoding, by name; what is None comes from the model's defaults.
         """
         if max_new_tokens < 1:
             raise UnmaskError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         if self.config.layout in GROUPED and not all(rows):
             raise UnmaskError(f"model '{self.name}' has no start-of-text token; give it a prompt of at least one token")
-        if grammar is not None:
+        if grammars:
             named = ("eos_token_ids", "stop_token_ids", "ignore_eos", "min_tokens")
             for name in filter(options.get, named):
                 raise UnmaskError(f"a grammar ends with the model's own ends of text; leave out {name}")
@@ -60,14 +61,17 @@ class Preparer:
         base = way.request(seed)
         if base.min_tokens > max_new_tokens:
             raise UnmaskError(f"option min_tokens is {base.min_tokens}, more than the {max_new_tokens} new tokens")
-        if grammar is not None:
+        if grammars:
             reason = way.method.no_grammar(way.asked)
             if reason is not None:
                 raise UnmaskError(reason)
             convention = replace(base.convention, whole_blocks=False)
-            base = replace(base, grammar=grammar, rule=replace(base.rule, convention=convention))
-            grammar.check(max_new_tokens)
+            base = replace(base, rule=replace(base.rule, convention=convention))
         requests = [self._request(base, row, max_new_tokens, seed + number) for number, row in enumerate(rows)]
+        if grammars:
+            for grammar in grammars:
+                grammar.check(max_new_tokens)
+            requests = [replace(request, grammar=grammar) for request, grammar in zip(requests, grammars, strict=True)]
         if stops and decode is not None:
             requests = [replace(request, stop=Stops(stops, decode)) for request in requests]
         ends = self.ends(way.asked.options)

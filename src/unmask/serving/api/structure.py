@@ -14,13 +14,22 @@ from typing import Any
 from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
 from unmask.serving.api.errors import BUSY, APIError, refuse
-from unmask.serving.api.schema import AllowedTools, ChatRequest, Function, NamedChoice, Structured, StructuredOutputs
+from unmask.serving.api.schema import (
+    AllowedTools,
+    ChatRequest,
+    Function,
+    NamedChoice,
+    Structured,
+    StructuredOutputs,
+    text_of,
+)
 from unmask.serving.api.settings import Settings
 from unmask.serving.api.tool_calls import LISTED, ToolRule, as_trained, form_of, own_functions
 from unmask.structured.effort import Effort
 from unmask.structured.grammar import Grammar
 from unmask.structured.grammars import RegexRule, Rule, SchemaRule, json_text
 from unmask.structured.language import Alt, Text
+from unmask.structured.prompt_lists import answers_to, reads_prompt
 from unmask.structured.tool_calls import CallForm
 from unmask.structured.vocabulary import Vocabulary
 
@@ -66,6 +75,8 @@ def structure_of(body: Structured, lm: DiffusionLM, limits: Settings) -> Structu
     found = [*_format(body), *_structured(body)]
     if isinstance(body, ChatRequest):
         found += _tools(body, lm)
+    if not found and reads_prompt(lm.answer_schema):  # compiled like any other, off the event loop
+        found.append(Structure(SchemaRule.of(answers_to(lm.answer_schema, _said(body))), "messages"))
     if len(found) > 1:
         raise refuse(found[1].field, f"cannot be honoured together with {found[0].field}; leave out one of them")
     for asked in found:
@@ -132,7 +143,7 @@ def _tools(body: ChatRequest, lm: DiffusionLM) -> Iterator[Structure]:
         functions = [(name, schema) for name, schema in functions if name in wanted]
     mode = choice.allowed_tools.mode if isinstance(choice, AllowedTools) else choice
     form = form_of(lm.templates)
-    own = own_functions(lm.answer_schema)
+    own = own_functions(answers_to(lm.answer_schema, _said(body)))
     if own:
         form = LISTED
         functions = [(name, as_trained(schema, own[name])) for name, schema in functions if name in own]
@@ -141,6 +152,15 @@ def _tools(body: ChatRequest, lm: DiffusionLM) -> Iterator[Structure]:
             raise refuse("tools", f"hold none of the {len(own)} functions that model '{body.model}' knows: {some}, ...")
     free = mode in (None, "auto")
     yield Structure(ToolRule(json_text(functions), form, free, bool(body.parallel_tool_calls)), "tools", form, free)
+
+
+def _said(body: Structured) -> str:
+    """What the prompt begins with: its text, or that of the messages, the system's first."""
+    if not isinstance(body, ChatRequest):
+        prompt = getattr(body, "prompt", "")
+        return prompt if isinstance(prompt, str) else ""
+    system = [message for message in body.messages if message.role in ("system", "developer")]
+    return "\n".join(text_of(message.content) for message in system or body.messages)
 
 
 def _chosen(choice: Any) -> set[str]:
