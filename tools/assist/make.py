@@ -177,6 +177,17 @@ class Impossible(Exception):
     """A template asks for what the home does not have."""
 
 
+def says_another(pieces: list[tuple[str, str]], name: str | None, home: Home) -> bool:
+    """Whether a sentence also says a device that it doesn't mean: "lamp off" for all lights where one is called lamp.
+
+    Args: pieces as of `Maker.say`, the name of the device that is meant (None: none), and the home.
+    """
+    text = " " + tidy("".join(text if kind != "copied" else " _ " for text, kind in pieces)) + " "
+    text, meant = (said.lower().replace("'", "") for said in (text, name or ""))
+    others = (other.lower().replace("'", "") for names in home.devices.values() for other in names)
+    return any(other not in meant and f" {other} " in text for other in others)
+
+
 class Maker:
     def __init__(self, templates: Templates, rng: random.Random, test: bool) -> None:
         self.templates = templates.parts[test]
@@ -463,6 +474,8 @@ class Maker:
         template = rng.choice(self.templates[intent])
         domains = template.domains or []
         pieces, slots = self.say(template, home, domains)
+        if says_another(pieces, slots.get("name"), home):
+            raise Impossible
         call = arranged(intent, {**template.slots, **slots})
         if intent in ("HassTurnOn", "HassTurnOff") and "name" in slots and rng.random() < 0.14:
             others = [n for d in domains for n in home.devices.get(d, []) if n != slots["name"]]
