@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import words
+import yaml
 from hassil.expression import Alternative, Group, ListReference, Permutation, RuleReference, TextChunk
 from hassil.parse_expression import parse_sentence
 from home_assistant_intents import get_intents
-from paraphrases import BLOCKS
 
 ORDER = [
     "name", "area", "floor", "domain", "device_class", "state", "zone", "brightness", "color", "temperature", "percentage",
@@ -90,13 +90,18 @@ class Template:
     rules: dict[str, Any] = field(default_factory=dict)
 
 
+def parsed(rules: dict[str, str]) -> dict[str, Any]:
+    """Expansion rules by name, as expressions."""
+    return {name: parse_sentence(body).expression for name, body in rules.items()}
+
+
 class Templates:
     """The community's templates and our own, split into those for training and every fifth for tests."""
 
     def __init__(self) -> None:
         data = get_intents("en")
         self.lists = data["lists"]
-        self.rules = {name: parse_sentence(body).expression for name, body in data["expansion_rules"].items()}
+        self.rules = parsed(data["expansion_rules"])
         self.parts: dict[bool, dict[str, list[Template]]] = {False: defaultdict(list), True: defaultdict(list)}
         made: dict[str, list[Template]] = defaultdict(list)
         for intent, body in data["intents"].items():
@@ -107,10 +112,27 @@ class Templates:
         for intent, templates in made.items():
             for place, template in enumerate(templates):
                 self.parts[place % 5 == 4][intent].append(template)
-        for intent, slots, domains, sentences in BLOCKS:
-            for sentence in sentences:
-                own = Template(intent, slots, domains, parse_sentence(sentence).expression, sentence)
-                self.parts[False][intent].append(own)
+        self._own()
+
+    def _own(self) -> None:
+        """Add the sentences of paraphrases.yaml to those for training."""
+        own = yaml.safe_load((Path(__file__).parent / "paraphrases.yaml").read_text(encoding="utf-8"))
+        shared = parsed(own["rules"])
+        lists = {name: {"values": values} for name, values in own["lists"].items()}
+        for block in own["blocks"]:
+            rules = shared | parsed(block.get("rules", {}))
+            for sentence in block["say"].splitlines():
+                self.parts[False][block["intent"]].append(
+                    Template(
+                        intent=block["intent"],
+                        slots=block.get("slots", {}),
+                        domains=block.get("names"),
+                        expression=parse_sentence(sentence).expression,
+                        text=sentence,
+                        lists=lists,
+                        rules=rules,
+                    )
+                )
 
     def _community(self, intent: str, block: dict[str, Any]) -> Iterator[Template]:
         context = block.get("requires_context") or {}
@@ -120,7 +142,7 @@ class Templates:
         if isinstance(domains, str):
             domains = [domains]
         slots = dict(block.get("slots") or {})
-        rules = {name: parse_sentence(body).expression for name, body in (block.get("expansion_rules") or {}).items()}
+        rules = parsed(block.get("expansion_rules") or {})
         for sentence in block["sentences"]:
             expression = parse_sentence(sentence).expression
             known = (
@@ -153,6 +175,17 @@ class Home:
 
 class Impossible(Exception):
     """A template asks for what the home does not have."""
+
+
+def says_another(pieces: list[tuple[str, str]], name: str | None, home: Home) -> bool:
+    """Whether a sentence also says a device that it doesn't mean: "lamp off" for all lights where one is called lamp.
+
+    Args: pieces as of `Maker.say`, the name of the device that is meant (None: none), and the home.
+    """
+    text = " " + tidy("".join(text if kind != "copied" else " _ " for text, kind in pieces)) + " "
+    text, meant = (said.lower().replace("'", "") for said in (text, name or ""))
+    others = (other.lower().replace("'", "") for names in home.devices.values() for other in names)
+    return any(other not in meant and f" {other} " in text for other in others)
 
 
 class Maker:
@@ -357,9 +390,6 @@ class Maker:
                 raise Impossible
             slots[slot] = rng.choice(options)
             return self._spoken(slots[slot]), "name"
-        if name == "full":
-            slots[slot] = 100
-            return "", "plain"
         wild = {
             "message": self.messages,
             "search_query": self.searches,
@@ -444,6 +474,8 @@ class Maker:
         template = rng.choice(self.templates[intent])
         domains = template.domains or []
         pieces, slots = self.say(template, home, domains)
+        if says_another(pieces, slots.get("name"), home):
+            raise Impossible
         call = arranged(intent, {**template.slots, **slots})
         if intent in ("HassTurnOn", "HassTurnOff") and "name" in slots and rng.random() < 0.14:
             others = [n for d in domains for n in home.devices.get(d, []) if n != slots["name"]]
