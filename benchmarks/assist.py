@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
+import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,13 +14,27 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from benchmarks.llama_twin import LlamaTwin, write_gguf
+from rich.console import Console
+from rich.progress import track
 
 from unmask import DiffusionLM
 from unmask.cli.options import Json, load, shares
 from unmask.cli.report import report
 from unmask.evaluation.figures import share as interval
+from unmask.structured.prompt_lists import answers_to
 
 Calls = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was written, in how many tokens and steps, and in how many seconds."""
+
+    text: str
+    tokens: int
+    steps: int
+    seconds: float
 
 
 @dataclass
@@ -33,10 +49,33 @@ class Way:
     steps: list[int] = field(default_factory=list)
     seconds: list[list[float]] = field(default_factory=list)  # of each round, by row
 
-    def answer(self, prompt: str, longest: int) -> tuple[Any, float]:
+    def answer(self, prompt: str, longest: int, grammar: Any) -> Answer:
+        """Of a prompt, with what `grammar` made for it."""
         began = time.perf_counter()
-        out = self.lm.generate(prompt, longest, temperature=0.0, **self.options)
-        return out, time.perf_counter() - began
+        out = self.lm.generate(prompt, longest, temperature=0.0, grammar=grammar, **self.options)
+        return Answer(out.text, len(out.token_ids), out.steps, time.perf_counter() - began)
+
+    def grammar(self, prompt: str) -> Any:
+        """What answers to a prompt of this home are held to."""
+        return self.lm.grammar(answers_to(self.lm.answer_schema, prompt))
+
+
+@dataclass
+class LlamaWay(Way):
+    """The AR twin in llama.cpp, under its grammar of the same schema."""
+
+    llama: LlamaTwin | None = None
+
+    def answer(self, prompt: str, longest: int, grammar: Any) -> Answer:
+        assert self.llama is not None
+        began = time.perf_counter()
+        text, tokens = self.llama.answer(self.lm.encode(prompt)[0], longest, grammar)
+        return Answer(text, tokens, tokens, time.perf_counter() - began)
+
+    def grammar(self, prompt: str) -> Any:
+        assert self.llama is not None
+        schema = {k: v for k, v in answers_to(self.lm.answer_schema, prompt).items() if k != "x-guidance"}
+        return self.llama.grammar(schema)
 
 
 def percent(right: int, count: int) -> str:
@@ -82,9 +121,12 @@ def command(
     timed: Annotated[int, typer.Option(help="Rows that are timed.")] = 100,
     rounds: Annotated[int, typer.Option(help="Rounds of timing, the ways in turns.")] = 5,
     longest: Annotated[int, typer.Option(help="New tokens at most.")] = 128,
+    llama: Annotated[bool, typer.Option(help="llama.cpp on the AR twin too (`pip install xllamacpp gguf`).")] = False,
     as_json: Json = False,
 ) -> None:
     """Scores and times both models under the same grammar at batch 1; whole answers, prompt reading counted.
+
+    The grammar of a home is compiled once, before its commands are timed.
 
     Example: `unmask bench assist runs/assist-data/test.jsonl`
     """
@@ -94,15 +136,20 @@ def command(
     ways = [Way("ar twin", load(ar, "cpu", None), {})]
     denoiser = load(diffusion, "cpu", None)
     ways += [Way(f"diffusion {t}", denoiser, {"threshold": t}) for t in shares("--thresholds", thresholds)]
-    for way in ways:
-        for prompt in prompts:
-            out, _ = way.answer(prompt, longest)
-            way.answers.append(out.text)
-            way.tokens.append(len(out.token_ids))
-            way.steps.append(out.steps)
+    if llama:
+        twin = load(ar, "cpu", None, "torch")  # whose weights can be written
+        made = write_gguf(twin, Path(tempfile.mkdtemp()) / "twin.gguf")
+        ways.append(LlamaWay("llama.cpp, ar twin", twin, {}, llama=LlamaTwin(made, os.cpu_count() or 1)))
+    for prompt in track(prompts, "scored", console=Console(stderr=True), transient=True):
+        for way in ways:
+            answer = way.answer(prompt, longest, way.grammar(prompt))
+            way.answers.append(answer.text)
+            way.tokens.append(answer.tokens)
+            way.steps.append(answer.steps)
+    asked = {way.name: [(prompt, way.grammar(prompt)) for prompt in prompts[:timed]] for way in ways}
     for _ in range(rounds):
         for way in ways:
-            way.seconds.append([way.answer(prompt, longest)[1] for prompt in prompts[:timed]])
+            way.seconds.append([way.answer(prompt, longest, grammar).seconds for prompt, grammar in asked[way.name]])
     lines = [summary(way, ways[0], expected, timed) for way in ways]
     columns = list(lines[0])
     title = f"{len(found)} commands, {rounds} rounds of {min(timed, len(found))} for times"

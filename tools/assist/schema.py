@@ -6,7 +6,6 @@ python tools/assist/schema.py runs/assist-data/train.jsonl > schema.json
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections import defaultdict
 from typing import Any
@@ -15,15 +14,18 @@ from make import ORDER
 
 from unmask.structured.prompt_lists import prompt_lists
 
-LISTS = {"name": "(?!areas$|floors$).*", "area": "areas", "floor": "floors"}  # where a home names them
+RIVALS = {"name": ("areas", "floors"), "area": ("floors",), "floor": ("areas",)}  # lists that may hold the same word
+OWN = {"area": "areas", "floor": "floors"}
 FREE = {"name", "area", "floor", "zone", "search_query", "item", "message", "conversation_command"}
 TEXT = r'^[^"\\\x00-\x1f]+$'  # one state of the automaton, where a bounded length would be one for each character
 
 
-def argument(name: str, values: set[Any], listed: bool) -> dict[str, Any]:
-    """What one argument of one intent may be. listed: the home names every value."""
-    if listed:
-        return {"type": "string", "pattern": TEXT, "x-from-prompt": LISTS[name]}
+def argument(name: str, values: set[Any], other_lists: set[str] | None = None) -> dict[str, Any]:
+    """What one argument of one intent may be. other_lists: lists of a home that it never comes from, where it always
+    comes from one."""
+    if other_lists is not None:
+        lists = OWN.get(name) or f"(?!({'|'.join(sorted(other_lists))})$).*"  # a home may have lists of its own
+        return {"type": "string", "pattern": TEXT, "x-from-prompt": lists}
     if name in FREE:
         return {"type": "string", "pattern": TEXT}
     if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
@@ -36,29 +38,37 @@ def argument(name: str, values: set[Any], listed: bool) -> dict[str, Any]:
     return {
         "anyOf": [
             {"enum": sorted(v for v in values if isinstance(v, str))},
-            argument(name, {v for v in values if not isinstance(v, str)}, False),
+            argument(name, {v for v in values if not isinstance(v, str)}),
         ]
     }
 
 
 def main() -> None:
     found: dict[str, dict[str, set[Any]]] = defaultdict(lambda: defaultdict(set))
+    known: set[str] = set()  # lists of homes
+    sources: dict[tuple[str, str], set[str]] = defaultdict(set)  # lists that an argument's values came from
     unlisted: set[tuple[str, str]] = set()
     with open(sys.argv[1], encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
             lists = prompt_lists(row["prompt"])
+            known |= lists.keys()
             for call in json.loads(row["response"]):
                 found[call["name"]].update({})
                 for name, value in call["arguments"].items():
                     found[call["name"]][name].add(value)
-                    known = (values for key, values in lists.items() if re.fullmatch(LISTS.get(name, ""), key))
-                    if not any(value in values for values in known):
+                    places = {key for key in lists if value in lists[key] and key not in RIVALS.get(name, ())}
+                    sources[call["name"], name] |= places
+                    if not places or name not in FREE:
                         unlisted.add((call["name"], name))
     calls = []
     for intent in sorted(found):
         properties = {
-            name: argument(name, found[intent][name], name in LISTS and (intent, name) not in unlisted)
+            name: argument(
+                name,
+                found[intent][name],
+                None if (intent, name) in unlisted else known - sources[intent, name],
+            )
             for name in ORDER
             if name in found[intent]
         }
