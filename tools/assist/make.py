@@ -205,6 +205,7 @@ class Maker:
         self.searches = words.split(words.listed(words.SEARCHES), test)
         self.nothing = words.split([" ".join(text.split()) for text in words.NOTHING.split("|")], test)
         self.intents = [intent for intent, found in self.templates.items() if found]
+        self.plain = False  # names of the lists alone, nothing invented: half of the homes for training
 
         self.book = [word for place, word in enumerate(book()) if (place % 5 == 4) == test]
         self.phrases = [line for place, line in enumerate(phrases()) if (place % 5 == 4) == test]
@@ -253,10 +254,12 @@ class Maker:
         noun = rng.choice(self.nouns[domain])
         if domain in ("todo", "scene", "script", "person", "weather", "sensor") and rng.random() < 0.45:
             return noun
-        if domain in ("todo", "scene", "script") and rng.random() < 0.5:
+        if domain in ("todo", "scene", "script") and not self.plain and rng.random() < 0.5:
             return self.phrase(3)
         kind = rng.random()
-        if rng.random() < 0.3:
+        if self.plain:
+            kind *= 0.83
+        elif rng.random() < 0.3:
             kind = rng.uniform(0.83, 1.0)
         if kind < 0.36:
             return noun
@@ -285,7 +288,9 @@ class Maker:
     def room(self) -> str:
         rng = self.rng
         kind = rng.random()
-        if rng.random() < 0.2:
+        if self.plain:
+            kind *= 0.92
+        elif rng.random() < 0.2:
             kind = 0.99
         if kind < 0.74:
             return rng.choice(self.rooms)
@@ -297,6 +302,7 @@ class Maker:
 
     def home(self) -> Home:
         rng = self.rng
+        self.plain = not self.test and rng.random() < 0.5
         areas = list(dict.fromkeys(self.room() for _ in range(rng.choice([0, 1, 2, 2, 3, 3, 4, 4, 5, 6]))))
         floors = list(dict.fromkeys(rng.choice(self.floors) for _ in range(rng.choice([0, 0, 0, 1, 2, 2]))))
         common = ["light"] * 7 + ["switch"] * 4 + ["media_player"] * 3 + ["cover"] * 3 + ["climate"] * 2 + ["fan"] * 2
@@ -399,7 +405,7 @@ class Maker:
         }
         if name in wild:
             text = rng.choice(wild[name])
-            if rng.random() < 0.5:
+            if rng.random() < (0.15 if self.plain else 0.5):
                 most = 6 if name == "message" else 3
                 text = rng.choice([self.invented(), f"{self.invented()} {text}", self.phrase(most), self.phrase(most)])
             slots[slot] = text
