@@ -8,9 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-LayoutKind = Literal["bidirectional", "causal", "block_causal", "block_diffusion", "drafts", "canvas"]
+LayoutKind = Literal[
+    "bidirectional", "causal", "block_causal", "block_diffusion", "drafts", "canvas", "causal_blocks", "causal_window"
+]
 LAYOUT_KINDS: tuple[LayoutKind, ...] = get_args(LayoutKind)
-GROUPED = ("drafts", "canvas")  # text is causal; groups see the text up to their anchor, and themselves
+BEHIND_TEXT = ("causal_blocks", "causal_window")  # a block being denoised is a group; of a window, in an order
+GROUPED = ("drafts", "canvas", *BEHIND_TEXT)  # text is causal; groups see the text up to their anchor, and themselves
 
 PADDING = -1  # document id of padding: it attends to padding only, and nothing else attends to it
 EMPTY = -2  # document id of a cache slot that holds nothing yet
@@ -33,7 +36,8 @@ class Coordinates(NamedTuple):
     @staticmethod
     def drafts(position: Any, anchor: Any, document: Any | None = None) -> Coordinates:
         """Coordinates under the grouped layouts: anchor < 0 marks text, else the token is of the group
-        (drafts, or a canvas being denoised) whose last sight of the text is position `anchor`."""
+        (drafts, or a canvas being denoised) whose last sight of the text is position `anchor`. Under causal_window a
+        token of the group with a higher anchor comes later, and sees those with lower ones."""
         text = (anchor < 0) * 1
         copy = text * CLEAN + (1 - text) * (-1 - anchor)
         return Coordinates(position, position * 0 if document is None else document, copy)
@@ -67,7 +71,8 @@ class Layout:
             of_text, to_text = q.copy == CLEAN, k.copy == CLEAN
             reach = of_text * q.position + (~of_text) * (-1 - q.copy)
             text = to_text & (k.position <= reach) & self._near(reach + (~of_text) * 1, k)
-            return same_document & (text | (~of_text & (k.copy == q.copy)))
+            own = ~to_text & (k.copy >= q.copy) if self.kind == "causal_window" else k.copy == q.copy
+            return same_document & (text | (~of_text & own))
         q_block = q.position // self.block_length
         k_block = k.position // self.block_length
         if self.kind == "block_causal":

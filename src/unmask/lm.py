@@ -20,7 +20,7 @@ from unmask.decoding.methods import DecodingDefaults, capabilities
 from unmask.decoding.prepare import Preparer
 from unmask.decoding.request import Prepared
 from unmask.errors import UnmaskError
-from unmask.layout import PADDING, Coordinates
+from unmask.layout import BEHIND_TEXT, GROUPED, PADDING, Coordinates
 from unmask.models.config import ModelConfig
 from unmask.output import Filled, Run
 from unmask.prompts import Prompt, encode, encode_text, is_single, render_chat
@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import, and a compiled model doe
     from unmask.models.transformer import Transformer
     from unmask.objectives.likelihood import Likelihood
 
-BEHIND = ("causal", "drafts", "canvas")  # layouts of models that write after their text, never into it
+BEHIND = ("causal", *GROUPED)  # layouts of models that write after their text, never into it
 
 
 class DiffusionLM:
@@ -186,7 +186,8 @@ class DiffusionLM:
             raise UnmaskError("input_ids must be a non-empty [B, L] tensor of integers")
         if int(ids.min()) < 0 or int(ids.max()) >= self.config.vocab_size:
             raise UnmaskError(f"input_ids holds an id outside the vocabulary of {self.config.vocab_size}")
-        shape = self.preparer.layout(layout or ("causal" if self.config.layout == "drafts" else None), block_length)
+        own = "causal" if self.config.layout in ("drafts", *BEHIND_TEXT) else None
+        shape = self.preparer.layout(layout or own, block_length)
         windows = self.config.windows
         with torch.inference_mode():
             if attention_mask is None and shape.kind != "canvas":

@@ -143,8 +143,8 @@ def test_a_wrong_vocabulary_is_named(tmp_path: Path) -> None:
 
 def test_quantised_and_unreadable_models_say_so(tmp_path: Path) -> None:
     folder = copy("dream", tmp_path / "model")
-    edit(folder, quantization_config={"quant_method": "gptq"})
-    assert "quantised by 'gptq'" in refused(folder)
+    edit(folder, quantization_config={"quant_method": "bitsandbytes"})
+    assert "quantised by 'bitsandbytes'" in refused(folder)
     edit(folder, quantization_config=None, architectures=["ModernBertForMaskedLM"], model_type="modernbert")
     assert "ModernBertForMaskedLM is known but not read: the network has no local attention" in refused(folder)
     edit(folder, architectures=None)

@@ -72,7 +72,7 @@ def test_families_that_share_a_network_with_a_fixture(tmp_path: Path) -> None:
     assert lm.loaded.family.name == "Llama"
     nemotron = {"architectures": ["NemotronLabsDiffusionModel"], "model_type": "nemotron_labs_diffusion"}
     lm = dressed("stable_diffcoder", tmp_path / "nemotron", "encoder.", **nemotron)
-    close(lm.logits(ids), plain)
+    close(lm.logits(ids, layout="bidirectional"), shifted)  # of text; a block is scored in place
     assert lm.config.mask_token_id == 100
 
     dream = load_file(FIXTURES / "dream" / "forward.safetensors")
@@ -87,6 +87,15 @@ def test_families_that_share_a_network_with_a_fixture(tmp_path: Path) -> None:
     lm = dressed("llada_moe", tmp_path / "sdar_moe", architectures=["SDARMoeForCausalLM"], **sizes)
     close(lm.logits(moe["input_ids"], layout="bidirectional"), moe["logits"])
     assert (lm.config.layout, lm.config.block_length) == ("block_causal", 4)
+    lm = dressed("llada_moe", tmp_path / "rnd1", architectures=["RND1LM"], model_type="rnd1", **sizes)
+    close(lm.logits(moe["input_ids"]), torch.cat([moe["logits"][:, :1], moe["logits"][:, :-1]], 1))
+    assert (lm.loaded.family.name, lm.config.layout) == ("RND1", "bidirectional")
+
+    sdar = DiffusionLM.from_pretrained(FIXTURES / "sdar")
+    own = {"architectures": ["DreamForCausalLM"], "model_type": "Dream", "block_size": sdar.config.block_length}
+    lm = dressed("sdar", tmp_path / "reasoner", **own)
+    close(lm.logits(ids[:, :20] % 90), sdar.logits(ids[:, :20] % 90))
+    assert lm.loaded.family.name == "Dream-Reasoner"
 
 
 def test_router_of_sdar_moe_weighs_the_best_experts_to_one(tmp_path: Path) -> None:
@@ -107,7 +116,7 @@ def test_sdar_moe_with_dense_layers_is_refused(tmp_path: Path) -> None:
         dressed("llada_moe", tmp_path / "m", architectures=["SDARMoeForCausalLM"], **sizes)
 
 
-def test_nemotrons_texts_end_where_its_queries_would_be_scaled(tmp_path: Path) -> None:
+def test_nemotrons_queries_are_scaled_by_their_position(tmp_path: Path) -> None:
     rope = {
         "rope_type": "yarn",
         "rope_theta": 1e6,
@@ -121,7 +130,8 @@ def test_nemotrons_texts_end_where_its_queries_would_be_scaled(tmp_path: Path) -
     }
     raw = {"architectures": ["NemotronLabsDiffusionModel"], "rope_parameters": rope, "rope_theta": None}
     lm = dressed("stable_diffcoder", tmp_path / "nemotron", "encoder.", **raw)
-    assert lm.config.max_length == 64
+    assert (lm.config.query_beta, lm.config.query_length) == (0.1, 64)
+    assert lm.config.max_length > 64
     assert len(lm.config.rope_factors) == lm.config.rotary_size // 2
     assert lm.config.rope_scale == 1.0
     assert lm.config.rope_theta == 1e6

@@ -12,7 +12,7 @@ import numpy as np
 from unmask.canvas import Array
 from unmask.decoding.feed import Sampling
 from unmask.decoding.processors import Adjustment
-from unmask.decoding.sampling import Scores, propose, warmed
+from unmask.decoding.sampling import Scores, propose, untempered, warmed
 from unmask.models.config import ModelConfig
 
 
@@ -118,12 +118,12 @@ class CompiledLogits:
         return Scores(token=token, confidence=confidence, entropy=entropy, margin=margin, draw=draw)
 
     def _of_text(self, sampling: Sampling) -> Scores:
-        scores = self.best(self.text, sampling)
+        scores = untempered(self.best(self.text, sampling), self.text, sampling)
         if self.excluded is None:
             return scores
         warm = sampling.temperature > 0
         filtered = warm & ((sampling.top_k > 0) | (sampling.top_p < 1))
-        heat = np.where(warm, sampling.temperature, 1.0)
+        heat = np.where(warm if sampling.plain is None else warm & ~sampling.plain, sampling.temperature, 1.0)
         return with_share(scores, self.text / heat[:, None], np.where(filtered, -np.inf, self.excluded / heat))
 
     def _named(self, scores: Scores) -> Scores:

@@ -104,6 +104,14 @@ class TorchLogits:
         p = p / total
         share = share / total
         entropy = torch.special.entr(p).sum(-1) + torch.special.entr(share).squeeze(1)
+        if sampling.plain is not None:
+            plain = self._column(sampling.plain) & warm
+            kept = self.logits[plain].double().masked_fill(logits[plain] == -torch.inf, -torch.inf)
+            unheated = self._rest(torch.zeros_like(temperature), warm & ((top_k > 0) | (top_p < 1)))[plain]
+            own = torch.cat([kept, unheated], 1).softmax(-1)
+            entropy[plain] = torch.special.entr(own).sum(-1)
+            p[plain] = own[:, :-1]
+            share[plain] = own[:, -1:]
         if sampling.native is not None:
             native = self._column(sampling.native)
             own = torch.cat([logits, rest], 1)[native].to(self.dtype).softmax(-1)

@@ -9,6 +9,7 @@ from typing import Any
 
 from unmask.checkpoints import foreign
 from unmask.checkpoints import gguf as gguf_file
+from unmask.checkpoints.quantised import Quantised, Scheme
 from unmask.checkpoints.safetensors import INDEX, WEIGHTS, TensorFiles, Weights
 from unmask.errors import UnmaskError
 from unmask.files import read_json, write_text
@@ -60,7 +61,11 @@ class Folder:
     @cached_property
     def weights(self) -> Weights:
         """The weights, their headers read and checked."""
-        return TensorFiles(self.path) if self.gguf is None else self.gguf
+        if self.gguf is not None:
+            return self.gguf
+        files = TensorFiles(self.path)
+        scheme = Scheme.of(self.json(CONFIG))
+        return files if scheme is None else Quantised(files, scheme)
 
     @property
     def source(self) -> str:

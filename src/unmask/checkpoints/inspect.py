@@ -10,6 +10,7 @@ from unmask.checkpoints.open import Checkpoint
 from unmask.checkpoints.tokens import ROLES
 from unmask.decoding.methods import DecodingDefaults
 from unmask.errors import UnmaskError
+from unmask.layout import BEHIND_TEXT
 from unmask.models.adapter import own_parameters
 from unmask.models.config import ModelConfig
 from unmask.models.network import on_meta
@@ -88,7 +89,7 @@ def _kind(config: ModelConfig) -> str:
         return "AR"
     if config.layout == "canvas" or config.corruption == "uniform":
         return "C"
-    return "B" if config.layout == "block_causal" else "A"
+    return "B" if config.layout in ("block_causal", *BEHIND_TEXT) else "A"
 
 
 def _tokens(checkpoint: Checkpoint) -> dict[str, Any]:

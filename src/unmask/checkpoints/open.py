@@ -16,6 +16,7 @@ from unmask.checkpoints.families.family import Family, ends_of, without_absent_i
 from unmask.checkpoints.folder import ANSWERS, GENERATION, Folder
 from unmask.checkpoints.foreign import refuse_quantised
 from unmask.checkpoints.gguf import parts
+from unmask.checkpoints.quantised import Scheme
 from unmask.checkpoints.safetensors import INDEX, WEIGHTS, same_bytes
 from unmask.decoding.methods import DecodingDefaults
 from unmask.errors import UnmaskError
@@ -174,7 +175,9 @@ def usable_device(name: str) -> torch.device:
 def _recognise(folder: Folder, raw: dict[str, Any]) -> Checkpoint:
     """A checkpoint by its config and the tokenizer's files."""
     source = folder.source
-    refuse_quantised(raw, source)
+    scheme = Scheme.of(raw)
+    if scheme is None:
+        refuse_quantised(raw, source)
     family = registry.recognise(raw, source, folder.path.absolute().name)
     values = folder.json(GENERATION)
     notes: list[str] = []
@@ -198,6 +201,8 @@ def _recognise(folder: Folder, raw: dict[str, Any]) -> Checkpoint:
             if borrowed is not None and borrowed < config.vocab_size:
                 config = replace(config, mask_token_id=borrowed)
                 origins["mask"] = "a control token that no text holds"
+        if scheme is not None:
+            notes.append("quantised weights are read as the values that they stand for, in floating point")
         code = raw.get("auto_map")
         if isinstance(code, dict) and code:
             named = ", ".join(sorted({str(v).split(".")[0] for v in code.values()}))

@@ -174,7 +174,7 @@ def same_bytes(one: Stored, other: Stored) -> bool:
         return all(first.read(size) == second.read(size) for size in sizes)
 
 
-def _tensors(
+def stored_tensors(
     stored: Iterable[Stored], dtype: torch.dtype | None = None, transposed: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, Tensor]]:
     import torch
@@ -188,7 +188,7 @@ def _tensors(
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file; a missing, cut or hostile file raises UnmaskError."""
-    return dict(_tensors(read_header(path).values()))
+    return dict(stored_tensors(read_header(path).values()))
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -249,4 +249,4 @@ class TensorFiles(Weights):
         return mapping
 
     def tensors(self, dtype: torch.dtype | None, transposed: tuple[str, ...] = ()) -> Iterator[tuple[str, Tensor]]:
-        return _tensors(self.stored.values(), dtype, transposed)
+        return stored_tensors(self.stored.values(), dtype, transposed)

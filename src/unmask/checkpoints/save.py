@@ -93,6 +93,7 @@ def save_again(folder: Path, network: Transformer, checkpoint: Checkpoint, decod
             )
         if registry.recognise(raw, CONFIG, folder.absolute().name) is not family:  # its old folder's name said it
             raw = {**raw, "architectures": list(family.architectures[:1])}
+        raw = {name: value for name, value in raw.items() if name not in ("quantization_config", "quantization")}
     _save_text(folder, checkpoint)
     write_checkpoint(folder, raw, weights_to_save(network, family, raw), None)
     if decoding:

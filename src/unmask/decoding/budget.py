@@ -13,7 +13,7 @@ import numpy as np
 
 from unmask.canvas import Array
 
-ScheduleName = Literal["even", "block", "linear", "cosine", "timesteps"]
+ScheduleName = Literal["even", "block", "linear", "cosine", "timesteps", "last"]
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,13 @@ def share(schedule: ScheduleName, step: int, steps: int, eps: float = 1e-3) -> f
     """Share of the masks left that `step` (from 0) of `steps` reveals; in float32 where the reference is.
 
     even, block, linear: 1 / steps left (LLaDA, arXiv 2502.09992; SDAR; dllm). cosine: masks remain as
-    cos(pi/2 (1 - t)) (dllm). timesteps: 1 - s / t for times from 1 to eps (Dream, arXiv 2508.15487).
+    cos(pi/2 (1 - t)) (dllm). last: nothing before the last step (vLLM's confidence_threshold). timesteps: 1 - s / t for
+    times from 1 to eps (Dream, arXiv 2508.15487).
     """
     if step >= steps - 1:
         return 1.0
+    if schedule == "last":
+        return 0.0
     if schedule in ("even", "block"):
         return 1 / (steps - step)
     if schedule == "timesteps":

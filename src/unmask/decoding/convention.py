@@ -21,7 +21,10 @@ class Convention:
     schedule_eps: float = option(1e-3, gt=0, lt=1)  # the last time of schedule `timesteps`
     num_to_transfer: int = option(1, ge=1)  # masks that a step of a rule that judges fills at the least
     zero_edits: bool = True  # an editing_threshold of 0 replaces all that differs; false: nothing
-    first_step: Literal["rule", "one"] = "rule"  # with an approximate cache: one: a block's first token alone
+    # a block's first step: one: with an approximate cache its first token alone; text: the text's own next token, of a
+    # block behind causal text
+    first_step: Literal["rule", "one", "text"] = "rule"
+    tempered: bool = True  # scores of a drawn token are those at its temperature; false: at temperature 1
     blocks_from_prompt: bool = False  # blocks of a block-causal model count from the first mask, not from position 0
     whole_blocks: bool = False  # the last block of a block-causal model is as long as the others, and cut afterwards
     ending: Literal["text", "block"] = "text"  # stop once all before an end of text is written, or with its block
@@ -34,6 +37,10 @@ CONVENTIONS: dict[str, Convention] = {
     "fast-dllm": Convention(confidence_dtype="native", strict=True, whole_blocks=True),  # version 2; 1 is ours
     "dllm": Convention(confidence_dtype="native", blocks_from_prompt=True),
     "sdar": Convention(confidence_dtype="native", strict=True, whole_blocks=True),
+    "nemotron": Convention(tempered=False, blocks_from_prompt=True, whole_blocks=True),  # as in vLLM
+    "nemotron-hf": Convention(tempered=False, blocks_from_prompt=True, whole_blocks=True, first_step="text"),
+    "sdlm": Convention(confidence_dtype="native", strict=True),
+    "wedlm": Convention(strict=True, tempered=False),
     "llada2": Convention(confidence_dtype="native", strict=True, whole_blocks=True),
 }
 NAMES = frozenset(field.name for field in fields(Convention))

@@ -5,7 +5,7 @@ Shapes: B requests, W columns, N scored rows, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -135,13 +135,14 @@ class Sampling:
     token_draw: Array
     choice_draw: Array
     native: Array | None = None  # which are scored in the network's own precision; None: none
+    plain: Array | None = None  # which are scored at temperature 1, whatever they are drawn at; None: none
 
     def columns(self) -> tuple[Array, Array, Array, Array, Array]:
         return self.temperature, self.top_k, self.top_p, self.token_draw, self.choice_draw
 
     def rows(self, index: Array | slice) -> Sampling:
-        rows = Sampling(*(values[index] for values in self.columns()))
-        return rows if self.native is None else replace(rows, native=self.native[index])
+        kinds = (None if kind is None else kind[index] for kind in (self.native, self.plain))
+        return Sampling(*(values[index] for values in self.columns()), *kinds)
 
 
 class Logits(Protocol):

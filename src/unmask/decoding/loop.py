@@ -25,7 +25,7 @@ from unmask.decoding.processors import adjustment
 from unmask.decoding.request import Request, Row, Scheme, Setting, StepResult, sampled
 from unmask.decoding.sampling import Scores
 from unmask.errors import UnmaskError
-from unmask.layout import Layout
+from unmask.layout import BEHIND_TEXT, Layout
 
 SHARED = 16  # tokens that two requests must have in common for one to take the other's keys and values
 
@@ -129,7 +129,7 @@ class Decoder:
             return []
         drafting = [scheme for _, scheme in self.active if isinstance(scheme, Verifying)]
         # what is fed again (a shifted head's last token before the window) is not read from the cache too
-        feed = Feed.of(columns, np.array([c.position[0] for c in columns]))
+        feed = Feed.of(columns, np.array([c.position.min() for c in columns]))
         began = time.perf_counter()
         logits = self.backend.forward(feed)
         for row, _ in self.active:
@@ -259,7 +259,7 @@ class Decoder:
             self.backend.open(self.layout, _places(joined), max(row.length for row, _ in joined), needed)
         else:
             self.backend.admit(_places(joining), max(row.length for row, _ in joining))
-            if self.active and self._caching and self.layout.kind in ("causal", "drafts"):
+            if self.active and self._caching and self.layout.kind in ("causal", "drafts", *BEHIND_TEXT):
                 self._share(joining)
         self.active += joining
         for row, scheme in joining:

@@ -33,6 +33,8 @@ MODES: dict[str, tuple[Mode, ...]] = {  # of models by their layout, the default
     "causal": ("ar", "verify"),
     "drafts": ("diffusion", "ar", "verify"),
     "canvas": ("diffusion",),
+    "causal_blocks": ("diffusion", "ar", "verify"),
+    "causal_window": ("diffusion", "ar", "verify"),
 }
 
 
@@ -282,6 +284,7 @@ def sampled(schemes: Sequence[Scheme], counts: Sequence[int], target: Array) -> 
     none where none is read."""
     requests = [scheme.row.request for scheme in schemes]
     native = [request.convention.confidence_dtype == "native" for request in requests]
+    plain = [not request.convention.tempered for request in requests]
     # the scores of a prompt are the network's own
     temperatures = [0.0 if scheme.row.prefill_end is not None else scheme.temperature for scheme in schemes]
     temperature = np.repeat(np.array(temperatures, np.float64), counts)
@@ -304,6 +307,7 @@ def sampled(schemes: Sequence[Scheme], counts: Sequence[int], target: Array) -> 
         uniforms(*address, TOKEN_DRAW) if temperature.any() else unread,
         uniforms(*address, CHOICE_DRAW) if chooses else unread,
         spread(native) if any(native) else None,
+        spread(plain) if any(plain) else None,
     )
 
 

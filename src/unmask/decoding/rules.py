@@ -20,8 +20,9 @@ from unmask.decoding.options import option
 from unmask.decoding.sampling import Scores
 
 RuleName = Literal[
-    "quota", "threshold", "factor", "entropy_bound", "margin", "random", "sequential", "entropy", "token_edit"
-]
+    "quota", "threshold", "factor", "entropy_bound", "margin", "random", "sequential", "entropy", "token_edit",
+    "prefix", "nearest",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class RuleParameters:
     threshold: float = option(0.9, ge=0, le=1)
     factor: float = option(1.0, ge=0, lt=1e6)
     entropy_bound: float = option(0.1, ge=0, lt=1e6)  # nats
+    distance_penalty: float = option(0.02, ge=0, lt=1e6)  # nats for each position from the first mask
     schedule: ScheduleName = "even"
     choice_temperature: float = option(0.0, ge=0, le=100, off=0.0)  # above 0: drawn by scores over it
 
@@ -166,6 +168,24 @@ def token_edit(scores: Scores, masked: Array, budget: StepBudget, options: RuleO
     return threshold(scores, masked, budget, replace(options, convention=replace(options.convention, strict=True)))
 
 
+def prefix(scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
+    """SDLM (arXiv 2509.24007): the leftmost masks as far as they reach the threshold, one at any rate."""
+    confidence = np.where(masked, scores.confidence, np.inf)
+    unsure = confidence <= options.threshold if options.convention.strict else confidence < options.threshold
+    run = (masked & (unsure.cumsum(-1) == 0)).sum(-1)
+    left = np.broadcast_to(-np.arange(masked.shape[1], dtype=np.float64), masked.shape)
+    return _judged(left, run, masked, budget, options)
+
+
+def nearest(scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
+    """WeDLM: all whose entropy, and a penalty for each position from the first mask, is below the bound; else the one
+    where that sum is lowest."""
+    place = np.arange(masked.shape[1])
+    cost = scores.entropy + (place - masked.argmax(-1)[:, None]) * options.distance_penalty
+    below = cost < options.entropy_bound if options.convention.strict else cost <= options.entropy_bound
+    return _judged(-cost, (masked & below).sum(-1), masked, budget, options)
+
+
 RULES: dict[str, Rule] = {
     # LLaDA's low-confidence remasking (arXiv 2502.09992), Dream's maskgit_plus: the most confident proposals
     "quota": ranked(lambda scores: scores.confidence),
@@ -178,6 +198,8 @@ RULES: dict[str, Rule] = {
     "sequential": Rule(sequential, ("schedule",), ranks=True),
     # where the distribution is narrowest (Dream, arXiv 2508.15487)
     "entropy": ranked(lambda scores: -scores.entropy),
+    "prefix": Rule(prefix, ("threshold", "schedule")),
+    "nearest": Rule(nearest, ("entropy_bound", "distance_penalty", "schedule")),
     "token_edit": Rule(token_edit, ("threshold", "schedule"), final=False),
 }
 

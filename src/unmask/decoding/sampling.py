@@ -7,10 +7,14 @@ is in `backends.torch`; both draw the same tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from unmask.canvas import Array
+
+if TYPE_CHECKING:
+    from unmask.decoding.feed import Sampling
 
 # purposes of draws: a token, a position
 TOKEN_DRAW = 0
@@ -184,6 +188,21 @@ def propose(
         places.append(np.array([n]))
     back = np.concatenate(places).argsort()
     return Scores(*(np.concatenate(fields)[back] for fields in zip(*(vars(s).values() for s in parts), strict=True)))
+
+
+def untempered(scores: Scores, logits_NV: Array, sampling: Sampling) -> Scores:
+    """Scores of drawn tokens under the logits at temperature 1, of what the filters leave, where that is asked for."""
+    if sampling.plain is None:
+        return scores
+    out = [values.copy() for values in (scores.confidence, scores.entropy, scores.margin)]
+    for n in (sampling.plain & (sampling.temperature > 0)).nonzero()[0].tolist():
+        row = logits_NV[n].astype(np.float64)
+        ids = survivors(row / sampling.temperature[n], int(sampling.top_k[n]), float(sampling.top_p[n]))
+        one = _scored(row[None, ids], sampling.token_draw[[n]], sampling.choice_draw[[n]], False)
+        out[0][n] = one.confidence[0] * np.exp(row[scores.token[n]] - row[ids[one.token[0]]])
+        out[1][n] = one.entropy[0]
+        out[2][n] = one.margin[0]
+    return Scores(scores.token, out[0], out[1], out[2], scores.draw)
 
 
 def _scored(logits: Array, token_draw_N: Array, choice_draw_N: Array, warm: bool) -> Scores:

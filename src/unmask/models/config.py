@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from unmask.errors import UnmaskError
-from unmask.layout import LAYOUT_KINDS, LayoutKind
+from unmask.layout import BEHIND_TEXT, LAYOUT_KINDS, LayoutKind
 from unmask.noise import NetworkSchedule
 
 Norm = Literal["rms", "layer"]
@@ -79,6 +79,8 @@ class ModelConfig:
     rope_fraction: float = 1.0  # share of each head that is rotated
     rope_factors: tuple[float, ...] = ()  # what each pair's frequency is divided by, for longer texts; empty: by 1
     rope_scale: float = 1.0  # of cos and sin
+    query_beta: float = 0.0  # rotated queries are scaled by 1 + beta ln(1 + floor(position / query_length)) (Llama 4)
+    query_length: int = 0  # 0 goes with a beta of 0
     grid: tuple[int, ...] = ()  # canvases are cells: rows, columns, rows and columns of a box; scores biased by them
     loops: int = 1  # times that the stack of blocks is passed, the embeddings added again each time
     learned_positions: bool = False  # a table added to the embeddings, beside or instead of rotation
@@ -110,6 +112,7 @@ class ModelConfig:
     mixers: tuple[MixerName, ...] = ("attention",)  # what mixes positions in each layer, repeated over the depth
     state_space: StateSpace = StateSpace()
     shift: bool = False  # the head scores the next position; un-shifted inside the network, once
+    in_place: bool = False  # but a block behind its text is scored in place (layouts causal_blocks, causal_window)
     corruption: Corruption = "absorbing"  # uniform: it writes over random tokens and has no mask
     noise_schedule: NetworkSchedule = "log_linear"  # of the total noise that the network is told
     noise_range: tuple[float, ...] = (1e-3, 1.0)  # total noise at times 0 and 1 of a geometric schedule
@@ -150,8 +153,10 @@ class ModelConfig:
             yield f"layout '{self.layout}' is not one a model decodes with"
         if len(self.noise_range) != 2 or not 0 < self.noise_range[0] < self.noise_range[1] < 1e3:
             yield f"noise_range must be two rising values, got {list(self.noise_range)}"
-        if self.layout in ("block_causal", "canvas") and self.block_length < 1:
+        if self.layout in ("block_causal", "canvas", *BEHIND_TEXT) and self.block_length < 1:
             yield f"a {self.layout} model needs block_length >= 1"
+        if (self.in_place or self.layout in BEHIND_TEXT) and not (self.shift and self.layout in BEHIND_TEXT):
+            yield f"layout '{self.layout}' with in_place {self.in_place} and shift {self.shift} is impossible"
         yield from self._attention_problems()
         yield from self._mixer_problems()
         if self.grid:
@@ -175,6 +180,8 @@ class ModelConfig:
             yield f"rope_factors must be {pairs} values above 0, one for each rotated pair"
         if not 0 < self.rope_scale < 1e9:
             yield f"rope_scale must be above 0, got {self.rope_scale}"
+        if not 0 <= self.query_beta < 1e9 or self.query_length < (self.query_beta > 0):
+            yield f"query_beta {self.query_beta} with query_length {self.query_length} is impossible"
 
     def _grid_problems(self, rows: int, columns: int, box_rows: int, box_columns: int) -> Iterator[str]:
         fine = len(self.grid) == 4 and rows > 0 and columns > 0

@@ -35,6 +35,7 @@ class Context:
     mask: AttentionMask = None  # who may attend to whom
     cache: Cache | None = None  # what layers keep of what was read before
     gate_BT1: Tensor | None = None  # 1 where an adapter acts, or at a canvas's columns; None for nowhere
+    query_BT: Tensor | None = None  # what rotated queries are scaled by; None for 1
     run_BT: Tensor | None = None  # for layers without a mask: columns of one number follow on one another; None: all do
 
 
@@ -82,6 +83,8 @@ class Attention(nn.Module):
             k = self.k_norm(k)
         q = rotate(q.transpose(1, 2), *context.rope)
         k = rotate(k.transpose(1, 2), *context.rope)
+        if context.query_BT is not None:
+            q = q * context.query_BT[:, None, :, None].to(q.dtype)
         if context.cache is not None:
             k, v = context.cache.update(self.layer, k, v)
         mixed = attend(q, k, v, context.mask, scale=self.scale)

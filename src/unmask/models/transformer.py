@@ -210,8 +210,12 @@ class Transformer(nn.Module):
             gate = gate_BT[..., None].to(x.dtype)
         if self.grid_bias is not None:
             mask = self._grid_mask(self.grid_bias, ids_BT.shape[1], mask, x.dtype)
+        query = None
+        if self.config.query_beta:
+            where = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None] if positions_BT is None else positions_BT
+            query = 1 + self.config.query_beta * torch.log1p((where // self.config.query_length).float())
         run = runs(positions_BT) if positions_BT is not None and self.config.recurrent else None
-        context = Context(rope, mask, cache, gate, run)
+        context = Context(rope, mask, cache, gate, query, run)
         given = x
         states: list[Tensor] = []
         for loop in range(self.config.loops):

@@ -13,6 +13,7 @@ from rich.console import Console
 from unmask.checkpoints.weights import weight_table
 from unmask.errors import UnmaskError
 from unmask.files import read_json, write_text
+from unmask.layout import GROUPED
 from unmask.lm import DiffusionLM
 from unmask.models.transformer import Transformer
 from unmask.objectives.distill import Distilled
@@ -79,7 +80,7 @@ def _settle(recipe: FinetuneRecipe, lm: DiffusionLM) -> tuple[Objective, dict[st
     """The objective with its head shift, and what it changes about the base's config."""
     config = lm.config
     objective = recipe.objective
-    if config.layout in ("drafts", "canvas"):
+    if config.layout in GROUPED:
         raise UnmaskError(f"base '{recipe.base}' has layout '{config.layout}', which is not fine-tuned; take its base")
     if config.max_length < recipe.data.length:
         raise UnmaskError(

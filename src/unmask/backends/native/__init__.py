@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from unmask.backends import Progress, Source, anything, multiple_of, one_of
+from unmask.layout import BEHIND_TEXT
 
 if TYPE_CHECKING:
     from unmask.backends.native.backend import NativeBackend
@@ -13,12 +14,13 @@ if TYPE_CHECKING:
 FREE = """vocab_size num_layers num_heads intermediate_size num_kv_heads max_length norm norm_eps norm_bias rope_theta
     rope_fraction rope_factors rope_scale learned_positions qk_norm qkv_bias out_bias mlp_bias activation
     tie_embeddings head_bias loops grid logit_softcap shift corruption mask_in_softmax block_length noise_schedule
-    noise_range mask_token_id eos_token_id bos_token_id pad_token_id delete_token_id insert_token_id"""
+    noise_range query_beta query_length in_place
+    mask_token_id eos_token_id bos_token_id pad_token_id delete_token_id insert_token_id"""
 IMPLEMENTS = {
     **dict.fromkeys(FREE.split(), anything),
     **dict.fromkeys(("hidden_size", "adapter_width", "chain_width"), multiple_of(32)),
     "head_dim": multiple_of(16, most=256),
-    "layout": one_of("causal", "drafts", "block_causal", "bidirectional"),
+    "layout": one_of("causal", "drafts", "block_causal", "bidirectional", *BEHIND_TEXT),
 }
 
 

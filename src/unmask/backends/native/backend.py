@@ -27,7 +27,7 @@ from unmask.decoding.feed import TEXT, Feed, Sampling
 from unmask.decoding.planner import passes
 from unmask.decoding.sampling import Scores
 from unmask.errors import UnmaskError
-from unmask.layout import PADDING, Layout
+from unmask.layout import BEHIND_TEXT, PADDING, Layout
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ PIECE = 512  # columns computed at once, so that little memory is enough
 ALONE = 8 << 20  # bytes of weights times columns below which one thread is faster than several
 WIDTHS = (1, 2, 3, 4, 5, 8, 9, 12, 13, 16, 32)  # columns of measured passes
 LINES = ("id", "position", "place", "seen", "after", "until", "first", "last", "drafts")
-LAYOUTS = ("causal", "block_causal", "bidirectional", "drafts")
+LAYOUTS = ("causal", "block_causal", "bidirectional", "drafts", *BEHIND_TEXT)
 
 
 class NativeLogits(CompiledLogits):
@@ -230,7 +230,11 @@ class NativeBackend(CompiledBackend):
         seen, after, until = values[3:6]
         ends = feed.position[np.arange(len(widths)), widths - 1] + 1 if count else widths
         needed = int(position[~drafts].max(initial=0)) + 1
-        if self.layout.kind in ("causal", "drafts"):
+        if self.layout.kind == "causal_window" and drafts.any():  # anchors order a group that sees its first one's text
+            least = np.full(len(widths), anchor.max())
+            np.minimum.at(least, row[drafts], anchor[drafts])
+            anchor = np.where(drafts, least[row], TEXT)
+        if self.layout.kind in ("causal", "drafts", *BEHIND_TEXT):
             seen[:] = np.where(drafts, anchor, position) + 1
         else:
             late = feed.cached_after[row]
@@ -247,7 +251,7 @@ class NativeBackend(CompiledBackend):
             first, last = groups(row, anchor)
             need = np.where(drafts, last, need)
             values[6] = np.where(drafts, first, 0)
-            values[7] = np.where(drafts, last, 0)
+            values[7] = np.where(drafts, column + 1 if self.layout.kind == "causal_window" else last, 0)
             values[8] = drafts
         if needed > self.slots:
             self.make_room(self.places, -(-needed // SLOT_STEP) * SLOT_STEP)
@@ -255,7 +259,7 @@ class NativeBackend(CompiledBackend):
         values[1] = position
         values[2] = self.active[row]
         scored = begins[feed.row] + feed.column
-        of_draft = drafts[scored]
+        of_draft = drafts[scored] & (self.layout.kind == "drafts")
         guided = feed.guidance > 0
         unconditional = begins[feed.row[guided] + 1] + feed.column[guided]
         text = scored[~of_draft] if of_draft.any() else scored

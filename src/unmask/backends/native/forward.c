@@ -73,6 +73,7 @@ typedef struct {
     const float *mask_embedding, *positions, *cos, *sin; /* [D], [positions][D], [positions][rotated / 2] */
     const float *grid; /* [H][cells][cells]: what a head adds to the score of a cell for another; or none */
     const Layer *layer;
+    const float *query; /* [positions]: what rotated queries are scaled by; or none */
 } Network;
 
 typedef struct {
@@ -612,7 +613,7 @@ static void place(const Pass *pass, const Layer *layer, int t, char *keys, char 
     const Network *net = pass->net;
     const Batch *b = pass->b;
     const int K = net->head_dim, H = net->heads, G = net->kv_heads, half = net->rotated / 2, slot = b->position[t];
-    const float scale = 1.f / sqrtf((float)K);
+    const float scale = (net->query ? net->query[slot] : 1.f) / sqrtf((float)K);
     float *row = pass->qkv + (size_t)t * (H + 2 * G) * K;
     for (int n = 0; n < H + G; n++) {
         float *head = row + n * K;
@@ -864,7 +865,7 @@ void unmask_summarise(const float *logits, int rows, int size, int threads, int6
 }
 
 /* Of the structures above: Python checks that a build is of its own. */
-int unmask_interface(void) { return 5; }
+int unmask_interface(void) { return 6; }
 
 /* Whether this CPU has the instructions that this build uses. */
 int unmask_supported(void) {

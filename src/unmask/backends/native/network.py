@@ -23,7 +23,7 @@ from unmask.models.rope import frequencies
 LINE = 64
 PAGE = 4096
 MAPPED = 1 << 28  # bytes from which on weights stay where they are mapped: copies have larger pages, some 6% faster
-INTERFACE = 5  # of the structures below; a build of another is not used
+INTERFACE = 6  # of the structures below; a build of another is not used
 BUILDS = ("_forward_vnni", "_forward_avx2")
 MATRICES = ("qkv", "out", "gate_up", "down", "adapter_down", "adapter_up")
 ACTIVATIONS = {"swiglu": 0, "gelu": 1, "gelu_tanh": 2, "geglu_tanh": 2}
@@ -55,6 +55,7 @@ class Network(ctypes.Structure):
         ("norm", Norm),
         *fields(Address, "mask_embedding positions cos sin grid"),
         ("layer", ctypes.POINTER(Layer)),
+        *fields(Address, "query"),
     ]
 
 
@@ -145,6 +146,8 @@ class CompiledNetwork:
         frequency = np.array(frequencies(c.rope_theta, c.rotary_size)) / (c.rope_factors or 1.0)
         angle = np.arange(c.max_length)[:, None] * frequency
         tables = {"cos": np.cos(angle) * c.rope_scale, "sin": np.sin(angle) * c.rope_scale}
+        if c.query_beta:
+            tables["query"] = 1 + c.query_beta * np.log1p(np.arange(c.max_length) // c.query_length)
         few = sum(array.nbytes for array in weights.values()) < MAPPED
         self.weights = (aligned(weights) if few else weights) | aligned(
             {name: table.astype(np.float32) for name, table in tables.items()}
@@ -181,7 +184,7 @@ class CompiledNetwork:
             norm=self._norm("norm"),
             layer=self.layers,
             **heads,
-            **{name: self._at(name) for name in ("mask_embedding", "positions", "cos", "sin", "grid")},
+            **{name: self._at(name) for name in ("mask_embedding", "positions", "cos", "sin", "grid", "query")},
         )
 
     def keep_costs(self, kind: str, seconds: dict[int, float]) -> None:

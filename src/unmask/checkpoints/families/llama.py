@@ -140,13 +140,6 @@ def _up_to(fields: dict[str, Any], length: Any) -> dict[str, Any]:
     return {**fields, "max_length": min(length, longest)} if both else fields
 
 
-def _nemotron(raw: dict[str, Any]) -> dict[str, Any]:
-    """Queries are scaled by their position, by 1 up to the length of the first training; longer texts are not read."""
-    stretch = raw.get("rope_parameters") or raw.get("rope_scaling")
-    scaled = stretch if isinstance(stretch, dict) and stretch.get("llama_4_scaling_beta") else {}
-    return _up_to(read(raw), scaled.get("original_max_position_embeddings"))
-
-
 def _mistral(raw: dict[str, Any]) -> dict[str, Any]:
     """Every layer may see a window of the last positions only; texts up to its length are read, where it shows all."""
     fields = read({**raw, "sliding_window": None, "layer_types": None})
@@ -235,18 +228,27 @@ STABLE_DIFFCODER = _family(
     defaults={"rule": "threshold", "threshold": 0.95},
     mask=5,
 )
-NEMOTRON = Family(
-    name="Nemotron-Labs-Diffusion",  # arXiv 2607.05722: Ministral 3, one head for AR and diffusion, no shift
-    model_types=("nemotron_labs_diffusion",),
-    architectures=("NemotronLabsDiffusionModel",),
-    read=_nemotron,
-    names=named("encoder.", "diffusion_head"),
+RND1 = _family(
+    name="RND1",  # Qwen3-MoE made bidirectional, with a head shifted by one
+    model_types=("rnd1",),
+    architectures=("RND1LM",),
+    read=lambda raw: {**_qwen3(raw), "shift": True, "mask_in_softmax": True},
+    defaults={"rule": "entropy", "max_denoising_steps": 256},
+    mask=151669,
+    eos=151645,
+)
+DREAM_REASONER = _family(
+    name="Dream-Reasoner",  # Qwen3 under Dream's model_type, block-causal, no shift
+    model_types=(),
+    architectures=(),
+    read=lambda raw: {**read(raw), "qk_norm": True, **blocks(raw.get("block_size"))},
+    recognises=lambda raw, hint: raw.get("model_type") == "Dream" and raw.get("block_size") is not None,
     kind="B",
-    defaults={"rule": "threshold", "threshold": 0.9, "block_length": 32},
-    mask=100,
-    eos=11,
-    limits="decoded over the whole canvas, not after a causal prefix as it was trained; its own AR and "
-    "self-speculation modes are not there; texts up to the length before stretching (16,384)",
+    defaults={"rule": "threshold", "threshold": 0.9, "schedule": "block", "convention": "sdar"},
+    mask=151669,
+    eos=151643,
+    turn=151645,  # <|im_end|>
+    limits="rule, threshold and ends of text are SDAR's, no model card of its own was at hand",
 )
 DIFFULLAMA = _family(
     name="DiffuLLaMA",  # arXiv 2410.17891: Llama 2 made bidirectional, with a head shifted by one

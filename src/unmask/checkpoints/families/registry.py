@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unmask.checkpoints.families import diffugpt, diffusion_gemma, dit, llada, llama, mamba2
+from unmask.checkpoints.families import behind_text, diffugpt, diffusion_gemma, dit, llada, llama, mamba2
 from unmask.checkpoints.families.family import Family
 from unmask.errors import UnmaskError
 
@@ -19,7 +19,11 @@ FAMILIES = [
     llama.A2D,
     llama.FAST_DLLM_V2,
     llama.STABLE_DIFFCODER,
-    llama.NEMOTRON,
+    behind_text.NEMOTRON,
+    behind_text.SDLM,
+    behind_text.WEDLM,
+    llama.RND1,
+    llama.DREAM_REASONER,
     dit.SEDD,
     diffusion_gemma.FAMILY,
     diffugpt.FAMILY,
@@ -39,7 +43,6 @@ UNREADABLE = {
         ("GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"),
         "its embeddings are scaled and its norms add one to their weights, which the network of plain models does not",
     ),
-    "WeDLMForCausalLM": "it is decoded with causal attention over reordered tokens, for which there is no loop",
 }
 BY_TYPE = {
     "gemma": "GemmaForCausalLM",
@@ -47,7 +50,6 @@ BY_TYPE = {
     "gemma3_text": "Gemma3ForCausalLM",
     "modernbert": "ModernBertForMaskedLM",
     "nemotron_labs_diffusion_vlm": "NemotronLabsDiffusionVLMModel",
-    "wedlm": "WeDLMForCausalLM",
 }
 
 

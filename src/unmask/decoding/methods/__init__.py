@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, cast
 
 from unmask.decoding.convention import CONVENTIONS, Convention, convention_of, with_convention
-from unmask.decoding.methods import ancestral, denoise, draft, edit, renoise, sample, sub_blocks
+from unmask.decoding.methods import ancestral, behind_text, denoise, draft, edit, renoise, sample, sub_blocks
 from unmask.decoding.methods.ancestral import SAMPLER_NAMES, SamplerName
 from unmask.decoding.options import check_ranges, describe, is_off, option
 from unmask.decoding.processors import read_bias
@@ -21,6 +21,8 @@ from unmask.models.config import ModelConfig, build
 METHODS: tuple[type[MethodOptions], ...] = (
     renoise.Options,
     draft.Forced,
+    behind_text.Options,
+    behind_text.SelfChecked,
     draft.Options,
     sample.Options,
     edit.Options,

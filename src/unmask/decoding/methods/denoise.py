@@ -87,7 +87,7 @@ class Denoising(Scheme):
         first = int(row.masked.argmax())
         # blocks of a bidirectional model count from the first mask (LLaDA), others from position 0 or an offset
         self.offset = -first % self.block if self.convention.blocks_from_prompt else 0
-        aligned = layout.kind not in ("bidirectional", "drafts")
+        aligned = layout.kind not in ("bidirectional", *GROUPED)
         self.start = (first + self.offset) // self.block * self.block - self.offset if aligned else first
         self.end = min(self.start + self.block, row.length)
         self.pays_empty = self.convention.empty_steps and self.rule.ranks
@@ -184,7 +184,7 @@ class Denoising(Scheme):
                 cached_after = (high, length)
         else:  # nothing after the window is seen, and a last token that scores nothing is not fed
             low = min(self.row.cached, max(0, start - self.shift)) if self.exact else 0
-            ends_early = self.shift and self.layout.kind in ("causal", "drafts")
+            ends_early = self.shift and self.layout.kind in ("causal", *GROUPED)
             high = max(end - int(ends_early), low + 1)
         return self._read(low, high, cached_after)
 

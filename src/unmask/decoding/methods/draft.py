@@ -70,7 +70,7 @@ class Options(Parameters, MethodOptions):
 
     @classmethod
     def reads(cls, asked: Asked) -> set[str]:
-        if asked.layout == "causal":
+        if asked.layout != "drafts":
             return SAMPLING | PROCESSORS | {"lookup"}
         own = SAMPLING | PROCESSORS | {"block_length", "lookup"}
         return own if asked.mode == "verify" else own | {"threshold"}

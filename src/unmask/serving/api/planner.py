@@ -14,6 +14,7 @@ from unmask.canvas import NO_MASK
 from unmask.decoding.infill import Template, make_template, parse_template
 from unmask.decoding.request import Prepared
 from unmask.errors import UnmaskError
+from unmask.layout import BEHIND_TEXT
 from unmask.lm import DiffusionLM
 from unmask.prompts import encode, encode_text
 from unmask.serving.api.errors import MISSING, APIError, refuse
@@ -112,7 +113,7 @@ def can_chat(lm: DiffusionLM) -> bool:
 
 def scores_prompts(lm: DiffusionLM) -> bool:
     """Whether a token of a prompt is scored by those before it alone."""
-    return lm.config.shift and lm.config.layout in ("causal", "drafts")
+    return lm.config.shift and lm.config.layout in ("causal", "drafts", *BEHIND_TEXT)
 
 
 def mask_of(lm: DiffusionLM) -> int:
