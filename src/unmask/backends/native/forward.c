@@ -22,6 +22,11 @@
 #define LANES 16  /* outputs of half a tile, slots of a block of the cache */
 #define GROUP 32  /* inputs that share a scale */
 #define MOST 8    /* columns that stand together where nothing is rounded */
+#ifdef __AMX_INT8__
+#define TILED 1   /* products of many columns are made of tiles */
+#else
+#define TILED 0
+#endif
 #define MANY 32   /* columns of one product of 32 outputs */
 #define STEP 64   /* inputs of a tile, of weights that have one scale for all inputs */
 #define PART_BITS 4 /* a rounded input is 2^4 times one byte, and another byte */
@@ -363,7 +368,9 @@ static void multiply_rows(const Matrix *m, int tile, const Rounded *x, int from,
             }
     }
 }
-#elif defined(__AVX512VNNI__)
+#endif
+
+#if defined(__AVX512VNNI__)
 static inline __attribute__((always_inline)) void multiply_row_tile(
     const Matrix *m, int tile, const Rounded *x, int from, float (*out)[MANY][LANES], int last, const int count) {
     const int wide = PADDED(m->columns);
@@ -383,7 +390,8 @@ static inline __attribute__((always_inline)) void multiply_row_tile(
             for (int t = 0; t < count; t++)
 #pragma GCC unroll 2
                 for (int i = 0; i < 2; i++) {
-                    const __m512i v = _mm512_set1_epi32(*(const quad *)(x->code + ((size_t)(from + t) * 2 + i) * wide + k + 4 * j));
+                    __m512i v = _mm512_set1_epi32(*(const quad *)(x->code + ((size_t)(from + t) * 2 + i) * wide + k + 4 * j));
+                    if (TILED) v = _mm512_xor_si512(v, _mm512_set1_epi8(-128)); /* what tiles read, with 128 added */
                     dots[i][0][t] = _mm512_dpbusd_epi32(dots[i][0][t], v, one);
                     dots[i][1][t] = _mm512_dpbusd_epi32(dots[i][1][t], v, two);
                 }
@@ -440,17 +448,14 @@ static inline __attribute__((always_inline)) void multiply_row_tile(
 
 /* The same for any number of columns up to MANY, with the bias. */
 static void product(const Matrix *m, int tile, const Rounded *x, int from, int count, float out[2][MANY][LANES], int last) {
-#ifdef __AMX_INT8__
-    if (m->by_row) multiply_rows(m, tile, x, from, count, out);
+#if TILED
+    if (m->by_row && count > FEW) multiply_rows(m, tile, x, from, count, out);
     else
-#define BY_ROW(k)
-#else
-#define BY_ROW(k) if (m->by_row) multiply_row_tile(m, tile, x, from + done, to, last && done + n >= count, k); else
 #endif
 #define CASE(k) \
     case k: \
-        BY_ROW(k) \
-        if (m->bits == 32) multiply_exactly(m, tile, x, from + done, to, k); \
+        if (m->by_row) multiply_row_tile(m, tile, x, from + done, to, last && done + n >= count, k); \
+        else if (m->bits == 32) multiply_exactly(m, tile, x, from + done, to, k); \
         else if (m->bits == 4) multiply(m, tile, x, from + done, to, last && done + n >= count, k, 4); \
         else multiply(m, tile, x, from + done, to, last && done + n >= count, k, 8); \
         break;
@@ -467,7 +472,6 @@ static void product(const Matrix *m, int tile, const Rounded *x, int from, int c
         }
     }
 #undef CASE
-#undef BY_ROW
     for (int i = 0; i < 2 && m->bias; i++) {
         const float *bias = m->bias + (2 * tile + i) * LANES;
         for (int t = 0; t < count; t++)
@@ -511,11 +515,7 @@ static void round_row(const float *x, const Rounded *to, int column, int count) 
         const ints n = __builtin_convertvector(v * inverse + 12582912.f - 12582912.f, ints);
 #ifdef __AVX512F__
         const ints high = (n + (1 << PART_BITS) / 2) >> PART_BITS;
-#ifdef __AMX_INT8__
-        const int more = 0;
-#else
-        const int more = 128;
-#endif
+        const int more = TILED ? 0 : 128;
         *(bytes *)(code + i) = __builtin_convertvector(high + more, bytes);
         *(bytes *)(code + wide + i) = __builtin_convertvector(n - (high << PART_BITS) + more, bytes);
 #else
