@@ -126,6 +126,24 @@ def test_forwards_are_near_those_of_torch(
         assert (q[:, MASK] == 0).all()
 
 
+@pytest.mark.parametrize("backend", ["native", "native-q4"])
+def test_tiles_change_no_bit(folder: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of AMX, beside AVX-512: sums of whole numbers are exact, whatever their order and company."""
+    made = []
+    for build in ("_forward_amx", "_forward_vnni"):
+        monkeypatch.setattr(native, "BUILDS", (build,))
+        native.library.cache_clear()
+        try:
+            if native.library() is None:
+                pytest.skip("not for this CPU")
+            lm = DiffusionLM.from_pretrained(folder, backend=backend)
+            made.append(distributions(lm.backend, feeds(np.random.default_rng(0), WIDTHS), 3))
+        finally:
+            native.library.cache_clear()
+    for one, other in zip(*made, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_the_draft_head_knows_the_token_before(pair: tuple[DiffusionLM, DiffusionLM]) -> None:
     compare_draft_head(pair, MASK, 0.12)  # what only drafts pass through is rounded to 4 bits
 

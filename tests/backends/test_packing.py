@@ -14,12 +14,16 @@ from unmask.backends.native.packed_file import LINE, PackedFile, mapped, unnamed
 from unmask.backends.native.packing import (
     CHUNK,
     LANES,
+    STEP,
+    WIDEST,
     Product,
     blocks,
+    by_row,
     eight_bit,
     exact_blocks,
     four_bit,
     interleaved,
+    row_blocks,
     stored_bits,
 )
 from unmask.checkpoints.rows import GROUP, NATIVE_BITS, Groups, Held, Rows, native_groups
@@ -106,6 +110,36 @@ def test_rows_that_are_multiplied_stand_in_turn() -> None:
     assert rows.tolist() == [*range(32), *range(100, 132), *range(32, 64), *range(132, 164)]
 
 
+def row_values(packed: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """The weights that `row_blocks` stands for."""
+    wide = -(-columns // STEP) * STEP
+    codes = packed[:, : wide * GROUP].view(np.int8).reshape(len(packed), -1, 2, STEP // 4, LANES, 4)
+    scale, sums = packed[:, wide * GROUP :].reshape(len(packed), 2, -1).transpose(1, 0, 2)
+    whole = codes.transpose(0, 2, 4, 1, 3, 5).reshape(-1, wide)
+    np.testing.assert_array_equal(np.ascontiguousarray(sums).view(np.int32).ravel(), whole.sum(-1, dtype=int))
+    assert not whole[:, columns:].any()
+    assert not whole[rows:].any()
+    return (whole * np.ascontiguousarray(scale).view(np.float32).reshape(-1, 1))[:rows, :columns]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(32, 64), (40, 96), (1, 32)])
+def test_a_scale_for_each_output_is_within_half_a_step(rows: int, columns: int) -> None:
+    weight = np.random.default_rng(2).normal(size=(rows, columns)).astype(np.float32)
+    weight[0] = 0
+    off = np.abs(row_values(row_blocks(weight), rows, columns) - weight)
+    assert (off <= np.abs(weight).max(-1, keepdims=True) / 127 * 0.501).all()
+
+
+def test_small_networks_of_floats_take_a_scale_for_each_output() -> None:
+    weight = np.random.default_rng(2).normal(size=(64, 64)).astype(np.float32)
+    assert by_row({"a": Held(weight), "norm": Held(weight[0])})
+    on_grid = np.clip(np.rint(weight * 4), -7, 8)
+    on_grid[:, ::GROUP], on_grid[:, 1::GROUP] = -7, 8
+    assert not by_row({"a": Held(weight), "b": Held(on_grid)})
+    assert not by_row({"a": Held(np.zeros((1, WIDEST + 32), np.float32))})
+    assert not by_row({"a": Held(weight, "Q8_0")})
+
+
 def test_widths_are_whole_groups() -> None:
     with pytest.raises(ValueError, match="multiple of 32"):
         quantised(np.zeros((4, 40), np.float32))
@@ -157,14 +191,16 @@ def test_rows_of_heads_are_moved_back_and_parts_are_joined(tmp_path: Path) -> No
     np.testing.assert_array_equal(Rows(stored, transposed=True).values(1, 3), values.T[1:3])
 
 
-@pytest.mark.parametrize("bits", [4, 8, 32])
-def test_pieces_are_the_whole(bits: int) -> None:
+@pytest.mark.parametrize(("bits", "one_scale"), [(4, False), (8, False), (8, True), (32, False)])
+def test_pieces_are_the_whole(bits: int, one_scale: bool) -> None:
     """A matrix that is packed piece by piece, and one that is joined of two."""
     rng = np.random.default_rng(1)
     weight = rng.normal(size=(3 * CHUNK // 1024 + 40, 1024)).astype(np.float32)
     whole = exact_blocks(weight) if bits == 32 else blocks(four_bit(weight, True) if bits == 4 else eight_bit(weight))
-    one = Product("x", [Held(weight)], bits, [])
-    two = Product("x", [Held(weight[:100]), Held(weight[100:])], bits, [])
+    if one_scale:
+        whole = row_blocks(weight)
+    one = Product("x", [Held(weight)], bits, [], by_row=one_scale)
+    two = Product("x", [Held(weight[:100]), Held(weight[100:])], bits, [], by_row=one_scale)
     for product in (one, two):
         made = list(product.packed())
         assert len(made) > 1 or product is two

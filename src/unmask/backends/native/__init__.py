@@ -1,4 +1,4 @@
-"""Our own compiled forward with weights of 8 or 4 bits, on a CPU with AVX2 or AVX-512-VNNI."""
+"""Our own compiled forward with weights of 8 or 4 bits, on a CPU with AVX2, AVX-512-VNNI or AMX."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from unmask.layout import BEHIND_TEXT, PADDING, Layout
 
 log = logging.getLogger(__name__)
 
-FORMAT = 5  # of the packed weights; a change of it makes old ones unread
+FORMAT = 6  # of the packed weights; a change of it makes old ones unread
 WEIGHTS = "weights.packed"
 NAMES = {4: "native-q4", 8: "native", 32: "native-f32"}  # by bits
 SLOTS = 16  # of the cache stand together

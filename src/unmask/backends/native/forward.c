@@ -1,4 +1,4 @@
-/* One forward of a dense transformer for columns of many requests, on a CPU with VNNI or AVX2.
+/* One forward of a dense transformer for columns of many requests, on a CPU with AMX, VNNI or AVX2.
 
    Weights are stored in groups of 32 along the input, 16 outputs interleaved: 4 bits with a scale and a minimum (as
    Q4_1 stores them), or 8 bits with a scale (Q8_0). Inputs of a product are rounded to 8 bits, a scale for every 32.
@@ -10,6 +10,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <cpuid.h>
 #include <immintrin.h>
 #include <math.h>
 #include <stdint.h>
@@ -20,13 +21,24 @@
 
 #define LANES 16  /* outputs of half a tile, slots of a block of the cache */
 #define GROUP 32  /* inputs that share a scale */
-#define MOST 8    /* columns that stand together */
+#define MOST 8    /* columns that stand together where nothing is rounded */
+#ifdef __AMX_INT8__
+#define TILED 1   /* products of many columns are made of tiles */
+#else
+#define TILED 0
+#endif
+#define MANY 32   /* columns of one product of 32 outputs */
+#define STEP 64   /* inputs of a tile, of weights that have one scale for all inputs */
+#define PART_BITS 4 /* a rounded input is 2^4 times one byte, and another byte */
+#define TOP 2039  /* the greatest, 127 * 16 + 7 */
 #ifdef __AVX512F__
 #define FEW 6     /* columns whose sums the registers hold */
 #else
 #define FEW 4
 #endif
 #define LOW (-1e30f)
+#define ASK_FOR_STATE 0x1023 /* ARCH_REQ_XCOMP_PERM of arch_prctl, and the number of the tiles' data: */
+#define TILE_STATE 18
 
 #ifdef __AVX512F__
 #define WIDE 16 /* floats of a register: a wider vector would live in memory */
@@ -41,15 +53,20 @@ typedef int32_t quad __attribute__((may_alias, aligned(4)));
 typedef int8_t bytes __attribute__((vector_size(WIDE), aligned(1), may_alias));
 
 typedef struct {
-    int32_t rows, columns, bits, unused;
+    int32_t rows, columns, bits, by_row;
     const uint8_t *blocks; /* [rows / 32][columns / 32], rows padded: codes of 16 rows, of 16 more, then scales;
-                              of 32 bits [rows / 32][columns][32] floats */
+                              of 32 bits [rows / 32][columns][32] floats; by_row: see below */
     const float *bias;     /* [rows, padded], or none */
 } Matrix;
 
 #define CODES(bits) (LANES * GROUP * (bits) / 8)        /* bytes of a block's codes of 16 rows */
 #define SCALES(bits) ((bits) == 4 ? 2 * LANES : LANES)  /* float16 of 16 rows: scales, of 4 bits then minima */
 #define BLOCK(bits) (2 * CODES(bits) + 4 * SCALES(bits)) /* bytes */
+
+/* Of 32 rows with a scale each (by_row): signed codes [columns / STEP][2][STEP / 4][16][4], columns padded with 0; then
+   float scales [32] and the sums of the codes, int32 [32]. */
+#define PADDED(columns) (((columns) + STEP - 1) / STEP * STEP)
+#define ROW_TILE(columns) ((size_t)PADDED(columns) * 2 * LANES + 2 * 2 * LANES * 4) /* bytes */
 
 typedef struct {
     const float *scale, *shift; /* one of them, or both, may be missing */
@@ -65,7 +82,7 @@ enum { SWISH, GELU, GELU_TANH };
 typedef struct {
     int32_t layers, hidden, heads, kv_heads, head_dim, inner, adapter, mask_id; /* adapter: its width, or 0 */
     int32_t rotated, centred, qk_norm, gated, activation, exact; /* features of a head that are rotated; layer norms */
-    int32_t loops, cells; /* passes of the layers, the embeddings added again each time; of a grid, or 0 */
+    int32_t by_row, loops, cells; /* by_row: text's products have one scale a row; passes of the layers, the embeddings added again each time; of a grid, or 0 */
     float eps, cap;
     Matrix embedding, head, draft_head;       /* draft_head.rows is 0 without one */
     Matrix chain_in, chain_out; /* of the sequential draft head; 32 rows of gate, 32 of inner, .. */
@@ -90,12 +107,12 @@ typedef struct {
     int64_t room_size;
 } Batch;
 
-typedef struct { /* inputs of a product, rounded; MOST of them stand together, group by group */
-    int8_t *code;           /* [T / MOST][groups][MOST][32] */
-    float *scale, *sum;     /* [T / MOST][groups][MOST]: scale, and the sum of what the group stands for */
+typedef struct { /* inputs of a product, rounded group by group; by_row: each column as a whole, to 12 bits */
+    int8_t *code;           /* [groups][lines][32]; by_row [T][columns, padded] of 12 bits, see `round_row` */
+    float *scale, *sum;     /* [groups][lines]: scale, and the sum of what the group stands for; by_row the scale alone, [T] */
     int32_t *offset;        /* like these: -128 times the sum of the codes */
     float *whole;           /* of an exact network instead of all these: [T / MOST][columns][MOST] */
-    int columns;
+    int columns, by_row, lines; /* lines: T, and one more where that is even: a cache holds few that are powers of 2 apart */
 } Rounded;
 
 static inline floats load(const float *p) { return *(const floats *)p; }
@@ -147,21 +164,21 @@ static inline floats scaled(floats sum, floats dots, const uint16_t *scale, cons
     return sum;
 }
 
-/* 32 outputs from 32 tile on, of up to FEW columns of one block of x, `skip` of them left out. With the last
-   columns, the weights of the next tile are sent for. */
+/* 32 outputs from 32 tile on, of up to FEW columns of x from `from` on. With the last columns, the weights of the next
+   tile are sent for. */
 #if defined(__AVX512VNNI__)
 static inline __attribute__((always_inline)) void multiply(
-    const Matrix *m, int tile, const Rounded *x, int block, int skip, float out[2][MOST][LANES], int last, const int count,
+    const Matrix *m, int tile, const Rounded *x, int from, float (*out)[MANY][LANES], int last, const int count,
     const int bits) {
     const int groups = m->columns / GROUP;
     const uint8_t *code = m->blocks + (size_t)tile * groups * BLOCK(bits);
     const __m512i low = _mm512_set1_epi8(15);
     const size_t next = (size_t)groups * BLOCK(bits); /* the tile after this one is on its way meanwhile */
-    size_t at = (size_t)block * groups * MOST + skip;
+    size_t at = from;
     floats sum[2][FEW];
 #pragma GCC unroll 8
     for (int t = 0; t < count; t++) sum[0][t] = sum[1][t] = (floats){0};
-    for (int g = 0; g < groups; g++, code += BLOCK(bits), at += MOST) {
+    for (int g = 0; g < groups; g++, code += BLOCK(bits), at += x->lines) {
         const quad *four = (const quad *)(x->code + at * GROUP);
         const uint16_t *scale = (const uint16_t *)(code + 2 * CODES(bits));
         for (int i = 0; i < BLOCK(bits) && last; i += 64) _mm_prefetch(code + next + i, _MM_HINT_T1);
@@ -191,23 +208,23 @@ static inline __attribute__((always_inline)) void multiply(
                                    bits);
     }
 #pragma GCC unroll 8
-    for (int t = 0; t < count; t++) store(out[0][skip + t], sum[0][t]), store(out[1][skip + t], sum[1][t]);
+    for (int t = 0; t < count; t++) store(out[0][t], sum[0][t]), store(out[1][t], sum[1][t]);
 }
 #else /* AVX2: codes of 4 bits times bytes, whose sums over a group fit 16 bits; codes of 8 bits are split in two */
 #define KEEP(v) __asm__("" : "+x"(v)) /* in its register: sums that the compiler reorders fall out of them */
 
 static inline __attribute__((always_inline)) void multiply(
-    const Matrix *m, int tile, const Rounded *x, int block, int skip, float out[2][MOST][LANES], int last, const int count,
+    const Matrix *m, int tile, const Rounded *x, int from, float (*out)[MANY][LANES], int last, const int count,
     const int bits) {
     const int groups = m->columns / GROUP;
     const uint8_t *code = m->blocks + (size_t)tile * groups * BLOCK(bits);
     const __m256i low = _mm256_set1_epi8(15);
     const size_t next = (size_t)groups * BLOCK(bits); /* the tile after this one is on its way meanwhile */
-    size_t at = (size_t)block * groups * MOST + skip;
+    size_t at = from;
     floats sum[4][FEW];
     for (int i = 0; i < 4; i++)
         for (int t = 0; t < count; t++) sum[i][t] = (floats){0};
-    for (int g = 0; g < groups; g++, code += BLOCK(bits), at += MOST) {
+    for (int g = 0; g < groups; g++, code += BLOCK(bits), at += x->lines) {
         const quad *four = (const quad *)(x->code + at * GROUP);
         for (int i = 0; i < BLOCK(bits) && last; i += 64) _mm_prefetch(code + next + i, _MM_HINT_T1);
 #pragma GCC unroll 1
@@ -262,14 +279,14 @@ static inline __attribute__((always_inline)) void multiply(
         }
     }
     for (int i = 0; i < 4; i++)
-        for (int t = 0; t < count; t++) store(out[i / 2][skip + t] + i % 2 * WIDE, sum[i][t]);
+        for (int t = 0; t < count; t++) store(out[i / 2][t] + i % 2 * WIDE, sum[i][t]);
 }
 #endif
 
 static inline __attribute__((always_inline)) void multiply_exactly(
-    const Matrix *m, int tile, const Rounded *x, int block, int skip, float out[2][MOST][LANES], const int count) {
+    const Matrix *m, int tile, const Rounded *x, int from, float (*out)[MANY][LANES], const int count) {
     const float *w = (const float *)m->blocks + (size_t)tile * m->columns * 2 * LANES;
-    const float *v = x->whole + (size_t)block * m->columns * MOST + skip;
+    const float *v = x->whole + (size_t)(from / MOST) * m->columns * MOST + from % MOST;
     floats sum[2 * HALVES][FEW];
     for (int i = 0; i < 2 * HALVES; i++)
         for (int t = 0; t < count; t++) sum[i][t] = (floats){0};
@@ -281,20 +298,173 @@ static inline __attribute__((always_inline)) void multiply_exactly(
             for (int t = 0; t < count; t++) sum[i][t] += one * v[t];
         }
     for (int i = 0; i < 2 * HALVES; i++)
-        for (int t = 0; t < count; t++) store(&out[0][0][0] + (i / HALVES * MOST + skip + t) * LANES + i % HALVES * WIDE, sum[i][t]);
+        for (int t = 0; t < count; t++) store(out[i / HALVES][t] + i % HALVES * WIDE, sum[i][t]);
 }
 
-/* The same for a whole block of x: of its columns from MOST block on, the first `count`, with the bias. */
-static void product(const Matrix *m, int tile, const Rounded *x, int block, int count, float out[2][MOST][LANES], int last) {
+/* Products of matrices by_row. Their sums are of whole numbers, exact in any order: all builds make the same results. */
+static inline void finish_row(const float *scale, int half, floats dots, float given, int i, float *out) {
+    store(out + i, dots * (given * load(scale + half * LANES + i)));
+}
+
+#if defined(__AMX_INT8__)
+static __thread int shaped; /* columns of this thread's tiles, or 0 */
+
+/* Tiles: 0 and 1 sums of up to 8 columns, two rows each, and 16 outputs, 2 and 3 those of the next columns; 4 and 5 the
+   columns; 6 and 7 weights. */
+static void shape_tiles(int columns) {
+    if (shaped == columns) return;
+    shaped = columns;
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shape = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        const int second = i == 2 || i == 3 || i == 5, own = columns > 8 ? (columns + !second) / 2 : columns;
+        shape.bytes[i] = STEP, shape.rows[i] = i < 6 ? 2 * own : STEP / 4;
+    }
+    _tile_loadconfig(&shape);
+}
+
+/* Up to 16 columns at a time, shared out evenly; where that does not come out even, some are computed twice. */
+static void multiply_rows(const Matrix *m, int tile, const Rounded *x, int from, int count, float out[2][MANY][LANES]) {
+    const int steps = PADDED(m->columns) / STEP, wide = steps * STEP;
+    const int pieces = (count + LANES - 1) / LANES, n = (count + pieces - 1) / pieces, second = (n + 1) / 2;
+    const uint8_t *w = m->blocks + tile * ROW_TILE(m->columns);
+    const float *scale = (const float *)(w + (size_t)wide * 2 * LANES);
+    int32_t dots[2][2 * LANES][LANES] __attribute__((aligned(64)));
+    shape_tiles(n);
+    for (int i = 0; i < pieces; i++) {
+        const int begin = i * n + n < count ? i * n : count - n;
+        const int8_t *a = x->code + (size_t)(from + begin) * 2 * wide, *b = a + (size_t)second * 2 * wide;
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (int k = 0; k < wide; k += STEP) {
+            const uint8_t *p = w + (size_t)k * 2 * LANES;
+            for (int j = 0; j < STEP * 2 * LANES && i + 1 == pieces; j += 64)
+                _mm_prefetch(p + ROW_TILE(m->columns) + j, _MM_HINT_T1);
+            _tile_loadd(6, p, STEP);
+            _tile_loadd(7, p + STEP * LANES, STEP);
+            _tile_loadd(4, a + k, wide);
+            _tile_dpbssd(0, 4, 6);
+            _tile_dpbssd(1, 4, 7);
+            if (n <= 8) continue;
+            _tile_loadd(5, b + k, wide);
+            _tile_dpbssd(2, 5, 6);
+            _tile_dpbssd(3, 5, 7);
+        }
+        _tile_stored(0, dots[0], 64);
+        _tile_stored(1, dots[1], 64);
+        if (n > 8) {
+            _tile_stored(2, dots[0][2 * second], 64);
+            _tile_stored(3, dots[1][2 * second], 64);
+        }
+        for (int half = 0; half < 2; half++)
+            for (int t = 0; t < n; t++) {
+                const __m512i high = _mm512_load_si512(dots[half][2 * t]), low = _mm512_load_si512(dots[half][2 * t + 1]);
+                const floats sum = (floats)_mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high, PART_BITS), low));
+                finish_row(scale, half, sum, x->scale[from + begin + t], 0, out[half][begin + t]);
+            }
+    }
+}
+#endif
+
+#if defined(__AVX512VNNI__)
+static inline __attribute__((always_inline)) void multiply_row_tile(
+    const Matrix *m, int tile, const Rounded *x, int from, float (*out)[MANY][LANES], int last, const int count) {
+    const int wide = PADDED(m->columns);
+    const uint8_t *w = m->blocks + tile * ROW_TILE(m->columns);
+    const float *scale = (const float *)(w + (size_t)wide * 2 * LANES);
+    __m512i dots[2][2][FEW]; /* [high and low parts][halves of the tile] */
+#pragma GCC unroll 8
+    for (int t = 0; t < count; t++)
+        for (int i = 0; i < 2; i++) dots[i][0][t] = dots[i][1][t] = _mm512_setzero_si512();
+    for (int k = 0; k < wide; k += STEP)
+        for (int j = 0; j < STEP / 4; j++) {
+            const uint8_t *p = w + (size_t)k * 2 * LANES + 64 * j;
+            const __m512i one = _mm512_loadu_si512(p), two = _mm512_loadu_si512(p + STEP * LANES);
+            if (last) _mm_prefetch(p + ROW_TILE(m->columns), _MM_HINT_T1);
+            if (last) _mm_prefetch(p + ROW_TILE(m->columns) + STEP * LANES, _MM_HINT_T1);
+#pragma GCC unroll 8
+            for (int t = 0; t < count; t++)
+#pragma GCC unroll 2
+                for (int i = 0; i < 2; i++) {
+                    __m512i v = _mm512_set1_epi32(*(const quad *)(x->code + ((size_t)(from + t) * 2 + i) * wide + k + 4 * j));
+                    if (TILED) v = _mm512_xor_si512(v, _mm512_set1_epi8(-128)); /* what tiles read, with 128 added */
+                    dots[i][0][t] = _mm512_dpbusd_epi32(dots[i][0][t], v, one);
+                    dots[i][1][t] = _mm512_dpbusd_epi32(dots[i][1][t], v, two);
+                }
+        }
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) { /* parts are 128 too great: unsigned */
+        const __m512i sums = _mm512_loadu_si512(scale + 2 * LANES + half * LANES);
+        const __m512i much = _mm512_slli_epi32(_mm512_add_epi32(_mm512_slli_epi32(sums, PART_BITS), sums), 7);
+#pragma GCC unroll 8
+        for (int t = 0; t < count; t++) {
+            const __m512i dot = _mm512_add_epi32(_mm512_slli_epi32(dots[0][half][t], PART_BITS), dots[1][half][t]);
+            finish_row(scale, half, (floats)_mm512_cvtepi32_ps(_mm512_sub_epi32(dot, much)), x->scale[from + t], 0, out[half][t]);
+        }
+    }
+}
+#else
+static inline __attribute__((always_inline)) void multiply_row_tile(
+    const Matrix *m, int tile, const Rounded *x, int from, float (*out)[MANY][LANES], int last, const int count) {
+    const int wide = PADDED(m->columns);
+    const uint8_t *w = m->blocks + tile * ROW_TILE(m->columns);
+    const float *scale = (const float *)(w + (size_t)wide * 2 * LANES);
+#pragma GCC unroll 1
+    for (int half = 0; half < 2; half++) {
+        __m256i dots[2][FEW];
+#pragma GCC unroll 4
+        for (int t = 0; t < count; t++) dots[0][t] = dots[1][t] = _mm256_setzero_si256();
+        for (int k = 0; k < wide; k += STEP)
+            for (int j = 0; j < STEP / 4; j++) {
+                const uint8_t *p = w + (size_t)k * 2 * LANES + half * STEP * LANES + 64 * j;
+                if (last) _mm_prefetch(p + ROW_TILE(m->columns), _MM_HINT_T1);
+                const __m256i one = _mm256_loadu_si256((const __m256i *)p), two = _mm256_loadu_si256((const __m256i *)(p + 32));
+                const __m256i a[2] = {_mm256_srai_epi16(_mm256_slli_epi16(one, 8), 8), _mm256_srai_epi16(_mm256_slli_epi16(two, 8), 8)};
+                const __m256i b[2] = {_mm256_srai_epi16(one, 8), _mm256_srai_epi16(two, 8)};
+#pragma GCC unroll 4
+                for (int t = 0; t < count; t++) {
+                    const quad *four = (const quad *)(x->code + (size_t)(from + t) * 2 * wide + 2 * (k + 4 * j));
+                    const __m256i even = _mm256_set1_epi32(four[0]), odd = _mm256_set1_epi32(four[1]);
+#pragma GCC unroll 2
+                    for (int i = 0; i < 2; i++) {
+                        dots[i][t] = _mm256_add_epi32(dots[i][t], _mm256_madd_epi16(a[i], even));
+                        KEEP(dots[i][t]);
+                        dots[i][t] = _mm256_add_epi32(dots[i][t], _mm256_madd_epi16(b[i], odd));
+                        KEEP(dots[i][t]);
+                    }
+                }
+            }
+#pragma GCC unroll 4
+        for (int t = 0; t < count; t++)
+            for (int i = 0; i < 2; i++)
+                finish_row(scale, half, (floats)_mm256_cvtepi32_ps(dots[i][t]), x->scale[from + t], i * WIDE, out[half][t]);
+    }
+}
+#endif
+
+/* The same for any number of columns up to MANY, with the bias. */
+static void product(const Matrix *m, int tile, const Rounded *x, int from, int count, float out[2][MANY][LANES], int last) {
+#if TILED
+    if (m->by_row && count > FEW) multiply_rows(m, tile, x, from, count, out);
+    else
+#endif
 #define CASE(k) \
     case k: \
-        if (m->bits == 32) multiply_exactly(m, tile, x, block, skip, out, k); \
-        else if (m->bits == 4) multiply(m, tile, x, block, skip, out, last && skip + n >= count, k, 4); \
-        else multiply(m, tile, x, block, skip, out, last && skip + n >= count, k, 8); \
+        if (m->by_row) multiply_row_tile(m, tile, x, from + done, to, last && done + n >= count, k); \
+        else if (m->bits == 32) multiply_exactly(m, tile, x, from + done, to, k); \
+        else if (m->bits == 4) multiply(m, tile, x, from + done, to, last && done + n >= count, k, 4); \
+        else multiply(m, tile, x, from + done, to, last && done + n >= count, k, 8); \
         break;
-    for (int skip = 0, n; skip < count; skip += n) {
-        n = count - skip;
-        if (n > FEW) n = 4;
+    for (int done = 0, n; done < count; done += n) {
+        float (*to)[MANY][LANES] = (void *)out[0][done];
+        n = count - done;
+        if (x->whole && n > MOST - done % MOST) n = MOST - done % MOST; /* of one block */
+        n = (n + (n + FEW - 1) / FEW - 1) / ((n + FEW - 1) / FEW); /* about as many each time */
         switch (n) {
             CASE(1) CASE(2) CASE(3) CASE(4)
 #if FEW > 4
@@ -312,14 +482,13 @@ static void product(const Matrix *m, int tile, const Rounded *x, int block, int 
 
 /* Features `first` to first + count - 1 of a column. */
 static void round_off(const float *x, const Rounded *to, int column, int first, int count) {
-    const int groups = to->columns / GROUP;
-    size_t at = ((size_t)(column / MOST) * groups + first / GROUP) * MOST + column % MOST;
+    size_t at = (size_t)(first / GROUP) * to->lines + column;
     if (to->whole) {
         float *p = to->whole + ((size_t)(column / MOST) * to->columns + first) * MOST + column % MOST;
         for (int i = 0; i < count; i++) p[i * MOST] = x[i];
         return;
     }
-    for (int i = 0; i < count; i += GROUP, at += MOST) {
+    for (int i = 0; i < count; i += GROUP, at += to->lines) {
         floats top = {0}, whole = {0};
         for (int j = 0; j < GROUP; j += WIDE) top = greater(top, greater(load(x + i + j), -load(x + i + j)));
         const float most = highest(top), inverse = most > 0 ? 127.f / most : 0.f;
@@ -331,6 +500,34 @@ static void round_off(const float *x, const Rounded *to, int column, int first, 
         const float sum = total(whole); /* of whole numbers: exact */
         to->scale[at] = most / 127.f, to->sum[at] = sum * (most / 127.f), to->offset[at] = -128 * (int32_t)sum;
     }
+}
+
+/* A whole column, for products of matrices by_row: numbers n up to TOP, the row's greatest. AMX, VNNI: all n >> 4, rounded,
+   then what is left of them, each with 128 added for VNNI; AVX2: int16 of every four inputs 0, 2, 1, 3. */
+static void round_row(const float *x, const Rounded *to, int column, int count) {
+    const int wide = PADDED(to->columns);
+    int8_t *code = to->code + (size_t)column * 2 * wide;
+    floats top = {0};
+    for (int i = 0; i < count; i += WIDE) top = greater(top, greater(load(x + i), -load(x + i)));
+    const float most = highest(top), inverse = most > 0 ? TOP / most : 0.f;
+    to->scale[column] = most / TOP;
+    for (int i = 0; i < wide; i += WIDE) {
+        const floats v = i < count ? load(x + i) : (floats){0};
+        const ints n = __builtin_convertvector(v * inverse + 12582912.f - 12582912.f, ints);
+#ifdef __AVX512F__
+        const ints high = (n + (1 << PART_BITS) / 2) >> PART_BITS;
+        const int more = TILED ? 0 : 128;
+        *(bytes *)(code + i) = __builtin_convertvector(high + more, bytes);
+        *(bytes *)(code + wide + i) = __builtin_convertvector(n - (high << PART_BITS) + more, bytes);
+#else
+        for (int j = 0; j < WIDE; j++) ((int16_t *)code)[i + j / 4 * 4 + j % 4 / 2 + j % 2 * 2] = n[j];
+#endif
+    }
+}
+
+static void round_column(const float *x, const Rounded *to, int column, int count) {
+    if (to->by_row) round_row(x, to, column, count);
+    else round_off(x, to, column, 0, count);
 }
 
 /* To unit root mean square, or first to mean 0 (centred), then scaled and shifted. */
@@ -356,6 +553,13 @@ static void embed(const Matrix *m, int row, float *out) {
     if (m->bits == 32) {
         const float *w = (const float *)m->blocks + (size_t)(row / GROUP) * m->columns * GROUP + row % GROUP;
         for (int k = 0; k < m->columns; k++) out[k] = w[(size_t)k * GROUP];
+        return;
+    }
+    if (m->by_row) {
+        const uint8_t *tile = m->blocks + row / GROUP * ROW_TILE(m->columns);
+        const float scale = ((const float *)(tile + (size_t)PADDED(m->columns) * GROUP))[row % GROUP];
+        for (int k = 0; k < m->columns; k++)
+            out[k] = scale * (int8_t)tile[(k / STEP * 2 + half) * STEP * LANES + k % STEP / 4 * 64 + lane * 4 + k % 4];
         return;
     }
     for (int g = 0; g < groups; g++) {
@@ -498,25 +702,29 @@ static void *room_for(char **room, size_t bytes) {
     return p;
 }
 
-static Rounded rounded(char **room, int columns, int size, int exact) {
-    const size_t count = (size_t)(columns + MOST - 1) / MOST * MOST * size;
-    Rounded r = {.columns = size};
+static Rounded rounded(char **room, int columns, int size, int exact, int by_row) {
+    Rounded r = {.columns = size, .by_row = by_row, .lines = columns | 1};
     if (exact) {
-        r.whole = room_for(room, count * sizeof(float));
+        r.whole = room_for(room, (size_t)(columns + MOST - 1) / MOST * MOST * size * sizeof(float));
         return r;
     }
-    r.scale = room_for(room, count / GROUP * sizeof(float)), r.sum = room_for(room, count / GROUP * sizeof(float));
-    r.offset = room_for(room, count / GROUP * sizeof(int32_t)), r.code = room_for(room, count);
+    if (by_row) {
+        r.scale = room_for(room, columns * sizeof(float)), r.code = room_for(room, (size_t)columns * 2 * PADDED(size));
+        return r;
+    }
+    const size_t scales = (size_t)r.lines * (size / GROUP) * 4;
+    r.scale = room_for(room, scales), r.sum = room_for(room, scales), r.offset = room_for(room, scales);
+    r.code = room_for(room, (size_t)r.lines * size);
     return r;
 }
 
 /* A product set or added to rows of out [.][stride]: row n, or of[n] where that is given. */
 static void project(const Matrix *m, const Rounded *x, int count, float *out, int stride, int add, const int32_t *of) {
     EACH(tile, (m->rows + 2 * LANES - 1) / (2 * LANES)) {
-        for (int from = 0; from < count; from += MOST) {
-            const int n = count - from < MOST ? count - from : MOST;
-            float y[2][MOST][LANES];
-            product(m, tile, x, from / MOST, n, y, from + MOST >= count);
+        for (int from = 0; from < count; from += MANY) {
+            const int n = count - from < MANY ? count - from : MANY;
+            float y[2][MANY][LANES];
+            product(m, tile, x, from, n, y, from + MANY >= count);
             for (int i = 0; i < 2; i++) {
                 const int row = (tile * 2 + i) * LANES, left = m->rows - row < LANES ? m->rows - row : LANES;
                 for (int t = 0; t < n; t++) {
@@ -541,23 +749,24 @@ static inline floats activated(floats x, int kind) {
     return x * choose(x > all(0.f), 1.f - rest, rest);
 }
 
-/* An activation of one product times another, or of one alone, rounded: what becomes one group is made by one thread. */
-static void activate(const Matrix *m, const Rounded *x, int count, const Rounded *out, int gated, int kind) {
+/* An activation of one product times another, or of one alone, rounded: what becomes one group is made by one thread.
+   What is rounded by whole columns is left in `unrounded` [count][out->columns]. */
+static void activate(const Matrix *m, const Rounded *x, int count, const Rounded *out, float *unrounded, int gated, int kind) {
     EACH(group, m->rows / (gated ? 2 * GROUP : GROUP)) {
-        for (int from = 0; from < count; from += MOST) {
-            const int n = count - from < MOST ? count - from : MOST;
-            float y[2][MOST][LANES], up[2][MOST][LANES];
-            product(m, gated ? 2 * group : group, x, from / MOST, n, y, from + MOST >= count);
-            if (gated) product(m, 2 * group + 1, x, from / MOST, n, up, from + MOST >= count);
+        for (int from = 0; from < count; from += MANY) {
+            const int n = count - from < MANY ? count - from : MANY;
+            float y[2][MANY][LANES], up[2][MANY][LANES];
+            product(m, gated ? 2 * group : group, x, from, n, y, from + MANY >= count);
+            if (gated) product(m, 2 * group + 1, x, from, n, up, from + MANY >= count);
             for (int t = 0; t < n; t++) {
-                float h[GROUP];
+                float own[GROUP], *h = unrounded ? unrounded + (size_t)(from + t) * out->columns + group * GROUP : own;
                 for (int i = 0; i < GROUP; i += WIDE) {
                     const int half = i / LANES, lane = i % LANES;
                     floats v = activated(load(y[half][t] + lane), kind);
                     if (gated) v = v * load(up[half][t] + lane);
                     store(h + i, v);
                 }
-                round_off(h, out, from + t, group * GROUP, GROUP);
+                if (!unrounded) round_off(h, out, from + t, group * GROUP, GROUP);
             }
         }
     }
@@ -569,7 +778,7 @@ typedef struct { /* one forward, and its room */
     const Network *net;
     const Batch *b;
     float *x, *qkv, *mixed, *scores, *normed; /* [T][D], [T][(H + 2 G) K], [T][H K], [threads][4][..], [threads][D] */
-    float *given;                             /* [T][D]: the embeddings, where there are loops */
+    float *given, *active; /* [T][D]: the embeddings, where there are loops; [T][inner] where columns are rounded whole */
     int32_t *gate, *slot, *span;              /* [T]: number among the drafts or -1; the column of a draft; below */
     Rounded h, drafted, o, inner, low;        /* inputs: all columns, drafts alone, heads, the MLP's, the adapter's */
     int drafts, spans, heads, room_score; /* spans: columns that attend together, given by their first; of `heads` heads */
@@ -653,7 +862,7 @@ static void look(const Pass *pass, int span, int head, int heads, const char *ke
         if (v.seen[r] > v.high[0]) v.high[0] = v.seen[r];
     }
     attend(&v, columns * heads, score, pass->room_score, net->exact);
-    for (int t = from; t < from + columns && K % GROUP == 0; t++)
+    for (int t = from; t < from + columns && K % GROUP == 0 && !net->by_row; t++)
         round_off(pass->mixed + (size_t)t * H * K + head * K, &pass->o, t, head * K, heads * K);
 }
 
@@ -679,7 +888,7 @@ static void compute(void *job) {
                 float *own = x + (size_t)t * D;
                 for (int i = 0; i < D && again; i += WIDE) store(own + i, load(own + i) + load(pass->given + (size_t)t * D + i));
                 normalise(own, layer->norm1, D, net->eps, net->centred, own_norm);
-                round_off(own_norm, &pass->h, t, 0, D);
+                round_column(own_norm, &pass->h, t, D);
             }
         }
         WAIT project(&layer->qkv, &pass->h, T, qkv, (H + 2 * G) * K, 0, 0);
@@ -693,19 +902,22 @@ static void compute(void *job) {
                 look(pass, item % pass->spans, group * (H / G) + from, count, keys, values, own_score);
             }
         }
-        if (K % GROUP) {
-            WAIT EACH(t, T) round_off(pass->mixed + (size_t)t * H * K, &pass->o, t, 0, H * K);
+        if (K % GROUP || net->by_row) {
+            WAIT EACH(t, T) round_column(pass->mixed + (size_t)t * H * K, &pass->o, t, H * K);
         }
         WAIT project(&layer->out, &pass->o, T, x, D, 1, 0);
         WAIT {
             EACH(t, T) {
                 normalise(x + (size_t)t * D, layer->norm2, D, net->eps, net->centred, own_norm);
-                round_off(own_norm, &pass->h, t, 0, D);
+                round_column(own_norm, &pass->h, t, D);
                 if (pass->gate[t] >= 0) round_off(own_norm, &pass->drafted, pass->gate[t], 0, D);
             }
         }
-        WAIT activate(&layer->gate_up, &pass->h, T, &pass->inner, net->gated, net->activation);
-        if (drafts) activate(&layer->adapter_down, &pass->drafted, drafts, &pass->low, 0, SWISH);
+        WAIT activate(&layer->gate_up, &pass->h, T, &pass->inner, pass->active, net->gated, net->activation);
+        if (drafts) activate(&layer->adapter_down, &pass->drafted, drafts, &pass->low, 0, 0, SWISH);
+        if (pass->active) {
+            WAIT EACH(t, T) round_row(pass->active + (size_t)t * net->inner, &pass->inner, t, net->inner);
+        }
         WAIT project(&layer->down, &pass->inner, T, x, D, 1, 0);
         if (drafts) project(&layer->adapter_up, &pass->low, drafts, x, D, 1, pass->slot); /* same tiles, same threads */
     }
@@ -715,7 +927,7 @@ static void compute(void *job) {
             int t = draft < 0 ? b->text[n] : slot < 0 ? b->draft[draft] : b->slot[slot];
             float *to = draft < 0 ? b->text_states + (size_t)n * D : slot < 0 ? own_norm : b->slot_states + (size_t)slot * D;
             normalise(x + (size_t)t * D, net->norm, D, net->eps, net->centred, to);
-            if (draft < 0) round_off(to, &pass->h, n, 0, D);
+            if (draft < 0) round_column(to, &pass->h, n, D);
             else if (slot < 0) round_off(to, &pass->drafted, draft, 0, D);
         }
     }
@@ -727,6 +939,10 @@ static void compute(void *job) {
             for (int i = 0; i < net->head.rows; i++) row[i] = tanhf(row[i] / net->cap) * net->cap;
         }
     }
+#ifdef __AMX_INT8__
+    _tile_release(); /* others in this thread shape tiles too; and a switch of threads need not keep them */
+    shaped = 0;
+#endif
 }
 
 /* Lays out the room of a pass from `room` on; returns its end. */
@@ -744,9 +960,11 @@ static char *lay_out(Pass *pass, char *room) {
     pass->scores = room_for(&room, (size_t)b->threads * pass->room_score * ROWS * sizeof(float));
     pass->gate = room_for(&room, T * sizeof(int32_t)), pass->slot = room_for(&room, T * sizeof(int32_t));
     pass->span = room_for(&room, (T + 1) * sizeof(int32_t));
-    pass->h = rounded(&room, lines, D, net->exact), pass->drafted = rounded(&room, lines, D, net->exact);
-    pass->o = rounded(&room, T, heads, net->exact), pass->inner = rounded(&room, T, net->inner, net->exact);
-    pass->low = rounded(&room, T, net->adapter, net->exact);
+    pass->h = rounded(&room, lines, D, net->exact, net->by_row), pass->drafted = rounded(&room, lines, D, net->exact, 0);
+    pass->o = rounded(&room, T, heads, net->exact, net->by_row);
+    pass->inner = rounded(&room, T, net->inner, net->exact, net->by_row);
+    if (net->by_row) pass->active = room_for(&room, (size_t)T * net->inner * sizeof(float));
+    pass->low = rounded(&room, T, net->adapter, net->exact, 0);
     return room;
 }
 
@@ -790,7 +1008,7 @@ static void chain(void *job) {
         }
     }
     if (net->chain_in.rows) {
-        WAIT activate(&net->chain_in, &c->x, c->rows, &c->inner, 1, SWISH);
+        WAIT activate(&net->chain_in, &c->x, c->rows, &c->inner, 0, 1, SWISH);
         WAIT project(&net->chain_out, &c->inner, c->rows, c->made, D, 1, 0);
     }
     WAIT {
@@ -806,8 +1024,8 @@ int64_t unmask_chain(const Network *net, int rows, int threads, const float *sta
     char *room = start;
     Chain c = {.net = net, .state = state, .before = before, .token = token, .made = made, .logits = logits, .rows = rows};
     c.parts = room_for(&room, (size_t)threads * 2 * D * sizeof(float));
-    c.x = rounded(&room, rows, 3 * D, net->exact), c.inner = rounded(&room, rows, C, net->exact);
-    c.h = rounded(&room, rows, D, net->exact);
+    c.x = rounded(&room, rows, 3 * D, net->exact, 0), c.inner = rounded(&room, rows, C, net->exact, 0);
+    c.h = rounded(&room, rows, D, net->exact, 0);
     if (room - start > room_size) return room - start;
     static Company company;
     together(chain, &c, threads, &company);
@@ -865,10 +1083,15 @@ void unmask_summarise(const float *logits, int rows, int size, int threads, int6
 }
 
 /* Of the structures above: Python checks that a build is of its own. */
-int unmask_interface(void) { return 6; }
+int unmask_interface(void) { return 7; }
 
-/* Whether this CPU has the instructions that this build uses. */
+/* Whether this CPU has the instructions that this build uses, and the system lets this process use them. */
 int unmask_supported(void) {
+#ifdef __AMX_INT8__
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & bit_AMX_TILE) || !(d & bit_AMX_INT8)) return 0;
+    if (syscall(SYS_arch_prctl, ASK_FOR_STATE, TILE_STATE)) return 0;
+#endif
 #ifdef __AVX512VNNI__
     return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
@@ -879,7 +1102,9 @@ int unmask_supported(void) {
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "forward", .m_size = -1};
 
-#ifdef __AVX512VNNI__
+#if defined(__AMX_INT8__)
+PyMODINIT_FUNC PyInit__forward_amx(void) { return PyModule_Create(&module); }
+#elif defined(__AVX512VNNI__)
 PyMODINIT_FUNC PyInit__forward_vnni(void) { return PyModule_Create(&module); }
 #else
 PyMODINIT_FUNC PyInit__forward_avx2(void) { return PyModule_Create(&module); }

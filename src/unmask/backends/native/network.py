@@ -23,8 +23,8 @@ from unmask.models.rope import frequencies
 LINE = 64
 PAGE = 4096
 MAPPED = 1 << 28  # bytes from which on weights stay where they are mapped: copies have larger pages, some 6% faster
-INTERFACE = 6  # of the structures below; a build of another is not used
-BUILDS = ("_forward_vnni", "_forward_avx2")
+INTERFACE = 7  # of the structures below; a build of another is not used
+BUILDS = ("_forward_amx", "_forward_vnni", "_forward_avx2")
 MATRICES = ("qkv", "out", "gate_up", "down", "adapter_down", "adapter_up")
 ACTIVATIONS = {"swiglu": 0, "gelu": 1, "gelu_tanh": 2, "geglu_tanh": 2}
 Address = ctypes.c_void_p
@@ -35,7 +35,7 @@ def fields(kind: type, names: str) -> list[tuple[str, type]]:
 
 
 class Matrix(ctypes.Structure):
-    _fields_ = fields(ctypes.c_int32, "rows columns bits unused") + fields(Address, "blocks bias")
+    _fields_ = fields(ctypes.c_int32, "rows columns bits by_row") + fields(Address, "blocks bias")
 
 
 class Norm(ctypes.Structure):
@@ -49,7 +49,7 @@ class Layer(ctypes.Structure):
 class Network(ctypes.Structure):
     _fields_ = [
         *fields(ctypes.c_int32, "layers hidden heads kv_heads head_dim inner adapter mask_id"),
-        *fields(ctypes.c_int32, "rotated centred qk_norm gated activation exact loops cells"),
+        *fields(ctypes.c_int32, "rotated centred qk_norm gated activation exact by_row loops cells"),
         *fields(ctypes.c_float, "eps cap"),
         *fields(Matrix, "embedding head draft_head chain_in chain_out"),
         ("norm", Norm),
@@ -177,6 +177,7 @@ class CompiledNetwork:
             gated=c.activation in GATED,
             activation=ACTIVATIONS[c.activation],
             exact=exact,
+            by_row=self.layers[0].qkv.by_row,
             loops=c.loops,
             cells=c.grid[0] * c.grid[1] if c.grid else 0,
             eps=c.norm_eps,
@@ -203,8 +204,7 @@ class CompiledNetwork:
     def _matrix(self, name: str) -> Matrix:
         if f"{name}.shape" not in self.weights:
             return Matrix()
-        rows, columns, bits = self.weights[f"{name}.shape"].tolist()
-        return Matrix(rows, columns, bits, 0, self._at(f"{name}.blocks"), self._at(f"{name}.bias"))
+        return Matrix(*self.weights[f"{name}.shape"].tolist(), self._at(f"{name}.blocks"), self._at(f"{name}.bias"))
 
     @cached_property
     def text_bytes(self) -> int:

@@ -1,8 +1,9 @@
 """Weights as `forward.c` reads them: groups of 32 along the input with a scale each, 16 outputs interleaved.
 
 Values that stand on a grid of 16 steps in every group, as Q4_1 stores them, take 4 bits and lose nothing; all others
-take 8 as in Q8_0, or 4 where that is asked for. Blocks of a GGUF file that are such groups stay what they are. An exact
-network keeps float32. Shapes: N outputs, K inputs.
+take 8 as in Q8_0, or 4 where that is asked for. Blocks of a GGUF file that are such groups stay what they are. Small
+networks of floats take 8 with one scale for each output (`by_row`). An exact network keeps float32.
+Shapes: N outputs, K inputs.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from unmask.models.config import ModelConfig
 
 LANES = 16
 CHUNK = 2**18  # values that are read and rounded at once: they stay in a core's cache, and little memory is enough
+STEP = 64  # inputs that a tile of AMX takes
+BY_ROW = 50_000_000  # weights up to which a network of floats has a scale for each output
+WIDEST = 8192  # inputs whose sums of codes times codes fit 32 bits
+FLOATS = ("F32", "F16", "BF16")
 GATED = ("swiglu", "geglu_tanh")
 NORMS = {"norm1": "norm1", "norm2": "norm2", "q_norm": "mixer.q_norm", "k_norm": "mixer.k_norm"}
 
@@ -57,6 +62,26 @@ def eight_bit(weight_NK: Array) -> Groups:
     step = np.where(scale > 0, scale, 1).astype(np.float32)[..., None]
     codes = np.clip(np.rint(w / step), -127, 127) + 128
     return Groups(codes.astype(np.uint8).reshape(weight_NK.shape), scale)
+
+
+def row_codes(weight_NK: Array) -> tuple[Array, Array]:
+    """Signed codes -127..127 [N, K] and a float32 scale for each output [N]; half a step off at most."""
+    w = weight_NK.astype(np.float32)
+    scale = np.abs(w).max(-1) / np.float32(127)
+    step = np.where(scale > 0, scale, 1)[:, None]
+    return np.clip(np.rint(w / step), -127, 127).astype(np.int8), scale
+
+
+def row_blocks(weight_NK: Array) -> Array:
+    """uint8 [tiles of 32 outputs, bytes]: codes [K / 64, halves of the tile, fours of inputs, 16 outputs, 4], K padded
+    with 0; then float32 scales and the sums of the codes, int32, of the 32 outputs."""
+    codes, scale = row_codes(_padded(weight_NK))
+    tiles = len(codes) // GROUP
+    sums = codes.sum(-1, dtype=np.int32)
+    codes = np.pad(codes, ((0, 0), (0, -codes.shape[1] % STEP)))
+    fours = codes.reshape(tiles, 2, LANES, -1, STEP // 4, 4).transpose(0, 3, 1, 4, 2, 5)
+    parts = (np.ascontiguousarray(fours), scale, sums)
+    return np.concatenate([part.reshape(tiles, -1).view(np.uint8) for part in parts], -1)
 
 
 def _padded(values: Array) -> Array:
@@ -101,6 +126,7 @@ class Product:
     bits: int  # 4, 8, or 32 for float32; of all parts
     biases: list[Array]
     interleaved: bool = False
+    by_row: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -111,7 +137,10 @@ class Product:
     def size(self) -> int:
         """Bytes of its blocks."""
         rows, columns = self.shape
-        return -(-rows // GROUP) * columns * {4: 20, 8: 34, 32: 128}[self.bits]
+        tiles = -(-rows // GROUP)
+        if self.by_row:
+            return tiles * (-(-columns // STEP) * STEP * GROUP + 8 * GROUP)
+        return tiles * columns * {4: 20, 8: 34, 32: 128}[self.bits]
 
     def join(self, parts: list[Array]) -> Array:
         return interleaved(parts) if self.interleaved else np.concatenate(parts)
@@ -125,8 +154,9 @@ class Product:
             yield self._blocks(first, last)
 
     def _blocks(self, first: int, last: int | None) -> Array:
-        if self.bits == 32:
-            return exact_blocks(self.join([part.values(first, last) for part in self.parts]))
+        if self.bits == 32 or self.by_row:
+            values = self.join([part.values(first, last) for part in self.parts])
+            return row_blocks(values) if self.by_row else exact_blocks(values)
         return blocks(_by_field([_quantised(part, first, last, self.bits) for part in self.parts], self.join))
 
 
@@ -156,23 +186,39 @@ def _by_field(groups: Sequence[Groups], join: Callable[[list[Array]], Array]) ->
 
 def stored_bits(part: Matrix) -> int:
     """4 or 8, whichever the values are in already, to the bit or nearly so."""
-    if part.kind not in ("F32", "F16", "BF16"):
+    if part.kind not in FLOATS:
         return NATIVE_BITS.get(part.kind, 8)
     pieces = (part.values(*piece) for piece in _pieces(part))
     return 4 if all(four_bit(piece[:GROUP]) and four_bit(piece) for piece in pieces) else 8
+
+
+def by_row(weights: Mapping[str, Matrix]) -> bool:
+    """Whether a network's weights take one scale for each output: those of a small one, all of them floats, no matrix
+    of which stands on 16 steps. What only drafts pass through does not count."""
+    matrices = [
+        part
+        for name, part in weights.items()
+        if len(part.shape) == 2 and ".adapter." not in name and not name.startswith("chain.")
+    ]
+    return (
+        sum(part.shape[0] * part.shape[1] for part in matrices) <= BY_ROW
+        and all(part.kind in FLOATS and part.shape[1] <= WIDEST for part in matrices)
+        and all(part.shape[1] % GROUP or stored_bits(part) == 8 for part in matrices)
+    )
 
 
 class Plan:
     """What the forward reads of a network: `products`, and `small` arrays that are kept as they are.
 
     weights: parameters by their name in the torch network. vocabulary: the tokens that drafts may be. bits: 32 for
-    float32; 8, but 4 where that loses nothing; 4, but 8 for the head. What only drafts pass through is rounded to 4: no
-    fewer of them hold, and a pass reads 10 MB less.
+    float32; 8, but 4 where that loses nothing; 4, but 8 for the head. `by_row`: 8 with a scale for each output. What
+    only drafts pass through is rounded to 4: no fewer of them hold, and a pass reads 10 MB less.
     """
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, Matrix], vocabulary: Array | None, bits: int) -> None:
         self.weights = weights
         self.bits = bits
+        self.by_row = bits == 8 and by_row(weights)
         self.products: list[Product] = []
         self.small: dict[str, Array] = {}
         up = ["gate_proj", "up_proj"] if config.activation in GATED else ["up_proj"]
@@ -223,7 +269,7 @@ class Plan:
 
         for product in self.products:
             file.add(f"{product.name}.blocks", counted(product.packed()))
-            self.small[f"{product.name}.shape"] = np.array([*product.shape, product.bits], np.int32)
+            self.small[f"{product.name}.shape"] = np.array([*product.shape, product.bits, product.by_row], np.int32)
             if product.biases:
                 self.small[f"{product.name}.bias"] = _padded(product.join(product.biases).astype(np.float32))
         for name, values in self.small.items():
@@ -249,9 +295,9 @@ class Plan:
         bits = self.bits if bits is None else bits
         if bits < 32 and rough:
             bits = 4
-        elif bits == 8:
+        elif bits == 8 and not self.by_row:
             bits = max(map(stored_bits, parts))
-        self.products.append(Product(name, parts, bits, list(biases), joined))
+        self.products.append(Product(name, parts, bits, list(biases), joined, self.by_row and not rough))
 
     def _keep(self, name: str, source: str) -> None:
         if source in self.weights:
