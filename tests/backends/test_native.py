@@ -18,7 +18,17 @@ from hypothesis import strategies as st
 
 from unmask import DiffusionLM, UnmaskError
 from unmask.backends.native import network as native
-from unmask.backends.native.backend import PIECE, SLOT_STEP, NativeBackend, groups, pieces, summarise
+from unmask.backends.native.backend import (
+    PIECE,
+    SLOT_STEP,
+    TOGETHER,
+    NativeBackend,
+    groups,
+    pieces,
+    stairs,
+    summarise,
+)
+from unmask.backends.native.backend import WIDTHS as MEASURED
 from unmask.checkpoints import adapter_files
 from unmask.checkpoints.save import write_checkpoint
 from unmask.decoding.feed import TEXT, Columns, Feed, Sampling
@@ -258,6 +268,17 @@ def test_what_it_cannot_do_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(native, "library", lambda: None)
     with pytest.raises(UnmaskError, match="without a C compiler"):
         DiffusionLM.from_pretrained(folder, backend="native")
+
+
+def test_costs_beyond_what_was_measured_go_up_in_the_same_stairs() -> None:
+    times = {w: 1.0 + (w - 1) // 4 for w in MEASURED[:-1]} | {MEASURED[-1]: 9.0}  # a step each four columns
+    costs = stairs(times)
+    assert all(costs[w] == pytest.approx(times[w]) for w in MEASURED)
+    for width in range(17, 32 * TOGETHER + 1):
+        assert costs[width] == pytest.approx(costs[width - TOGETHER] + 2.5)
+        assert (costs[width] == pytest.approx(costs[width - 1])) == (width % 4 != 1)
+    few = {1: 0.1, 2: 0.2}
+    assert stairs(few) == few
 
 
 def test_costs_of_passes_are_measured_once(

@@ -38,7 +38,8 @@ SLOTS = 16  # of the cache stand together
 SLOT_STEP = 128  # slots grow in steps
 PIECE = 512  # columns computed at once, so that little memory is enough
 ALONE = 8 << 20  # bytes of weights times columns below which one thread is faster than several
-WIDTHS = (1, 2, 3, 4, 5, 8, 9, 12, 13, 16, 32)  # columns of measured passes
+TOGETHER = 8  # columns that products take together (MOST in forward.c): what passes cost goes up in such stairs
+WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 32)  # columns of measured passes
 LINES = ("id", "position", "place", "seen", "after", "until", "first", "last", "drafts")
 LAYOUTS = ("causal", "block_causal", "bidirectional", "drafts")
 
@@ -207,7 +208,7 @@ class NativeBackend(CompiledBackend):
             widths = [width for width in WIDTHS if width <= half]
             times = passes(probe, layout, widths, half, rounds=8, clock=time.process_time)
             network.keep_costs(kind, {w: min(own) / self._threads(w) for w, own in times.items()})
-        return network.costs[kind]
+        return stairs(network.costs[kind])
 
     def _threads(self, columns: int) -> int:
         """Threads that a pass takes: a tiny one is over before another thread wakes."""
@@ -311,6 +312,20 @@ class NativeBackend(CompiledBackend):
 
         self._run(call, batch)
         return made, logits
+
+
+def stairs(measured: dict[int, float]) -> dict[int, float]:
+    """Seconds of passes of 1 to TOGETHER * 32 columns, of those at WIDTHS: beyond the last but one they go up as in the
+    TOGETHER columns up to there, and to the last. As measured where there are fewer widths."""
+    widths = sorted(measured)
+    if widths[-1] != WIDTHS[-1]:
+        return measured
+    low, high = WIDTHS[-2:]
+    rise = (measured[high] - measured[low]) / (high - low) * TOGETHER
+    out = np.interp(np.arange(low + 1), widths, [measured[width] for width in widths]).tolist()
+    while len(out) <= 32 * TOGETHER:
+        out.append(out[-TOGETHER] + rise)
+    return dict(enumerate(out[1:], 1))
 
 
 def groups(row: Array, anchor: Array) -> tuple[Array, Array]:
