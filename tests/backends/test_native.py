@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ from unmask.layout import Layout
 from unmask.models import adapter
 from unmask.models.config import ModelConfig
 from unmask.models.transformer import Transformer
+from unmask.serving.engine import Done, Engine, Event, Failed, Job, Limits
+from unmask.serving.metrics import value
 
 SIZES: dict[str, Any] = {
     "vocab_size": 75,
@@ -162,6 +165,68 @@ def test_verify_is_ar_to_the_bit(pair: tuple[DiffusionLM, DiffusionLM], temperat
     for number, prompt in enumerate(PROMPTS):
         alone = lm.generate(prompt, 40, mode="diffusion", seed=5 + number, temperature=temperature)
         assert alone.token_ids == together[number].token_ids
+
+
+@pytest.mark.parametrize("mode", ["ar", "diffusion", "verify"])
+def test_a_beginning_is_read_once_by_requests_one_after_another(folder: Path, mode: str) -> None:
+    """Kept text gives the same bits, also where a request was cut short, and what does not fit is read again."""
+    plain, keeping = (DiffusionLM.from_pretrained(folder, backend="native") for _ in range(2))
+    keeping.keep_prefixes(1 << 20)
+    fed = list[int]()
+    forward = keeping.backend.forward
+
+    def counted(feed: Feed) -> Any:
+        fed.append(int((feed.document == 0).sum()))
+        return forward(feed)
+
+    keeping.backend.forward = counted  # type: ignore[method-assign]
+    system = [(5 * i) % 61 for i in range(150)]
+    read = []
+    for own in ([1, 2], [3, 1, 4], [1, 2], [1, 2, 7]):
+        expected = plain.generate([*system, *own], 12, mode=mode, seed=1)
+        fed.clear()
+        got = keeping.generate([*system, *own], 12, mode=mode, seed=1)
+        assert got.token_ids == expected.token_ids
+        assert mode == "verify" or got.frames == expected.frames  # confidences, too
+        read.append(fed[0])
+    assert read[0] >= 152
+    assert max(read[1:]) < 152 - 144 + 12  # nine blocks of 16 were there
+    keeping.keep_prefixes(0)
+    fed.clear()
+    keeping.generate([*system, 1, 2], 12, mode=mode)
+    assert fed[0] >= 152
+
+
+def test_a_server_keeps_beginnings_within_its_memory(folder: Path) -> None:
+    lm = DiffusionLM.from_pretrained(folder, backend="native")
+    lm.load_backend()
+    asked = lm.prepare([(5 * i) % 61 for i in range(100)], 8, mode="ar")
+    told: queue.Queue[Event] = queue.Queue()
+
+    def done() -> Done:
+        while True:
+            event = told.get(timeout=60)
+            assert not isinstance(event, Failed)
+            if isinstance(event, Done):
+                return event
+
+    engine = Engine({"m": lm}, Limits(slots=2))
+    results = []
+    for _ in range(3):
+        engine.submit(Job.of("m", asked, told.put))
+        results.append(done())
+    assert len({tuple(result.ids) for result in results}) == 1
+    assert value(engine.metrics.shared, "_total", model="m") == 2 * 96
+    assert value(engine.metrics.prompts, "_total", model="m") == 300
+    store = lm.new_backend().prefixes  # type: ignore[attr-defined]
+    assert 0 < store.size <= store.limit == engine.limits.prefix_bytes
+    engine.close()
+    tight = engine.cache_bytes(Job.of("m", asked, told.put)[0].key, 1, 108)
+    engine = Engine({"m": lm}, Limits(slots=2, cache_bytes=tight))
+    engine.submit(Job.of("m", asked, told.put))
+    done()
+    assert store.size == 0  # the running request needed it all
+    engine.close()
 
 
 def test_a_long_prompt_is_read_in_pieces(pair: tuple[DiffusionLM, DiffusionLM]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +17,7 @@ import numpy as np
 
 from unmask.backends import Progress, Source
 from unmask.backends.logits import CompiledBackend, CompiledLogits
-from unmask.backends.native.network import Batch, CompiledNetwork, cores, cpu, library
+from unmask.backends.native.network import SLOTS, Batch, CompiledNetwork, cores, cpu, library
 from unmask.backends.native.packed_file import PackedFile, mapped, unnamed
 from unmask.backends.native.packing import Plan
 from unmask.backends.store import compiled_folder
@@ -25,6 +25,7 @@ from unmask.canvas import Array
 from unmask.checkpoints.rows import Held
 from unmask.decoding.feed import TEXT, Feed, Sampling
 from unmask.decoding.planner import passes
+from unmask.decoding.prefixes import Prefixes
 from unmask.decoding.sampling import Scores
 from unmask.errors import UnmaskError
 from unmask.layout import PADDING, Layout
@@ -34,7 +35,6 @@ log = logging.getLogger(__name__)
 FORMAT = 5  # of the packed weights; a change of it makes old ones unread
 WEIGHTS = "weights.packed"
 NAMES = {4: "native-q4", 8: "native", 32: "native-f32"}  # by bits
-SLOTS = 16  # of the cache stand together
 SLOT_STEP = 128  # slots grow in steps
 PIECE = 512  # columns computed at once, so that little memory is enough
 ALONE = 8 << 20  # bytes of weights times columns below which one thread is faster than several
@@ -192,6 +192,28 @@ class NativeBackend(CompiledBackend):
         self.keys[:, other, :, :blocks] = self.keys[:, one, :, :blocks]
         self.values[:, other, :, :count] = self.values[:, one, :, :count]
         return True
+
+    @property
+    def prefixes(self) -> Prefixes:
+        """Texts that this network has read, whichever backend did."""
+        return self.network.prefixes
+
+    def read_block(self, row: int, n: int) -> tuple[tuple[Array, Array], int]:
+        """See `decoding.prefixes.Remembering`."""
+        place = self.active[row]
+        keys = self.keys[:, place, :, n].copy()
+        values = self.values[:, place, :, n * SLOTS : (n + 1) * SLOTS].copy()
+        return (keys, values), keys.nbytes + values.nbytes
+
+    def write_blocks(self, row: int, stored: Sequence[tuple[Array, Array]]) -> None:
+        """See `decoding.prefixes.Remembering`."""
+        needed = len(stored) * SLOTS
+        if needed > self.slots:
+            self.make_room(self.places, -(-needed // SLOT_STEP) * SLOT_STEP)
+        place = self.active[row]
+        for n, (keys, values) in enumerate(stored):
+            self.keys[:, place, :, n] = keys
+            self.values[:, place, :, n * SLOTS : (n + 1) * SLOTS] = values
 
     def pass_costs(self) -> dict[int, float]:
         """See `decoding.feed.Backend`; measured once for a CPU and so many threads, kept beside the packed weights.
