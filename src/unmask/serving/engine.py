@@ -367,7 +367,6 @@ class Engine:
                 self._tell(job, Failed(row.error))
                 continue
             self.metrics.shared.labels(model).inc(row.shared)
-            self.metrics.prompts.labels(model).inc([*row.request.given, False].index(False))
             for count in row.accepted:
                 self.metrics.accepted.observe(count)
             self._tell(job, Done(row.canvas.ids[0].tolist(), row.steps, row.prefills, tuple(row.accepted), row.edge))

@@ -49,7 +49,6 @@ class EngineMetrics(Figures):
         self.accepted = self.histogram("drafts_kept", about, 0, 1, 2, 3, 4, 8, 16, 32)
         about = "Prompt tokens that were not read again, as another request begins alike or did."
         self.shared = self.by_model("shared_prompt_tokens", about)
-        self.prompts = self.by_model("done_prompt_tokens", "Prompt tokens of requests that were done, shared or not.")
         self.queued = self.histogram("queue_seconds", "Seconds in line.", 0.001, 0.01, 0.1, 1, 5, 10, 30, 60)
         self.gauge("tokens_per_second", "Committed tokens, last 10 s.", self.rate)
         self._recent: deque[tuple[float, int]] = deque(maxlen=4096)
