@@ -13,7 +13,7 @@ import numpy as np
 import typer
 
 from unmask.canvas import Array
-from unmask.cli.options import Backend, Json, load, numbers
+from unmask.cli.options import Backend, Json, load
 from unmask.cli.report import report
 from unmask.errors import UnmaskError
 from unmask.evaluation.figures import median
@@ -57,10 +57,10 @@ def read(path: Path) -> list[Prompt]:
 
 
 def bench(
-    lm: DiffusionLM, prompts: list[Prompt], modes: tuple[str, ...], rounds: int, batch: int, told: Callable[[str], None]
+    lm: DiffusionLM, prompts: list[Prompt], modes: tuple[str, ...], rounds: int, told: Callable[[str], None]
 ) -> dict[tuple[str, str], Tally]:
-    """Each round takes every so manyth prompt of a kind, `batch` together, in all modes one after another at
-    temperature 0. What is done for the first time is done before and not counted."""
+    """Each round takes every so manyth prompt of a kind, one by one in all modes at temperature 0. What is done for the
+    first time is done before and not counted."""
     kinds = list(dict.fromkeys(prompt.kind for prompt in prompts))
     tallies = {(mode, kind): Tally(np.zeros((rounds, 4))) for mode in modes for kind in kinds}
     grammars = {id(p): lm.grammar(p.schema) for p in prompts if p.schema is not None}
@@ -68,28 +68,20 @@ def bench(
         for kind in kinds:
             own = [prompt for prompt in prompts if prompt.kind == kind]
             share = own[number::rounds] if number >= 0 else own[:1]
-            for start in range(0, len(share), batch):
-                group = share[start : start + batch]
-                plain: list[list[int]] = []
+            for prompt in share:
+                plain: list[int] = []
                 for mode in modes:
                     told(f"round {number + 1} of {rounds}: {kind}, {mode}")
+                    asked = {"mode": mode, "temperature": 0.0, "grammar": grammars.get(id(prompt))}
                     began = np.array([time.perf_counter(), time.process_time()])
-                    outs = lm.generate(
-                        [p.messages for p in group],
-                        max(p.max_new_tokens for p in group),
-                        mode=mode,
-                        temperature=0.0,
-                        grammar=grammars.get(id(group[0])),
-                    )
+                    out = lm.generate(prompt.messages, prompt.max_new_tokens, **asked)
                     taken = np.array([time.perf_counter(), time.process_time()]) - began
-                    ids = [out.token_ids for out in outs]
-                    plain = plain or ids
+                    plain = plain or out.token_ids
                     if number >= 0:
                         tally = tallies[mode, kind]
-                        steps = max(out.steps for out in outs) * len(outs)
-                        tally.rounds[number] += [sum(map(len, ids)), steps, *taken]
-                        tally.alike += sum(a == b for a, b in zip(ids, plain, strict=True))
-                        tally.texts += len(ids)
+                        tally.rounds[number] += [len(out.token_ids), out.steps, *taken]
+                        tally.alike += out.token_ids == plain
+                        tally.texts += 1
     return tallies
 
 
@@ -100,7 +92,6 @@ def command(
         MODES
     ),
     rounds: Annotated[int, typer.Option(help="Rounds; each takes its share of the prompts.")] = 5,
-    batches: Annotated[str, typer.Option(help="Prompts of one schema or none at a time, with commas.")] = "1",
     backend: Backend = "auto",
     as_json: Json = False,
 ) -> None:
@@ -117,12 +108,11 @@ def command(
     ways = tuple(mode.strip() for mode in modes.split(","))
     records = list[dict[str, Any]]()
     with Console(stderr=True).status("starting") as status:
-        for batch in numbers("--batches", batches):
-            tallies = bench(lm, asked, ways, rounds, batch, status.update)
-            kinds = list(dict.fromkeys(kind for _, kind in tallies))
-            for kind in [*kinds, "all"]:
-                own = {way: _sum([tallies[way, k] for k in kinds if kind in (k, "all")]) for way in ways}
-                records += [_record(way, kind, batch, own[way], own[ways[0]]) for way in ways]
+        tallies = bench(lm, asked, ways, rounds, status.update)
+    kinds = list(dict.fromkeys(kind for _, kind in tallies))
+    for kind in [*kinds, "all"]:
+        own = {way: _sum([tallies[way, k] for k in kinds if kind in (k, "all")]) for way in ways}
+        records += [_record(way, kind, own[way], own[ways[0]]) for way in ways]
     rows = [[str(value) for value in one.values()] for one in records]
     report({"rounds": rounds, "ways": records}, f"{lm.name}, {len(asked)} prompts", list(records[0]), rows, as_json)
 
@@ -132,10 +122,10 @@ def _sum(tallies: list[Tally]) -> Tally:
     return Tally(np.sum([tally.rounds for tally in tallies], 0), alike, sum(tally.texts for tally in tallies))
 
 
-def _record(mode: str, kind: str, batch: int, own: Tally, first: Tally) -> dict[str, Any]:
+def _record(mode: str, kind: str, own: Tally, first: Tally) -> dict[str, Any]:
     seconds, computing = (median(list(a / b)).shown(2) for a, b in zip(own.rates, first.rates, strict=True))
     tokens, steps = own.rounds[:, :2].sum(0)
     rate = median(list(own.rates[0])).shown(1)
     over = {"over": seconds, "over, computing": computing}
-    each = {"mode": mode, "kind": kind, "batch": batch, "tokens/step": round(tokens / steps, 2), "tokens/s": rate}
+    each = {"mode": mode, "kind": kind, "tokens/step": round(tokens / steps, 2), "tokens/s": rate}
     return {**each, **over, "alike": f"{own.alike}/{own.texts}"}
