@@ -228,6 +228,22 @@ def test_a_server_keeps_beginnings_within_its_memory(folder: Path) -> None:
     engine.close()
 
 
+def test_busy_neighbours_change_nothing(pair: tuple[DiffusionLM, DiffusionLM], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes that others keep waiting go on alone in their middle: the same bits, and none waits for ever."""
+    _, lm = pair
+    expected = [lm.generate(prompt, 40, mode="ar").token_ids for prompt in PROMPTS]
+    monkeypatch.setattr("unmask.backends.native.backend.ALONE", 0)  # so small a network is computed alone else
+    monkeypatch.setattr(lm.backend, "threads", 3)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    try:
+        for _ in range(5):
+            assert [lm.generate(prompt, 40, mode="ar").token_ids for prompt in PROMPTS] == expected
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
 def test_a_long_prompt_is_read_in_pieces(pair: tuple[DiffusionLM, DiffusionLM]) -> None:
     _, lm = pair
     prompt = np.random.default_rng(3).integers(0, 70, PIECE + 200).tolist()
