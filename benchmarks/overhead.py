@@ -53,7 +53,7 @@ def bench_overhead(
 
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     progress("starting the server")
-    with own_server(model, *(["--dtype", dtype] if dtype else [])) as server:
+    with own_server(model, "--prefix-mb", "0", *(["--dtype", dtype] if dtype else [])) as server:
         run: dict[str, Callable[[dict[str, Any]], str]] = {
             "generate": generate,
             "server": lambda body: server.ask(body, stream=False).text,

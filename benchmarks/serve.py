@@ -61,7 +61,8 @@ def bench(
 ) -> Report:
     """Asks a server of its own for the same `requests` answers by each number of clients; one client comes first."""
     bodies = requests_of(requests, length, mode)
-    options = ["--max-concurrent", str(max(concurrency)), *(["--dtype", dtype] if dtype else [])]
+    # the same requests come at every number of clients: none may profit from the ones before
+    options = ["--max-concurrent", str(max(concurrency)), "--prefix-mb", "0", *(["--dtype", dtype] if dtype else [])]
     progress("starting the server")
     loads: list[Load] = []
     with own_server(model, *options) as server:

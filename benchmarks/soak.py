@@ -82,6 +82,7 @@ def bench_soak(
 ) -> Soak:
     """Keeps a server of its own at twice its capacity (slots and line) for some minutes, then stops it under load."""
     options = ["--grace", str(GRACE), "--max-concurrent", str(concurrent), "--queue", str(queue), "--max-n", "1"]
+    options += ["--prefix-mb", "16"]  # full before memory is looked at
     progress("starting the server")
     clients = 2 * (concurrent + queue)
     memory: list[int] = []

@@ -13,6 +13,7 @@ import typer
 
 from unmask.cli.options import Backend, Dtype, Json, Tokens, load
 from unmask.cli.report import print_record
+from unmask.decoding.planner import Planner
 from unmask.errors import UnmaskError
 from unmask.evaluation.speed import chat
 from unmask.lm import DiffusionLM
@@ -32,6 +33,7 @@ class Agreement:
     rates: tuple[float, ...]
     computing_rates: tuple[float, ...]
     tokens_per_step: float  # of verify
+    planning: float  # share of verify's seconds that went into planning drafts
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "median_gap": statistics.median(self.gaps) if self.gaps else 0.0}
@@ -46,6 +48,9 @@ def bench_verify(
     gaps: list[float] = []
     rates: list[float] = []
     computing_rates: list[float] = []
+    planner = Planner.of(lm.backend)
+    planned = planner.seconds
+    checking = 0.0
     for start in range(0, len(prompts), batch):
         progress(f"{start} of {len(prompts)} prompts")
         rows = [lm.encode(chat(lm, p))[0] for p in prompts[start : start + batch]]
@@ -57,6 +62,7 @@ def bench_verify(
             taken = np.array([time.perf_counter(), time.process_time()]) - began
             seconds.append(taken / sum(len(out.token_ids) for out in outs[-1]))
         plain, checked = outs
+        checking += taken[0]
         if start:  # the first batch warms up
             rates.append(seconds[0][0] / seconds[1][0])
             computing_rates.append(seconds[0][1] / seconds[1][1])
@@ -74,7 +80,8 @@ def bench_verify(
             if parting is not None:
                 gaps.append(_gap(lm, row + first[:parting], first[parting], second[parting]))
     found = (tuple(gaps), tuple(rates), tuple(computing_rates), tokens / max(1, steps))
-    return Agreement(len(prompts), identical, tokens, before, *found)
+    share = (planner.seconds - planned) / checking
+    return Agreement(len(prompts), identical, tokens, before, *found, share)
 
 
 def _gap(lm: DiffusionLM, given: list[int], one: int, other: int) -> float:
@@ -122,4 +129,4 @@ def command(
         if rates:
             middle = statistics.median(rates)
             print(f"tokens for {name} over ar: median {middle:.3f}, {min(rates):.3f} to {max(rates):.3f}")
-    print(f"{result.tokens_per_step:.2f} tokens a step in mode verify")
+    print(f"{result.tokens_per_step:.2f} tokens a step in mode verify, {result.planning:.1%} of its time for planning")

@@ -17,6 +17,7 @@ from unmask.decoding.feed import Backend
 from unmask.decoding.infill import Template, mean_log_confidence, parse_template, settle_lengths
 from unmask.decoding.loop import Decoder
 from unmask.decoding.methods import DecodingDefaults, capabilities
+from unmask.decoding.prefixes import Remembering
 from unmask.decoding.prepare import Preparer
 from unmask.decoding.request import Prepared
 from unmask.errors import UnmaskError
@@ -112,6 +113,17 @@ class DiffusionLM:
         """Another one, for requests that cannot share a cache with those of the first."""
         source = backends.Source(self.config, self._network, self.loaded)
         return backends.create(self.computes, source, self._backend, progress)
+
+    def keep_prefixes(self, most_bytes: int) -> None:
+        """From now on text that begins like an earlier one is read from there on: keys and values are kept, of the
+        texts that were of use last, in so many bytes; 0 forgets them. What is written stays the same to the bit.
+
+        Raises UnmaskError for a backend that keeps none.
+        """
+        backend = self.backend
+        if not isinstance(backend, Remembering):
+            raise UnmaskError(f"backend '{self.computes}' keeps no text; backend 'native' does")
+        backend.prefixes.shrink(most_bytes)
 
     def _network(self) -> Transformer:
         """For a backend: the torch backend shares this model's network, others pack one that is not kept."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,17 @@ from hypothesis import strategies as st
 
 from unmask import DiffusionLM, UnmaskError
 from unmask.backends.native import network as native
-from unmask.backends.native.backend import PIECE, SLOT_STEP, NativeBackend, groups, pieces, summarise
+from unmask.backends.native.backend import (
+    PIECE,
+    SLOT_STEP,
+    TOGETHER,
+    NativeBackend,
+    groups,
+    pieces,
+    stairs,
+    summarise,
+)
+from unmask.backends.native.backend import WIDTHS as MEASURED
 from unmask.checkpoints import adapter_files
 from unmask.checkpoints.save import write_checkpoint
 from unmask.decoding.feed import TEXT, Columns, Feed, Sampling
@@ -27,6 +38,8 @@ from unmask.layout import Layout
 from unmask.models import adapter
 from unmask.models.config import ModelConfig
 from unmask.models.transformer import Transformer
+from unmask.serving.engine import Done, Engine, Event, Failed, Job, Limits
+from unmask.serving.metrics import value
 
 SIZES: dict[str, Any] = {
     "vocab_size": 75,
@@ -129,6 +142,7 @@ def test_forwards_are_near_those_of_torch(
 @pytest.mark.parametrize("backend", ["native", "native-q4"])
 def test_tiles_change_no_bit(folder: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of AMX, beside AVX-512: sums of whole numbers are exact, whatever their order and company."""
+    monkeypatch.setattr("unmask.backends.native.backend.rows_pay", lambda: True)
     made = []
     for build in ("_forward_amx", "_forward_vnni"):
         monkeypatch.setattr(native, "BUILDS", (build,))
@@ -170,6 +184,83 @@ def test_verify_is_ar_to_the_bit(pair: tuple[DiffusionLM, DiffusionLM], temperat
     for number, prompt in enumerate(PROMPTS):
         alone = lm.generate(prompt, 40, mode="diffusion", seed=5 + number, temperature=temperature)
         assert alone.token_ids == together[number].token_ids
+
+
+@pytest.mark.parametrize("mode", ["ar", "diffusion", "verify"])
+def test_a_beginning_is_read_once_by_requests_one_after_another(folder: Path, mode: str) -> None:
+    """Kept text gives the same bits, also where a request was cut short, and what does not fit is read again."""
+    plain, keeping = (DiffusionLM.from_pretrained(folder, backend="native") for _ in range(2))
+    keeping.keep_prefixes(1 << 20)
+    fed = list[int]()
+    forward = keeping.backend.forward
+
+    def counted(feed: Feed) -> Any:
+        fed.append(int((feed.document == 0).sum()))
+        return forward(feed)
+
+    keeping.backend.forward = counted  # type: ignore[method-assign]
+    system = [(5 * i) % 61 for i in range(150)]
+    read = []
+    for own in ([1, 2], [3, 1, 4], [1, 2], [1, 2, 7]):
+        expected = plain.generate([*system, *own], 12, mode=mode, seed=1)
+        fed.clear()
+        got = keeping.generate([*system, *own], 12, mode=mode, seed=1)
+        assert got.token_ids == expected.token_ids
+        assert mode == "verify" or got.frames == expected.frames  # confidences, too
+        read.append(fed[0])
+    assert read[0] >= 152
+    assert max(read[1:]) < 152 - 144 + 12  # nine blocks of 16 were there
+    keeping.keep_prefixes(0)
+    fed.clear()
+    keeping.generate([*system, 1, 2], 12, mode=mode)
+    assert fed[0] >= 152
+
+
+def test_a_server_keeps_beginnings_within_its_memory(folder: Path) -> None:
+    lm = DiffusionLM.from_pretrained(folder, backend="native")
+    lm.load_backend()
+    asked = lm.prepare([(5 * i) % 61 for i in range(100)], 8, mode="ar")
+    told: queue.Queue[Event] = queue.Queue()
+
+    def done() -> Done:
+        while True:
+            event = told.get(timeout=60)
+            assert not isinstance(event, Failed)
+            if isinstance(event, Done):
+                return event
+
+    engine = Engine({"m": lm}, Limits(slots=2))
+    results = []
+    for _ in range(3):
+        engine.submit(Job.of("m", asked, told.put))
+        results.append(done())
+    assert len({tuple(result.ids) for result in results}) == 1
+    assert value(engine.metrics.shared, "_total", model="m") == 2 * 96
+    store = lm.new_backend().prefixes  # type: ignore[attr-defined]
+    assert 0 < store.size <= store.limit == engine.limits.prefix_bytes
+    engine.close()
+    tight = engine.cache_bytes(Job.of("m", asked, told.put)[0].key, 1, 108)
+    engine = Engine({"m": lm}, Limits(slots=2, cache_bytes=tight))
+    engine.submit(Job.of("m", asked, told.put))
+    done()
+    assert store.size == 0  # the running request needed it all
+    engine.close()
+
+
+def test_busy_neighbours_change_nothing(pair: tuple[DiffusionLM, DiffusionLM], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes that others keep waiting go on alone in their middle: the same bits, and none waits for ever."""
+    _, lm = pair
+    expected = [lm.generate(prompt, 40, mode="ar").token_ids for prompt in PROMPTS]
+    monkeypatch.setattr("unmask.backends.native.backend.ALONE", 0)  # so small a network is computed alone else
+    monkeypatch.setattr(lm.backend, "threads", 3)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    try:
+        for _ in range(5):
+            assert [lm.generate(prompt, 40, mode="ar").token_ids for prompt in PROMPTS] == expected
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 def test_a_long_prompt_is_read_in_pieces(pair: tuple[DiffusionLM, DiffusionLM]) -> None:
@@ -276,6 +367,17 @@ def test_what_it_cannot_do_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(native, "library", lambda: None)
     with pytest.raises(UnmaskError, match="without a C compiler"):
         DiffusionLM.from_pretrained(folder, backend="native")
+
+
+def test_costs_beyond_what_was_measured_go_up_in_the_same_stairs() -> None:
+    times = {w: 1.0 + (w - 1) // 4 for w in MEASURED[:-1]} | {MEASURED[-1]: 9.0}  # a step each four columns
+    costs = stairs(times)
+    assert all(costs[w] == pytest.approx(times[w]) for w in MEASURED)
+    for width in range(17, 32 * TOGETHER + 1):
+        assert costs[width] == pytest.approx(costs[width - TOGETHER] + 2.5)
+        assert (costs[width] == pytest.approx(costs[width - 1])) == (width % 4 != 1)
+    few = {1: 0.1, 2: 0.2}
+    assert stairs(few) == few
 
 
 def test_costs_of_passes_are_measured_once(

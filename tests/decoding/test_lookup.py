@@ -9,8 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unmask import DiffusionLM
+from unmask.decoding.feed import Feed
 from unmask.decoding.methods import DecodingDefaults
-from unmask.decoding.suffixes import LONGEST, Suffixes
+from unmask.decoding.planner import Planner
+from unmask.decoding.suffixes import LONGEST, LOOKS, Suffixes
+from unmask.layout import PADDING
 from unmask.training.tokenizer import train_tokenizer
 
 SPECIAL = {"mask_token_id": 1, "eos_token_id": 0, "pad_token_id": 0}
@@ -33,6 +36,45 @@ def test_suffixes_find_what_trying_all_finds(pieces: list[list[int]], most: int)
         suffixes.extend(piece)
         whole += piece
         assert suffixes.follow(most)[0] == followed(whole, most)
+
+
+def test_looking_up_takes_few_operations_whatever_was_written() -> None:
+    class Counted(list[int]):
+        asked = 0
+
+        def __getitem__(self, place: Any) -> Any:
+            self.asked += 1
+            return super().__getitem__(place)
+
+    suffixes = Suffixes()
+    suffixes.extend([i // 2 % 97 * (i % 2) for i in range(20_000)])  # pairs that stood a hundred times
+    for own in ("tokens", "before"):
+        setattr(suffixes, own, Counted(getattr(suffixes, own)))
+    suffixes.follow(5)
+    assert isinstance(suffixes.tokens, Counted)
+    assert suffixes.tokens.asked <= 2 * LOOKS * LONGEST
+
+
+def test_where_columns_are_dear_verify_feeds_what_ar_feeds(
+    letters: DiffusionLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a price for every column as high as that of the first no draft can pay, and none is fed."""
+    prompts = [[5 + n, 6, 7 + n, 6, 5 + n, 6] for n in range(16)]
+    fed = list[int]()
+    forward = letters.backend.forward
+
+    def counted(feed: Feed) -> Any:
+        fed.append(int((feed.document != PADDING).sum()))
+        return forward(feed)
+
+    monkeypatch.setattr(letters.backend, "forward", counted)
+    monkeypatch.setattr(letters.backend, "pass_costs", lambda: {1: 1.0, 2: 2.0})
+    monkeypatch.setattr(Planner.of(letters.backend), "costs", None)
+    plain = letters.generate(prompts, 20)
+    columns, fed[:] = list(fed), []
+    drafted = letters.generate(prompts, 20, mode="verify")
+    assert fed == columns
+    assert [out.token_ids for out in drafted] == [out.token_ids for out in plain]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from unmask.cli.options import Backend, Dtype, Json, Quantize, Tokens, load, num
 from unmask.cli.report import print_record
 
 if TYPE_CHECKING:
-    from unmask.evaluation.speed import Speed
+    from unmask.evaluation.speed import LlamaCpp, Speed
 
 OUR_BENCHES = Path(__file__).parents[3] / "benchmarks"  # in a checkout
 
@@ -38,6 +38,7 @@ class BenchGroup(TyperGroup):
 
 
 PASSES = [1, 4, 9, 16, 32]  # widths of the forwards that are timed alone
+NGRAM = 3  # tokens that llama.cpp's own drafts go by
 
 
 def speed(
@@ -76,8 +77,8 @@ def speed(
     err = Console(stderr=True)
     with err.status("starting") as status:
         for batch in numbers("--batches", batches):
-            rival = _llama(lm, llama, batch, err)
-            results += bench.bench_speed(lm, tried, batch, max_new_tokens, rival, lambda text: status.update(text))
+            rivals = _llama(lm, llama, batch, err)
+            results += bench.bench_speed(lm, tried, batch, max_new_tokens, rivals, lambda text: status.update(text))
         status.update("single passes")
         widths = bench.passes(lm, PASSES, 256)
         floors = bench.floors(lm, PASSES, 256)
@@ -122,8 +123,9 @@ def speed(
     Console().print(table("one forward after 256 cached tokens, every row scored", columns, rows))
 
 
-def _llama(lm: Any, llama: str, batch: int, console: Any) -> Any:
-    """llama.cpp on the base's GGUF file; None, and said so, where it is not to be had."""
+def _llama(lm: Any, llama: str, batch: int, console: Any) -> dict[str, LlamaCpp]:
+    """llama.cpp on the base's GGUF file, by itself and with drafts of its own; none, and said so, where it is not to be
+    had."""
     import os
     from importlib.util import find_spec
 
@@ -133,11 +135,15 @@ def _llama(lm: Any, llama: str, batch: int, console: Any) -> Any:
     source = None if lm.loaded is None else (lm.loaded.base or lm.loaded).path
     path = Path(llama) if llama not in ("", "no") else None if source is None else gguf_file.find(source)
     if llama == "no":
-        return None
+        return {}
     if path is None or not path.is_file():
         console.print("llama.cpp is left out: no GGUF file of this model is at hand")
-        return None
+        return {}
     if find_spec("xllamacpp") is None:
         console.print("llama.cpp is left out: `pip install xllamacpp` puts it beside us")
-        return None
-    return LlamaCpp(path, lm, os.cpu_count() or 1, batch)
+        return {}
+    threads = os.cpu_count() or 1
+    rivals = {"llama.cpp": LlamaCpp(path, lm, threads, batch)}
+    rivals["llama.cpp, n-gram"] = LlamaCpp(path, lm, threads, batch, NGRAM)
+    console.print(rivals["llama.cpp"].build)
+    return rivals

@@ -36,6 +36,9 @@ def serve(
     queue: Annotated[int, typer.Option(help="Requests that may wait; the next one is answered with 429.")] = 128,
     cache_gb: Annotated[float, typer.Option(help="Memory for keys and values, GiB.")] = 4.0,
     prefill_chunk: Annotated[int, typer.Option(help="Prompt tokens that a request reads in one forward.")] = 256,
+    prefix_mb: Annotated[
+        int, typer.Option(help="Of that memory, MiB that keep earlier texts for requests that begin alike.")
+    ] = 256,
     grace: Annotated[float, typer.Option(help="Seconds that running requests have after SIGTERM.")] = 30.0,
     timeout: Annotated[float, typer.Option(help="Seconds that one request may take, waiting included.")] = 300.0,
     max_body: Annotated[int, typer.Option(help="Bytes of a request's body.")] = 1 << 20,
@@ -68,7 +71,13 @@ def serve(
     for name, value in {**sizes, "max-concurrent": max_concurrent, "prefill-chunk": prefill_chunk}.items():
         if value < 1:
             raise UnmaskError(f"--{name} must be at least 1, got {value}")
-    for name, least in {"queue": queue, "grace": grace, "timeout": timeout, "cache-gb": cache_gb}.items():
+    for name, least in {
+        "queue": queue,
+        "grace": grace,
+        "timeout": timeout,
+        "cache-gb": cache_gb,
+        "prefix-mb": prefix_mb,
+    }.items():
         if not 0 <= least < 1e9:
             raise UnmaskError(f"--{name} must be at least 0, got {least}")
     if not 1 <= max_n <= max_concurrent + queue:
@@ -96,7 +105,7 @@ def serve(
         schema_depth=max_schema_depth,
         schema_seconds=schema_seconds,
     )
-    limits = Limits(max_concurrent, queue, int(cache_gb * 2**30), prefill_chunk)
+    limits = Limits(max_concurrent, queue, int(cache_gb * 2**30), prefill_chunk, prefix_mb << 20)
     named = names(models or ["default"])
     listener = bind(host, port)  # before models are read: it may be taken
     config = ServerConfig(named, limits, settings, device, dtype, backend, quantize)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from unmask.canvas import NO_MASK, Array, Canvas, Frame
 from unmask.decoding.feed import Backend, Columns, Feed, Logits
 from unmask.decoding.methods.draft import Verifying, draft
 from unmask.decoding.planner import Planner
+from unmask.decoding.prefixes import Remembering
 from unmask.decoding.processors import adjustment
 from unmask.decoding.request import Request, Row, Scheme, Setting, StepResult, sampled
 from unmask.decoding.sampling import Scores
@@ -50,6 +52,7 @@ class Decoder:
     ) -> None:
         self.backend = backend
         self.planner = Planner.of(backend)
+        self.remembering = backend if isinstance(backend, Remembering) else None
         self.layout = layout
         self.eos_ids = eos_ids
         self.use_cache = use_cache
@@ -259,24 +262,32 @@ class Decoder:
             self.backend.open(self.layout, _places(joined), max(row.length for row, _ in joined), needed)
         else:
             self.backend.admit(_places(joining), max(row.length for row, _ in joining))
-            if self.active and self._caching and self.layout.kind in ("causal", "drafts", *BEHIND_TEXT):
-                self._share(joining)
+        if self._of_text:
+            self._share(joining)
         self.active += joining
         for row, scheme in joining:
             with self._blame(row):
                 scheme.settle()
 
     def _share(self, joining: list[tuple[Row, Scheme]]) -> None:
-        """Gives those who join the keys and values of what others have read, as far as they begin alike."""
+        """Gives those who join the keys and values of what others have read, as far as they begin alike: active
+        requests, or earlier ones whose text is kept."""
         places = np.cumsum([0, *(row.request.rows for row, _ in self.active + joining)]).tolist()
         for n, (row, scheme) in enumerate(joining, len(self.active)):
             if not scheme.exact or row.request.rows > 1 or row.request.scores_prompt:
                 continue
             most = max(int(row.masked.argmax()) - 1, 0)  # what stands before the first token to write is read anew
             alike = [_alike(row.canvas.ids[0, :most], other.canvas.ids[0, : other.cached]) for other, _ in self.active]
-            best = int(np.argmax(alike))
-            if alike[best] >= SHARED and self.backend.share(places[best], places[n], alike[best]):
-                row.cached = row.shared = alike[best]
+            best = int(np.argmax(alike)) if alike else 0
+            longest = alike[best] if alike else 0
+            if self.remembering is not None:
+                kept = self.remembering.prefixes.find(row.canvas.ids[0, :most])
+                if len(kept) * self.remembering.prefixes.length > longest:
+                    self.remembering.write_blocks(places[n], kept)
+                    row.cached = row.shared = len(kept) * self.remembering.prefixes.length
+                    continue
+            if longest >= SHARED and self.backend.share(places[best], places[n], longest):
+                row.cached = row.shared = longest
 
     def _scheme(self, row: Row) -> Scheme:
         cache = self._cache(row.request)
@@ -307,9 +318,24 @@ class Decoder:
         if len(index) < len(self.active):
             taken = np.array([row.request.rows for row, _ in self.active])
             first = taken.cumsum() - taken
+            if self.remembering is not None and self._of_text:
+                self._remember_texts(self.remembering, [(i, first[i]) for i in set(range(len(first))) - set(index)])
             places = [np.arange(first[i], first[i] + taken[i]) for i in index]
             self.backend.keep(np.concatenate(places) if places else np.zeros(0, np.int64))
             self.active = [self.active[i] for i in index]
+
+    @property
+    def _of_text(self) -> bool:
+        """Whether keys and values are kept, and those of text depend on the text before them alone."""
+        return self._caching and self.layout.kind in ("causal", "drafts", *BEHIND_TEXT)
+
+    def _remember_texts(self, remembering: Remembering, leaving: list[tuple[int, int]]) -> None:
+        """Keeps what requests that leave have read, each given by its number and its place in the backend's batch."""
+        for i, place in leaving:
+            row, scheme = self.active[i]
+            if row.error is None and scheme.exact and row.request.rows == 1:
+                text = row.canvas.ids[0, : row.cached]
+                remembering.prefixes.keep(text, partial(remembering.read_block, place))
 
 
 def _alike(one: Array, other: Array) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -95,6 +96,7 @@ class Planner:
     def __init__(self) -> None:
         self.costs: Costs | None = None
         self.odds = Odds()
+        self.seconds = 0.0  # that planning took so far
 
     @staticmethod
     def of(backend: Backend) -> Planner:
@@ -105,12 +107,17 @@ class Planner:
     def plan(self, schemes: Sequence[Verifying], others: int, measured: Callable[[], dict[int, float] | None]) -> None:
         """Settles what each of `schemes` feeds, beside so many other requests; `measured` is asked for costs once."""
         shared = [scheme for scheme in schemes if scheme.lossless]
-        if shared:
-            self.costs = self.costs or Costs(measured())
+        if shared and self.costs is None:
+            self.costs = Costs(measured())
+        began = time.perf_counter()
+        for scheme in schemes:
+            scheme.look_up()
+        if self.costs is not None and shared:
             spend(shared, self.costs, others + len(schemes) - len(shared))
         for scheme in schemes:
             if not scheme.lossless:
                 spend([scheme], NOMINAL, 0)
+        self.seconds += time.perf_counter() - began
 
     def observe(self, columns: int, seconds: float) -> None:
         if self.costs is not None and self.costs.measured is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -128,7 +128,12 @@ def chat(lm: DiffusionLM, prompt: str) -> Any:
 
 
 def bench_speed(
-    lm: DiffusionLM, tried: list[Way], batch: int, length: int, llama: LlamaCpp | None, progress: Callable[[str], None]
+    lm: DiffusionLM,
+    tried: list[Way],
+    batch: int,
+    length: int,
+    rivals: Mapping[str, LlamaCpp],
+    progress: Callable[[str], None],
 ) -> Iterator[Speed]:
     """Times every way at temperature 0 in interleaved rounds, after one round that is not counted."""
 
@@ -141,8 +146,7 @@ def bench_speed(
         return tokens, steps
 
     runs = {way.name: partial(ours, way.options) for way in tried}  # each says how many tokens and steps it took
-    if llama is not None:
-        runs["llama.cpp"] = partial(llama.write, length)
+    runs |= {name: partial(rival.write, length) for name, rival in rivals.items()}
     rounds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in runs}
     for number in range(-1, ROUNDS):
         share = PROMPTS[max(0, number) :: ROUNDS]
@@ -165,7 +169,7 @@ def bench_speed(
             batch,
             median(rates[name]),
             over(name, "ar"),
-            None if llama is None else over(name, "llama.cpp"),
+            over(name, "llama.cpp") if "llama.cpp" in rivals else None,
             tokens / steps / batch,
             1e3 * seconds / steps,
         )
@@ -195,9 +199,12 @@ def floors(lm: DiffusionLM, widths: list[int], context: int) -> dict[int, tuple[
 
 
 class LlamaCpp:
-    """llama.cpp from the prebuilt package `xllamacpp`, on a GGUF file, greedy, at our thread count."""
+    """llama.cpp from the prebuilt package `xllamacpp`, on a GGUF file, greedy, at our thread count.
 
-    def __init__(self, gguf: Path, lm: DiffusionLM, threads: int, batch: int) -> None:
+    ngram: it drafts what followed the last so many tokens when they stood before, and checks that itself; 0: no drafts.
+    """
+
+    def __init__(self, gguf: Path, lm: DiffusionLM, threads: int, batch: int, ngram: int = 0) -> None:
         try:
             import xllamacpp
         except ImportError:
@@ -205,7 +212,11 @@ class LlamaCpp:
         params = xllamacpp.CommonParams()
         params.model.path, params.n_parallel, params.n_ctx, params.warmup = str(gguf), batch, 1024 * batch, False
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        if ngram:
+            params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE]
+            params.speculative.ngram_simple.size_n = ngram
         self.server, self.lm, self.batch = xllamacpp.Server(params), lm, batch
+        self.build = f"xllamacpp {xllamacpp.__version__}, {xllamacpp.get_system_info().strip(' |')}"
 
     def write(self, length: int, groups: list[list[str]]) -> tuple[float, float]:
         """Answers the prompts, `batch` at a time: tokens and steps."""

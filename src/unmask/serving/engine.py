@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple, Protocol
 from unmask.canvas import Frame
 from unmask.decoding.feed import Backend
 from unmask.decoding.loop import Decoder
+from unmask.decoding.prefixes import Prefixes, Remembering
 from unmask.decoding.request import Alternatives, Prepared, Request
 from unmask.layout import Layout
 from unmask.models.config import ModelConfig
@@ -51,6 +52,7 @@ class Limits:
     queue: int = 128  # requests waiting for a slot
     cache_bytes: int = 4 << 30  # keys and values of all of them
     prefill_chunk: int = 256  # text tokens that a request reads in one forward before it writes
+    prefix_bytes: int = 256 << 20  # of these, what keeps texts of earlier requests while others do not need it
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,9 @@ class Engine:
         self.metrics = EngineMetrics()
         self.metrics.gauge("running", "Requests in a slot.", lambda: self.running)
         self.metrics.gauge("waiting", "Requests in line.", lambda: self.waiting)
+        self.metrics.gauge("kept_prefix_bytes", "Memory of texts of earlier requests.", self._kept)
         self._spare: dict[str, list[Backend]] = {name: [] for name in models}
+        self._prefixes: dict[str, Prefixes] = {}  # of models whose backends keep texts
         self._changed = threading.Condition()
         self._waiting: list[Job] = []
         self._batches: list[Batch] = []  # touched by the engine's thread only
@@ -290,6 +294,17 @@ class Engine:
             with self._changed:
                 self._waiting.remove(job)
             self.metrics.queued.observe(time.monotonic() - job.submitted)
+        self._make_way()
+
+    def _make_way(self) -> None:
+        """Leaves texts of earlier requests what the running ones do not need."""
+        free = self.limits.cache_bytes - sum(self.cache_bytes(b.key, b.rows, b.longest) for b in self._batches)
+        most = max(0, min(free, self.limits.prefix_bytes)) // max(1, len(self._prefixes))
+        for prefixes in self._prefixes.values():
+            prefixes.shrink(most)
+
+    def _kept(self) -> float:
+        return float(sum(prefixes.size for prefixes in list(self._prefixes.values())))
 
     def _place(self, job: Job, alone: bool) -> bool:
         """Has a job join a batch, where there is a slot, time to read its prompt, and memory for its cache.
@@ -315,6 +330,8 @@ class Engine:
             return False
         spare = self._spare[job.key.model]
         batch = Batch(job.key, spare.pop() if spare else self.models[job.key.model].new_backend())
+        if isinstance(batch.backend, Remembering):
+            self._prefixes[job.key.model] = batch.backend.prefixes
         self._batches.append(batch)
         batch.admit(job, self.limits.prefill_chunk)
         return True

@@ -47,7 +47,7 @@ class EngineMetrics(Figures):
         self.per_step = self.histogram("tokens_per_step", about, 0, 1, 2, 3, 4, 8, 16, 32, 64)
         about = "Drafts that held at a check (mode verify)."
         self.accepted = self.histogram("drafts_kept", about, 0, 1, 2, 3, 4, 8, 16, 32)
-        about = "Prompt tokens that were not read again, as another request begins alike."
+        about = "Prompt tokens that were not read again, as another request begins alike or did."
         self.shared = self.by_model("shared_prompt_tokens", about)
         self.queued = self.histogram("queue_seconds", "Seconds in line.", 0.001, 0.01, 0.1, 1, 5, 10, 30, 60)
         self.gauge("tokens_per_second", "Committed tokens, last 10 s.", self.rate)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +17,7 @@ import numpy as np
 
 from unmask.backends import Progress, Source
 from unmask.backends.logits import CompiledBackend, CompiledLogits
-from unmask.backends.native.network import Batch, CompiledNetwork, cores, cpu, library
+from unmask.backends.native.network import SLOTS, Batch, CompiledNetwork, cores, cpu, library, rows_pay
 from unmask.backends.native.packed_file import PackedFile, mapped, unnamed
 from unmask.backends.native.packing import Plan
 from unmask.backends.store import compiled_folder
@@ -25,6 +25,7 @@ from unmask.canvas import Array
 from unmask.checkpoints.rows import Held
 from unmask.decoding.feed import TEXT, Feed, Sampling
 from unmask.decoding.planner import passes
+from unmask.decoding.prefixes import Prefixes
 from unmask.decoding.sampling import Scores
 from unmask.errors import UnmaskError
 from unmask.layout import BEHIND_TEXT, PADDING, Layout
@@ -34,11 +35,11 @@ log = logging.getLogger(__name__)
 FORMAT = 6  # of the packed weights; a change of it makes old ones unread
 WEIGHTS = "weights.packed"
 NAMES = {4: "native-q4", 8: "native", 32: "native-f32"}  # by bits
-SLOTS = 16  # of the cache stand together
 SLOT_STEP = 128  # slots grow in steps
 PIECE = 512  # columns computed at once, so that little memory is enough
 ALONE = 8 << 20  # bytes of weights times columns below which one thread is faster than several
-WIDTHS = (1, 2, 3, 4, 5, 8, 9, 12, 13, 16, 32)  # columns of measured passes
+TOGETHER = 8  # columns that products take together (MOST in forward.c): what passes cost goes up in such stairs
+WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 32)  # columns of measured passes
 LINES = ("id", "position", "place", "seen", "after", "until", "first", "last", "drafts")
 LAYOUTS = ("causal", "block_causal", "bidirectional", "drafts", *BEHIND_TEXT)
 
@@ -192,6 +193,28 @@ class NativeBackend(CompiledBackend):
         self.values[:, other, :, :count] = self.values[:, one, :, :count]
         return True
 
+    @property
+    def prefixes(self) -> Prefixes:
+        """Texts that this network has read, whichever backend did."""
+        return self.network.prefixes
+
+    def read_block(self, row: int, n: int) -> tuple[tuple[Array, Array], int]:
+        """See `decoding.prefixes.Remembering`."""
+        place = self.active[row]
+        keys = self.keys[:, place, :, n].copy()
+        values = self.values[:, place, :, n * SLOTS : (n + 1) * SLOTS].copy()
+        return (keys, values), keys.nbytes + values.nbytes
+
+    def write_blocks(self, row: int, stored: Sequence[tuple[Array, Array]]) -> None:
+        """See `decoding.prefixes.Remembering`."""
+        needed = len(stored) * SLOTS
+        if needed > self.slots:
+            self.make_room(self.places, -(-needed // SLOT_STEP) * SLOT_STEP)
+        place = self.active[row]
+        for n, (keys, values) in enumerate(stored):
+            self.keys[:, place, :, n] = keys
+            self.values[:, place, :, n * SLOTS : (n + 1) * SLOTS] = values
+
     def pass_costs(self) -> dict[int, float]:
         """See `decoding.feed.Backend`; measured once for a CPU and so many threads, kept beside the packed weights.
 
@@ -207,7 +230,7 @@ class NativeBackend(CompiledBackend):
             widths = [width for width in WIDTHS if width <= half]
             times = passes(probe, layout, widths, half, rounds=8, clock=time.process_time)
             network.keep_costs(kind, {w: min(own) / self._threads(w) for w, own in times.items()})
-        return network.costs[kind]
+        return stairs(network.costs[kind])
 
     def _threads(self, columns: int) -> int:
         """Threads that a pass takes: a tiny one is over before another thread wakes."""
@@ -317,6 +340,20 @@ class NativeBackend(CompiledBackend):
         return made, logits
 
 
+def stairs(measured: dict[int, float]) -> dict[int, float]:
+    """Seconds of passes of 1 to TOGETHER * 32 columns, of those at WIDTHS: beyond the last but one they go up as in the
+    TOGETHER columns up to there, and to the last. As measured where there are fewer widths."""
+    widths = sorted(measured)
+    if widths[-1] != WIDTHS[-1]:
+        return measured
+    low, high = WIDTHS[-2:]
+    rise = (measured[high] - measured[low]) / (high - low) * TOGETHER
+    out = np.interp(np.arange(low + 1), widths, [measured[width] for width in widths]).tolist()
+    while len(out) <= 32 * TOGETHER:
+        out.append(out[-TOGETHER] + rise)
+    return dict(enumerate(out[1:], 1))
+
+
 def groups(row: Array, anchor: Array) -> tuple[Array, Array]:
     """First column and last + 1 of each column's group [T]: neighbours of one request and anchor, text by itself."""
     count = len(row)
@@ -363,7 +400,8 @@ def packed(source: Source, bits: int, progress: Progress | None) -> CompiledNetw
 
     if source.loaded is not None:
         try:
-            where = compiled_folder(source.loaded, NAMES[bits], FORMAT, write)
+            name = NAMES[bits] + ("-rows" if bits == 8 and rows_pay() else "")
+            where = compiled_folder(source.loaded, name, FORMAT, write)
             with (where / WEIGHTS).open("rb") as kept:
                 return CompiledNetwork(source.config, mapped(kept), bits == 32, where / "costs.json")
         except UnmaskError as error:
@@ -377,8 +415,8 @@ def _plan(source: Source, bits: int) -> Plan:
     """Of the weights as they lie in the files, or of a network in memory: an adapter on its base."""
     rows = None if source.loaded is None else source.loaded.rows()
     if rows is not None:
-        return Plan(source.config, rows, None, bits)
+        return Plan(source.config, rows, None, bits, rows_pay())
     network = source.network()
     held = {name: Held(p.detach().float().cpu().numpy()) for name, p in network.named_parameters()}
     vocabulary = None if network.draft_vocabulary is None else network.draft_vocabulary.numpy()
-    return Plan(source.config, held, vocabulary, bits)
+    return Plan(source.config, held, vocabulary, bits, rows_pay())

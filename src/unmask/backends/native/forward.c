@@ -772,7 +772,7 @@ static void activate(const Matrix *m, const Rounded *x, int count, const Rounded
     }
 }
 
-#define WAIT meet();
+#define WAIT if (meet()) return;
 
 typedef struct { /* one forward, and its room */
     const Network *net;

@@ -15,12 +15,14 @@ import numpy as np
 from unmask.backends.native.packing import GATED, NORMS
 from unmask.canvas import Array
 from unmask.checkpoints.memory import control_groups
+from unmask.decoding.prefixes import Prefixes
 from unmask.errors import UnmaskError
 from unmask.files import read_json, write_text
 from unmask.models.config import ModelConfig
 from unmask.models.rope import frequencies
 
 LINE = 64
+SLOTS = 16  # of the cache stand together
 PAGE = 4096
 MAPPED = 1 << 28  # bytes from which on weights stay where they are mapped: copies have larger pages, some 6% faster
 INTERFACE = 7  # of the structures below; a build of another is not used
@@ -86,6 +88,12 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
+def rows_pay() -> bool:
+    """Whether one scale an output makes passes faster here: by tiles and without VNNI, which takes groups faster."""
+    build = library()
+    return build is not None and "_vnni." not in build._name
+
+
 def cores() -> int:
     """Cores that this process may use: OMP_NUM_THREADS, or its affinity within the CPU quota of its control group."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
@@ -138,6 +146,7 @@ class CompiledNetwork:
         """weights: what `packing` made, each array from a cache line's start; kept: the file of what passes cost."""
         c = config
         self.kept = kept
+        self.prefixes = Prefixes(SLOTS)
         self.costs: dict[str, dict[int, float]] = {}  # seconds by columns, of a CPU and so many threads
         if kept is not None and kept.is_file():
             self.costs = {kind: {int(w): s for w, s in own.items()} for kind, own in read_json(kept).items()}

@@ -211,14 +211,22 @@ class Plan:
     """What the forward reads of a network: `products`, and `small` arrays that are kept as they are.
 
     weights: parameters by their name in the torch network. vocabulary: the tokens that drafts may be. bits: 32 for
-    float32; 8, but 4 where that loses nothing; 4, but 8 for the head. `by_row`: 8 with a scale for each output. What
-    only drafts pass through is rounded to 4: no fewer of them hold, and a pass reads 10 MB less.
+    float32; 8, but 4 where that loses nothing; 4, but 8 for the head. rows_pay: whether a small network may have
+    `by_row`, 8 with a scale for each output. What only drafts pass through is rounded to 4: no fewer of them hold, and
+    a pass reads 10 MB less.
     """
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Matrix], vocabulary: Array | None, bits: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, Matrix],
+        vocabulary: Array | None,
+        bits: int,
+        rows_pay: bool = True,
+    ) -> None:
         self.weights = weights
         self.bits = bits
-        self.by_row = bits == 8 and by_row(weights)
+        self.by_row = rows_pay and bits == 8 and by_row(weights)
         self.products: list[Product] = []
         self.small: dict[str, Array] = {}
         up = ["gate_proj", "up_proj"] if config.activation in GATED else ["up_proj"]

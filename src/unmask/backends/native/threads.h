@@ -2,7 +2,8 @@
 
    A pass takes milliseconds and meets hundreds of times, so a thread that waits spins for a moment. Then it sleeps: a core
    that others want is better left to them. Where others keep the cores, meeting costs more than a second thread gives; the
-   thread that called then works alone for a while, and tries company again now and then. */
+   thread that called then sends the others away in the middle of the work, works alone for a while, and tries company
+   again now and then. */
 
 #include <linux/futex.h>
 #include <pthread.h>
@@ -13,6 +14,7 @@
 
 #define SPINS 3000   /* some 50 microseconds */
 #define MOST_ALONE 256 /* pieces of work done alone before the next try */
+#define LATE 2000000   /* nanoseconds of waiting that are never reason enough to go on alone */
 
 static __thread struct { int id, count; } crew = {0, 1}; /* this thread's number in the work, and of how many */
 
@@ -22,7 +24,8 @@ static struct {
     pthread_mutex_t caller;
     atomic_int round, done, asleep, arrived, phase;
     int count, active; /* threads, settled by the first work of more than one; those that the work is for */
-    int64_t waited;    /* nanoseconds that the caller waited for others */
+    int leave;         /* all but the caller are to leave where they next meet */
+    int64_t begun, waited; /* nanoseconds: when the work began, and how long the caller waited for others since */
     pid_t owner;
     void (*work)(void *);
     void *job;
@@ -50,18 +53,25 @@ static void change(atomic_int *number) {
     if (atomic_load(&pool.asleep)) syscall(SYS_futex, number, FUTEX_WAKE_PRIVATE, 1 << 30, NULL, NULL, 0);
 }
 
-/* Waits until all threads of the work have come here. */
-static void meet(void) {
-    if (crew.count == 1) return;
+/* Whether `n` threads take longer for what takes this long, waiting included, than one would: n times what it computed. */
+static inline int too_long(int64_t waited, int64_t taken, int n) { return waited * n > taken * (n - 1); }
+
+/* Waits until all threads of the work have come here. Whether this one is to leave it: the rest is done by fewer. */
+static int meet(void) {
+    if (crew.count == 1) return 0;
+    if (!crew.id && pool.waited > LATE && too_long(pool.waited, now() - pool.begun, crew.count)) pool.leave = 1;
     const int phase = atomic_load_explicit(&pool.phase, memory_order_acquire);
     if (atomic_fetch_add_explicit(&pool.arrived, 1, memory_order_acq_rel) == crew.count - 1) {
         atomic_store_explicit(&pool.arrived, 0, memory_order_relaxed);
+        if (pool.leave) pool.active = 1;
         change(&pool.phase);
-        return;
+    } else {
+        const int64_t start = crew.id ? 0 : now();
+        await_change(&pool.phase, phase);
+        if (!crew.id) pool.waited += now() - start;
     }
-    const int64_t start = crew.id ? 0 : now();
-    await_change(&pool.phase, phase);
-    if (!crew.id) pool.waited += now() - start;
+    crew.count = pool.active;
+    return crew.id >= crew.count;
 }
 
 static void *worker(void *number) {
@@ -104,18 +114,16 @@ static void together(void (*work)(void *), void *job, int count, Company *compan
     }
     if (pool.owner != getpid()) start(count);
     const int n = pool.active = count < pool.count ? count : pool.count;
-    const int64_t begun = now();
     crew.id = 0, crew.count = n;
-    pool.work = work, pool.job = job, pool.waited = 0;
+    pool.work = work, pool.job = job, pool.waited = 0, pool.leave = 0, pool.begun = now();
     atomic_store(&pool.done, 0);
     change(&pool.round);
     work(job);
     const int64_t ready = now();
     for (int done; (done = atomic_load_explicit(&pool.done, memory_order_acquire)) < pool.count - 1;)
         await_change(&pool.done, done);
-    const int64_t end = now(), waited = pool.waited + end - ready;
-    /* alone it would have taken n times what this thread computed */
-    if (waited * n > (end - begun) * (n - 1)) {
+    const int64_t end = now();
+    if (pool.leave || too_long(pool.waited + end - ready, end - pool.begun, n)) {
         company->penalty = company->penalty ? company->penalty * 2 : 4;
         if (company->penalty > MOST_ALONE) company->penalty = MOST_ALONE;
         company->alone = company->penalty;

@@ -157,14 +157,14 @@ class Verifying(Scheme):
         masked = self.row.masked
         self.start = int(masked.argmax())
         self.row.final = self.start
-        going = bool(masked.any())
-        if going:
-            self._look_up()
-        return going
+        return bool(masked[self.start])
 
-    def _look_up(self) -> None:
-        """Goes on with drafts that need no network, or takes them in place of the others where they are surer."""
+    def look_up(self) -> None:
+        """Goes on with drafts that need no network, or takes them in place of the others where they are surer; called
+        by the planner first."""
         found, source, belief = self._found()
+        if not found:
+            return
         found = found[: self.row.length - self.start - 1]
         agreed = next((n for n, pair in enumerate(zip(self.drafts, found, strict=False)) if pair[0] != pair[1]), None)
         if not found or (agreed is None and len(found) <= len(self.drafts)):
@@ -205,7 +205,8 @@ class Verifying(Scheme):
     def leave(self, count: int) -> None:
         """Keeps the first drafts only; called by the planner before it gives slots."""
         self.unfed = (self.kinds[0], self.drafts[0]) if self.drafts and not count else None
-        self._cut(count)
+        if count < len(self.drafts):
+            self._cut(count)
         self.sizes = [0] * (count + 1)
 
     def possible_slots(self, least: float) -> list[tuple[float, int]]:
@@ -230,10 +231,12 @@ class Verifying(Scheme):
         texts = start + len(self.drafts)
         drafts = np.array(self.drafts, np.int64)
         places = np.arange(low, texts)
-        ids = np.concatenate([row.canvas.ids[0, low:start], drafts])
+        ids = row.canvas.ids[0, low:start]
+        if len(drafts):
+            ids = np.concatenate([ids, drafts])
         anchor = np.full(texts - low, TEXT)
         column = np.arange(start - 1 - low, texts - low)
-        slots = np.zeros(0, np.int64)
+        slots = drafts[:0]
         if any(self.sizes):
             own = np.repeat(np.arange(start - 1, texts), self.sizes)
             slots = texts - low + np.arange(len(own))
