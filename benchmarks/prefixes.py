@@ -49,14 +49,10 @@ def command(
             written[way] = []
             for number, prompt in enumerate(prompts):
                 clocks = [[time.perf_counter(), time.process_time()]]
-                out = lm.generate(
-                    prompt,
-                    max_new_tokens,
-                    mode=mode,
-                    temperature=0.0,
-                    streamer=lambda _, clocks=clocks: clocks.append([time.perf_counter(), time.process_time()]),
-                )
-                written[way].append(out.token_ids)
+                run = lm.start(prompt, max_new_tokens, mode=mode, temperature=0.0)
+                for _ in run.frames():
+                    clocks.append([time.perf_counter(), time.process_time()])
+                written[way].append(run.outputs()[0].token_ids)
                 if number:  # the first reads all of it in any case
                     times.append([1e3 * (clocks[n][i] - clocks[0][i]) for n in (1, -1) for i in (0, 1)])
     if written["kept"] != written["read anew"]:

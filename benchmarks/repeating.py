@@ -72,7 +72,7 @@ def bench(
                 plain: list[int] = []
                 for mode in modes:
                     told(f"round {number + 1} of {rounds}: {kind}, {mode}")
-                    asked = {"mode": mode, "temperature": 0.0, "grammar": grammars.get(id(prompt))}
+                    asked: dict[str, Any] = {"mode": mode, "temperature": 0.0, "grammar": grammars.get(id(prompt))}
                     began = np.array([time.perf_counter(), time.process_time()])
                     out = lm.generate(prompt.messages, prompt.max_new_tokens, **asked)
                     taken = np.array([time.perf_counter(), time.process_time()]) - began

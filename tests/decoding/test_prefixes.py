@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,11 +14,16 @@ LENGTH = 3
 texts = st.lists(st.integers(0, 1), max_size=14)
 
 
+def beginning(text: list[int], n: int) -> tuple[tuple[int, ...], int]:
+    """What is stored of a text's n-th block, so that it can be told from all others, and its bytes."""
+    return tuple(text[: LENGTH * (n + 1)]), 1
+
+
 @given(st.lists(texts, max_size=8), texts)
 def test_as_much_is_found_as_any_text_has_in_common(kept: list[list[int]], asked: list[int]) -> None:
     store = Prefixes(LENGTH, 1 << 20)
     for text in kept:
-        store.keep(np.array(text, np.int64), lambda n, text=text: (tuple(text[: LENGTH * (n + 1)]), 1))  # type: ignore[misc]
+        store.keep(np.array(text, np.int64), partial(beginning, text))
     found = store.find(np.array(asked, np.int64))
     alike = [0, *(next((i for i in range(min(len(t), len(asked))) if t[i] != asked[i]), min(len(t), len(asked)))
                   for t in kept)]  # fmt: skip

@@ -104,7 +104,9 @@ class Prefixes:
 class Remembering(Protocol):
     """A backend whose cache can be read and written in blocks."""
 
-    prefixes: Prefixes
+    @property
+    def prefixes(self) -> Prefixes:
+        """Texts that the backend's network has read."""
 
     def read_block(self, row: int, n: int) -> tuple[Any, int]:
         """Keys and values of a request's n-th block of positions, and their bytes."""
