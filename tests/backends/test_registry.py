@@ -90,7 +90,7 @@ OTHER: dict[str, list[dict[str, Any]]] = {
         {"layout": "bidirectional"},
         {"layout": "block_causal", "block_length": 8},
         {"layout": "causal_blocks", "block_length": 8},
-    ],  # fmt: skip
+    ],
     "block_length": [{"layout": "block_causal", "block_length": 32}],
     "mask_in_softmax": [{"mask_in_softmax": True}],
     "mask_token_id": [{"mask_token_id": 3}, {"mask_token_id": None}],

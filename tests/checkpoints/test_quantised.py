@@ -190,7 +190,7 @@ def test_other_kinds_are_refused_by_name(config: dict[str, Any], tmp_path: Path)
     _, plain = folders(tmp_path, "int8")
     raw = json.loads((plain / "config.json").read_text())
     (plain / "config.json").write_text(json.dumps({**raw, **config}))
-    with pytest.raises(UnmaskError, match="quantised by .* are not read"):
+    with pytest.raises(UnmaskError, match=r"quantised by .* are not read"):
         DiffusionLM.from_pretrained(plain)
 
 
