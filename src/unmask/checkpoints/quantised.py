@@ -280,8 +280,8 @@ class Scheme:
         scale = own["weight_scale_inv" if self.method == "inverse" else "weight_scale"]
         if self.method == "packed":
             fits = len(scale) == 2 and scale[0] == rows and scale[1] > 0 and columns % scale[1] == 0
-            zeros = own.get("weight_zero_point", (-(-rows * self.bits // 32), *scale[1:]))
-            return packed and fits and zeros == (-(-rows * self.bits // 32), scale[1])
+            wanted = (-(-rows * self.bits // 32), *scale[1:])
+            return packed and fits and own.get("weight_zero_point", wanted) == wanted
         blocks = tuple(-(-size // count) for size, count in zip(shape, self.block, strict=True))
         return kind in (*FP8, "I8") and scale in ((), (1,), (1, 1), (rows,), (rows, 1), blocks)
 
