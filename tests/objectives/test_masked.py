@@ -16,7 +16,7 @@ from torch import Tensor
 from unmask.layout import PADDING, Layout
 from unmask.models.transformer import Transformer
 from unmask.objectives.draws import Draws
-from unmask.objectives.masked import AR, BD3LM, MDLM
+from unmask.objectives.masked import AR, BD3LM, MDLM, Curriculum
 from unmask.objectives.objective import MaskedCrossEntropy, Noised, Objective, Rows, training_mask
 
 Tiny = Callable[..., Transformer]
@@ -335,3 +335,20 @@ def test_two_ranks_make_the_loss_of_one(objective: Objective, tiny: Tiny) -> Non
     # micro-batches of one corrupted batch as well
     slices = sum(objective.loss(model, whole.slice(s, s + 3)).item() for s in (0, 3))
     assert slices == pytest.approx(objective.loss(model, whole).item(), rel=1e-6)
+
+
+def test_a_curriculum_ends_with_the_objective_s_own_blocks() -> None:
+    own = BD3LM(block_length=16, clip=(0.3, 1.0))
+    objective = replace(own, curriculum=Curriculum(every=10, block_length=(4, 8), clip=((0.1, 0.5),)))
+    seen = [(objective.at(step).block_length, objective.at(step).clip) for step in (0, 9, 10, 19)]
+    assert seen == [(4, (0.1, 0.5)), (4, (0.1, 0.5)), (8, (0.3, 1.0)), (8, (0.3, 1.0))]
+    assert objective.at(20) == objective.at(5000) == objective.held_out() == own
+    assert objective.network({}) == own.network({})
+
+
+@pytest.mark.parametrize(
+    "values", [{"every": 0}, {"block_length": (4, 0)}, {"clip": ((0.5, 0.1),)}, {"clip": ((0.5,),)}]
+)
+def test_an_impossible_curriculum_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="clip|curriculum"):
+        BD3LM(curriculum=Curriculum(**values))

@@ -1,6 +1,7 @@
-"""A training run in a process of its own, for tests that kill one or start two.
+"""Training runs in a process of their own, for tests that kill one or start two.
 
-python run_recipe.py RECIPE.yaml FOLDER [STEP]: at STEP the process kills itself in the middle of saving.
+python run_recipe.py RECIPE.yaml FOLDER [RECIPE.yaml FOLDER ...], one run after another; with DIE_AT=STEP in the
+environment the process that writes kills itself at that step, in the middle of saving.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from unmask.training import checkpointer as checkpointer_module
-from unmask.training.recipe import read_recipe
+from unmask.training.finetune import Finetuner
+from unmask.training.recipe import FinetuneRecipe, read_recipe
 from unmask.training.trainer import Trainer
 
 
-def main() -> None:
-    recipe, folder = read_recipe(Path(sys.argv[1]), []), Path(sys.argv[2])
-    trainer = Trainer(recipe, folder)
-    if len(sys.argv) > 3:
-        fatal, write_text = int(sys.argv[3]), checkpointer_module.write_text
+def run(recipe_file: str, folder: str) -> None:
+    recipe = read_recipe(Path(recipe_file), [])
+    trainer = (Finetuner if isinstance(recipe, FinetuneRecipe) else Trainer)(recipe, Path(folder))
+    if "DIE_AT" in os.environ:
+        fatal, write_text = int(os.environ["DIE_AT"]), checkpointer_module.write_text
 
         def write_or_die(*args: Any) -> None:
             if trainer.step == fatal:  # the tensors are written, the checkpoint is not yet in its place
@@ -31,4 +33,5 @@ def main() -> None:
     trainer.run()
 
 
-main()
+for pair in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+    run(*pair)

@@ -20,7 +20,7 @@ from rich.console import Console
 from safetensors import SafetensorError
 
 from unmask import DiffusionLM
-from unmask.checkpoints.safetensors import read_tensors, write_tensors
+from unmask.checkpoints.safetensors import read_tensors, write_one_by_one, write_tensors
 from unmask.training.optimizer import learning_rate, make_optimizers
 from unmask.training.recipe import Recipe
 from unmask.training.tokenizer import train_tokenizer
@@ -251,7 +251,41 @@ def test_every_weight_has_one_optimizer(make_recipe: MakeRecipe, tmp_path: Path)
             assert group["weight_decay"] == (config.weight_decay if p.dim() >= 2 else 0.0)
 
 
+def test_a_curriculum_trains_with_its_blocks_and_checks_with_the_last(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    def made(name: str, **objective: Any) -> Trainer:
+        return trainer(make_recipe(objective={"kind": "bd3lm", "clip": [0.3, 1.0], **objective}), tmp_path / name)
+
+    both = made("both", block_length=8, curriculum={"every": 1, "block_length": [2], "clip": [[0.2, 0.4]]})
+    last, first = made("last", block_length=8), made("first", block_length=2, clip=[0.2, 0.4])
+    assert both._validate() == last._validate()
+    assert both.network.config == last.network.config
+    assert both._train_step()["loss"] == first._train_step()["loss"]
+    last.network.load_state_dict(both.network.state_dict())
+    last.progress.step = 1
+    assert both._train_step()["loss"] == last._train_step()["loss"]
+
+
 # failures
+
+
+def test_one_process_splits_nothing(make_recipe: MakeRecipe, refused: Refused, tmp_path: Path) -> None:
+    with refused("training.shard", "there is one", "torchrun"):
+        trainer(make_recipe(training__shard=True), tmp_path)
+
+
+def test_tensors_written_one_by_one(refused: Refused, tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(6.0).view(2, 3), "step": torch.tensor(3.0), "empty": torch.zeros(0, 4)}
+    path = tmp_path / "w.safetensors"
+    values = iter([*tensors.values(), torch.ones(1)])
+    write_one_by_one(path, tensors, values)
+    assert next(values).tolist() == [1]  # no more are taken than are described
+    for name, tensor in read_tensors(path).items():
+        assert torch.equal(tensor, tensors[name])
+    large = {"a": torch.zeros(100_000)}
+    with refused(path), files_at_most(10_000):
+        write_one_by_one(path, large, iter(large.values()))
+    assert read_tensors(path).keys() == tensors.keys()
+    assert os.listdir(tmp_path) == ["w.safetensors"]
 
 
 def full_disk(kind: str) -> Callable[..., None]:

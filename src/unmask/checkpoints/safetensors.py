@@ -7,11 +7,11 @@ changes the network where it changes on disk. Torch is imported where tensors ar
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,9 +186,14 @@ def stored_tensors(
                 yield tensor.name, read(file, tensor, dtype, buffer, tensor.name.endswith(transposed))
 
 
+def each_tensor(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a safetensors file, one at a time; a missing, cut or hostile file raises UnmaskError."""
+    return stored_tensors(read_header(path).values())
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file; a missing, cut or hostile file raises UnmaskError."""
-    return dict(stored_tensors(read_header(path).values()))
+    return dict(each_tensor(path))
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -203,6 +208,35 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
             temporary.chmod(0o644)  # the library makes files that only their owner can read
         except SafetensorError as error:  # the library reports a full disk as its own error
             raise OSError(str(error)) from None
+
+
+def write_one_by_one(path: Path, described: Mapping[str, Tensor], values: Iterator[Tensor]) -> None:
+    """Writes a safetensors file whole or not at all, with one tensor in memory at a time.
+
+    described: tensors of the shape and type of each value, in their order. values: made as they are written; as many
+    are taken as are described.
+    """
+    names = {torch_name: kind for kind, torch_name in DTYPES.items()}
+    header: dict[str, Any] = {}
+    end = 0
+    for name, tensor in described.items():
+        start = end
+        end += tensor.numel() * tensor.element_size()
+        kind = names[str(tensor.dtype).removeprefix("torch.")]
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for value in islice(values, len(described)):
+            file.write(bytes_of(value))
+
+
+def bytes_of(tensor: Tensor) -> Any:
+    """A tensor's values as an array of bytes."""
+    import torch
+
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 class TensorFiles(Weights):

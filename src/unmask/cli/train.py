@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +12,9 @@ import typer
 from unmask.errors import UnmaskError
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="Fields to change, section.field=value.")]
+Push = Annotated[
+    str | None, typer.Option(help="Upload the finished model to OWNER/NAME on the hub, made private if it is new.")
+]
 Output = Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME by default.")]
 
 
@@ -26,10 +31,24 @@ def _read(recipe: Path, overrides: list[str] | None, output: Path | None, comman
     return read, output or Path("runs") / read.name
 
 
+def _pushed(push: str | None, run: Callable[[], Path]) -> None:
+    """Runs a training, says where its model is, and uploads it where that is asked for, by the first process."""
+    send = None
+    if push is not None and os.environ.get("RANK", "0") == "0":
+        from unmask.training.push import open_repository
+
+        send = open_repository(push)
+    written = run()
+    print(f"model written to {written}")
+    if send is not None:
+        print(f"model pushed to {send(written)}")
+
+
 def train(
     recipe: Annotated[Path, typer.Argument(help="A YAML file; see the recipes folder.")],
     overrides: Overrides = None,
     output: Output = None,
+    push: Push = None,
 ) -> None:
     """Train a model; started again, it goes on from its newest checkpoint.
 
@@ -38,7 +57,7 @@ def train(
     read, folder = _read(recipe, overrides, output, "train", "starts from a base")
     from unmask.training.trainer import Trainer
 
-    print(f"model written to {Trainer(read, folder).run()}")
+    _pushed(push, lambda: Trainer(read, folder).run())
 
 
 def finetune(
@@ -46,6 +65,7 @@ def finetune(
     overrides: Overrides = None,
     output: Output = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what a run would do, with examples.")] = False,
+    push: Push = None,
 ) -> None:
     """Fine-tune a model on messages, prompts with responses, or text; started again, it goes on.
 
@@ -57,9 +77,10 @@ def finetune(
     read, folder = _read(recipe, overrides, output, "finetune", "names no base to fine-tune")
     from unmask.training.finetune import finetune as run
 
-    written = run(read, folder, dry_run)
-    if not dry_run:
-        print(f"model written to {written}")
+    if dry_run:
+        run(read, folder, dry_run)
+    else:
+        _pushed(push, lambda: run(read, folder))
 
 
 def adapt(

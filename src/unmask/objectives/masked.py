@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -55,8 +55,7 @@ class AR(Objective):
 
 
 def check_clip(clip: tuple[float, float]) -> None:
-    low, high = clip
-    if not 0.0 < low <= high <= 1.0:
+    if len(clip) != 2 or not 0.0 < clip[0] <= clip[1] <= 1.0:
         raise ValueError(f"clip {clip} must satisfy 0 < low <= high <= 1")
 
 
@@ -168,6 +167,24 @@ class MDLM(Objective):
 
 
 @dataclass(frozen=True)
+class Curriculum:
+    """What block diffusion begins with: each value for `every` steps, one after another, then the objective's own. A
+    field without values is the objective's own from the start. Held-out rows are always scored with the objective's
+    own, and answers start blocks of that length."""
+
+    every: int = 1000  # steps of training
+    block_length: tuple[int, ...] = ()
+    clip: tuple[tuple[float, float], ...] = ()
+
+    def check(self) -> None:
+        """Raises ValueError for an impossible value."""
+        if self.every < 1 or min(self.block_length, default=1) < 1:
+            raise ValueError("curriculum.every and each curriculum.block_length must be at least 1")
+        for clip in self.clip:
+            check_clip(clip)
+
+
+@dataclass(frozen=True)
 class BD3LM(MDLM):
     """Block diffusion in one pass over [x_t ; x_0] (BD3-LM, arXiv 2503.09573): times per block, every
     block sees its own noised tokens and the clean ones of the blocks before.
@@ -177,9 +194,11 @@ class BD3LM(MDLM):
     """
 
     block_length: int = 4
+    curriculum: Curriculum = Curriculum()  # other block lengths and clips to begin with
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.curriculum.check()
         if self.block_length < 1:
             raise ValueError(f"block_length must be at least 1, got {self.block_length}")
 
@@ -189,6 +208,15 @@ class BD3LM(MDLM):
 
     def network(self, shape: Mapping[str, Any]) -> dict[str, Any]:
         return {"shift": self.shift, "layout": "block_causal", "block_length": self.block_length}
+
+    def at(self, step: int) -> Self:
+        number = step // self.curriculum.every
+        lengths = self.curriculum.block_length[number : number + 1] or (self.block_length,)
+        clips = self.curriculum.clip[number : number + 1] or (self.clip,)
+        return replace(self, block_length=lengths[0], clip=clips[0], curriculum=Curriculum())
+
+    def held_out(self) -> Self:
+        return replace(self, curriculum=Curriculum())
 
     def times(self, rows: Rows, draws: Draws) -> Tensor:
         """One time per block of the row; blocks count from the start of each document."""

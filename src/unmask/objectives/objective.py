@@ -179,7 +179,7 @@ class Objective:
         return {}
 
     def at(self, step: int) -> Self:
-        """The objective as it is at a step of training; where it changes, the student becomes its own teacher."""
+        """The objective as it is at a step of training."""
         return self
 
     def teach(self, teacher: Transformer, noised: Any) -> Noised:
@@ -195,7 +195,8 @@ class Objective:
         raise NotImplementedError
 
     def held_out(self) -> Objective:
-        """The objective that held-out rows are scored with."""
+        """The objective that held-out rows are scored with, at a step by its own `at`; where that changes, a round of
+        distillation begins: losses do not compare, and the student becomes its own teacher."""
         return self
 
     def report(self, model: Transformer, noised: Any) -> dict[str, float]:

@@ -107,8 +107,8 @@ class AdapterTrainer(Trainer):
     def _describe(self, folder: Path) -> None:
         """A state of this run is no model: what its base has is not in it."""
 
-    def _save_model(self) -> None:
-        adapter_files.save(self.model_folder, self.network, self.finished_weights(), self.base)
+    def _save_model(self, finished: dict[str, torch.Tensor]) -> None:
+        adapter_files.save(self.model_folder, self.network, finished, self.base)
         self._save_curve(f"{self.recipe.name}: drafts")
         slots = self.config.batch_size * cast(Drafts, self.recipe.objective).slots
         title = f"{self.recipe.name}: held-out drafts"

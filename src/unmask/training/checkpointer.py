@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-from unmask.checkpoints.safetensors import WEIGHTS, read_tensors, write_tensors
+from unmask.checkpoints.safetensors import WEIGHTS, each_tensor, write_one_by_one, write_tensors
 from unmask.errors import UnmaskError
 from unmask.files import read_json, replacing, write_text
 from unmask.training.optimizer import Ema, put
+from unmask.training.shard import split_like, whole
 from unmask.training.token_file import locked
 
 KEPT = 2
@@ -35,8 +37,12 @@ class Progress:
 class Checkpointer:
     """Saves and restores one run's parameters, their average, the optimizers' moments and its progress.
 
+    Files hold whole tensors, so that any number of processes goes on from them: tensors that are split over processes
+    are gathered one at a time.
+
     identity: what may not change when a run goes on, by name (how long and how fast it trains may).
     describe: writes what makes the averaged weights in a folder a model that loads.
+    writes: whether this process writes; where tensors are split, the others save too, to give their parts.
     """
 
     def __init__(
@@ -46,8 +52,10 @@ class Checkpointer:
         optimizers: Sequence[torch.optim.Optimizer],
         identity: Mapping[str, str],
         describe: Callable[[Path], None] = lambda folder: None,
+        writes: bool = True,
     ) -> None:
         self.describe = describe
+        self.writes = writes
         self.folder = folder
         self.parameters = ema.parameters
         self.ema = ema
@@ -83,26 +91,53 @@ class Checkpointer:
 
     def save(self, progress: Progress) -> Path:
         """Writes a checkpoint, whole or not at all, and removes all but the newest."""
+        files = self._files(progress)
+        split = any(isinstance(parameter, DTensor) for parameter in self.parameters.values())
+        gathered = iter(whole(tensor) for tensors in files.values() for tensor in tensors.values())
+        path = self.path(progress.step)
+        try:
+            if self.writes:
+                with replacing(path) as temporary:
+                    for name, tensors in files.items():
+                        if split:
+                            write_one_by_one(temporary / name, tensors, gathered)
+                        else:
+                            write_tensors(temporary / name, tensors)
+                    self.describe(temporary)
+                    state = {"step": progress.step, "history": progress.history, "identity": self.identity}
+                    write_text(temporary / "state.json", json.dumps(state))
+                for old in self.found()[:-KEPT]:
+                    shutil.rmtree(old, ignore_errors=True)
+        finally:
+            for _ in gathered:  # what the other processes ask for, also where writing failed
+                pass
+        return path
+
+    def _files(self, progress: Progress) -> dict[str, dict[str, Tensor]]:
+        """The tensors of each file of a checkpoint."""
         names = {id(parameter): name for name, parameter in self.parameters.items()}
         moments: dict[str, Tensor] = {}
         for optimizer in self.optimizers:
             for parameter, state in optimizer.state.items():
                 for key, value in state.items():
                     moments[f"{names[id(parameter)]}:{key}"] = torch.as_tensor(value)
-        path = self.path(progress.step)
-        with replacing(path) as temporary:
-            write_tensors(temporary / "weights.safetensors", dict(self.parameters))
-            write_tensors(temporary / WEIGHTS, self.ema.values)
-            write_tensors(temporary / "optimizer.safetensors", moments)
-            for name in EXTRA:
-                if getattr(progress, name):
-                    write_tensors(temporary / f"{name}.safetensors", getattr(progress, name))
-            self.describe(temporary)
-            state = {"step": progress.step, "history": progress.history, "identity": self.identity}
-            write_text(temporary / "state.json", json.dumps(state))
-        for old in self.found()[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
-        return path
+        files = {
+            "weights.safetensors": dict(self.parameters),
+            WEIGHTS: self.ema.values,
+            "optimizer.safetensors": moments,
+        }
+        extra = {name: getattr(progress, name) for name in EXTRA}
+        return {**files, **{f"{name}.safetensors": tensors for name, tensors in extra.items() if tensors}}
+
+    def _read(self, path: Path, device: torch.device) -> dict[str, Tensor]:
+        """The tensors of a checkpoint's file on the device, each split as its parameter is."""
+        out: dict[str, Tensor] = {}
+        for name, tensor in each_tensor(path):
+            parameter = self.parameters.get(name.partition(":")[0])
+            if parameter is not None and parameter.shape == tensor.shape:
+                tensor = split_like(tensor, parameter)
+            out[name] = tensor.to(device)
+        return out
 
     @torch.no_grad()
     def restore(self, device: torch.device, say: Callable[[str], None]) -> Progress:
@@ -111,15 +146,15 @@ class Checkpointer:
         if not found:
             return Progress()
         folder = found[-1]
-        weights = read_tensors(folder / "weights.safetensors")
-        average = read_tensors(folder / WEIGHTS)
-        moments = read_tensors(folder / "optimizer.safetensors")
+        weights = self._read(folder / "weights.safetensors", device)
+        average = self._read(folder / WEIGHTS, device)
+        moments = self._read(folder / "optimizer.safetensors", device)
         if {n: p.shape for n, p in self.parameters.items()} != {n: t.shape for n, t in weights.items()}:
             raise UnmaskError(f"{folder} is of another network than this recipe; choose another --output or remove it")
         put(self.parameters, weights)
-        self.ema.values = {n: t.to(device) for n, t in average.items()}
+        self.ema.values = average
         for optimizer in self.optimizers:
-            self._restore_moments(folder, optimizer, moments, device)
+            self._restore_moments(folder, optimizer, moments)
         saved = read_json(folder / "state.json")
         step = saved.get("step")
         history = saved.get("history")
@@ -133,14 +168,11 @@ class Checkpointer:
         progress = Progress(step, history)
         for name in EXTRA:
             if (folder / f"{name}.safetensors").is_file():
-                tensors = read_tensors(folder / f"{name}.safetensors")
-                setattr(progress, name, {n: t.to(device) for n, t in tensors.items()})
+                setattr(progress, name, self._read(folder / f"{name}.safetensors", device))
         say(f"continuing from step {step} in {folder}")
         return progress
 
-    def _restore_moments(
-        self, folder: Path, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor], device: torch.device
-    ) -> None:
+    def _restore_moments(self, folder: Path, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
         owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
         muon = type(optimizer).__name__ == "Muon"
         for name, parameter in self.parameters.items():
@@ -149,4 +181,4 @@ class Checkpointer:
                 state = {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)}
                 if state and ("momentum_buffer" in state) != muon:
                     raise UnmaskError(f"{folder} is of another optimizer than this recipe; choose another --output")
-                optimizer.state[parameter] = {k: v.to(device) for k, v in state.items()}
+                optimizer.state[parameter] = state

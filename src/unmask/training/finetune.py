@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from unmask.checkpoints.weights import weight_table
 from unmask.errors import UnmaskError
@@ -48,6 +49,7 @@ def open_base(recipe: FinetuneRecipe) -> Base:
     where it cannot be trained so."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype, _ = choose_precision(recipe.training.precision, torch.device(device))
+    device = "cpu" if recipe.training.shard else device  # the trainer moves it, a block at a time
     frozen = recipe.lora.rank > 0 and dtype == torch.bfloat16
     peft = Path(recipe.base) if (Path(recipe.base) / lora.CONFIG).is_file() else None
     name = recipe.base if peft is None else read_json(peft / lora.CONFIG).get("base_model_name_or_path")
@@ -166,6 +168,7 @@ class Finetuner(Trainer):
     """Trains a loaded model on; its finished model is whole in its base's own layout, a LoRA adapter in PEFT's."""
 
     def __init__(self, recipe: FinetuneRecipe, folder: Path, console: Console | None = None) -> None:
+        self.asked_for = recipe
         self.base = base = open_base(recipe)
         self.lora = recipe.lora
         self.base_name = recipe.base
@@ -173,7 +176,10 @@ class Finetuner(Trainer):
         framing = make_framing(recipe, base)
         material = Material.of(recipe, base.network, framing, open_teacher(recipe, base))
         super().__init__(replace(recipe, objective=base.objective), folder, console, material)
-        self.decode = DiffusionLM(self.network, base.lm.tokenizer, self._defaults(), base.lm.name, base.lm.loaded)
+        self.decode = self._decoder(base)
+
+    def _decoder(self, base: Base) -> DiffusionLM:
+        return DiffusionLM(base.network, base.lm.tokenizer, self._defaults(), base.lm.name, base.lm.loaded)
 
     def _defaults(self) -> Any:
         """The base's decoding where its kind stays the same, else none but its ends of text; the recipe's over them."""
@@ -229,8 +235,7 @@ class Finetuner(Trainer):
     def _describe(self, folder: Path) -> None:
         """A state of this run is no model: what its base has is not in it."""
 
-    def _save_model(self) -> None:
-        weights = self.finished_weights()
+    def _save_model(self, finished: dict[str, Tensor]) -> None:
         whole = self.lora.merge or not self.lora.rank
         if self.lora.rank:
             names: dict[str, str] = {}
@@ -241,15 +246,21 @@ class Finetuner(Trainer):
                     raise
             if names:
                 folder = self.folder / "adapter" if whole else self.model_folder
-                lora.save_peft(folder, weights, self.lora, names, self.base_name)
+                lora.save_peft(folder, finished, self.lora, names, self.base_name)
         if whole:
-            put(self.trained, weights)
-            if self.lora.rank:
-                lora.merge(self.network, self.base.paths, self.lora)
-            self.network.to(torch.bfloat16).eval()
-            self.decode.save_pretrained(self.model_folder)
+            self._save_whole(finished)
         write_text(self.model_folder / "README.md", self.card())
         self._save_curve(self.recipe.name)
+
+    def _save_whole(self, finished: dict[str, Tensor]) -> None:
+        """The base with the finished weights; a network that is split is loaded anew for it."""
+        base = open_base(self.asked_for) if self.config.shard else self.base
+        network = base.network
+        put({name: p for name, p in network.named_parameters() if name in finished}, finished)
+        if self.lora.rank:
+            lora.merge(network, base.paths, self.lora)
+        network.to(torch.bfloat16).eval()
+        self._decoder(base).save_pretrained(self.model_folder)
 
     def card(self) -> str:
         """The model card: what it was made from and how, and its scores."""

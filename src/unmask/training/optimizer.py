@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from unmask.training.shard import local, own_rows, whole
+
 if TYPE_CHECKING:
     from unmask.training.recipe import TrainingConfig
 
@@ -33,6 +35,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose updates are made orthogonal (Jordan et al. 2024), scaled to the size of AdamW's.
 
     As torch.optim.Muon, in a dtype of choice: where bfloat16 is emulated the iterations are far faster in float32.
+    Of matrices that are split over processes each process makes all of the update, one matrix at a time, and takes its
+    rows.
     """
 
     def __init__(
@@ -51,12 +55,14 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[parameter]
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(parameter.grad)
-                buffer = state["momentum_buffer"]
-                buffer.lerp_(parameter.grad, 1 - momentum)
-                update = orthogonal(parameter.grad.lerp(buffer, momentum), self.dtype)
+                gradient = local(parameter.grad)
+                buffer = local(state["momentum_buffer"])
+                buffer.lerp_(gradient, 1 - momentum)
+                gradient.lerp_(buffer, momentum)
+                update = orthogonal(whole(parameter.grad), self.dtype)
                 rate = group["lr"] * 0.2 * math.sqrt(max(parameter.shape))
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update, alpha=-rate)
+                local(parameter).mul_(1 - group["lr"] * group["weight_decay"])
+                local(parameter).add_(own_rows(update, parameter), alpha=-rate)
 
 
 def make_optimizers(
@@ -105,7 +111,7 @@ class Ema:
         """Takes in the weights after `step` steps; early on it follows them closely."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, parameter in self.parameters.items():
-            self.values[name].lerp_(parameter.detach(), 1 - decay)
+            local(self.values[name]).lerp_(local(parameter.detach()), 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -120,6 +126,6 @@ class Ema:
 
 @torch.no_grad()
 def put(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
-    """Copies values into parameters of the same names."""
+    """Copies values, whole or split as the parameters are, into parameters of the same names."""
     for name, parameter in parameters.items():
-        parameter.copy_(values[name])
+        local(parameter).copy_(own_rows(values[name], parameter))

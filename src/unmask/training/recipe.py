@@ -59,6 +59,7 @@ class TrainingConfig:
     precision: Precision = "no"  # of the products: f32, bf16, or auto, bf16 where the machine computes in it
     gradient_checkpointing: bool = False  # blocks are computed again in the backward pass, to hold less
     compile: bool = False  # torch.compile, block by block
+    shard: bool = False  # each process holds its share of weights, gradients, average and moments (FSDP2)
     samples: int = option(0, ge=0)  # held-out prompts that are answered at every check of a fine-tuning, and scored
     threads: int = option(0, ge=0)  # CPU threads per process; 0: torch's default
     save_every: int = option(200, ge=1)
@@ -108,6 +109,15 @@ class Recipe:
             raise UnmaskError(f"recipe: data.vocab_size must be at least 258, got {self.data.vocab_size}")
         if not self.data.files:
             raise UnmaskError("recipe: data.files is empty")
+        if self.training.shard:
+            reasons = {
+                "an objective with a teacher, whose copies are whole": self.objective.needs_teacher,
+                "training.samples, which needs the whole network": self.training.samples > 0,
+                "training.compile, which nobody has tried on a split network": self.training.compile,
+                "`unmask adapt`, which trains little": self.command == "adapt",
+            }
+            for reason in (reason for reason, so in reasons.items() if so):
+                raise UnmaskError(f"recipe: training.shard does not go with {reason}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +196,8 @@ class FinetuneRecipe(Recipe):
             raise UnmaskError("recipe: objective drafts trains an adapter; name the base as model.base, `unmask adapt`")
         if self.data.format == "dialogues":
             raise UnmaskError("recipe: data.format 'dialogues' is for adapters; fine-tune on messages, prompts or text")
+        if self.data.tokenizer_file:
+            raise UnmaskError("recipe: data.tokenizer_file: a base is fine-tuned with its own tokenizer; leave it out")
         if not self.lora.targets:
             raise UnmaskError("recipe: lora.targets is empty")
 

@@ -8,6 +8,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from unmask.objectives.masked import Curriculum
 from unmask.training.data import DataConfig
 from unmask.training.lora import LoraConfig
 from unmask.training.recipe import (
@@ -40,6 +41,7 @@ def reference() -> str:
         parts += _section(name, kind)
     for name, objective in OBJECTIVES.items():
         parts += _section(f"objective, kind: {name}", objective)
+    parts += _section("objective.curriculum (block diffusion)", Curriculum)
     return "\n".join(parts)
 
 

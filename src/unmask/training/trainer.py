@@ -35,6 +35,7 @@ from unmask.files import write_text
 from unmask.models.network import fresh
 from unmask.models.transformer import Transformer
 from unmask.objectives.draws import Draws
+from unmask.objectives.masked import Curriculum
 from unmask.objectives.objective import Noised, Objective, Rows
 from unmask.training.checkpointer import Checkpointer, Progress
 from unmask.training.data import DataConfig, Stream, make_rows
@@ -44,6 +45,7 @@ from unmask.training.optimizer import Ema, learning_rate, make_optimizers, put
 from unmask.training.precision import choose_precision, native_bf16
 from unmask.training.progress import TrainingProgress, plot_loss
 from unmask.training.recipe import Recipe, TrainRecipe
+from unmask.training.shard import shard, whole
 from unmask.training.token_file import tokenise
 from unmask.training.tokenizer import MASK, begin_with_eos, special_tokens, train_tokenizer
 
@@ -60,6 +62,7 @@ class Material:
     tokenizer: Tokenizer | None = None
     teacher: Transformer | None = None  # frozen
     fingerprint: str = ""  # of the data, where it is known
+    held_fingerprint: str = ""  # of the held-out data
 
     @staticmethod
     def of(recipe: Recipe, network: Transformer, framing: Framing, teacher: Transformer | None = None) -> Material:
@@ -81,19 +84,19 @@ class Material:
             tokenizer=framing.tokenizer,
             teacher=teacher,
             fingerprint=Documents(data.files, data).fingerprint(),
+            held_fingerprint=Documents(data.validation, data).fingerprint(),
         )
 
 
 class Scored(nn.Module):
-    """Network and objective as one module, so that DDP sees one forward per backward."""
+    """An objective's loss as a module, so that DDP and FSDP see one forward per backward."""
 
-    def __init__(self, network: Transformer, objective: Objective) -> None:
+    def __init__(self, network: Transformer) -> None:
         super().__init__()
         self.network = network
-        self.objective = objective
 
-    def forward(self, noised: Noised) -> Tensor:
-        return self.objective.loss(self.network, noised)
+    def forward(self, objective: Objective, noised: Noised) -> Tensor:
+        return objective.loss(self.network, noised)
 
 
 def make_material(recipe: TrainRecipe) -> Material:
@@ -151,13 +154,21 @@ class Trainer:
         self.corpus = material.rows
         self.held_out = material.held_out
         self.teacher = material.teacher
-        self.network = material.network.to(self.device)
+        if self.config.shard and ranks == 1:
+            raise UnmaskError(
+                "training.shard splits the network over processes, and there is one: start it by `torchrun "
+                "--nproc-per-node N -m unmask ...`, or leave it out"
+            )
+        self.network = material.network if self.config.shard else material.network.to(self.device)
         for block in self.network.blocks:
             if self.config.gradient_checkpointing:
                 block.forward = partial(recompute, block.forward, use_reentrant=False)
             if self.config.compile:
                 block.compile()
-        self.model = self.accelerator.prepare_model(Scored(self.network, recipe.objective))
+        self.scored: nn.Module = Scored(self.network)
+        if self.config.shard:
+            shard(self.scored, self.network, ranks, self.device)
+        self.model = self.scored if self.config.shard else self.accelerator.prepare_model(self.scored)
         iterations = torch.bfloat16 if native_bf16(self.device) else torch.float32
         self.optimizers = make_optimizers(self.network, self.config, iterations)
         self.trained = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
@@ -165,12 +176,14 @@ class Trainer:
         self.progress = Progress()
         self.stopped = StopSignal()
         identity = {
-            "objective": repr(recipe.objective),
+            # without an empty curriculum: runs begun before there were any go on
+            "objective": repr(recipe.objective).replace(f", curriculum={Curriculum()}", ""),
             "network": repr(self.network.config),
             "data": f"{recipe.data} {material.fingerprint}".strip(),
+            "held-out data": material.held_fingerprint,
             "seed": str(recipe.seed),
         }
-        self.checkpointer = Checkpointer(folder, self.ema, self.optimizers, identity, self._describe)
+        self.checkpointer = Checkpointer(folder, self.ema, self.optimizers, identity, self._describe, rank == 0)
 
     @property
     def step(self) -> int:
@@ -194,8 +207,9 @@ class Trainer:
             self._renew_teacher()
             with self.stopped:
                 self._train()
+            weights = self.finished_weights()
             if main:
-                self._save_model()
+                self._save_model(weights)
             self.accelerator.wait_for_everyone()
         finally:
             self.checkpointer.release()
@@ -211,21 +225,31 @@ class Trainer:
                 record = self._train_step()
                 if self.held_out and (self.step % self.config.validate_every == 0 or self.step == steps):
                     record |= self._validate()
-                    at = self.recipe.objective.at  # losses of other rounds do not compare
+                    at = self.recipe.objective.held_out().at  # losses of other rounds do not compare
                     rivals = [r for r in self.history if at(int(r["step"]) - 1) == at(self.step - 1)]
                     if record["validation"] <= min(r.get("validation", math.inf) for r in [*rivals, record]):
                         self.progress.best = {n: t.clone() for n, t in self.ema.values.items()}
                 self.history.append(record)
                 shown.show(record)
                 if self.step % self.config.save_every == 0 or self.step == steps or self.stopped.everywhere:
-                    self.accelerator.wait_for_everyone()
-                    if main:
-                        self.checkpointer.save(self.progress)
+                    self._save_checkpoint()
                     saved = self.step
                 if self.stopped.everywhere and self.step < steps:
                     where = self.checkpointer.path(saved)
                     self.console.print(f"stopped at step {self.step}, saved in {where}; start again to go on")
                     raise SystemExit(128 + self.stopped.everywhere)
+
+    def _save_checkpoint(self) -> None:
+        """Saves where this process has a part in it; where the disk is full, all processes end."""
+        self.accelerator.wait_for_everyone()
+        failure: UnmaskError | None = None
+        try:
+            if self.accelerator.is_main_process or self.config.shard:
+                self.checkpointer.save(self.progress)
+        except UnmaskError as error:
+            failure = error
+        if any(self._sum_over_ranks(float(failure is not None))):
+            raise failure or UnmaskError("the first process could not save")
 
     def _renew_teacher(self) -> None:
         """Makes the average of the student as this round began the teacher."""
@@ -235,7 +259,8 @@ class Trainer:
 
     def _train_step(self) -> dict[str, float]:
         objective = self.recipe.objective.at(self.step)
-        if self.teacher is not None and self.step and objective != self.recipe.objective.at(self.step - 1):
+        at = self.recipe.objective.held_out().at
+        if self.teacher is not None and self.step and at(self.step) != at(self.step - 1):
             self.progress.teacher = {n: t.clone() for n, t in self.ema.values.items()}
             self.progress.best = {}
             self._renew_teacher()
@@ -259,8 +284,8 @@ class Trainer:
             with self.accelerator.no_sync(self.model) if not last else nullcontext():
                 part = noised.slice(start, start + micro)
                 with self._autocast():
-                    loss = self.model(self._taught(objective, part))
-                # DDP averages gradients over ranks; the loss is a sum over all of them
+                    loss = self.model(objective, self._taught(objective, part))
+                # DDP and FSDP average gradients over ranks; the loss is a sum over all of them
                 self.accelerator.backward(loss * (self.accelerator.num_processes / normaliser))
             total += float(loss.detach())
         norm = self.accelerator.clip_grad_norm_(self.trained.values(), self.config.clip_norm)
@@ -281,7 +306,7 @@ class Trainer:
             "step": self.step,
             "loss": summed / normaliser,
             "learning_rate": rate,
-            "grad_norm": float(norm or 0.0),
+            "grad_norm": 0.0 if norm is None else float(whole(norm)),
             "seconds": time.perf_counter() - began,
         }
 
@@ -312,7 +337,7 @@ class Trainer:
         count = min(self.config.validation_rows, held_out.num_rows)
         rows = held_out.rows(0, count)
         draws = Draws(seed=VALIDATION_SEED, step=0, total_rows=count, first_row=0, rows=count)
-        objective = self.recipe.objective.at(self.step - 1).held_out()
+        objective = self.recipe.objective.held_out().at(self.step - 1)
         noised = self._corrupt(objective, rows, draws)
         micro = max(1, self.config.micro_batch_size or 8)
         total = 0.0
@@ -320,19 +345,25 @@ class Trainer:
         with self.ema.in_place(), self._autocast():
             for start in range(0, noised.inputs.shape[0], micro):
                 part = self._taught(objective, noised.slice(start, start + micro))
-                total += float(objective.loss(self.network, part))
+                total += float(self.scored(objective, part))
                 for name, value in objective.report(self.network, part).items():
                     sums[name] = sums.get(name, 0.0) + value
         groups = sums.pop("count", 1.0)
         return {"validation": total / noised.normaliser, **{name: value / groups for name, value in sums.items()}}
 
     def finished_weights(self) -> dict[str, Tensor]:
-        """The averaged weights of the best check on held-out rows, or the last where nothing is held out."""
-        return self.progress.best or self.ema.values
+        """The averaged weights of the best check on held-out rows, or the last where nothing is held out; where they
+        are split, the first process gets all of them in its memory and the others none."""
+        weights = self.progress.best or self.ema.values
+        if not self.config.shard:
+            return weights
+        main = self.accelerator.is_main_process
+        gathered = ((name, whole(tensor)) for name, tensor in weights.items())
+        return {name: tensor.cpu() for name, tensor in gathered if main}
 
-    def _save_model(self) -> None:
+    def _save_model(self, finished: dict[str, Tensor]) -> None:
         """The finished weights in bfloat16 as a checkpoint folder, with the loss curve beside them."""
-        weights = {n: t.to(torch.bfloat16) for n, t in self.finished_weights().items()}
+        weights = {n: t.to(torch.bfloat16) for n, t in finished.items()}
         details = {"recipe": self.recipe.name}  # one key: the order of several would vary from run to run
         write_tensors(self.model_folder / WEIGHTS, weights, details)
         self._describe(self.model_folder)
