@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from unmask.training import lora
 from unmask.training.data import DataConfig
 from unmask.training.documents import Document, Documents
 from unmask.training.finetune import Finetuner, finetune, make_framing, open_base, shown_example
+from unmask.training.push import open_repository
 from unmask.training.recipe import FinetuneRecipe, parse_recipe
 from unmask.training.reference import packaged, reference
 
@@ -166,6 +168,11 @@ def test_tool_calls_are_learned_and_results_are_given(make: Make) -> None:
                 {"function": {"name": "f", "arguments": "{nope"}}]}]},
             ["row 2", "tool call 'f'", "not JSON"],
         ),
+        (
+            {"messages": [{"role": "assistant", "content": None, "tool_calls": [
+                {"function": {"name": "f", "arguments": "[1]"}}]}]},
+            ["row 2", "tool call 'f'", "object", "list"],
+        ),
     ],
 )  # fmt: skip
 def test_a_conversation_that_teaches_nothing_is_named(
@@ -180,6 +187,16 @@ def test_a_template_that_hides_where_answers_begin_is_refused(make: Make, refuse
     backwards = "{% for m in messages | reverse %}{{ m['content'] }}{% endfor %}"
     with refused("row 7", "hides where answer"):
         pieces(make(), [Document(messages=TURNS, source="corpus x: row 7")], backwards)
+
+
+def test_a_template_of_another_tokenizer_is_refused(make: Make, refused: Refused) -> None:
+    document = Document(messages=TURNS, source="corpus x: row 7")
+    unused = "{% if false %}<|nothing|>{% endif %}"
+    assert pieces(make(), [document], CHATML + unused)
+    with refused("row 7", "<|end|>", "tokenizer"):
+        pieces(make(), [document], CHATML.replace("<|im_end|>", "<|end|>"))
+    with refused("data.tokenizer_file", "its own tokenizer"):
+        make(data__tokenizer_file="other/tokenizer.json")
 
 
 def test_learned_text_is_shown_in_brackets(make: Make) -> None:
@@ -240,6 +257,16 @@ def test_a_base_is_distilled(make: Make, tmp_path: Path, kind: str, rank: int) -
         assert all(torch.equal(a, b) for a, b in zip(before, trainer.teacher.parameters(), strict=True))
 
 
+def test_a_curriculum_is_no_round_of_distillation(make: Make, tmp_path: Path) -> None:
+    begins = {"every": 1, "block_length": [1, 2]}
+    trainer = Finetuner(make(objective={"kind": "distill", "shift": True, "curriculum": begins}), tmp_path / "r", QUIET)
+    teacher = trainer.teacher
+    for _ in range(3):
+        trainer._train_step()
+    assert trainer.teacher is teacher
+    assert not trainer.progress.teacher
+
+
 def test_a_diffusion_model_stays_one(make: Make, tmp_path: Path) -> None:
     first = finetune(make(objective={"kind": "mdlm", "shift": False}), tmp_path / "a", console=QUIET)
     data = {"files": [str(tmp_path / "train.jsonl")], "length": 64, "whole": False, "packed": False}
@@ -278,6 +305,28 @@ def test_a_run_goes_on_where_it_stopped_bit_for_bit(make: Make, tmp_path: Path) 
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
     for name in ("model/model.safetensors", "adapter/adapter_model.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+
+
+def test_data_that_changed_since_is_refused(make: Make, tmp_path: Path, refused: Refused) -> None:
+    held = write(tmp_path / "held.jsonl", chats()[:2])
+    recipe = make(training__steps=2, data__validation=[str(held)])
+    finetune(recipe, tmp_path / "run", console=QUIET)
+    write(held, chats()[:1])
+    with refused("checkpoint-0000002", "another held-out data"):
+        finetune(recipe, tmp_path / "run", console=QUIET)
+    write(held, chats()[:2])
+    write(tmp_path / "train.jsonl", chats()[1:])
+    with refused("checkpoint-0000002", "another data;"):
+        finetune(recipe, tmp_path / "run", console=QUIET)
+
+
+def test_what_does_not_go_with_a_split_network_is_refused(make: Make, refused: Refused) -> None:
+    with refused("training.shard", "training.samples"):
+        make(training__shard=True, training__samples=2)
+    with refused("training.shard", "training.compile"):
+        make(training__shard=True, training__compile=True)
+    with refused("training.shard", "teacher"):
+        make(training__shard=True, objective={"kind": "distill", "shift": True})
 
 
 @pytest.mark.parametrize("option", ["gradient_checkpointing", "compile"])
@@ -338,6 +387,14 @@ def test_an_adapter_of_peft_is_a_base(make: Make, llama: Path, tmp_path: Path, r
         open_base(make(base=str(tmp_path / "adapter")))
 
 
+def test_an_adapter_of_another_base_is_refused(make: Make, chat_base: Path, tmp_path: Path, refused: Refused) -> None:
+    pair = {"x.lora_A": torch.zeros(2, 32), "x.lora_B": torch.zeros(32, 2)}
+    names = {"x": "model.layers.9.self_attn.q_proj"}
+    lora.save_peft(tmp_path / "other", pair, lora.LoraConfig(rank=2), names, str(chat_base))
+    with refused("layers.9", "of another base"):
+        open_base(make(base=str(tmp_path / "other")))
+
+
 def test_an_adapter_alone_is_left_where_that_is_asked_for(make: Make, llama: Path, tmp_path: Path) -> None:
     folder = finetune(make(base=str(llama), lora={"rank": 2, "merge": False}), tmp_path / "run", console=QUIET)
     assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= {p.name for p in folder.iterdir()}
@@ -378,6 +435,41 @@ def test_a_dry_run_says_what_a_run_would_do(run: Any, make: Make, chat_base: Pat
     assert not (tmp_path / "run").exists()
     code, _, err = run("train", str(path))
     assert (code, "unmask finetune" in err) == (2, True)
+
+
+def test_a_model_is_pushed_to_a_hub(
+    run: Any, make: Make, chat_base: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+
+    class Hub:
+        def create_repo(self, name: str, private: bool, exist_ok: bool) -> str:
+            if name.startswith("other/"):
+                raise RuntimeError("403 Forbidden\nmore of it")
+            return f"https://hub.example/{name}"
+
+        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> None:
+            sent.append((repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
+
+    make()
+    path = tmp_path / "r.yaml"
+    tree = {"name": "x", "base": str(chat_base), "objective": {"kind": "ar"},
+            "data": {"files": [str(tmp_path / "train.jsonl")], "length": 96},
+            "training": {"steps": 1, "batch_size": 2}}  # fmt: skip
+    path.write_text(json.dumps(tree))
+    command = ("finetune", str(path), "--output", str(tmp_path / "run"), "--push")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(HfApi=Hub))
+    for name, words in (("mine", "OWNER/NAME"), ("other/mine", "403 Forbidden")):
+        code, _, err = run(*command, name)
+        assert (code, words in err, err.count("\n")) == (2, True, 1)
+    assert not (tmp_path / "run").exists()  # known before anything is trained
+    code, out, _ = run(*command, "me/mine")
+    assert (code, "model pushed to https://hub.example/me/mine" in out) == (0, True)
+    assert sent[0][0] == "me/mine"
+    assert {"model.safetensors", "tokenizer.json", "README.md"} <= set(sent[0][1])
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # not installed
+    with refused("pip install 'unmask[hub]'"):
+        open_repository("me/mine")
 
 
 def test_recipes_are_listed_shown_and_checked(run: Any, tmp_path: Path) -> None:

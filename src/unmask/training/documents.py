@@ -238,8 +238,11 @@ def _check_call(call: Any, source: str) -> None:
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise UnmaskError(f"{source}: a tool call needs a function with a name")
     arguments = function.get("arguments")
+    what = f"{source}: the arguments of tool call '{function['name']}'"
     if isinstance(arguments, str) and arguments.strip():
-        _loads(arguments, f"{source}: the arguments of tool call '{function['name']}'")
+        arguments = _loads(arguments, what)
+    if arguments and not isinstance(arguments, dict):
+        raise UnmaskError(f"{what} must be an object with named values, got {type(arguments).__name__}")
 
 
 def _loads(text: str, what: str) -> Any:

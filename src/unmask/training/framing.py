@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from unmask.training.documents import Document
 Ids = np.ndarray[Any, np.dtype[np.int32]]
 Learned = np.ndarray[Any, np.dtype[np.bool_]]
 HIDDEN = "."  # in `given`: a token that is to be learned
+CONTROL = re.compile(r"<[|\uff5c][^<>|\uff5c\s{}]+[|\uff5c]>")  # a control token's name in a template
 CHUNK = 2**20  # characters that are tokenised at once
 LONGEST = 2**22  # characters of a text that is tokenised as one; longer ones are cut at a line
 
@@ -37,6 +40,13 @@ class Framing:
     special_tokens: Mapping[str, str] = field(default_factory=dict)  # that a template may name
     model: str = "the recipe"
     answer_by_answer: bool = False  # a conversation is one document for each answer, learned alone
+
+    @cached_property
+    def _unknown(self) -> list[str]:
+        """Control tokens that the template names and the tokenizer does not have."""
+        templates = self.template.values() if isinstance(self.template, Mapping) else [self.template or ""]
+        named = {*self.special_tokens.values(), *(name for each in templates for name in CONTROL.findall(each))}
+        return sorted(name for name in named if name and self.tokenizer.token_to_id(name) is None)
 
     def describe(self) -> str:
         """What decides the ids, for a key."""
@@ -98,6 +108,12 @@ class Framing:
                     f"{document.source}: the chat template hides where answer {number + 1} begins or ends, so it "
                     "cannot be learned; take a template that writes turns one after another"
                 )
+            for name in self._unknown:
+                if name in answered:
+                    raise UnmaskError(
+                        f"{document.source}: the chat template writes {name}, which the tokenizer of {self.model} does "
+                        "not have as a token; they are of different models, take the template that belongs to it"
+                    )
             parts += [(opened[len(done) :], False), (answered[len(opened) :], True)]
             done = answered
         ids: list[int] = []
