@@ -350,5 +350,5 @@ def test_a_curriculum_ends_with_the_objective_s_own_blocks() -> None:
     "values", [{"every": 0}, {"block_length": (4, 0)}, {"clip": ((0.5, 0.1),)}, {"clip": ((0.5,),)}]
 )
 def test_an_impossible_curriculum_is_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="clip|curriculum"):
+    with pytest.raises(ValueError, match=r"clip|curriculum"):
         BD3LM(curriculum=Curriculum(**values))
