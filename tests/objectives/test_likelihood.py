@@ -17,6 +17,7 @@ from unmask.attention import plain_mask
 from unmask.layout import Layout
 from unmask.models.transformer import Transformer
 from unmask.objectives.likelihood import (
+    Estimation,
     blockwise,
     exact_causal,
     exact_k_masks,
@@ -65,7 +66,7 @@ def enumerated(model: Transformer, window: torch.Tensor, places: Sequence[int], 
 def test_bound_agrees_with_enumeration(tiny: Tiny) -> None:
     """Law 1: unbiased within its standard error, and within 1% of the bound."""
     model = tiny()
-    mean, error = nelbo(model, WINDOW, samples=4000, seed=1, batch=500, progress=silent)
+    mean, error = nelbo(model, WINDOW, Estimation(4000, 1, 500, silent))
     for row in range(2):
         exact = enumerated_bound(model, WINDOW[row])
         assert abs(float(mean[row]) - exact) < 3 * float(error[row])
@@ -79,7 +80,7 @@ def test_bound_is_the_likelihood_of_a_model_that_ignores_its_input(tiny: Tiny) -
     model.embedding.weight.zero_()
     for block in model.blocks:
         block.mixer.o_proj.weight.zero_()  # type: ignore[union-attr, operator]
-    mean, error = nelbo(model, WINDOW, samples=64, seed=0, batch=64, progress=silent)
+    mean, error = nelbo(model, WINDOW, Estimation(64, 0, 64, silent))
     # every draw has weight n/k on k equal-in-law terms; the mean over all draws is what must agree
     exact = exact_sequential(model, WINDOW)[0]
     assert torch.all((mean - exact).abs() <= 4 * error + 1e-6)
@@ -106,18 +107,18 @@ def test_causal_likelihood_is_the_sum_of_its_conditionals(tiny: Tiny) -> None:
 def test_blocks_of_one_are_exact(tiny: Tiny) -> None:
     """Block length 1: every block has one mask pattern, so there is no error and it is the chain rule."""
     model = tiny(layout="block_causal", block_length=1)
-    mean, error = blockwise(model, WINDOW, 1, samples=3, seed=0, batch=4, progress=silent)
+    mean, error = blockwise(model, WINDOW, 1, Estimation(3, 0, 4, silent))
     assert float(error.max()) < 1e-6
     shifted = tiny(layout="block_causal", block_length=1, shift=True)
-    mean, _ = blockwise(shifted, WINDOW, 1, samples=2, seed=0, batch=4, progress=silent)
+    mean, _ = blockwise(shifted, WINDOW, 1, Estimation(2, 0, 4, silent))
     torch.testing.assert_close(mean, exact_causal(shifted, WINDOW)[0], rtol=0, atol=1e-5)
 
 
 @torch.inference_mode()
 def test_one_block_is_the_full_canvas_bound(tiny: Tiny) -> None:
     model = tiny(layout="block_causal", block_length=16)
-    whole, error_whole = nelbo(model, WINDOW, samples=3000, seed=3, batch=500, progress=silent)
-    block, error_block = blockwise(model, WINDOW, 16, samples=3000, seed=4, batch=500, progress=silent)
+    whole, error_whole = nelbo(model, WINDOW, Estimation(3000, 3, 500, silent))
+    block, error_block = blockwise(model, WINDOW, 16, Estimation(3000, 4, 500, silent))
     assert torch.all((whole - block).abs() < 3 * (error_whole**2 + error_block**2).sqrt())
 
 
@@ -142,13 +143,13 @@ def test_windows_score_every_id_once(ids: list[int], length: int) -> None:
 
 def test_more_samples_mean_a_smaller_error(tiny: Tiny) -> None:
     with torch.inference_mode():
-        errors = [float(nelbo(tiny(), WINDOW[:1], n, 0, 500, silent)[1]) for n in (50, 2000)]
+        errors = [float(nelbo(tiny(), WINDOW[:1], Estimation(n, 0, 500, silent))[1]) for n in (50, 2000)]
     assert errors[1] < 0.3 * errors[0]
 
 
 def test_one_sample_has_no_error_estimate(tiny: Tiny) -> None:
     with torch.inference_mode():
-        assert math.isinf(float(nelbo(tiny(), WINDOW[:1], 1, 0, 8, silent)[1]))
+        assert math.isinf(float(nelbo(tiny(), WINDOW[:1], Estimation(1, 0, 8, silent))[1]))
 
 
 @torch.inference_mode()
@@ -157,7 +158,7 @@ def test_conditional_bound_and_llada_protocol_agree_with_enumeration(tiny: Tiny)
     model = tiny()
     places = (~GIVEN[0]).nonzero()[:, 0].tolist()
     for guidance, mask_logit in ((None, SUBS), (0.0, None)):
-        mean, error = nelbo(model, WINDOW, 3000, 1, 500, silent, ~GIVEN, guidance)
+        mean, error = nelbo(model, WINDOW, Estimation(3000, 1, 500, silent), ~GIVEN, guidance)
         for row in range(2):
             exact = enumerated(model, WINDOW[row], places, mask_logit)
             assert abs(float(mean[row]) - exact) < min(3 * float(error[row]), 0.01 * exact)
@@ -184,7 +185,7 @@ def test_conditional_causal_likelihood_is_a_difference(tiny: Tiny) -> None:
 def test_conditional_blocks_of_one_are_exact(tiny: Tiny) -> None:
     model = tiny(layout="block_causal", block_length=1, shift=True)
     scored = torch.arange(6).expand(2, 6) >= 3
-    mean, error = blockwise(model, WINDOW, 1, 2, 0, 4, silent, scored)
+    mean, error = blockwise(model, WINDOW, 1, Estimation(2, 0, 4, silent), scored)
     assert float(error.max()) < 1e-6
     torch.testing.assert_close(mean, exact_causal(model, WINDOW, scored)[0], rtol=0, atol=1e-5)
 
@@ -194,7 +195,7 @@ def test_a_block_sees_what_is_given_in_it(tiny: Tiny) -> None:
     """One block of the whole row, part of it given: the bound of a full canvas."""
     model = tiny(layout="block_causal", block_length=8)
     places = (~GIVEN[0]).nonzero()[:, 0].tolist()
-    mean, error = blockwise(model, WINDOW, 8, 3000, 0, 500, silent, ~GIVEN)
+    mean, error = blockwise(model, WINDOW, 8, Estimation(3000, 0, 500, silent), ~GIVEN)
     for row in range(2):
         assert abs(float(mean[row]) - enumerated(model, WINDOW[row], places, SUBS)) < 3 * float(error[row])
 

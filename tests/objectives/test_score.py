@@ -14,7 +14,7 @@ from unmask.layout import PADDING
 from unmask.models.transformer import Transformer
 from unmask.noise import NoiseSchedule
 from unmask.objectives.draws import Draws
-from unmask.objectives.likelihood import told_nelbo
+from unmask.objectives.likelihood import Estimation, told_nelbo
 from unmask.objectives.objective import Rows
 from unmask.objectives.score import DUO, SEDD, NoiseConditioned, score_entropy, uniform_prior, uniform_score
 
@@ -85,7 +85,7 @@ def test_the_bound_of_uniform_noise_agrees_with_enumeration(tiny: Tiny) -> None:
     model = awake(tiny(std=0.15, **UNIFORM))
     window = torch.tensor([[0, 3, 1]])
     exact = bound_by_quadrature(model, window[0])
-    mean, error = told_nelbo(model, window, 20000, 1, 4000, lambda share: None)
+    mean, error = told_nelbo(model, window, Estimation(20000, 1, 4000, lambda share: None))
     assert float(error) < 0.01 * exact
     assert abs(float(mean) - exact) < 3 * float(error)
     count, objective = 12000, DUO(clip=(1e-6, 1.0))
@@ -122,7 +122,7 @@ def test_the_bound_of_absorbing_score_networks_agrees_with_enumeration(tiny: Tin
     model = awake(tiny(std=0.15, **TOLD, **SCORES))
     window, scored = torch.tensor([[0, 3, 1, 7]]), torch.tensor([[False, True, True, False]])
     exact = absorbing_bound(model, window[0], scored[0])
-    mean, error = told_nelbo(model, window, 8000, 1, 4000, lambda share: None, scored)
+    mean, error = told_nelbo(model, window, Estimation(8000, 1, 4000, lambda share: None), scored)
     assert float(error) < 0.01 * exact
     assert abs(float(mean) - exact) < 3 * float(error)
 

@@ -184,19 +184,8 @@ class DCD(InRounds, DUO):
 
         inputs, sigma = state(start)
         later, sigma_later = state(start - step)
-        weights, normaliser = self._weigh(torch.ones_like(u_BL), rows.supervised, rows)
-        return OnPath(
-            inputs=inputs,
-            targets=rows.ids,
-            weights=weights,
-            rows=rows,
-            normaliser=normaliser,
-            time=sigma,
-            start=sigma,
-            end=sigma_later,
-            later=later,
-            u=u_BL,
-        )
+        noised = self._noised(inputs, rows, torch.ones_like(u_BL), rows.supervised, sigma)
+        return OnPath(**vars(noised), start=sigma, end=sigma_later, later=later, u=u_BL)
 
     def log_chances(self, model: Transformer, inputs: Tensor, sigma: Tensor, noised: Noised) -> Tensor:
         mask = training_mask(Layout("bidirectional"), noised.rows)

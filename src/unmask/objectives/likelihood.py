@@ -29,6 +29,15 @@ Method = Literal["exact", "blockwise", "nelbo", "llada"]
 Progress = Callable[[float], None]  # called with the share that is done
 
 
+class Estimation(NamedTuple):
+    """How a bound is estimated: noised copies of each window, the seed of their noise, and rows of a forward."""
+
+    samples: int
+    seed: int
+    batch: int
+    progress: Progress
+
+
 class Window(NamedTuple):
     """Tokens that are read together, and which of them are scored; the others are given."""
 
@@ -183,10 +192,7 @@ def one_draw(
 def nelbo(
     model: Transformer,
     window_RT: Tensor,
-    samples: int,
-    seed: int,
-    batch: int,
-    progress: Progress,
+    how: Estimation,
     open_RT: Tensor | None = None,
     guidance: float | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -196,28 +202,22 @@ def nelbo(
     guidance: LLaDA's own protocol: numbers of masks in even steps, the mask's share left in the softmax, and
     classifier-free guidance of this strength, 0 for none.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(how.seed)
     scored = _all_but_first(window_RT, open_RT)
     draw = exact_k_masks if guidance is None else systematic_masks
-    masked_rows = _scattered(scored, samples, lambda count: draw(count, samples, generator))
-    rows = window_RT.repeat_interleave(samples, 0)
-    given = ~scored.repeat_interleave(samples, 0)
+    masked_rows = _scattered(scored, how.samples, lambda count: draw(count, how.samples, generator))
+    rows = window_RT.repeat_interleave(how.samples, 0)
+    given = ~scored.repeat_interleave(how.samples, 0)
 
     def estimate(part: slice) -> Tensor:
         masked = masked_rows[part].to(rows.device)
         return one_draw(model, rows[part], masked, given[part], guidance or 0.0, guidance is not None)
 
-    return _mean_and_error(estimate, len(window_RT), samples, batch, progress)
+    return _mean_and_error(estimate, len(window_RT), how)
 
 
 def told_nelbo(
-    model: Transformer,
-    window_RT: Tensor,
-    samples: int,
-    seed: int,
-    batch: int,
-    progress: Progress,
-    open_RT: Tensor | None = None,
+    model: Transformer, window_RT: Tensor, how: Estimation, open_RT: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The same of a network of uniform noise, or that gives log scores: the integral of the score entropy (SEDD, arXiv
     2310.16834; of logits it is DUO's NELBO, arXiv 2506.10892), and the divergence of what its schedule ends with from
@@ -228,8 +228,9 @@ def told_nelbo(
     schedule, comes from Beta(k, n - k + 1), or Beta(1, n + 1) where k is 0. So a loss that is seen with chance p, and
     grows as 1 / p, has a bounded spread.
     """
-    generator = torch.Generator().manual_seed(seed)
-    rng = np.random.default_rng(seed)
+    samples = how.samples
+    generator = torch.Generator().manual_seed(how.seed)
+    rng = np.random.default_rng(how.seed)
     config = model.config
     mask_id = config.mask_token_id if config.corruption == "absorbing" else None
     level = NoiseSchedule.of_network(config.noise_schedule, *config.noise_range)
@@ -256,7 +257,7 @@ def told_nelbo(
         losses = score_entropy(score, x, x0, levels, mask_id)
         return torch.where(open_rows[part], losses, 0.0).sum(1) * weight[part].to(losses.device)
 
-    mean, error = _mean_and_error(estimate, len(window_RT), samples, batch, progress)
+    mean, error = _mean_and_error(estimate, len(window_RT), how)
     prior = absorbing_prior if mask_id is not None else uniform_prior
     missing = float(prior(torch.tensor(end, dtype=torch.float64), config.vocab_size))
     return mean + missing * scored.sum(1).to(mean.device), error
@@ -274,18 +275,12 @@ def _moves(count: int, samples: int, generator: torch.Generator, rng: np.random.
 
 
 def blockwise(
-    model: Transformer,
-    window_RT: Tensor,
-    block_length: int,
-    samples: int,
-    seed: int,
-    batch: int,
-    progress: Progress,
-    open_RT: Tensor | None = None,
+    model: Transformer, window_RT: Tensor, block_length: int, how: Estimation, open_RT: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Sum over blocks of each block's NELBO given the clean blocks before it and what is given in it, in one pass over
     [x_t ; x_0] per sample. Block length 1 is exact. Mean and standard error, each [R]."""
-    generator = torch.Generator().manual_seed(seed)
+    samples = how.samples
+    generator = torch.Generator().manual_seed(how.seed)
     length = window_RT.shape[1]
     objective = BD3LM(block_length=block_length, shift=model.config.shift)
     scored = _all_but_first(window_RT, open_RT)
@@ -312,7 +307,7 @@ def blockwise(
         losses[masked] = -_log_p(model, model.head(own[masked]), x0[masked])
         return (losses * weights[part]).sum(1)
 
-    return _mean_and_error(estimate, len(window_RT), samples, batch, progress)
+    return _mean_and_error(estimate, len(window_RT), how)
 
 
 def windows(ids: list[int], given: list[int], length: int) -> list[Window]:
@@ -368,17 +363,16 @@ def _mask_id(model: Transformer) -> int:
     return model.config.mask_token_id
 
 
-def _mean_and_error(
-    estimate: Callable[[slice], Tensor], rows: int, samples: int, batch: int, progress: Progress
-) -> tuple[Tensor, Tensor]:
-    """Of `samples` estimates for each row, made a batch at a time; each [R]."""
+def _mean_and_error(estimate: Callable[[slice], Tensor], rows: int, how: Estimation) -> tuple[Tensor, Tensor]:
+    """Of all samples of each row, made a batch at a time; each [R]."""
+    count = rows * how.samples
     estimates = []
-    for first in range(0, rows * samples, batch):
-        estimates.append(estimate(slice(first, first + batch)))
-        progress(min(1.0, (first + batch) / (rows * samples)))
-    estimates_RS = torch.cat(estimates).view(rows, samples)
-    spread = estimates_RS.std(1) if samples > 1 else torch.full_like(estimates_RS[:, 0], math.inf)
-    return estimates_RS.mean(1), spread / math.sqrt(samples)
+    for first in range(0, count, how.batch):
+        estimates.append(estimate(slice(first, first + how.batch)))
+        how.progress(min(1.0, (first + how.batch) / count))
+    estimates_RS = torch.cat(estimates).view(rows, how.samples)
+    spread = estimates_RS.std(1) if how.samples > 1 else torch.full_like(estimates_RS[:, 0], math.inf)
+    return estimates_RS.mean(1), spread / math.sqrt(how.samples)
 
 
 @torch.inference_mode()
@@ -433,7 +427,7 @@ def score_texts(
         def done(share: float, number: int = number) -> None:
             progress((number + share) / len(groups))
 
-        rest = (samples, own, batch, done)
+        how = Estimation(samples, own, batch, done)
         best = torch.zeros(len(group), dtype=torch.bool)
         if causal:
             mean, best = exact_causal(model, ids, scored)
@@ -441,11 +435,11 @@ def score_texts(
         elif method == "exact":
             mean, error = exact_sequential(model, ids, scored)
         elif method == "blockwise":
-            mean, error = blockwise(model, ids, block, *rest, scored)
+            mean, error = blockwise(model, ids, block, how, scored)
         elif told:
-            mean, error = told_nelbo(model, ids, *rest, scored)
+            mean, error = told_nelbo(model, ids, how, scored)
         else:
-            mean, error = nelbo(model, ids, *rest, scored, guidance if method == "llada" else None)
+            mean, error = nelbo(model, ids, how, scored, guidance if method == "llada" else None)
         for row, (text, _) in enumerate(group):
             nats[text] += float(mean[row])
             variance[text] += float(error[row]) ** 2

@@ -43,10 +43,8 @@ class AR(Objective):
 
     def corrupt(self, rows: Rows, draws: Draws, mask_id: int | None, vocab_size: int = 0) -> Noised:
         scored = rows.supervised & (rows.position > 0)
-        weights, normaliser = self._weigh(torch.ones_like(rows.ids, dtype=torch.float32), scored, rows)
-        if self.normaliser == "tokens":
-            normaliser = float(scored.sum())
-        return Noised(inputs=rows.ids, targets=rows.ids, weights=weights, rows=rows, normaliser=normaliser)
+        noised = self._noised(rows.ids, rows, torch.ones_like(rows.ids, dtype=torch.float32), scored)
+        return replace(noised, normaliser=float(scored.sum())) if self.normaliser == "tokens" else noised
 
     def loss(self, model: Transformer, noised: Noised) -> Tensor:
         mask = training_mask(Layout("causal"), noised.rows)
@@ -116,16 +114,8 @@ class MDLM(Objective):
             masked = torch.cat([masked, ~masked])
             rows = rows.twice()
         masked = masked & rows.supervised
-        weights, normaliser = self._weigh(self.weights(t, masked, rows), masked, rows)
-        noised = torch.where(masked, mask_id, rows.ids)
-        return Noised(
-            inputs=self.assemble(noised, rows),
-            targets=rows.ids,
-            weights=weights,
-            rows=rows,
-            normaliser=normaliser,
-            time=self.condition(t),
-        )
+        inputs = self.assemble(torch.where(masked, mask_id, rows.ids), rows)
+        return self._noised(inputs, rows, self.weights(t, masked, rows), masked, self.condition(t))
 
     def weights(self, t_BL: Tensor, masked_BL: Tensor, rows: Rows) -> Tensor:
         """Of masked tokens [B, L], before the normaliser."""
@@ -140,7 +130,6 @@ class MDLM(Objective):
         return -self.noise.alpha(t_BL[:, 0]).clamp(min=1e-5).log()
 
     def assemble(self, noised_BL: Tensor, rows: Rows) -> Tensor:
-        """The network's input."""
         return noised_BL
 
     def states(self, model: Transformer, noised: Noised) -> Tensor:

@@ -203,11 +203,13 @@ class Objective:
         """More figures of a held-out batch, as sums, with their `count`; none for most objectives."""
         return {}
 
-    def _weigh(self, weights: Tensor, scored: Tensor, rows: Rows) -> tuple[Tensor, float]:
-        """Applies the normaliser: per-token weights [B, L] and what their sum is divided by."""
+    def _noised(
+        self, inputs: Tensor, rows: Rows, weights: Tensor, scored: Tensor, time: Tensor | None = None
+    ) -> Noised:
+        """A batch whose targets are the rows' own ids; the normaliser is applied to the weights [B, L]."""
         weights = torch.where(scored, weights, 0.0).float()
-        if self.normaliser == "masked":
-            return weights, float(scored.sum())
+        total = float((rows.supervised if self.normaliser == "tokens" else scored).sum())
         if self.normaliser == "answer":
-            return weights / rows.supervised.sum(1, keepdim=True).clamp(min=1), float(rows.ids.shape[0])
-        return weights, float(rows.supervised.sum())
+            weights = weights / rows.supervised.sum(1, keepdim=True).clamp(min=1)
+            total = float(len(rows.ids))
+        return Noised(inputs, rows.ids, weights, rows, total, time)

@@ -116,15 +116,8 @@ class NoiseConditioned(Objective):
         u = draws.uniforms(length).to(device)
         noised = torch.where(u < alpha.to(device)[:, None], rows.ids, replacement)
         noised = torch.where(rows.supervised, noised, rows.ids)
-        weights, normaliser = self._weigh(rate.to(device)[:, None].expand(noised.shape), rows.supervised, rows)
-        return Noised(
-            inputs=noised,
-            targets=rows.ids,
-            weights=weights,
-            rows=rows,
-            normaliser=normaliser,
-            time=sigma.float().to(device),
-        )
+        weights = rate.to(device)[:, None].expand(noised.shape)
+        return self._noised(noised, rows, weights, rows.supervised, sigma.float().to(device))
 
     def loss(self, model: Transformer, noised: Noised) -> Tensor:
         if noised.time is None:
@@ -214,15 +207,9 @@ class DUO(NoiseConditioned):
         mixed = ((clean + noise) * signal / self.temperature(draws.step)).softmax(-1)
         alpha, slope = gaussian_alpha(gamma, vocab_size)
         rate = -slope * (self.gamma[1] - self.gamma[0]) / alpha
-        weights, normaliser = self._weigh(rate[:, None].expand(rows.ids.shape), rows.supervised, rows)
-        return Noised(
-            inputs=torch.where(rows.supervised[..., None], mixed, clean),
-            targets=rows.ids,
-            weights=weights,
-            rows=rows,
-            normaliser=normaliser,
-            time=-alpha.log().float(),
-        )
+        inputs = torch.where(rows.supervised[..., None], mixed, clean)
+        weights = rate[:, None].expand(rows.ids.shape)
+        return self._noised(inputs, rows, weights, rows.supervised, -alpha.log().float())
 
     def log_score(self, out_BLV: Tensor, ids_BL: Tensor, sigma_BL: Tensor) -> Tensor:
         return uniform_score(out_BLV.log_softmax(-1), ids_BL, sigma_BL)
