@@ -123,7 +123,7 @@ EXAMPLES: dict[str, list[Edit]] = {
     "An endpoint": [
         ("serving/api/shout.py", "", ENDPOINT),
         ("serving/api/endpoints.py", "from unmask.serving.api.answers", "from unmask.serving.api import shout\n"),
-        ("serving/api/endpoints.py", '    Endpoint(\n        "/v1/completions"', ADDRESS),
+        ("serving/api/endpoints.py", '    Endpoint(\n        path="/v1/completions"', ADDRESS),
     ],
     "A bench": [("../../benchmarks/greet.py", "", BENCH)],
     "An attention-free mixer": [
