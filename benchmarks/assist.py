@@ -133,13 +133,14 @@ def command(
     found = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()[:limit]]
     prompts = [row["prompt"] for row in found]
     expected: list[Calls] = [json.loads(row["response"]) for row in found]
-    ways = [Way("ar twin", load(ar, "cpu", None), {})]
+    twin = load(ar, "cpu", None)
+    ways = [Way("ar twin", twin, {}), Way("ar twin, verify", twin, {"mode": "verify"})]
     denoiser = load(diffusion, "cpu", None)
     ways += [Way(f"diffusion {t}", denoiser, {"threshold": t}) for t in shares("--thresholds", thresholds)]
     if llama:
-        twin = load(ar, "cpu", None, "torch")  # whose weights can be written
-        made = write_gguf(twin, Path(tempfile.mkdtemp()) / "twin.gguf")
-        ways.append(LlamaWay("llama.cpp, ar twin", twin, {}, llama=LlamaTwin(made, os.cpu_count() or 1)))
+        whole = load(ar, "cpu", None, "torch")  # whose weights can be written
+        made = write_gguf(whole, Path(tempfile.mkdtemp()) / "twin.gguf")
+        ways.append(LlamaWay("llama.cpp, ar twin", whole, {}, llama=LlamaTwin(made, os.cpu_count() or 1)))
     for prompt in track(prompts, "scored", console=Console(stderr=True), transient=True):
         for way in ways:
             answer = way.answer(prompt, longest, way.grammar(prompt))

@@ -50,8 +50,8 @@ def may_see(layout: Layout, q: tuple[int, int, int], k: tuple[int, int, int]) ->
     if kind == "block_causal":
         return k_block <= q_block
     if kind in GROUPED:  # copy 1 is text, -1 - a the group that sees the text up to position a
-        if k_copy != 1:
-            return k_copy == q_copy
+        if k_copy != 1:  # in the window's order, a group sees those before it too
+            return q_copy != 1 and (k_copy >= q_copy if kind == "causal_window" else k_copy == q_copy)
         if q_copy == 1:
             return q_position - window < k_position <= q_position
         return -q_copy - window < k_position <= -1 - q_copy  # as the token after a, but not itself

@@ -400,8 +400,8 @@ def packed(source: Source, bits: int, progress: Progress | None) -> CompiledNetw
 
     if source.loaded is not None:
         try:
-            name = NAMES[bits] + ("-rows" if bits == 8 and rows_pay() else "")
-            where = compiled_folder(source.loaded, name, FORMAT, write)
+            layout = 2 * FORMAT + rows_pay()  # two kinds of CPU that share a cache keep two files
+            where = compiled_folder(source.loaded, NAMES[bits], layout, write)
             with (where / WEIGHTS).open("rb") as kept:
                 return CompiledNetwork(source.config, mapped(kept), bits == 32, where / "costs.json")
         except UnmaskError as error:
