@@ -27,7 +27,7 @@ from unmask.output import Filled, Run
 from unmask.prompts import Prompt, encode, encode_text, is_single, render_chat
 from unmask.structured.grammar import Grammar
 from unmask.structured.grammars import Grammars, RegexRule, SchemaRule
-from unmask.structured.prompt_lists import answers_to
+from unmask.structured.prompt_lists import AnswerRule
 from unmask.structured.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # torch takes two seconds to import, and a compiled model does without it
@@ -397,7 +397,7 @@ class DiffusionLM:
 
     def _answers(self, ids: list[int]) -> Grammar:
         """The grammar of the model's own schema of answers, with the lists of a prompt of these tokens."""
-        return self.grammar(answers_to(self.answer_schema, self._need_tokenizer().decode(ids)))
+        return self.grammars.get(AnswerRule.of(self.answer_schema, self._need_tokenizer().decode(ids)))
 
     def fill(self, template: str, streamer: Callable[[Frame], None] | None = None, **options: Any) -> Filled:
         """Fills every gap of a template such as "The [[mask:4]] sat on the [[mask:1-3]]."

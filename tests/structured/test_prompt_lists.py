@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unmask.structured.prompt_lists import answers_to, prompt_lists, reads_prompt
+from unmask.structured.prompt_lists import AnswerRule, answers_to, prompt_lists, reads_prompt
 
 HOME = "areas: Den, Master Bedroom\nlight: Desk Lamp, Desk Lamp\nfan: Big Fan\n> play songs: the best of, turn on\n"
 
@@ -51,3 +51,11 @@ def test_another_schema_stays_as_it_is() -> None:
     plain = {"type": "object", "properties": {"a": {"type": "string"}}}
     assert not reads_prompt(plain)
     assert answers_to(plain, HOME) is plain
+
+
+def test_a_rule_is_found_again_by_the_lists_alone() -> None:
+    one = AnswerRule.of(schema(), HOME)
+    assert one == AnswerRule.of(schema(), HOME + "another command")
+    assert hash(one) == hash(AnswerRule.of(schema(), HOME + "another command"))
+    assert one != AnswerRule.of(schema(), "areas: Den\n" + HOME)
+    assert AnswerRule.of({"type": "object"}, HOME).text == "{}"

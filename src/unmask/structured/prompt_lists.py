@@ -6,8 +6,15 @@ lines `name: value, value` the text is then one of the values of those lists.
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import dataclass, field
 from typing import Any
+
+from unmask.structured.effort import Effort
+from unmask.structured.grammar import Grammar
+from unmask.structured.grammars import Rule, SchemaRule, json_text
+from unmask.structured.vocabulary import Vocabulary
 
 FROM_PROMPT = "x-from-prompt"
 LIST = re.compile(r"(\w+): (.+)")
@@ -64,3 +71,17 @@ def _values(schema: dict[str, Any], lists: dict[str, list[str]]) -> list[str]:
 def answers_to(schema: Any, prompt: str) -> Any:
     """The schema of the answers to a prompt."""
     return with_lists(schema, prompt_lists(prompt)) if reads_prompt(schema) else schema
+
+
+@dataclass(frozen=True)
+class AnswerRule(Rule):
+    """A model's schema of answers with a prompt's lists, which are its `text` as JSON: found again by them alone."""
+
+    schema: Any = field(compare=False)
+
+    @staticmethod
+    def of(schema: Any, prompt: str) -> AnswerRule:
+        return AnswerRule(json_text(prompt_lists(prompt) if reads_prompt(schema) else {}), schema)
+
+    def compiled(self, vocabulary: Vocabulary, effort: Effort) -> Grammar:
+        return SchemaRule.of(with_lists(self.schema, json.loads(self.text))).compiled(vocabulary, effort)

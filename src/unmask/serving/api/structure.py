@@ -29,7 +29,7 @@ from unmask.structured.effort import Effort
 from unmask.structured.grammar import Grammar
 from unmask.structured.grammars import RegexRule, Rule, SchemaRule, json_text
 from unmask.structured.language import Alt, Text
-from unmask.structured.prompt_lists import answers_to, reads_prompt
+from unmask.structured.prompt_lists import AnswerRule, answers_to, reads_prompt
 from unmask.structured.tool_calls import CallForm
 from unmask.structured.vocabulary import Vocabulary
 
@@ -76,7 +76,7 @@ def structure_of(body: Structured, lm: DiffusionLM, limits: Settings) -> Structu
     if isinstance(body, ChatRequest):
         found += _tools(body, lm)
     if not found and reads_prompt(lm.answer_schema):  # compiled like any other, off the event loop
-        found.append(Structure(SchemaRule.of(answers_to(lm.answer_schema, _said(body))), "messages"))
+        found.append(Structure(AnswerRule.of(lm.answer_schema, _said(body)), "messages"))
     if len(found) > 1:
         raise refuse(found[1].field, f"cannot be honoured together with {found[0].field}; leave out one of them")
     for asked in found:
