@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unmask.serving.api.tool_calls import HERMES, LISTED, CallReader, as_trained, form_of, own_functions
+from unmask.serving.api.tool_calls import HERMES, LISTED, CallReader, as_trained, calls_schema, form_of, own_functions
 from unmask.structured.dfa import compile_language
 from unmask.structured.effort import Effort
-from unmask.structured.json_schema import SIZES
+from unmask.structured.json_schema import SIZES, read_schema
 from unmask.structured.tool_calls import CallForm, calls_language
 
 BARE = CallForm("", "", "parameters")
@@ -76,7 +76,9 @@ def test_the_language_is_calls_and_where_free_text_without_a_marker(form: CallFo
 @pytest.mark.parametrize("several", [False, True])
 def test_an_array_of_calls(free: bool, several: bool) -> None:
     schema = {"type": "object", "properties": {"x": {"type": "integer"}}, "additionalProperties": False}
-    dfa = compile_language(calls_language(LISTED, [("f", schema)], free, several, Effort(), SIZES[0]), Effort())
+    own = {"x-guidance": {"whitespace_flexible": False}, "type": "array", "items": {"anyOf": []}}
+    whole = calls_schema(own, [("f", schema)], least=int(not free), most=None if several else 1)
+    dfa = compile_language(read_schema(whole, Effort()), Effort())
     call = '{"name":"f","arguments":{"x":1}}'
     assert dfa.holds(f"[{call}]".encode())
     assert dfa.holds(b"[]") is free

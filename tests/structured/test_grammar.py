@@ -245,10 +245,30 @@ def test_words_added_to_a_tokenizer_are_spelled() -> None:
         assert vocabulary.spelled[token] == text.encode() == tokenizer.decode([token]).encode()
 
 
-def test_tokenizers_that_decode_otherwise_are_refused() -> None:
+def test_tokens_may_stand_for_no_text() -> None:
+    """Tokens that only keep places of what follows are spelled in the grammar, and no text is written for them."""
+    tokenizer = train_tokenizer("byte", [], 0)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("ĉ", ""), decoders.ByteLevel()])
+    vocabulary = Vocabulary.of(tokenizer, tokenizer.get_vocab_size())
+    ids = tokenizer.encode("[1\t\t,2]").ids
+    assert b"".join(vocabulary.spelled[i] or b"" for i in ids) == b"[1\t\t,2]"
+    assert tokenizer.decode(ids) == "[1,2]"
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        decoders.Metaspace(),
+        decoders.Sequence([decoders.Replace("ĉ", "ĵ"), decoders.ByteLevel()]),
+        decoders.Sequence([decoders.Replace("ab", ""), decoders.ByteLevel()]),  # no token
+        decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)]),
+    ],
+    ids=range(4),
+)
+def test_tokenizers_that_decode_otherwise_are_refused(decoder: decoders.Decoder) -> None:
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.decoder = decoders.Metaspace()
-    with pytest.raises(UnmaskError, match="decodes by 'Metaspace'"):
+    tokenizer.decoder = decoder
+    with pytest.raises(UnmaskError, match=r"decodes by '(Metaspace|Sequence)'"):
         Vocabulary.of(tokenizer, 10)
 
 

@@ -325,3 +325,18 @@ def test_whitespace_is_left_out_on_demand() -> None:
         assert dfa.holds(b'{"b":{"c": 0}}') is flexible
     with pytest.raises(UnmaskError, match="whitespace_flexible"):
         read_schema({"x-guidance": {"whitespace_flexible": "no"}}, Effort())
+
+
+def test_separators_are_regular_expressions_of_spaces_and_their_mark() -> None:
+    spaces = {"whitespace_flexible": False, "item_separator": r"\n*,"}
+    schema = {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "integer"}}, "b": True}}
+    dfa = compile_language(read_schema({**schema, "x-guidance": spaces}, Effort()), Effort())
+    assert dfa.holds(b'{"a":[1\n\n,2],"b":{"c":[null\n,0]}}')
+    assert dfa.holds(b'{"a":[1,2]\n\n\n,"b":0}')
+    assert not dfa.holds(b'{"a":[1,\n2],"b":0}')
+    assert not dfa.holds(b'{"a":\n[1],"b":0}')
+    for separator in (",x", "", ",|;", "\\s*"):
+        with pytest.raises(UnmaskError, match="item_separator"):
+            read_schema({**schema, "x-guidance": {"item_separator": separator}}, Effort())
+    with pytest.raises(UnmaskError, match="key_separator"):
+        read_schema({**schema, "x-guidance": {"key_separator": ","}}, Effort())

@@ -69,10 +69,27 @@ def read_schema(schema: Any, effort: Effort, sizes: Sizes = SIZES[0]) -> Languag
     except (TypeError, ValueError, RecursionError) as error:
         raise UnmaskError(f"the JSON schema is not JSON: {error}") from None
     language = _Reader(schema, effort, sizes).value(schema, (), 0)
-    spaces = schema.get("x-guidance", {}) if isinstance(schema, dict) else {}  # as llguidance has it
-    if not isinstance(spaces, dict) or not isinstance(spaces.get("whitespace_flexible", True), bool):
+    return _spaced(language, schema.get("x-guidance", {}), effort) if isinstance(schema, dict) else language
+
+
+def _spaced(language: Language, options: Any, effort: Effort) -> Language:
+    """A language with the separators of llguidance's `x-guidance`."""
+    flexible = options.get("whitespace_flexible", True) if isinstance(options, dict) else None
+    if not isinstance(flexible, bool):
         raise UnmaskError("JSON schema: 'x-guidance' is an object whose 'whitespace_flexible' is true or false")
-    return language if spaces.get("whitespace_flexible", True) else json_text.compact(language)
+    separators = list[Language]()
+    for name, own in (("item_separator", COMMA), ("key_separator", COLON)):
+        mark = "," if own is COMMA else ":"
+        if name not in options:
+            separators.append(own if flexible else text(mark))
+            continue
+        separator = read_regex(str(options[name]), effort=effort)
+        if not without(separator, read_regex(rf"[ \t\r\n]*{mark}[ \t\r\n]*"), effort).is_empty:
+            raise UnmaskError(
+                f"JSON schema: '{name}' of 'x-guidance' is a regular expression of '{mark}' between spaces"
+            )
+        separators.append(separator)
+    return json_text.separated_by(language, *separators)
 
 
 def _check_size(schema: Any) -> None:

@@ -142,14 +142,15 @@ def _separated(parts: list[Language]) -> list[Language]:
     return [piece for i, part in enumerate(parts) for piece in ([COMMA, part] if i else [part])]
 
 
-def compact(value: Any) -> Any:
-    """A language whose ',' and ':' are never followed by a space; what is an automaton already stays as it is."""
+def separated_by(value: Any, comma: Language, colon: Language) -> Any:
+    """A language with other separators for ',' and ':'; what is an automaton already stays as it is."""
     if value is COMMA or value is COLON:
-        return value.parts[0]
+        return comma if value is COMMA else colon
     if isinstance(value, tuple):
-        return tuple(map(compact, value))
+        return tuple(separated_by(part, comma, colon) for part in value)
     if isinstance(value, Seq | Alt | Repeat | Members):
-        return replace(value, **{part.name: compact(getattr(value, part.name)) for part in fields(value)})
+        parts = {part.name: separated_by(getattr(value, part.name), comma, colon) for part in fields(value)}
+        return replace(value, **parts)
     return value
 
 

@@ -16,7 +16,7 @@ from unmask.errors import UnmaskError
 from unmask.structured.dfa import intersection
 from unmask.structured.effort import Effort
 from unmask.structured.json_schema import Sizes, read_schema
-from unmask.structured.json_text import COLON, COMMA, compact, literal, member
+from unmask.structured.json_text import COLON, COMMA, literal, member
 from unmask.structured.language import EMPTY, Alt, Chars, Dfa, Language, Repeat, Seq, Text, complement, optional, text
 
 _CHARACTERS = Chars(complement(()))
@@ -26,7 +26,7 @@ _CHARACTERS = Chars(complement(()))
 class CallForm:
     """How a model writes a call: `opens` {"name": ..., `arguments`: {...}} `closes`. Both markers may be empty: then
     an answer that begins with a brace is a call. `listed`: all of the answer is one JSON array of calls, empty where
-    none is wanted."""
+    none is wanted, and a JSON schema is its rule."""
 
     opens: str
     closes: str
@@ -47,8 +47,6 @@ def calls_language(
         text(form.closes),
     ))  # fmt: skip
     most = None if several else 1
-    if form.listed:
-        return compact(Seq((Text(b"["), Repeat(call, int(not free), most, COMMA), Text(b"]"))))
     calls = Repeat(call, 1, most, Text(b"\n"))
     if not free:
         return calls

@@ -6,6 +6,7 @@ Shapes: V tokens, N nodes of one depth of the tree.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -89,7 +90,7 @@ class Vocabulary:
     ) -> Vocabulary:
         """The vocabulary of a tokenizer, for logits of `size` tokens. Raises UnmaskError for a tokenizer whose text
         is not what its tokens spell one after another."""
-        kind = type(tokenizer.decoder).__name__
+        kind = _decoder(tokenizer)
         if kind not in ("ByteLevel", "Fuse"):
             raise UnmaskError(
                 f"structured output needs a byte-level tokenizer, or one of characters; this one decodes by '{kind}'"
@@ -102,6 +103,17 @@ class Vocabulary:
                 known = kind == "ByteLevel" and all(letter in of_letter for letter in name)
                 spelled[token] = bytes(of_letter[letter] for letter in name) if known else name.encode()
         return Vocabulary(spelled, frozenset(ends), frozenset([] if pad is None else [pad]))
+
+
+def _decoder(tokenizer: Tokenizer) -> str:
+    """The kind of a tokenizer's decoder: of steps that drop tokens of their own and then decode, the last."""
+    found = type(tokenizer.decoder).__name__
+    if found != "Sequence":
+        return found
+    *first, last = json.loads(tokenizer.decoder.__getstate__())["decoders"]
+    dropped = [step.get("pattern", {}).get("String", "") for step in first if step.get("content") == ""]
+    whole = len(dropped) == len(first) and all(tokenizer.token_to_id(token) is not None for token in dropped)
+    return last["type"] if whole else found
 
 
 def byte_letters() -> dict[int, str]:

@@ -24,7 +24,7 @@ from unmask.serving.api.schema import (
     text_of,
 )
 from unmask.serving.api.settings import Settings
-from unmask.serving.api.tool_calls import LISTED, ToolRule, as_trained, form_of, own_functions
+from unmask.serving.api.tool_calls import LISTED, ToolRule, as_trained, calls_schema, form_of, own_functions
 from unmask.structured.effort import Effort
 from unmask.structured.grammar import Grammar
 from unmask.structured.grammars import RegexRule, Rule, SchemaRule, json_text
@@ -142,16 +142,19 @@ def _tools(body: ChatRequest, lm: DiffusionLM) -> Iterator[Structure]:
     if wanted:
         functions = [(name, schema) for name, schema in functions if name in wanted]
     mode = choice.allowed_tools.mode if isinstance(choice, AllowedTools) else choice
-    form = form_of(lm.templates)
-    own = own_functions(answers_to(lm.answer_schema, _said(body)))
-    if own:
-        form = LISTED
-        functions = [(name, as_trained(schema, own[name])) for name, schema in functions if name in own]
-        if not functions:
-            some = ", ".join(list(own)[:3])
-            raise refuse("tools", f"hold none of the {len(own)} functions that model '{body.model}' knows: {some}, ...")
     free = mode in (None, "auto")
-    yield Structure(ToolRule(json_text(functions), form, free, bool(body.parallel_tool_calls)), "tools", form, free)
+    several = bool(body.parallel_tool_calls)
+    own = own_functions(answers_to(lm.answer_schema, _said(body)))
+    if not own:
+        form = form_of(lm.templates)
+        yield Structure(ToolRule(json_text(functions), form, free, several), "tools", form, free)
+        return
+    functions = [(name, as_trained(schema, own[name])) for name, schema in functions if name in own]
+    if not functions:
+        some = ", ".join(list(own)[:3])
+        raise refuse("tools", f"hold none of the {len(own)} functions that model '{body.model}' knows: {some}, ...")
+    schema = calls_schema(lm.answer_schema or {}, functions, least=int(not free), most=None if several else 1)
+    yield Structure(SchemaRule.of(schema), "tools", LISTED, free)
 
 
 def _said(body: Structured) -> str:

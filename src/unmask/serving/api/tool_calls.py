@@ -62,6 +62,21 @@ def as_trained(given: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return {**own, "properties": known, "required": [name for name in given.get("required", []) if name in known]}
 
 
+def calls_schema(own: dict[str, Any], functions: list[tuple[str, Any]], least: int, most: int | None) -> dict[str, Any]:
+    """A model's answer schema, an array of calls, for some functions alone and `least` to `most` calls."""
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": name}, "arguments": arguments},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for name, arguments in functions
+    ]
+    count = {"minItems": least} if most is None else {"minItems": least, "maxItems": most}
+    return {**own, "items": {"anyOf": calls}, **count}
+
+
 def as_plain_messages(messages: list[Delta], tools: list[Delta]) -> list[Delta]:
     """A dialogue with tools for a template that knows nothing of them: all of it as text."""
     out = list[Delta]()
