@@ -115,17 +115,28 @@ def distributions(backend: Any, given: list[Feed], rows: int) -> list[np.ndarray
 WIDTHS = [[100, 60, 2], [3, 5, 1], [60, 1, 9], [2, 2, 2]]
 
 
+@pytest.mark.parametrize(
+    ("backend", "rows", "near"),
+    [("native", False, 0.02), ("native", True, 0.02), ("native-q4", False, 0.2), ("native-f32", False, 1e-5)],
+)
 @pytest.mark.parametrize("build", native.BUILDS)
 def test_forwards_are_near_those_of_torch(
-    folder: Path, pair: tuple[DiffusionLM, DiffusionLM], build: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    pair: tuple[DiffusionLM, DiffusionLM],
+    build: str,
+    backend: str,
+    rows: bool,
+    near: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Ragged text and slots, over more places than one step of the cache's growth, by each build of the code."""
+    monkeypatch.setattr("unmask.backends.native.backend.rows_pay", lambda: rows)
     monkeypatch.setattr(native, "BUILDS", (build,))
     native.library.cache_clear()
     try:
         if native.library() is None:
             pytest.skip("not for this CPU")
-        lm = DiffusionLM.from_pretrained(folder, backend="native")
+        lm = DiffusionLM.from_pretrained(folder, backend=backend)
         given = feeds(np.random.default_rng(0), WIDTHS)
         assert sum(w[0] for w in WIDTHS) > SLOT_STEP
         exact, compiled = distributions(pair[0].backend, given, 3), distributions(lm.backend, given, 3)
@@ -134,8 +145,8 @@ def test_forwards_are_near_those_of_torch(
     for feed, p, q in zip(given, exact, compiled, strict=True):
         np.testing.assert_allclose(q.sum(-1), 1, atol=1e-9)
         off = 0.5 * np.abs(p - q).sum(-1)  # total variation
-        assert off[~feed.of_draft].mean() < 0.02  # inputs rounded to 8 bits
-        assert off[feed.of_draft].mean() < 0.1  # and what only drafts pass through to 4
+        assert off[~feed.of_draft].mean() < near  # inputs rounded to 8 bits
+        assert off[feed.of_draft].mean() < 5 * near  # and what only drafts pass through to 4
         assert (q[:, MASK] == 0).all()
 
 

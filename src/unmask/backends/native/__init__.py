@@ -1,4 +1,4 @@
-"""Our own compiled forward with weights of 8 or 4 bits, on a CPU with AVX2, AVX-512-VNNI or AMX."""
+"""Our own compiled forward with weights of 8 or 4 bits, on a CPU: by AMX, AVX-512-VNNI, AVX2, NEON or plain C."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def unavailable(device: str) -> str | None:
     if device != "cpu":
         return f"computes on the CPU, not on '{device}'"
     if library() is None:
-        return "cannot run: the package was installed without a C compiler, or the CPU has no AVX2"
+        return "cannot run: the package was installed without a C compiler"
     return None
 
 

@@ -5,12 +5,14 @@
    thread that called then sends the others away in the middle of the work, works alone for a while, and tries company
    again now and then. */
 
-#include <linux/futex.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#endif
 
 #define SPINS 3000   /* some 50 microseconds */
 #define MOST_ALONE 256 /* pieces of work done alone before the next try */
@@ -37,20 +39,52 @@ static inline int64_t now(void) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+static inline void pause_briefly(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb"); /* as long as the other's pause; `yield` takes no time */
+#endif
+}
+
+#ifdef __linux__
+static void sleep_while(atomic_int *number, int old) {
+    while (atomic_load(number) == old) syscall(SYS_futex, number, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
+}
+
+static void wake(atomic_int *number) { syscall(SYS_futex, number, FUTEX_WAKE_PRIVATE, 1 << 30, NULL, NULL, 0); }
+#else
+static pthread_mutex_t bed = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t bell = PTHREAD_COND_INITIALIZER;
+
+static void sleep_while(atomic_int *number, int old) {
+    pthread_mutex_lock(&bed);
+    while (atomic_load(number) == old) pthread_cond_wait(&bell, &bed);
+    pthread_mutex_unlock(&bed);
+}
+
+static void wake(atomic_int *number) {
+    (void)number; /* all look whether theirs has changed */
+    pthread_mutex_lock(&bed);
+    pthread_cond_broadcast(&bell);
+    pthread_mutex_unlock(&bed);
+}
+#endif
+
 /* Returns once a number is no longer `old`. */
 static void await_change(atomic_int *number, int old) {
     for (int n = 0; n < SPINS; n++) {
         if (atomic_load_explicit(number, memory_order_acquire) != old) return;
-        _mm_pause();
+        pause_briefly();
     }
     atomic_fetch_add(&pool.asleep, 1);
-    while (atomic_load(number) == old) syscall(SYS_futex, number, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
+    sleep_while(number, old);
     atomic_fetch_sub(&pool.asleep, 1);
 }
 
 static void change(atomic_int *number) {
     atomic_fetch_add(number, 1);
-    if (atomic_load(&pool.asleep)) syscall(SYS_futex, number, FUTEX_WAKE_PRIVATE, 1 << 30, NULL, NULL, 0);
+    if (atomic_load(&pool.asleep)) wake(number);
 }
 
 /* Whether `n` threads take longer for what takes this long, waiting included, than one would: n times what it computed. */
