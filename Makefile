@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test coverage test-slow test-clients test-browser test-ray fuzz conformance lint types docs equality austen default wheel clean
 
-$(STAMP): pyproject.toml constraints.txt src/unmask/backends/native/forward.c src/unmask/backends/native/threads.h
+$(STAMP): pyproject.toml constraints.txt $(wildcard src/unmask/backends/native/*.[ch])
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
