@@ -15,11 +15,10 @@ import numpy as np
 
 from unmask.canvas import Array, Commit
 from unmask.decoding.budget import StepBudget, share
-from unmask.decoding.constraint import Constraint
 from unmask.decoding.feed import TEXT, Columns
 from unmask.decoding.methods import denoise
 from unmask.decoding.methods.denoise import PROCESSORS, SAMPLING, Denoising, windowed
-from unmask.decoding.methods.draft import accept
+from unmask.decoding.methods.draft import LeftToRight, accept
 from unmask.decoding.request import Asked, CacheKind, MethodOptions, Row, Scheme, Setting, StepResult
 from unmask.decoding.rules import RULES
 from unmask.decoding.sampling import Scores
@@ -161,7 +160,7 @@ class SelfChecked(MethodOptions):
         return SelfChecking(row, setting)
 
 
-class SelfChecking(Scheme):
+class SelfChecking(LeftToRight):
     """Reads text, and then by turns drafts and checks.
 
     A draft is drawn by the uniform that the base's token will be drawn by, so that above temperature 0 as many hold as
@@ -171,23 +170,15 @@ class SelfChecking(Scheme):
     def __init__(self, row: Row, setting: Setting) -> None:
         super().__init__(row, setting)
         self.config = setting.config
-        self.constraint = Constraint.of(row)
         self.block = row.request.block_length or row.length
-        self.start = self.first = int(row.masked.argmax())
         self.drafting = False
         self.drafts: list[int] = []  # guesses for the positions after the text
 
-    def draw_steps(self, target: Array) -> Array:
-        """As in mode ar, which writes one open position after another."""
-        return target - self.first + 1
-
     def settle(self) -> bool:
-        masked = self.row.masked
-        self.start = int(masked.argmax())
-        self.row.final = self.start
+        going = super().settle()
         if self.start < 2 or self.start + 1 >= self.row.length:  # no text before the last token, or nothing to guess
             self.drafting = False
-        return bool(masked.any())
+        return going
 
     def columns(self) -> Columns:
         row = self.row

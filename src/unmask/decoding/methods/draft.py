@@ -108,7 +108,25 @@ class Group:
     state: int = 0  # of the grammar before the next draft
 
 
-class Verifying(Scheme):
+class LeftToRight(Scheme):
+    """Writes from the first open position on, with the draws of mode ar, which writes one of them after another."""
+
+    def __init__(self, row: Row, setting: Setting) -> None:
+        super().__init__(row, setting)
+        self.constraint = Constraint.of(row)
+        self.start = self.first = int(row.masked.argmax())
+
+    def draw_steps(self, target: Array) -> Array:
+        return target - self.first + 1
+
+    def settle(self) -> bool:
+        masked = self.row.masked
+        self.start = int(masked.argmax())
+        self.row.final = self.start
+        return bool(masked[self.start])
+
+
+class Verifying(LeftToRight):
     """Feeds text not yet read, drafts as if they were text, and new slots for every outcome of the check.
 
     Every step commits the drafts that hold and the base's token after them, and then drafts anew (`draft`). The planner
@@ -126,9 +144,6 @@ class Verifying(Scheme):
         adapted = setting.layout.kind == "drafts"
         self.window = (row.request.block_length or row.length) if adapted else 1  # one sure token and its drafts
         self.suffixes = Suffixes()
-        self.constraint = Constraint.of(row)
-        self.start = 0
-        self.first = int(row.masked.argmax())  # position to be written
         self.tolerance = options.tolerance if self.temperature < COLD else None
         self.odds = Odds(setting.odds if self.lossless else None)
         self.drafts: list[int] = []  # guesses for the positions after the text
@@ -148,16 +163,6 @@ class Verifying(Scheme):
     def unread(self) -> int:
         """Columns of text that the next forward reads, drafts left out."""
         return self.start - (self.row.cached if self.exact else 0)
-
-    def draw_steps(self, target: Array) -> Array:
-        """As in mode ar, which writes one open position after another."""
-        return target - self.first + 1
-
-    def settle(self) -> bool:
-        masked = self.row.masked
-        self.start = int(masked.argmax())
-        self.row.final = self.start
-        return bool(masked[self.start])
 
     def look_up(self) -> None:
         """Goes on with drafts that need no network, or takes them in place of the others where they are surer; called
