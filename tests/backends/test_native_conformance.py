@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from conformance.checks import full_canvas
 from conformance.checks.fixture import FORWARD, Fixture, find
 from conformance.checks.run import generation
-from torch import Tensor
-
 from unmask import DiffusionLM
 from unmask.backends import Source
 from unmask.backends import torch as torch_backend
@@ -95,7 +95,7 @@ def rows(backend: NativeBackend, ids: Tensor, layout: Layout) -> np.ndarray:
 
 @pytest.mark.parametrize("family", EXPERTS)
 def test_logits_are_the_recorded_ones(family: str) -> None:
-    fixture, lm, make = opened(family)
+    fixture, _, make = opened(family)
     recorded = fixture.tensors(FORWARD)
     names = {"logits": Layout("bidirectional"), "block8.logits": Layout("block_causal", 8)}
     found = [name for name in names if name in recorded]

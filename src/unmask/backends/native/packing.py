@@ -318,7 +318,9 @@ class Plan:
         """An MLP whose parameters' names begin with `block`, or those of experts, by number."""
         blocks = [block.format(number) for number in range(experts)] or [block]
         up = ["gate_proj", "up_proj"] if config.activation in GATED else ["up_proj"]
-        self._put(own + "gate_up", [before + part for before in blocks for part in up], joined=True, experts=len(blocks))
+        self._put(
+            own + "gate_up", [before + part for before in blocks for part in up], joined=True, experts=len(blocks)
+        )
         self._put(own + "down", [before + "down_proj" for before in blocks], experts=len(blocks))
 
     def _experts(self, own: str, block: str, config: ModelConfig) -> None:
