@@ -27,7 +27,13 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "causal": {"layout": "causal"},
     "block_causal": {"layout": "block_causal", "block_length": 8},
     "bidirectional": {"layout": "bidirectional"},
-}
+    "experts": {"layout": "bidirectional", "num_experts": 8, "experts_per_token": 3, "expert_size": 32},
+    "experts in groups": {
+        "layout": "block_causal", "block_length": 8, "num_experts": 12, "experts_per_token": 3, "expert_size": 40,
+        "shared_expert_size": 64, "first_dense_layers": 1, "router": "sigmoid", "router_bias": True, "mlp_bias": True,
+        "router_normalise": True, "router_scale": 2.5, "expert_groups": 4, "expert_groups_kept": 2,
+    },
+}  # fmt: skip
 LENGTHS = (40, 23, 64)
 
 

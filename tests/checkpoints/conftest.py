@@ -94,15 +94,20 @@ def write_gguf(
             theirs = f"blk.{layer}.{PARTS[part]}"
         heads = {"q_proj": HEADS, "k_proj": KEY_HEADS}.get(stem.split(".")[-1])
         values = values if heads is None else permuted(values, heads)
-        if values.ndim == 1 or kind == Kind.F32:
-            writer.add_tensor(f"{theirs}.weight", values)
-        else:
-            writer.add_tensor(f"{theirs}.weight", gguf.quants.quantize(values, kind), raw_dtype=kind)
+        add_tensor(writer, f"{theirs}.weight", values, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def add_tensor(writer: gguf.GGUFWriter, name: str, values: Array, kind: Kind) -> None:
+    """A tensor, in a type where it is a matrix and no router, which converters leave as it is."""
+    if values.ndim == 1 or kind == Kind.F32 or "gate_inp" in name:
+        writer.add_tensor(name, values)
+    else:
+        writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
 
 
 def write_as_converted(
@@ -112,6 +117,7 @@ def write_as_converted(
     extra: Callable[[gguf.GGUFWriter], Any] = lambda writer: None,
     pre: str = "qwen2",
     parts: int = 0,
+    kind: Kind = Kind.F32,
 ) -> Path:
     """Writes weights under their Hugging Face names as llama.cpp's converter does, by the package's own map of names.
 
@@ -148,7 +154,7 @@ def write_as_converted(
     writer.add_eos_token_id(2)
     extra(writer)
     for theirs, values in out.items():
-        writer.add_tensor(theirs, values)
+        add_tensor(writer, theirs, values, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

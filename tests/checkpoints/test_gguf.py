@@ -25,12 +25,17 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from unmask import DiffusionLM
+from unmask.backends.native import network as native
+from unmask.backends.native.packing import blocks
 from unmask.checkpoints import gguf as gguf_file
 from unmask.checkpoints.families import registry
 from unmask.checkpoints.open import Checkpoint
+from unmask.checkpoints.rows import native_groups
 from unmask.checkpoints.tokens import free_token
 from unmask.checkpoints.weights import expected_shapes
+from unmask.decoding.feed import TEXT, Columns, Feed
 from unmask.errors import UnmaskError
+from unmask.layout import Layout
 from unmask.models.network import on_meta
 
 Writer = Callable[..., Path]
@@ -239,6 +244,11 @@ CONVERTED: dict[str, tuple[ARCH, dict[str, Any], list[Callable[[gguf.GGUFWriter]
     "Qwen2ForCausalLM": (ARCH.QWEN2, {**SIZES, "model_type": "qwen2", "mask_token_id": None}, []),
     "Qwen3ForCausalLM": (ARCH.QWEN3, {**SIZES, "model_type": "qwen3"}, []),
     "Qwen3MoeForCausalLM": (ARCH.QWEN3MOE, {**SIZES, **EXPERTS, "model_type": "qwen3_moe"}, [experts]),
+    "RND1LM": (
+        ARCH.RND1,
+        {**SIZES, **EXPERTS, "model_type": "rnd1"},
+        [experts, lambda writer: writer.add_causal_attention(False), lambda writer: writer.add_mask_token_id(3)],
+    ),
     "DreamModel": (ARCH.DREAM, {**SIZES, "model_type": "Dream"}, [diffuses(True)]),
     "LLaDAModelLM": (ARCH.LLADA, {**LLADA, "model_type": "llada"}, [diffuses(False)]),
     "LLaDAMoEModelLM": (
@@ -247,15 +257,20 @@ CONVERTED: dict[str, tuple[ARCH, dict[str, Any], list[Callable[[gguf.GGUFWriter]
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CONVERTED)
-def test_what_converters_write_is_the_model_that_they_read(name: str, converter: Writer, tmp_path: Path) -> None:
-    architecture, raw, extras = CONVERTED[name]
-    raw = {**raw, "architectures": [name]}
+def random_weights(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A config of CONVERTED, and random weights by their names."""
+    raw = {**CONVERTED[name][1], "architectures": [name]}
     family = registry.recognise(raw, name)
     assert family is not None
     shapes = expected_shapes(on_meta(family.config(raw, name)), family)
     draw = np.random.default_rng(7)
-    written = {key: draw.normal(0, 0.2, shape).astype(np.float32) for key, shape in shapes.items()}
+    return raw, {key: draw.normal(0, 0.2, shape).astype(np.float32) for key, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_what_converters_write_is_the_model_that_they_read(name: str, converter: Writer, tmp_path: Path) -> None:
+    architecture, _, extras = CONVERTED[name]
+    raw, written = random_weights(name)
     (tmp_path / "plain").mkdir()
     save_file({key: torch.from_numpy(values) for key, values in written.items()}, tmp_path / "plain/model.safetensors")
     (tmp_path / "plain/config.json").write_text(json.dumps(raw))
@@ -267,6 +282,38 @@ def test_what_converters_write_is_the_model_that_they_read(name: str, converter:
     ids = torch.arange(40).view(2, 20)
     read = [token for token in range(265) if token != 3]  # the plain Qwen2 has no mask
     torch.testing.assert_close(lm.logits(ids)[..., read], plain.logits(ids)[..., read], rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(native.library() is None, reason="installed without a C compiler")
+@pytest.mark.parametrize("name", ["Qwen3MoeForCausalLM", "RND1LM", "LLaDAMoEModelLM"])
+@pytest.mark.parametrize(("kind", "bits"), [(Kind.Q4_0, 4), (Kind.Q5_0, 8), (Kind.Q8_0, 8)])
+def test_stacked_experts_keep_their_codes_in_the_native_forward(
+    name: str, kind: Kind, bits: int, converter: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
+    architecture, _, extras = CONVERTED[name]
+    _, written = random_weights(name)
+    path = converter(
+        tmp_path / "x.gguf", architecture, written, lambda writer: [extra(writer) for extra in extras], kind=kind
+    )
+    lms = {backend: DiffusionLM.from_pretrained(path, backend=backend) for backend in ("torch", "native-f32", "native")}
+    ids = torch.arange(20)
+    expected = lms["torch"].logits(ids[None], layout="bidirectional")[0].numpy()
+    for computes in ("native-f32", "native"):
+        backend: Any = lms[computes].backend
+        columns = Columns(ids.numpy(), ids.numpy(), np.full(20, TEXT), np.arange(20), np.arange(20))
+        backend.open(Layout("bidirectional"), 1, 20, True)
+        ours = np.array(backend.forward(Feed.of([columns], np.array([0]))).text)
+        if lms[computes].config.shift:  # the head scores the next position
+            ours = np.concatenate([ours[:1], ours[:-1]])
+        off = np.abs(ours - expected)[np.isfinite(ours)]
+        assert off.max() < 1e-3 if computes == "native-f32" else off.mean() < 0.05 * expected.std()
+    shapes = {part: backend.network.weights[f"layer.1.expert_{part}.shape"].tolist() for part in ("gate_up", "down")}
+    assert shapes == {"gate_up": [64, 64, bits, 0], "down": [64, 32, bits, 0]}
+    stored = gguf.quants.quantize(written["model.layers.1.mlp.experts.3.down_proj.weight"], kind)
+    codes = native_groups(kind.name, stored.reshape(64, -1), 32)
+    packed = backend.network.weights["layer.1.expert_down.blocks"]
+    np.testing.assert_array_equal(packed[6:8], blocks(codes))  # two tiles of 32 outputs each
 
 
 def test_keys_that_contradict_the_architecture_are_refused(converter: Writer, tmp_path: Path) -> None:

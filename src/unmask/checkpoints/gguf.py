@@ -109,6 +109,7 @@ ARCHITECTURES = {
     "qwen2": Architecture(llama.OPEN_DCODER),
     "qwen3": Architecture(llama.QWEN3),
     "qwen3moe": Architecture(llama.QWEN3, experts=True, more={"norm_topk_prob": True}),
+    "rnd1": Architecture(llama.RND1, causal=False, experts=True, more={"norm_topk_prob": True}),
     "dream": Architecture(llama.DREAM, causal=False),
     "llada": Architecture(llada.LLADA, causal=False, shift=False, permuted=True),
     "llada-moe": Architecture(llama.LLADA_MOE, causal=False, shift=False, experts=True),

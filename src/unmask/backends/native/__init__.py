@@ -15,6 +15,8 @@ FREE = """vocab_size num_layers num_heads intermediate_size num_kv_heads max_len
     rope_fraction rope_factors rope_scale learned_positions qk_norm qkv_bias out_bias mlp_bias activation
     tie_embeddings head_bias loops grid logit_softcap shift corruption mask_in_softmax block_length noise_schedule
     noise_range query_beta query_length in_place
+    num_experts experts_per_token expert_size shared_expert_size first_dense_layers
+    router router_bias router_normalise router_scale expert_groups expert_groups_kept
     mask_token_id eos_token_id bos_token_id pad_token_id delete_token_id insert_token_id"""
 IMPLEMENTS = {
     **dict.fromkeys(FREE.split(), anything),

@@ -1,4 +1,5 @@
-/* One forward of a dense transformer for columns of many requests, on a CPU: with AMX, VNNI, AVX2 or NEON, or any other.
+/* One forward of a transformer, dense or with experts, for columns of many requests, on a CPU: with AMX, VNNI, AVX2 or
+   NEON, or any other.
 
    Weights are stored in groups of 32 along the input, 16 outputs interleaved: 4 bits with a scale and a minimum (as
    Q4_1 stores them), or 8 bits with a scale (Q8_0). Inputs of a product are rounded to 8 bits, a scale for every 32.
@@ -6,7 +7,8 @@
    Every sum runs in an order that depends on nothing but its own column, so a column's result is the same to the bit
    in any company and however the text before it came into the cache.
 
-   Shapes: T columns, D hidden size, K head width, H heads, G key/value heads, S slots of the cache, V vocabulary. */
+   Shapes: T columns, D hidden size, K head width, H heads, G key/value heads, S slots of the cache, V vocabulary,
+   E experts, k of them for a column, P = T k pairs of a column and an expert. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -74,20 +76,30 @@ typedef struct {
     const float *scale, *shift; /* one of them, or both, may be missing */
 } Norm;
 
+/* gate_up: 32 rows of gate, then 32 of up, and so on. A layer has an MLP (gate_up, down), or a router and experts, beside
+   which such an MLP is the one that all columns pass. Matrices of experts are those of the first; the others follow it. */
 typedef struct {
-    Matrix qkv, out, gate_up, down, adapter_down, adapter_up; /* gate_up: 32 rows of gate, then 32 of up, and so on */
+    Matrix qkv, out, gate_up, down, adapter_down, adapter_up, router, expert_gate_up, expert_down;
     Norm norm1, norm2, q_norm, k_norm;
+    const float *router_bias; /* [E]: what experts are favoured by; or none */
 } Layer;
 
 enum { SWISH, GELU, GELU_TANH };
+enum { SOFTMAX, SIGMOID };
 
 typedef struct {
-    int32_t layers, hidden, heads, kv_heads, head_dim, inner, adapter, mask_id; /* adapter: its width, or 0 */
+    int32_t count, per_column, inner, groups, groups_kept, scores, normalised; /* count: 0 without experts; scores: as above */
+    float scale;
+} Experts;
+
+typedef struct {
+    int32_t layers, hidden, heads, kv_heads, head_dim, inner, adapter, mask_id; /* inner: of the widest MLP; adapter: its width, or 0 */
     int32_t rotated, centred, qk_norm, gated, activation, exact; /* features of a head that are rotated; layer norms */
     int32_t by_row, loops, cells; /* by_row: text's products have one scale a row; passes of the layers, the embeddings added again each time; of a grid, or 0 */
     float eps, cap;
     Matrix embedding, head, draft_head;       /* draft_head.rows is 0 without one */
     Matrix chain_in, chain_out; /* of the sequential draft head; 32 rows of gate, 32 of inner, .. */
+    Experts experts;
     Norm norm;
     const float *mask_embedding, *positions, *cos, *sin; /* [D], [positions][D], [positions][rotated / 2] */
     const float *grid; /* [H][cells][cells]: what a head adds to the score of a cell for another; or none */
@@ -358,18 +370,26 @@ static Rounded rounded(char **room, int columns, int size, int exact, int by_row
     return r;
 }
 
-/* A product set or added to rows of out [.][stride]: row n, or of[n] where that is given. */
-static void project(const Matrix *m, const Rounded *x, int count, float *out, int stride, int add, const int32_t *of) {
+typedef struct { /* rows of out [.][stride] where a product goes */
+    float *out;
+    int stride, add;
+    const int32_t *row; /* of a column, or none: its own number */
+    const float *share; /* what a column is multiplied by, or none */
+} Target;
+
+/* A product of columns first to last - 1, set or added. */
+static void project(const Matrix *m, const Rounded *x, int first, int last, Target to) {
     EACH(tile, (m->rows + 2 * LANES - 1) / (2 * LANES)) {
-        for (int from = 0; from < count; from += MANY) {
-            const int n = count - from < MANY ? count - from : MANY;
+        for (int from = first; from < last; from += MANY) {
+            const int n = last - from < MANY ? last - from : MANY;
             float y[2][MANY][LANES];
-            product(m, tile, x, from, n, y, from + MANY >= count);
+            product(m, tile, x, from, n, y, from + MANY >= last);
             for (int i = 0; i < 2; i++) {
                 const int row = (tile * 2 + i) * LANES, left = m->rows - row < LANES ? m->rows - row : LANES;
                 for (int t = 0; t < n; t++) {
-                    float *p = out + (size_t)(of ? of[from + t] : from + t) * stride + row;
-                    for (int j = 0; j < left; j++) p[j] = y[i][t][j] + (add ? p[j] : 0);
+                    float *p = to.out + (size_t)(to.row ? to.row[from + t] : from + t) * to.stride + row;
+                    const float share = to.share ? to.share[from + t] : 1.f;
+                    for (int j = 0; j < left; j++) p[j] = y[i][t][j] * share + (to.add ? p[j] : 0);
                 }
             }
         }
@@ -390,14 +410,15 @@ static inline floats activated(floats x, int kind) {
 }
 
 /* An activation of one product times another, or of one alone, rounded: what becomes one group is made by one thread.
-   What is rounded by whole columns is left in `unrounded` [count][out->columns]. */
-static void activate(const Matrix *m, const Rounded *x, int count, const Rounded *out, float *unrounded, int gated, int kind) {
+   Of columns first to last - 1. What is rounded by whole columns is left in `unrounded` [.][out->columns]. */
+static void activate(
+    const Matrix *m, const Rounded *x, int first, int last, const Rounded *out, float *unrounded, int gated, int kind) {
     EACH(group, m->rows / (gated ? 2 * GROUP : GROUP)) {
-        for (int from = 0; from < count; from += MANY) {
-            const int n = count - from < MANY ? count - from : MANY;
+        for (int from = first; from < last; from += MANY) {
+            const int n = last - from < MANY ? last - from : MANY;
             float y[2][MANY][LANES], up[2][MANY][LANES];
-            product(m, gated ? 2 * group : group, x, from, n, y, from + MANY >= count);
-            if (gated) product(m, 2 * group + 1, x, from, n, up, from + MANY >= count);
+            product(m, gated ? 2 * group : group, x, from, n, y, from + MANY >= last);
+            if (gated) product(m, 2 * group + 1, x, from, n, up, from + MANY >= last);
             for (int t = 0; t < n; t++) {
                 float own[GROUP], *h = unrounded ? unrounded + (size_t)(from + t) * out->columns + group * GROUP : own;
                 for (int i = 0; i < GROUP; i += WIDE) {
@@ -412,7 +433,16 @@ static void activate(const Matrix *m, const Rounded *x, int count, const Rounded
     }
 }
 
-#define WAIT if (meet()) return;
+#define WAIT if (meet()) return;       /* in what threads do together; */
+#define MEET if (meet()) return 1;     /* in a part of it, which says whether this thread is to leave */
+
+typedef struct { /* who asks which experts, and the room of their products */
+    float *scores, *weight;         /* [T][3 E]; [T][k]: what a column weighs its experts by */
+    int32_t *asked, *starts;        /* [T][k]; [threads][E + 2]: the first pair of an expert, each thread's own count */
+    int32_t *column;                /* [P]: the columns of pairs, by expert; like all that follow */
+    float *share, *active;          /* [P]: the pairs' weights; [P][inner] where columns are rounded whole */
+    Rounded whole, h, inner;        /* the router's inputs [T], never rounded; the pairs': a column, and the expert's own */
+} Routed;
 
 typedef struct { /* one forward, and its room */
     const Network *net;
@@ -421,6 +451,7 @@ typedef struct { /* one forward, and its room */
     float *given, *active; /* [T][D]: the embeddings, where there are loops; [T][inner] where columns are rounded whole */
     int32_t *gate, *slot, *span;              /* [T]: number among the drafts or -1; the column of a draft; below */
     Rounded h, drafted, o, inner, low;        /* inputs: all columns, drafts alone, heads, the MLP's, the adapter's */
+    Routed routed;
     int drafts, spans, heads, room_score; /* spans: columns that attend together, given by their first; of `heads` heads */
 } Pass;
 
@@ -506,83 +537,245 @@ static void look(const Pass *pass, int span, int head, int heads, const char *ke
         round_off(pass->mixed + (size_t)t * H * K + head * K, &pass->o, t, head * K, heads * K);
 }
 
-static void compute(void *job) {
-    const Pass *pass = job;
+/* A layer's first half, up to what its attention adds to columns. Whether this thread is to leave. */
+static int mix_positions(const Pass *pass, const Layer *layer, char *keys, char *values, int again) {
+    const Network *net = pass->net;
+    const int T = pass->b->columns, D = net->hidden, K = net->head_dim, H = net->heads, G = net->kv_heads, heads = pass->heads;
+    const int parts = (H / G + heads - 1) / heads; /* of a group of heads that share keys */
+    float *own_score = pass->scores + (size_t)crew.id * pass->room_score * ROWS, *own_norm = pass->normed + (size_t)crew.id * D;
+    { /* by the thread that made the column or added to it: shares of columns and of tiles differ, so all wait */
+        MEET EACH(t, T) {
+            float *own = pass->x + (size_t)t * D;
+            for (int i = 0; i < D && again; i += WIDE) store(own + i, load(own + i) + load(pass->given + (size_t)t * D + i));
+            normalise(own, layer->norm1, D, net->eps, net->centred, own_norm);
+            round_column(own_norm, &pass->h, t, D);
+        }
+    }
+    MEET project(&layer->qkv, &pass->h, 0, T, (Target){pass->qkv, (H + 2 * G) * K});
+    MEET {
+        EACH(t, T) place(pass, layer, t, keys, values);
+    }
+    MEET {
+        EACH(item, pass->spans * G * parts) { /* spans of one request follow each other: they read the same keys */
+            const int group = item / pass->spans / parts, from = item / pass->spans % parts * heads;
+            const int count = H / G - from < heads ? H / G - from : heads;
+            look(pass, item % pass->spans, group * (H / G) + from, count, keys, values, own_score);
+        }
+    }
+    if (K % GROUP || net->by_row) {
+        MEET EACH(t, T) round_column(pass->mixed + (size_t)t * H * K, &pass->o, t, H * K);
+    }
+    MEET project(&layer->out, &pass->o, 0, T, (Target){pass->x, D, .add = 1});
+    return 0;
+}
+
+/* The index of the greatest, the first of equals, which is taken out. */
+static int take_best(float *values, int count) {
+    int best = 0;
+    for (int i = 1; i < count; i++) best = values[i] > values[best] ? i : best;
+    values[best] = -INFINITY;
+    return best;
+}
+
+/* Leaves the best groups of experts, each judged by the sum of its best two; takes the others out. */
+static void keep_best_groups(const Experts *e, float *choice, float *judged) {
+    const int size = e->count / e->groups;
+    for (int g = 0; g < e->groups; g++) {
+        float one = choice[g * size], two = -INFINITY;
+        for (int i = 1; i < size; i++) {
+            const float v = choice[g * size + i];
+            if (v > one) two = one, one = v;
+            else if (v > two) two = v;
+        }
+        judged[g] = size > 1 ? one + two : one;
+    }
+    for (int n = 0; n < e->groups_kept; n++) take_best(judged, e->groups);
+    for (int i = 0; i < e->count; i++) choice[i] = judged[i / size] > -INFINITY ? -INFINITY : choice[i];
+}
+
+/* The experts that a column asks, the best first, and their weights; `Router` of models/layers.py says the same. */
+static void choose_experts(const Pass *pass, const Layer *layer, int t) {
+    const Experts *e = &pass->net->experts;
+    const Routed *r = &pass->routed;
+    float *score = r->scores + (size_t)t * 3 * e->count, *choice = score + e->count, *judged = choice + e->count;
+    float most = score[0], sum = 0.f, chosen = 0.f;
+    for (int i = 1; i < e->count; i++) most = score[i] > most ? score[i] : most;
+    for (int i = 0; i < e->count; i++) {
+        score[i] = e->scores == SIGMOID ? 1.f / (1.f + expf(-score[i])) : expf(score[i] - most);
+        sum += score[i];
+    }
+    for (int i = 0; i < e->count; i++) {
+        if (e->scores == SOFTMAX) score[i] /= sum;
+        choice[i] = score[i] + (layer->router_bias ? layer->router_bias[i] : 0.f);
+    }
+    if (e->groups > 1) keep_best_groups(e, choice, judged);
+    int32_t *asked = r->asked + (size_t)t * e->per_column;
+    float *weight = r->weight + (size_t)t * e->per_column;
+    for (int n = 0; n < e->per_column; n++) {
+        asked[n] = take_best(choice, e->count);
+        chosen += weight[n] = score[asked[n]];
+    }
+    for (int n = 0; n < e->per_column; n++) weight[n] = weight[n] / (e->normalised ? chosen + 1e-20f : 1.f) * e->scale;
+}
+
+static void copy_column(const Rounded *from, int column, const Rounded *to, int line) {
+    if (from->whole) {
+        const float *a = from->whole + (size_t)(column / MOST) * from->columns * MOST + column % MOST;
+        float *b = to->whole + (size_t)(line / MOST) * to->columns * MOST + line % MOST;
+        for (int i = 0; i < from->columns * MOST; i += MOST) b[i] = a[i];
+        return;
+    }
+    if (from->by_row) {
+        const size_t size = (size_t)2 * PADDED(from->columns);
+        memcpy(to->code + line * size, from->code + column * size, size);
+        to->scale[line] = from->scale[column];
+        return;
+    }
+    size_t a = column, b = line;
+    for (int g = 0; g < from->columns / GROUP; g++, a += from->lines, b += to->lines) {
+        memcpy(to->code + b * GROUP, from->code + a * GROUP, GROUP);
+        to->scale[b] = from->scale[a], to->sum[b] = from->sum[a], to->offset[b] = from->offset[a];
+    }
+}
+
+/* Sorts pairs by expert, so that an expert's columns stand together: each thread counts all, and copies those of its own
+   columns. starts [E + 2]: becomes the first pair of each expert. */
+static void gather(const Pass *pass, int32_t *starts) {
+    const Routed *r = &pass->routed;
+    const int E = pass->net->experts.count, k = pass->net->experts.per_column, T = pass->b->columns;
+    memset(starts, 0, (E + 2) * sizeof(int32_t));
+    for (int n = 0; n < T * k; n++) starts[r->asked[n] + 2]++;
+    for (int e = 2; e < E + 2; e++) starts[e] += starts[e - 1];
+    int first, last;
+    share_of(T, &first, &last);
+    for (int n = 0; n < T * k; n++) {
+        const int t = n / k, line = starts[r->asked[n] + 1]++;
+        if (t < first || t >= last) continue;
+        copy_column(&pass->h, t, &r->h, line);
+        r->column[line] = t, r->share[line] = r->weight[n];
+    }
+}
+
+/* One expert's matrix of those that follow the first. */
+static Matrix expert(const Matrix *first, int number) {
+    Matrix m = *first;
+    const size_t tile = m.by_row ? ROW_TILE(m.columns)
+                        : m.bits == 32 ? (size_t)m.columns * GROUP * sizeof(float)
+                                       : (size_t)m.columns / GROUP * BLOCK(m.bits);
+    m.blocks += number * (m.rows / GROUP) * tile;
+    if (m.bias) m.bias += (size_t)number * m.rows;
+    return m;
+}
+
+/* A layer's second half, dense or with experts: what is added to columns behind the second norm, by the MLP that all of
+   them pass, by the experts that each asks for, and by the adapter. Whether this thread is to leave. */
+static int feed_forward(const Pass *pass, const Layer *layer) {
+    const Network *net = pass->net;
+    const Routed *r = &pass->routed;
+    const int T = pass->b->columns, D = net->hidden, E = layer->router.rows, pairs = T * net->experts.per_column;
+    const Target out = {pass->x, D, .add = 1};
+    float *own_norm = pass->normed + (size_t)crew.id * D;
+    int32_t *starts = r->starts + (size_t)crew.id * (net->experts.count + 2);
+    Rounded inner = pass->inner;
+    inner.columns = layer->down.columns;
+    {
+        MEET EACH(t, T) {
+            normalise(pass->x + (size_t)t * D, layer->norm2, D, net->eps, net->centred, own_norm);
+            round_column(own_norm, &pass->h, t, D);
+            if (E && !net->exact) round_off(own_norm, &r->whole, t, 0, D);
+            if (pass->gate[t] >= 0) round_off(own_norm, &pass->drafted, pass->gate[t], 0, D);
+        }
+    }
+    MEET if (layer->gate_up.rows) activate(&layer->gate_up, &pass->h, 0, T, &inner, pass->active, net->gated, net->activation);
+    if (pass->drafts) activate(&layer->adapter_down, &pass->drafted, 0, pass->drafts, &pass->low, 0, 0, SWISH);
+    if (E) {
+        project(&layer->router, net->exact ? &pass->h : &r->whole, 0, T, (Target){r->scores, 3 * E});
+        MEET {
+            EACH(t, T) choose_experts(pass, layer, t);
+        }
+        MEET gather(pass, starts);
+        MEET for (int e = 0; e < E; e++) {
+            const Matrix m = expert(&layer->expert_gate_up, e);
+            if (starts[e] < starts[e + 1])
+                activate(&m, &r->h, starts[e], starts[e + 1], &r->inner, r->active, net->gated, net->activation);
+        }
+    }
+    if (net->by_row) {
+        MEET EACH(t, layer->down.rows ? T : 0) round_row(pass->active + (size_t)t * inner.columns, &inner, t, inner.columns);
+        EACH(n, E ? pairs : 0) round_row(r->active + (size_t)n * r->inner.columns, &r->inner, n, r->inner.columns);
+    }
+    MEET if (layer->down.rows) project(&layer->down, &inner, 0, T, out);
+    /* same tiles, same threads: */
+    if (pass->drafts) project(&layer->adapter_up, &pass->low, 0, pass->drafts, (Target){pass->x, D, 1, pass->slot});
+    for (int e = 0; e < E; e++) {
+        const Matrix m = expert(&layer->expert_down, e);
+        if (starts[e] < starts[e + 1])
+            project(&m, &r->inner, starts[e], starts[e + 1], (Target){pass->x, D, 1, r->column, r->share});
+    }
+    return 0;
+}
+
+/* Logits and states of the columns that are asked for. Whether this thread is to leave. */
+static int score(const Pass *pass) {
     const Network *net = pass->net;
     const Batch *b = pass->b;
-    const int T = b->columns, D = net->hidden, K = net->head_dim, H = net->heads, G = net->kv_heads;
-    const int scored = b->text_rows + b->draft_rows, drafts = pass->drafts, heads = pass->heads;
-    const int parts = (H / G + heads - 1) / heads; /* of a group of heads that share keys */
-    const size_t per_layer = (size_t)b->places * G * b->blocks * LANES * K * (net->exact ? 4 : 2);
-    float *x = pass->x, *qkv = pass->qkv;
-    float *own_score = pass->scores + (size_t)crew.id * pass->room_score * ROWS, *own_norm = pass->normed + (size_t)crew.id * D;
-    {
-        EACH(t, T) begin(pass, t);
-    }
-    for (int l = 0; l < net->loops * net->layers; l++) {
-        const Layer *layer = net->layer + l % net->layers;
-        const int again = l && l % net->layers == 0;
-        char *keys = (char *)b->keys + l * per_layer, *values = (char *)b->values + l * per_layer;
-        { /* by the thread that made the column or added to it: shares of columns and of tiles differ, so all wait */
-            WAIT EACH(t, T) {
-                float *own = x + (size_t)t * D;
-                for (int i = 0; i < D && again; i += WIDE) store(own + i, load(own + i) + load(pass->given + (size_t)t * D + i));
-                normalise(own, layer->norm1, D, net->eps, net->centred, own_norm);
-                round_column(own_norm, &pass->h, t, D);
-            }
-        }
-        WAIT project(&layer->qkv, &pass->h, T, qkv, (H + 2 * G) * K, 0, 0);
-        WAIT {
-            EACH(t, T) place(pass, layer, t, keys, values);
-        }
-        WAIT {
-            EACH(item, pass->spans * G * parts) { /* spans of one request follow each other: they read the same keys */
-                const int group = item / pass->spans / parts, from = item / pass->spans % parts * heads;
-                const int count = H / G - from < heads ? H / G - from : heads;
-                look(pass, item % pass->spans, group * (H / G) + from, count, keys, values, own_score);
-            }
-        }
-        if (K % GROUP || net->by_row) {
-            WAIT EACH(t, T) round_column(pass->mixed + (size_t)t * H * K, &pass->o, t, H * K);
-        }
-        WAIT project(&layer->out, &pass->o, T, x, D, 1, 0);
-        WAIT {
-            EACH(t, T) {
-                normalise(x + (size_t)t * D, layer->norm2, D, net->eps, net->centred, own_norm);
-                round_column(own_norm, &pass->h, t, D);
-                if (pass->gate[t] >= 0) round_off(own_norm, &pass->drafted, pass->gate[t], 0, D);
-            }
-        }
-        WAIT activate(&layer->gate_up, &pass->h, T, &pass->inner, pass->active, net->gated, net->activation);
-        if (drafts) activate(&layer->adapter_down, &pass->drafted, drafts, &pass->low, 0, 0, SWISH);
-        if (pass->active) {
-            WAIT EACH(t, T) round_row(pass->active + (size_t)t * net->inner, &pass->inner, t, net->inner);
-        }
-        WAIT project(&layer->down, &pass->inner, T, x, D, 1, 0);
-        if (drafts) project(&layer->adapter_up, &pass->low, drafts, x, D, 1, pass->slot); /* same tiles, same threads */
-    }
-    WAIT {
+    const int D = net->hidden, scored = b->text_rows + b->draft_rows;
+    float *own_norm = pass->normed + (size_t)crew.id * D;
+    MEET {
         EACH(n, scored + b->slot_rows) {
             const int draft = n - b->text_rows, slot = n - scored;
             int t = draft < 0 ? b->text[n] : slot < 0 ? b->draft[draft] : b->slot[slot];
             float *to = draft < 0 ? b->text_states + (size_t)n * D : slot < 0 ? own_norm : b->slot_states + (size_t)slot * D;
-            normalise(x + (size_t)t * D, net->norm, D, net->eps, net->centred, to);
+            normalise(pass->x + (size_t)t * D, net->norm, D, net->eps, net->centred, to);
             if (draft < 0) round_column(to, &pass->h, n, D);
             else if (slot < 0) round_off(to, &pass->drafted, draft, 0, D);
         }
     }
-    WAIT project(&net->head, &pass->h, b->text_rows, b->text_logits, net->head.rows, 0, 0);
-    if (b->draft_rows) project(&net->draft_head, &pass->drafted, b->draft_rows, b->draft_logits, net->draft_head.rows, 0, 0);
+    MEET project(&net->head, &pass->h, 0, b->text_rows, (Target){b->text_logits, net->head.rows});
+    if (b->draft_rows) project(&net->draft_head, &pass->drafted, 0, b->draft_rows, (Target){b->draft_logits, net->draft_head.rows});
     if (net->cap > 0) {
-        WAIT EACH(n, b->text_rows) {
+        MEET EACH(n, b->text_rows) {
             float *row = b->text_logits + (size_t)n * net->head.rows;
             for (int i = 0; i < net->head.rows; i++) row[i] = tanhf(row[i] / net->cap) * net->cap;
         }
     }
+    return 0;
+}
+
+static void compute(void *job) {
+    const Pass *pass = job;
+    const Network *net = pass->net;
+    const Batch *b = pass->b;
+    const size_t per_layer = (size_t)b->places * net->kv_heads * b->blocks * LANES * net->head_dim * (net->exact ? 4 : 2);
+    {
+        EACH(t, b->columns) begin(pass, t);
+    }
+    for (int l = 0; l < net->loops * net->layers; l++) {
+        const Layer *layer = net->layer + l % net->layers;
+        char *keys = (char *)b->keys + l * per_layer, *values = (char *)b->values + l * per_layer;
+        if (mix_positions(pass, layer, keys, values, l && l % net->layers == 0) || feed_forward(pass, layer)) return;
+    }
+    if (score(pass)) return;
 #ifdef __AMX_INT8__
     _tile_release(); /* others in this thread shape tiles too; and a switch of threads need not keep them */
     shaped = 0;
 #endif
+}
+
+static char *lay_out_experts(Pass *pass, char *room) {
+    const Network *net = pass->net;
+    const Experts *e = &net->experts;
+    const int T = pass->b->columns, pairs = T * e->per_column;
+    Routed *r = &pass->routed;
+    r->scores = room_for(&room, (size_t)T * 3 * e->count * sizeof(float));
+    r->weight = room_for(&room, pairs * sizeof(float)), r->asked = room_for(&room, pairs * sizeof(int32_t));
+    r->starts = room_for(&room, (size_t)pass->b->threads * (e->count + 2) * sizeof(int32_t));
+    r->column = room_for(&room, pairs * sizeof(int32_t)), r->share = room_for(&room, pairs * sizeof(float));
+    if (net->by_row) r->active = room_for(&room, (size_t)pairs * e->inner * sizeof(float));
+    if (!net->exact) r->whole = rounded(&room, T, net->hidden, 1, 0);
+    r->h = rounded(&room, pairs, net->hidden, net->exact, net->by_row);
+    r->inner = rounded(&room, pairs, e->inner, net->exact, net->by_row);
+    return room;
 }
 
 /* Lays out the room of a pass from `room` on; returns its end. */
@@ -605,7 +798,7 @@ static char *lay_out(Pass *pass, char *room) {
     pass->inner = rounded(&room, T, net->inner, net->exact, net->by_row);
     if (net->by_row) pass->active = room_for(&room, (size_t)T * net->inner * sizeof(float));
     pass->low = rounded(&room, T, net->adapter, net->exact, 0);
-    return room;
+    return net->experts.count ? lay_out_experts(pass, room) : room;
 }
 
 /* Writes text's keys and values into the cache and logits of the chosen columns. 0, or the bytes of room that it needs
@@ -648,13 +841,13 @@ static void chain(void *job) {
         }
     }
     if (net->chain_in.rows) {
-        WAIT activate(&net->chain_in, &c->x, c->rows, &c->inner, 0, 1, SWISH);
-        WAIT project(&net->chain_out, &c->inner, c->rows, c->made, D, 1, 0);
+        WAIT activate(&net->chain_in, &c->x, 0, c->rows, &c->inner, 0, 1, SWISH);
+        WAIT project(&net->chain_out, &c->inner, 0, c->rows, (Target){c->made, D, .add = 1});
     }
     WAIT {
         EACH(n, c->rows) round_off(c->made + (size_t)n * D, &c->h, n, 0, D);
     }
-    WAIT project(&net->draft_head, &c->h, c->rows, c->logits, net->draft_head.rows, 0, 0);
+    WAIT project(&net->draft_head, &c->h, 0, c->rows, (Target){c->logits, net->draft_head.rows});
 }
 
 /* States of slots once the tokens before them are known, and their logits. 0, or the bytes of room that it needs. */
@@ -723,7 +916,7 @@ void unmask_summarise(const float *logits, int rows, int size, int threads, int6
 }
 
 /* Of the structures above: Python checks that a build is of its own. */
-int unmask_interface(void) { return 7; }
+int unmask_interface(void) { return 8; }
 
 /* Whether this CPU has the instructions that this build uses, and the system lets this process use them. */
 int unmask_supported(void) {

@@ -25,10 +25,11 @@ LINE = 64
 SLOTS = 16  # of the cache stand together
 PAGE = 4096
 MAPPED = 1 << 28  # bytes from which on weights stay where they are mapped: copies have larger pages, some 6% faster
-INTERFACE = 7  # of the structures below; a build of another is not used
+INTERFACE = 8  # of the structures below; a build of another is not used
 BUILDS = ("_forward_amx", "_forward_vnni", "_forward_avx2", "_forward_neon", "_forward_plain")
-MATRICES = ("qkv", "out", "gate_up", "down", "adapter_down", "adapter_up")
+MATRICES = ("qkv", "out", "gate_up", "down", "adapter_down", "adapter_up", "router", "expert_gate_up", "expert_down")
 ACTIVATIONS = {"swiglu": 0, "gelu": 1, "gelu_tanh": 2, "geglu_tanh": 2}
+ROUTERS = {"softmax": 0, "sigmoid": 1}
 Address = ctypes.c_void_p
 
 
@@ -45,7 +46,18 @@ class Norm(ctypes.Structure):
 
 
 class Layer(ctypes.Structure):
-    _fields_ = [(name, Matrix) for name in MATRICES] + [(name, Norm) for name in NORMS]
+    _fields_ = [
+        *[(name, Matrix) for name in MATRICES],
+        *[(name, Norm) for name in NORMS],
+        ("router_bias", Address),
+    ]
+
+
+class Experts(ctypes.Structure):
+    _fields_ = [
+        *fields(ctypes.c_int32, "count per_column inner groups groups_kept scores normalised"),
+        ("scale", ctypes.c_float),
+    ]
 
 
 class Network(ctypes.Structure):
@@ -54,6 +66,7 @@ class Network(ctypes.Structure):
         *fields(ctypes.c_int32, "rotated centred qk_norm gated activation exact by_row loops cells"),
         *fields(ctypes.c_float, "eps cap"),
         *fields(Matrix, "embedding head draft_head chain_in chain_out"),
+        ("experts", Experts),
         ("norm", Norm),
         *fields(Address, "mask_embedding positions cos sin grid"),
         ("layer", ctypes.POINTER(Layer)),
@@ -168,6 +181,7 @@ class CompiledNetwork:
                 setattr(layer, name, self._matrix(f"layer.{i}.{name}"))
             for name in NORMS:
                 setattr(layer, name, self._norm(f"layer.{i}.{name}"))
+            layer.router_bias = self._at(f"layer.{i}.router_bias")
         heads = {name: self._matrix(name) for name in ("embedding", "head", "draft_head", "chain_in", "chain_out")}
         if c.tie_embeddings:
             heads["embedding"] = heads["head"]
@@ -177,7 +191,7 @@ class CompiledNetwork:
             heads=c.num_heads,
             kv_heads=c.num_kv_heads,
             head_dim=c.head_dim,
-            inner=self.weights["layer.0.down.shape"][1],
+            inner=max(layer.down.columns for layer in self.layers),
             adapter=0 if self.vocabulary is None else c.adapter_width,
             mask_id=-1 if c.mask_token_id is None else c.mask_token_id,
             rotated=c.rotary_size,
@@ -191,10 +205,26 @@ class CompiledNetwork:
             cells=c.grid[0] * c.grid[1] if c.grid else 0,
             eps=c.norm_eps,
             cap=c.logit_softcap,
+            experts=self._experts(),
             norm=self._norm("norm"),
             layer=self.layers,
             **heads,
             **{name: self._at(name) for name in ("mask_embedding", "positions", "cos", "sin", "grid", "query")},
+        )
+
+    def _experts(self) -> Experts:
+        c = self.config
+        if not c.num_experts:
+            return Experts()
+        return Experts(
+            count=c.num_experts,
+            per_column=c.experts_per_token,
+            inner=max(layer.expert_down.columns for layer in self.layers),
+            groups=c.expert_groups,
+            groups_kept=c.expert_groups_kept,
+            scores=ROUTERS[c.router],
+            normalised=c.router_normalise,
+            scale=c.router_scale,
         )
 
     def keep_costs(self, kind: str, seconds: dict[int, float]) -> None:
@@ -217,7 +247,12 @@ class CompiledNetwork:
 
     @cached_property
     def text_bytes(self) -> int:
-        """Bytes of weights that a forward of text reads."""
+        """Bytes of weights that a forward of one column of text reads."""
         of_drafts = ("adapter", "draft", "chain")
         blocks = {name: a.nbytes for name, a in self.weights.items() if name.endswith(".blocks")}
-        return sum(size for name, size in blocks.items() if not any(part in name for part in of_drafts))
+        asked = self.config.experts_per_token / max(1, self.config.num_experts)
+        return sum(
+            int(size * asked) if ".expert_" in name else size
+            for name, size in blocks.items()
+            if not any(part in name for part in of_drafts)
+        )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -27,6 +27,7 @@ BY_ROW = 50_000_000  # weights up to which a network of floats has a scale for e
 WIDEST = 8192  # inputs whose sums of codes times codes fit 32 bits
 FLOATS = ("F32", "F16", "BF16")
 GATED = ("swiglu", "geglu_tanh")
+T = TypeVar("T")
 NORMS = {"norm1": "norm1", "norm2": "norm2", "q_norm": "mixer.q_norm", "k_norm": "mixer.k_norm"}
 
 
@@ -118,8 +119,28 @@ def interleaved(parts: list[Array]) -> Array:
 
 
 @dataclass(frozen=True)
+class Widened:
+    """A matrix whose rows are padded with zeros to whole groups of inputs."""
+
+    part: Matrix
+    kind: str = "F32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        rows, columns = self.part.shape
+        return rows, -(-columns // GROUP) * GROUP
+
+    def values(self, first: int = 0, last: int | None = None) -> Array:
+        return np.ascontiguousarray(_padded(self.part.values(first, last).T).T)
+
+    def groups(self, first: int, last: int) -> Groups:
+        raise ValueError("padded values have no codes")
+
+
+@dataclass(frozen=True)
 class Product:
-    """The weights of one product, values finite and below 6e4: parameters joined by rows, or interleaved."""
+    """The weights of one product, values finite and below 6e4: parameters joined by rows, or interleaved; or those of
+    several products, as many parts each, that follow each other: a layer's experts."""
 
     name: str
     parts: list[Matrix]
@@ -127,37 +148,46 @@ class Product:
     biases: list[Array]
     interleaved: bool = False
     by_row: bool = False
+    experts: int = 1
 
     @property
     def shape(self) -> tuple[int, int]:
-        rows = [part.shape[0] for part in self.parts]
+        """Of the first expert's, like that of the others."""
+        rows = [part.shape[0] for part in self._of_experts(self.parts)[0]]
         return sum(-(-n // GROUP) * GROUP for n in rows) if self.interleaved else sum(rows), self.parts[0].shape[1]
 
     @property
     def size(self) -> int:
         """Bytes of its blocks."""
         rows, columns = self.shape
-        tiles = -(-rows // GROUP)
+        tiles = -(-rows // GROUP) * self.experts
         if self.by_row:
             return tiles * (-(-columns // STEP) * STEP * GROUP + 8 * GROUP)
         return tiles * columns * {4: 20, 8: 34, 32: 128}[self.bits]
 
-    def join(self, parts: list[Array]) -> Array:
-        return interleaved(parts) if self.interleaved else np.concatenate(parts)
+    @property
+    def bias(self) -> Array:
+        return np.concatenate([_padded(self._join(own)) for own in self._of_experts(self.biases)]).astype(np.float32)
 
     def packed(self) -> Iterator[Array]:
         """Its blocks from the first tile on; a matrix by itself is read piece by piece."""
-        if len(self.parts) > 1:
-            yield self._blocks(0, None)
-            return
-        for first, last in _pieces(self.parts[0]):
-            yield self._blocks(first, last)
+        for parts in self._of_experts(self.parts):
+            pieces = _pieces(parts[0]) if len(parts) == 1 else [(0, None)]
+            for first, last in pieces:
+                yield self._blocks(parts, first, last)
 
-    def _blocks(self, first: int, last: int | None) -> Array:
+    def _of_experts(self, parts: list[T]) -> list[list[T]]:
+        count = len(parts) // self.experts
+        return [parts[first : first + count] for first in range(0, len(parts), count)]
+
+    def _join(self, parts: list[Array]) -> Array:
+        return interleaved(parts) if self.interleaved else np.concatenate(parts)
+
+    def _blocks(self, parts: list[Matrix], first: int, last: int | None) -> Array:
         if self.bits == 32 or self.by_row:
-            values = self.join([part.values(first, last) for part in self.parts])
+            values = self._join([part.values(first, last) for part in parts])
             return row_blocks(values) if self.by_row else exact_blocks(values)
-        return blocks(_by_field([_quantised(part, first, last, self.bits) for part in self.parts], self.join))
+        return blocks(_by_field([_quantised(part, first, last, self.bits) for part in parts], self._join))
 
 
 def _pieces(part: Matrix, first: int = 0, last: int | None = None) -> list[tuple[int, int]]:
@@ -229,15 +259,16 @@ class Plan:
         self.by_row = rows_pay and bits == 8 and by_row(weights)
         self.products: list[Product] = []
         self.small: dict[str, Array] = {}
-        up = ["gate_proj", "up_proj"] if config.activation in GATED else ["up_proj"]
         adapted = config.adapter_width and vocabulary is not None
         for i in range(config.num_layers):
             block = f"blocks.{i}."
             own = f"layer.{i}."
             self._put(own + "qkv", [f"{block}mixer.{part}_proj" for part in "qkv"])
             self._put(own + "out", [block + "mixer.o_proj"])
-            self._put(own + "gate_up", [f"{block}mlp.{part}" for part in up], joined=True)
-            self._put(own + "down", [block + "mlp.down_proj"])
+            if config.num_experts and i >= config.first_dense_layers:
+                self._experts(own, f"{block}mlp.", config)
+            else:
+                self._mlp(own, f"{block}mlp.", config)
             for half in ("down", "up") if adapted else ():
                 self._add(f"{own}adapter_{half}", [weights[f"{block}adapter.{half}"]], rough=True)
             for norm, source in NORMS.items():
@@ -279,17 +310,34 @@ class Plan:
             file.add(f"{product.name}.blocks", counted(product.packed()))
             self.small[f"{product.name}.shape"] = np.array([*product.shape, product.bits, product.by_row], np.int32)
             if product.biases:
-                self.small[f"{product.name}.bias"] = _padded(product.join(product.biases).astype(np.float32))
+                self.small[f"{product.name}.bias"] = product.bias
         for name, values in self.small.items():
             file.add(name, [values])
 
-    def _put(self, name: str, sources: list[str], joined: bool = False) -> None:
-        """Weights and biases of projections that read the same input."""
+    def _mlp(self, own: str, block: str, config: ModelConfig, experts: int = 0) -> None:
+        """An MLP whose parameters' names begin with `block`, or those of experts, by number."""
+        blocks = [block.format(number) for number in range(experts)] or [block]
+        up = ["gate_proj", "up_proj"] if config.activation in GATED else ["up_proj"]
+        self._put(
+            own + "gate_up", [before + part for before in blocks for part in up], joined=True, experts=len(blocks)
+        )
+        self._put(own + "down", [before + "down_proj" for before in blocks], experts=len(blocks))
+
+    def _experts(self, own: str, block: str, config: ModelConfig) -> None:
+        """A router, whose choice is not to be moved by rounding, its experts, and the one that all columns pass."""
+        self.products.append(Product(own + "router", [self.weights[f"{block}router.weight"]], 32, []))
+        self._keep(own + "router_bias", f"{block}router.bias")
+        self._mlp(f"{own}expert_", f"{block}experts.{{}}.", config, config.num_experts)
+        if config.shared_expert_size:
+            self._mlp(own, f"{block}shared.", config)
+
+    def _put(self, name: str, sources: list[str], joined: bool = False, experts: int = 1) -> None:
+        """Weights and biases of projections that read the same input, of each expert where there are several."""
         parts = [self.weights[f"{source}.weight"] for source in sources]
         if parts[0].shape[1] % GROUP and name.endswith("down"):  # of the rows that an MLP's rows were padded by
-            parts = [Held(_padded(part.values().T).T) for part in parts]
+            parts = [Widened(part) for part in parts]
         biases = [self.weights[f"{s}.bias"].values() for s in sources if f"{s}.bias" in self.weights]
-        self._add(name, parts, biases, joined=joined)
+        self._add(name, parts, biases, joined=joined, experts=experts)
 
     def _add(
         self,
@@ -299,13 +347,15 @@ class Plan:
         rough: bool = False,
         joined: bool = False,
         bits: int | None = None,
+        experts: int = 1,
     ) -> None:
         bits = self.bits if bits is None else bits
         if bits < 32 and rough:
             bits = 4
         elif bits == 8 and not self.by_row:
-            bits = max(map(stored_bits, parts))
-        self.products.append(Product(name, parts, bits, list(biases), joined, self.by_row and not rough))
+            bits = 8 if any(stored_bits(part) == 8 for part in parts) else 4
+        of_rows = self.by_row and not rough
+        self.products.append(Product(name, parts, bits, list(biases), joined, of_rows, experts))
 
     def _keep(self, name: str, source: str) -> None:
         if source in self.weights:

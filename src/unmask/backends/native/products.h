@@ -387,7 +387,7 @@ static void product(const Matrix *m, int tile, const Rounded *x, int from, int c
     for (int done = 0, n; done < count; done += n) {
         float (*to)[MANY][LANES] = (void *)out[0][done];
         n = count - done;
-        if (x->whole && n > MOST - done % MOST) n = MOST - done % MOST; /* of one block */
+        if (x->whole && n > MOST - (from + done) % MOST) n = MOST - (from + done) % MOST; /* of one block */
         n = (n + (n + FEW - 1) / FEW - 1) / ((n + FEW - 1) / FEW); /* about as many each time */
         switch (n) {
             CASE(1) CASE(2) CASE(3) CASE(4)
