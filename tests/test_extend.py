@@ -118,7 +118,7 @@ EXAMPLES: dict[str, list[Edit]] = {
     ],
     "A backend": [
         ("backends/echo.py", "", BACKEND),
-        ("backends/__init__.py", '    "openvino": ', '    "echo": "unmask.backends.echo",\n'),
+        ("backends/__init__.py", '    "native-f32": ', '    "echo": "unmask.backends.echo",\n'),
     ],
     "An endpoint": [
         ("serving/api/shout.py", "", ENDPOINT),

@@ -80,7 +80,7 @@ class DiffusionLM:
         """Loads a model by name ("default", "austen", ...; see `unmask models`), a checkpoint folder or a GGUF file.
 
         dtype: of the torch network: float32 (None means it too), bfloat16, float16, or auto for the file's
-        own. backend: what generates: `torch`, `native` (8-bit weights on a CPU), `openvino`, or `auto`:
+        own. backend: what generates: `torch`, `native` (8-bit weights on a CPU), or `auto`:
         native where it runs the model and is faster, unless a dtype is asked for. quantize: native with weights of 8
         bits (`q8`, 4 where that loses nothing), of 4 (`q4`), or float32 (`none`).
         Raises UnmaskError if there is no such model or it cannot be read.

@@ -27,9 +27,9 @@ from unmask.backends.native.backend import (
     groups,
     pieces,
     stairs,
-    summarise,
 )
 from unmask.backends.native.backend import WIDTHS as MEASURED
+from unmask.backends.native.logits import summarise
 from unmask.checkpoints import adapter_files
 from unmask.checkpoints.save import write_checkpoint
 from unmask.decoding.feed import TEXT, Columns, Feed, Sampling
@@ -362,7 +362,7 @@ def test_a_warm_start_needs_no_torch(folder: Path, pair: tuple[DiffusionLM, Diff
         "import sys; from unmask import DiffusionLM\n"
         f"lm = DiffusionLM.from_pretrained({str(folder)!r}, backend='native')\n"
         "out = lm.generate([1, 2, 3], 8, mode='verify')\n"
-        "assert len(out.token_ids) <= 8 and 'torch' not in sys.modules and 'openvino' not in sys.modules"
+        "assert len(out.token_ids) <= 8 and 'torch' not in sys.modules"
     )
     assert pair[1].backend is not None  # packed
     environment = {**os.environ, "UNMASK_CACHE": str(folder.parent / "cache")}

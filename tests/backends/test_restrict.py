@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from unmask.backends.logits import CompiledLogits
+from unmask.backends.native.logits import NativeLogits
 from unmask.backends.torch import TorchLogits
 from unmask.canvas import Array
 from unmask.decoding.feed import Sampling
@@ -19,7 +19,7 @@ ROWS, SIZE, VOCABULARY = 8, 30, np.array([1, 4, 5, 9, 12, 20])
 OF_DRAFT = np.array([False, True, False, False, True, True, False, True])
 
 
-def made(seed: int) -> tuple[CompiledLogits, TorchLogits, Array, Array]:
+def made(seed: int) -> tuple[NativeLogits, TorchLogits, Array, Array]:
     """The same logits twice, rows to restrict and what they may write; draft row 4 may write nothing it knows."""
     rng = np.random.default_rng(seed)
     text = rng.normal(size=(int((~OF_DRAFT).sum()), SIZE)).astype(np.float32) * 3
@@ -31,9 +31,9 @@ def made(seed: int) -> tuple[CompiledLogits, TorchLogits, Array, Array]:
     allowed = rng.random((len(index), SIZE)) < 0.3
     allowed[:, 5] = True
     allowed[3, VOCABULARY] = False
-    network: Any = SimpleNamespace(vocabulary=VOCABULARY, config=SimpleNamespace(vocab_size=SIZE))
+    network: Any = SimpleNamespace(vocabulary=VOCABULARY, threads=1, config=SimpleNamespace(vocab_size=SIZE))
     states = np.zeros((ROWS, 2), np.float32)
-    compiled = CompiledLogits(network, text.copy(), drafts.copy(), OF_DRAFT, states, states[:0])
+    compiled = NativeLogits(network, text.copy(), drafts.copy(), OF_DRAFT, states, states[:0])
     return compiled, TorchLogits(torch.from_numpy(whole)), index, allowed
 
 
@@ -82,10 +82,10 @@ def test_a_mask_with_a_share_is_scored_as_in_torch(temperature: float, top_k: in
     text = rng.normal(size=(60, SIZE)).astype(np.float32) * 3
     excluded = text[:, 3] + rng.normal(size=60).astype(np.float32) * 5
     text[:, 3] = -np.inf
-    network: Any = SimpleNamespace(vocabulary=None, config=SimpleNamespace(vocab_size=SIZE))
+    network: Any = SimpleNamespace(vocabulary=None, threads=1, config=SimpleNamespace(vocab_size=SIZE))
     none = np.zeros((0, 2), np.float32)
     sides = [
-        CompiledLogits(network, text.copy(), none, np.zeros(60, bool), none, none, excluded.copy()),
+        NativeLogits(network, text.copy(), none, np.zeros(60, bool), none, none, excluded.copy()),
         TorchLogits(torch.from_numpy(text.copy()), torch.from_numpy(excluded.copy())),
     ]
     how = (np.full(60, temperature), np.full(60, top_k), np.ones(60), rng.random(60), rng.random(60))

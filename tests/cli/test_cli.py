@@ -232,7 +232,7 @@ def bad(folder: str, missing: str) -> list[list[str]]:
         ["bench", "length", "--diffusion", folder, "--ar", folder, "--lengths", "5,-1"],
         ["race", "--diffusion", missing],
         ["chat", "-m", folder],
-        ["generate", "x", "-m", folder, "--backend", "openvino"],
+        ["generate", "x", "-m", folder, "--backend", "no such backend"],
         ["bench", "speed", folder, "--thresholds", "0.5,2"],
         ["bench", "verify", folder, "--prompts", "0"],
         ["eval", folder, "--limit", "0"],

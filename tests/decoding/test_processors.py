@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from unmask.backends.logits import CompiledLogits
+from unmask.backends.native.logits import NativeLogits
 from unmask.backends.torch import TorchLogits
 from unmask.canvas import Array
 from unmask.decoding.feed import Sampling
@@ -27,13 +27,14 @@ def plain(count: int, temperature: float = 1.0) -> Sampling:
 
 class Network:
     vocabulary = None
+    threads = 1
 
     class config:
         vocab_size = 4
 
 
 def both(logits: Array) -> list[Any]:
-    compiled = CompiledLogits(
+    compiled = NativeLogits(
         Network(),
         logits.copy(),
         logits[:0],

@@ -209,7 +209,7 @@ def test_hybrid_stacks_are_trained_saved_loaded_and_left_to_torch(tmp_path: Path
     again = DiffusionLM.from_pretrained(tmp_path)
     assert isinstance(again.backend, TorchBackend)
     assert torch.equal(again.logits(ids), lm.logits(ids))
-    for backend in ("native", "native-f32", "openvino"):
+    for backend in ("native", "native-f32"):
         with pytest.raises(UnmaskError, match=r"does not implement mixers|not installed|cannot run"):
             DiffusionLM.from_pretrained(tmp_path, backend=backend)
 

@@ -27,7 +27,6 @@ BACKENDS = {
     "native": "unmask.backends.native",  # 8-bit weights
     "native-q4": "unmask.backends.native.four_bit",  # 4-bit weights
     "native-f32": "unmask.backends.native.float32",
-    "openvino": "unmask.backends.openvino",  # int8 weights
 }
 QUANTIZED = {"q8": "native", "q4": "native-q4", "none": "native-f32"}
 Allowed = Callable[[Any], bool]

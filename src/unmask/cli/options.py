@@ -31,7 +31,7 @@ Dtype = Annotated[
     str | None,
     typer.Option("--dtype", help="Of the torch network: float32, bfloat16, float16 or auto (the file's)."),
 ]
-Backend = Annotated[str, typer.Option("--backend", help="auto, torch, native or openvino.")]
+Backend = Annotated[str, typer.Option("--backend", help="auto, torch or native.")]
 Quantize = Annotated[
     str | None, typer.Option("--quantize", help="Weights of the native backend: q8, q4, or none (float32).")
 ]

@@ -16,17 +16,25 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from unmask.backends import Progress, Source
-from unmask.backends.logits import CompiledBackend, CompiledLogits
-from unmask.backends.native.network import SLOTS, Batch, CompiledNetwork, cores, cpu, library, rows_pay
+from unmask.backends.native.logits import NativeLogits
+from unmask.backends.native.network import (
+    SLOTS,
+    Address,
+    Batch,
+    CompiledNetwork,
+    cores,
+    cpu,
+    needed_library,
+    rows_pay,
+)
 from unmask.backends.native.packed_file import PackedFile, mapped, unnamed
 from unmask.backends.native.packing import Plan
 from unmask.backends.store import compiled_folder
 from unmask.canvas import Array
 from unmask.checkpoints.rows import Held
-from unmask.decoding.feed import TEXT, Feed, Sampling
+from unmask.decoding.feed import TEXT, Feed
 from unmask.decoding.planner import passes
 from unmask.decoding.prefixes import Prefixes
-from unmask.decoding.sampling import Scores
 from unmask.errors import UnmaskError
 from unmask.layout import BEHIND_TEXT, PADDING, Layout
 
@@ -42,39 +50,6 @@ TOGETHER = 8  # columns that products take together (MOST in forward.c): what pa
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 32)  # columns of measured passes
 LINES = ("id", "position", "place", "seen", "after", "until", "first", "last", "drafts")
 LAYOUTS = ("causal", "block_causal", "bidirectional", "drafts", *BEHIND_TEXT)
-
-
-class NativeLogits(CompiledLogits):
-    """Logits whose best tokens are found by the compiled code."""
-
-    network: NativeBackend
-
-    def best(self, logits: Array, sampling: Sampling) -> Scores:
-        if (sampling.temperature > 0).any():
-            return super().best(logits, sampling)
-        token, confidence, entropy, margin = summarise(logits, self.network.threads)
-        return Scores(token, confidence, entropy, margin, sampling.choice_draw)
-
-
-def summarise(logits_NV: Array, threads: int) -> tuple[Array, Array, Array, Array]:
-    """Of each row: the best token, its probability, the entropy in nats, and how far the second best token's
-    probability is below, [N] each."""
-    rows, size = logits_NV.shape
-    token = np.empty(rows, np.int64)
-    values = np.empty((3, rows))
-    at = [Address(a.ctypes.data) for a in (token, *values)]
-    _library().unmask_summarise(Address(logits_NV.ctypes.data), rows, size, threads, *at)
-    return token, values[0], values[1], values[2]
-
-
-Address = ctypes.c_void_p
-
-
-def _library() -> ctypes.CDLL:
-    build = library()
-    if build is None:
-        raise UnmaskError("backend 'native' cannot run here; use backend='torch'")
-    return build
 
 
 class Room:
@@ -109,9 +84,9 @@ class Lines:
     need: Array  # of each column: the last column + 1 that must be computed with it or before
 
 
-class NativeBackend(CompiledBackend):
+class NativeBackend:
     """Columns of all requests stand in one line, so nothing is padded; a request's result never depends on
-    who stands beside it. The logits of a forward are good until the next."""
+    who stands beside it. The logits of a forward are good until the next. Places in the cache double and halve."""
 
     def __init__(self, network: CompiledNetwork) -> None:
         self.network = network
@@ -119,10 +94,11 @@ class NativeBackend(CompiledBackend):
         self.vocabulary = network.vocabulary
         self.threads = cores()
         self.layout = Layout("causal")
-        self.active = np.zeros(0, np.int64)
+        self.active = np.zeros(0, np.int64)  # place of each request in the cache
+        self.places = self.slots = 0
         self.dtype = np.float32 if network.exact else np.float16
         self.keys = self.values = np.zeros(0, self.dtype)
-        self.library = _library()
+        self.library = needed_library()
         proposed = 0 if self.vocabulary is None else len(self.vocabulary)
         width = self.config.hidden_size
         self.scratch = Room(1, np.uint8)
@@ -139,7 +115,22 @@ class NativeBackend(CompiledBackend):
         self.active = np.arange(rows)
         self.make_room(max(rows, 1), SLOT_STEP)
 
+    def admit(self, rows: int, slots: int) -> None:
+        if len(self.active) + rows > self.places:
+            self.make_room(max(2 * self.places, len(self.active) + rows), self.slots)
+        free = np.setdiff1d(np.arange(self.places), self.active)
+        self.active = np.concatenate([self.active, free[:rows]])
+
+    def keep(self, rows: Array) -> None:
+        self.active = self.active[rows]
+        count = len(self.active)
+        if count and count * 2 <= self.places:
+            self._store(*(np.ascontiguousarray(kept[:, self.active]) for kept in (self.keys, self.values)))
+            self.places = count
+            self.active = np.arange(count)
+
     def make_room(self, places: int, slots: int) -> None:
+        """Makes the cache as large as this; what both sizes have room for stays."""
         if (places, slots) == (self.places, self.slots):
             return
         c = self.config
@@ -160,10 +151,7 @@ class NativeBackend(CompiledBackend):
         self.values = values
         self.addresses = (keys.ctypes.data, values.ctypes.data)
 
-    def leave_active(self) -> None:
-        self._store(*(np.ascontiguousarray(kept[:, self.active]) for kept in (self.keys, self.values)))
-
-    def forward(self, feed: Feed) -> CompiledLogits:
+    def forward(self, feed: Feed) -> NativeLogits:
         lines = self._lines(feed)
         parts = (lines.text, lines.draft, lines.slot)
         text = self.text_logits.take(len(lines.text))
@@ -321,7 +309,7 @@ class NativeBackend(CompiledBackend):
             self.scratch.take(needed)
 
     def draft_head(self, state: Array, before: Array, token: Array) -> tuple[Array, Array]:
-        """See `CompiledBackend`; the logits are good until the head is asked again."""
+        """See `logits.Network`; the logits are good until the head is asked again."""
         given = [np.ascontiguousarray(state, np.float32), np.ascontiguousarray(before, np.float32)]
         given.append(np.ascontiguousarray(token, np.int32))
         made = np.empty_like(given[0])

@@ -101,6 +101,14 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
+def needed_library() -> ctypes.CDLL:
+    """The build for this CPU; raises UnmaskError without one."""
+    build = library()
+    if build is None:
+        raise UnmaskError("backend 'native' cannot run here; use backend='torch'")
+    return build
+
+
 def rows_pay() -> bool:
     """Whether one scale an output makes passes faster here: by tiles, and on AVX2. VNNI takes groups faster."""
     build = library()

@@ -1,4 +1,4 @@
-"""Compiled networks: their places in a cache, and their logits as numpy arrays, of text and of drafts.
+"""Logits of the compiled forward as numpy arrays, of text and of drafts.
 
 Shapes: N rows of text, M rows of drafts, V vocabulary, V' tokens that a draft can propose, D hidden size.
 """
@@ -6,9 +6,11 @@ Shapes: N rows of text, M rows of drafts, V vocabulary, V' tokens that a draft c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from unmask.backends.native.network import Address, needed_library
 from unmask.canvas import Array
 from unmask.decoding.feed import Sampling
 from unmask.decoding.processors import Adjustment
@@ -16,49 +18,28 @@ from unmask.decoding.sampling import Scores, propose, untempered, warmed
 from unmask.models.config import ModelConfig
 
 
-class CompiledBackend:
-    """A compiled network and its requests' places in a cache, which doubles and halves, so few shapes are ever seen."""
+class Network(Protocol):
+    """What logits ask of the backend that made them."""
 
     config: ModelConfig
     vocabulary: Array | None  # the tokens that drafts can be
-    active: Array  # place of each request in the cache
-    places = 0
-    slots = 0
-
-    def make_room(self, places: int, slots: int) -> None:
-        """Makes the cache as large as this; what both sizes have room for stays."""
-        raise NotImplementedError
-
-    def leave_active(self) -> None:
-        """Makes the cache one of the active places only."""
-        raise NotImplementedError
+    threads: int
 
     def draft_head(self, state: Array, before: Array, token: Array) -> tuple[Array, Array]:
         """States [n, D] and logits [n, V'] of slots whose own states are `state` [n, D], after `token` [n], which was
         chosen by the states `before` [n, D]."""
-        raise NotImplementedError
+        ...
 
-    def admit(self, rows: int, slots: int) -> None:
-        if len(self.active) + rows > self.places:
-            self.make_room(max(2 * self.places, len(self.active) + rows), self.slots)
-        free = np.setdiff1d(np.arange(self.places), self.active)
-        self.active = np.concatenate([self.active, free[:rows]])
 
-    def share(self, source: int, target: int, count: int) -> bool:
-        """See `decoding.feed.Backend`."""
-        return False
-
-    def pass_costs(self) -> dict[int, float] | None:
-        """See `decoding.feed.Backend`."""
-        return None
-
-    def keep(self, rows: Array) -> None:
-        self.active = self.active[rows]
-        count = len(self.active)
-        if count and count * 2 <= self.places:
-            self.leave_active()
-            self.places = count
-            self.active = np.arange(count)
+def summarise(logits_NV: Array, threads: int) -> tuple[Array, Array, Array, Array]:
+    """Of each row: the best token, its probability, the entropy in nats, and how far the second best token's
+    probability is below, [N] each."""
+    rows, size = logits_NV.shape
+    token = np.empty(rows, np.int64)
+    values = np.empty((3, rows))
+    at = [Address(a.ctypes.data) for a in (token, *values)]
+    needed_library().unmask_summarise(Address(logits_NV.ctypes.data), rows, size, threads, *at)
+    return token, values[0], values[1], values[2]
 
 
 def with_share(scores: Scores, logits_NV: Array, excluded_N: Array) -> Scores:
@@ -75,14 +56,14 @@ def with_share(scores: Scores, logits_NV: Array, excluded_N: Array) -> Scores:
 
 
 @dataclass
-class CompiledLogits:
+class NativeLogits:
     """Logits in the order of the feed's scored rows, which `of_draft` [N + M] marks as rows of text or of drafts.
 
     states: final states of the rows of text, or of drafts where there are no others. slots: those of the feed's slots.
     excluded [N]: the mask's, where it has a share of the distribution of text but is never written.
     """
 
-    network: CompiledBackend
+    network: Network
     text: Array
     drafts: Array
     of_draft: Array
@@ -90,15 +71,18 @@ class CompiledLogits:
     slots: Array
     excluded: Array | None = None
 
-    def after_token(self, slot: Array, before: CompiledLogits, row: Array, token: Array) -> CompiledLogits:
+    def after_token(self, slot: Array, before: NativeLogits, row: Array, token: Array) -> NativeLogits:
         """See `decoding.feed.Logits`."""
         place = row - before.of_draft.cumsum()[row] if len(before.text) else row
         states, logits = self.network.draft_head(self.slots[slot], before.states[place], token)
-        return type(self)(self.network, self.text[:0], logits, np.ones(len(states), bool), states, self.slots)
+        return NativeLogits(self.network, self.text[:0], logits, np.ones(len(states), bool), states, self.slots)
 
     def best(self, logits: Array, sampling: Sampling) -> Scores:
         """Proposed tokens of rows of one kind."""
-        return propose(logits, *sampling.columns(), None)
+        if (sampling.temperature > 0).any():
+            return propose(logits, *sampling.columns(), None)
+        token, confidence, entropy, margin = summarise(logits, self.network.threads)
+        return Scores(token, confidence, entropy, margin, sampling.choice_draw)
 
     def propose(self, sampling: Sampling) -> Scores:
         """See `decoding.sampling.propose`."""
