@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,22 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
         "Mamba2",
         {"num_heads": 4, "head_dim": 32, "n_groups": 1, "tie_word_embeddings": True, "use_bias": True},
     ),
+    "gemma": ("Gemma", {"head_dim": 24}),
+    "gemma 3": ("Gemma3Text", {"head_dim": 16, "query_pre_attn_scalar": 20, "num_hidden_layers": 7}),
+    "gemma 3 with a window": (
+        "Gemma3Text",
+        {
+            "head_dim": 16,
+            "sliding_window": 48,
+            "layer_types": ["full_attention", "sliding_attention"],
+            "final_logit_softcapping": 5.0,
+            "attention_bias": True,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 2e3},
+            },
+        },
+    ),
     "mistral with a window": ("Mistral", {"sliding_window": 48, "head_dim": 32}),
 }
 
@@ -40,9 +57,11 @@ def make(kind: str, folder: Path) -> Any:
     name, options = KINDS[kind]
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(**{**SIZES, **options})
-    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    model = getattr(transformers, f"{name.removesuffix('Text')}ForCausalLM")(config).eval()
     for parameter_name, parameter in model.named_parameters():
-        if "norm" not in parameter_name:
+        if "norm" in parameter_name:
+            parameter.data += 0.2 * torch.randn_like(parameter)
+        else:
             torch.nn.init.normal_(parameter, std=0.15)
     model.save_pretrained(folder)
     return model
@@ -65,12 +84,28 @@ def test_logits_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
         torch.testing.assert_close(again(ids).logits, theirs)
 
 
-@pytest.mark.parametrize("name", ["Gemma", "Gemma2"])
-def test_gemma_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
-    config = getattr(transformers, f"{name}Config")(**{**SIZES, "head_dim": 16})
-    getattr(transformers, f"{name}ForCausalLM")(config).save_pretrained(tmp_path)
-    with pytest.raises(UnmaskError, match=f"{name}ForCausalLM is known but not read"):
+def test_gemma_2_is_refused_by_its_name(tmp_path: Path) -> None:
+    transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**{**SIZES, "head_dim": 16})).save_pretrained(tmp_path)
+    with pytest.raises(UnmaskError, match="Gemma2ForCausalLM is known but not read"):
         DiffusionLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed", "message"),
+    [
+        ("gemma", {"hidden_act": "relu"}, "activation 'relu'"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gemma3_text", {"attn_logit_softcapping": 30.0}, "attn_logit_softcapping"),
+        ("gemma3_text", {"layer_types": ["full_attention"]}, "each of 2 layers"),
+        ("gemma3_text", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar"),
+        ("gemma3_text", {"rope_parameters": {"sliding_attention": {"rope_type": "yarn"}}}, "yarn"),
+        ("gemma3", {}, "reads images"),
+    ],
+)
+def test_a_gemma_of_another_build_is_refused(kind: str, changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, **SIZES, **changed}))
+    with pytest.raises(UnmaskError, match=message):
+        Checkpoint.open(tmp_path)
 
 
 @pytest.mark.parametrize("shift", [True, False])

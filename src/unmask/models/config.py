@@ -79,6 +79,12 @@ class ModelConfig:
     rope_fraction: float = 1.0  # share of each head that is rotated
     rope_factors: tuple[float, ...] = ()  # what each pair's frequency is divided by, for longer texts; empty: by 1
     rope_scale: float = 1.0  # of cos and sin
+    local_layers: tuple[int, ...] = ()  # layers that are rotated by local_theta, without rope_factors
+    local_theta: float = 10000.0
+    embedding_scale: float = 1.0  # what embeddings are multiplied by
+    norm_offset: float = 0.0  # added to the weights of norms
+    output_norms: bool = False  # what a mixer or an MLP adds is normed first
+    attention_scale: float = 0.0  # of scores; 0: one over the root of head_dim
     query_beta: float = 0.0  # rotated queries are scaled by 1 + beta ln(1 + floor(position / query_length)) (Llama 4)
     query_length: int = 0  # 0 goes with a beta of 0
     grid: tuple[int, ...] = ()  # canvases are cells: rows, columns, rows and columns of a box; scores biased by them
@@ -180,6 +186,8 @@ class ModelConfig:
             yield f"rope_factors must be {pairs} values above 0, one for each rotated pair"
         if not 0 < self.rope_scale < 1e9:
             yield f"rope_scale must be above 0, got {self.rope_scale}"
+        if not 0 < self.local_theta < inf or not set(self.local_layers) <= set(range(self.num_layers)):
+            yield f"local_layers {list(self.local_layers)} of {self.num_layers} with {self.local_theta} are impossible"
         if not 0 <= self.query_beta < 1e9 or self.query_length < (self.query_beta > 0):
             yield f"query_beta {self.query_beta} with query_length {self.query_length} is impossible"
 

@@ -36,11 +36,10 @@ def rotary(layer: LayerAttention, positions_BT: Tensor) -> Rope:
 class GemmaAttention(Attention):
     """Normed queries, keys and values, unscaled; in some layers the keys before their norm are the values."""
 
-    scale = 1.0
-
     def __init__(self, config: ModelConfig, layer: int) -> None:
         kind = config.attention[layer]
-        super().__init__(replace(config, head_dim=kind.head_dim, num_kv_heads=kind.num_kv_heads, qk_norm=True), layer)
+        heads = {"head_dim": kind.head_dim, "num_kv_heads": kind.num_kv_heads}
+        super().__init__(replace(config, **heads, qk_norm=True, attention_scale=1.0), layer)
         self.kind = kind
         self.eps = config.norm_eps
         if self.kind.keys_are_values:

@@ -20,13 +20,14 @@ class Norm(nn.Module):
 
     def __init__(self, config: ModelConfig, size: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
+        self.offset = config.norm_offset
+        self.weight = nn.Parameter(torch.full((size,), 1.0 - self.offset))
         self.centred = config.norm == "layer"
         self.bias = nn.Parameter(torch.zeros(size)) if self.centred and config.norm_bias else None
         self.eps = config.norm_eps
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.float()
+        weight = self.weight.float() + self.offset
         if not self.centred:
             return F.rms_norm(x.float(), x.shape[-1:], weight, self.eps).to(x.dtype)
         bias = None if self.bias is None else self.bias.float()

@@ -36,6 +36,7 @@ class Context:
     cache: Cache | None = None  # what layers keep of what was read before
     gate_BT1: Tensor | None = None  # 1 where an adapter acts, or at a canvas's columns; None for nowhere
     query_BT: Tensor | None = None  # what rotated queries are scaled by; None for 1
+    local_rope: tuple[Tensor, Tensor] | None = None  # of the local layers, where they have their own
     run_BT: Tensor | None = None  # for layers without a mask: columns of one number follow on one another; None: all do
 
 
@@ -52,12 +53,11 @@ def rotate(x_BHTK: Tensor, cos_BTr: Tensor, sin_BTr: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions."""
 
-    scale: float | None = None  # of scores; None: one over the root of the width
-
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
         self.width = config.head_dim
+        self.scale = config.attention_scale or None  # of scores; None: one over the root of the width
         size = config.hidden_size
         queries = config.num_heads * config.head_dim
         keys = config.num_kv_heads * config.head_dim

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,19 +23,23 @@ from unmask.models.mamba2 import Mamba2, runs
 from unmask.models.mixers import MIXERS, Cache, Context
 
 
-def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
-    """cos and sin [length, rotary_size / 2], float32 (RoPE, arXiv 2104.09864; half-split pairs)."""
+def rotary_tables(config: ModelConfig, length: int, local: bool = False) -> tuple[Tensor, Tensor]:
+    """cos and sin [length, rotary_size / 2], float32 (RoPE, arXiv 2104.09864; half-split pairs); those of all layers
+    but the local ones, or theirs."""
     size = config.rotary_size
-    frequency = config.rope_theta ** (-torch.arange(0, size, 2, dtype=torch.float64) / max(size, 1))
-    if config.rope_factors:
+    frequency = (config.local_theta if local else config.rope_theta) ** (
+        -torch.arange(0, size, 2, dtype=torch.float64) / max(size, 1)
+    )
+    if config.rope_factors and not local:
         frequency = frequency / torch.tensor(config.rope_factors, dtype=torch.float64)
     cos = torch.empty(length, size // 2)
     sin = torch.empty(length, size // 2)
     for start in range(0, length, 8192):  # in pieces: the angles' float64 is twice as large as both tables
         position = torch.arange(start, min(start + 8192, length), dtype=torch.float64)
         angle = position[:, None] * frequency
-        cos[start : start + 8192] = angle.cos() * config.rope_scale
-        sin[start : start + 8192] = angle.sin() * config.rope_scale
+        scale = 1.0 if local else config.rope_scale
+        cos[start : start + 8192] = angle.cos() * scale
+        sin[start : start + 8192] = angle.sin() * scale
     return cos, sin
 
 
@@ -72,7 +77,10 @@ class Block(nn.Module):
         size = config.hidden_size
         self.norm1 = Norm(config, size)
         self.mixer = MIXERS[config.layer_mixers[layer]](config, layer)
+        self.mixer_norm = Norm(config, size) if config.output_norms else None
         self.norm2 = Norm(config, size)
+        self.mlp_norm = Norm(config, size) if config.output_norms else None
+        self.is_local = layer in config.local_layers
         experts = config.num_experts and layer >= config.first_dense_layers
         self.mlp = MixtureOfExperts(config) if experts else MLP(config, config.intermediate_size)
         self.adapter = Bottleneck(size, config.adapter_width) if config.adapter_width else None
@@ -81,13 +89,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, context: Context, condition_BC: Tensor | None) -> Tensor:
         gate = context.gate_BT1
+        if self.is_local and context.local_rope is not None:
+            context = replace(context, rope=context.local_rope)
         if self.modulation is None or condition_BC is None:
-            x = x + self.mixer(self.norm1(x), context)
-            if gate is None:
-                return x + self.mlp(self.norm2(x))
+            mixed = self.mixer(self.norm1(x), context)
+            x = x + (mixed if self.mixer_norm is None else self.mixer_norm(mixed))
             h = self.norm2(x)
-            x = x + self.mlp(h, gate)
-            return x if self.adapter is None else x + self.adapter(h, gate)
+            fed = self.mlp(h) if gate is None else self.mlp(h, gate)
+            x = x + (fed if self.mlp_norm is None else self.mlp_norm(fed))
+            return x if self.adapter is None or gate is None else x + self.adapter(h, gate)
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition_BC)[:, None].chunk(6, -1)
         x = x + gate1 * self.mixer(self.norm1(x) * (1 + scale1) + shift1, replace(context, gate_BT1=None))
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
@@ -123,6 +133,8 @@ class Transformer(nn.Module):
 
     rope_cos: Tensor
     rope_sin: Tensor
+    local_cos: Tensor
+    local_sin: Tensor
     draft_vocabulary: Tensor | None  # the tokens that an adapter's slots can propose, ascending ids [V']
 
     def __init__(self, config: ModelConfig) -> None:
@@ -152,9 +164,10 @@ class Transformer(nn.Module):
 
     def make_rotary_tables(self) -> None:
         """Makes cos and sin for every position; again after a network was built on the meta device."""
-        cos, sin = rotary_tables(self.config, self.config.max_length)
-        self.register_buffer("rope_cos", cos, persistent=False)
-        self.register_buffer("rope_sin", sin, persistent=False)
+        for name in ("rope", "local") if self.config.local_layers else ("rope",):
+            cos, sin = rotary_tables(self.config, self.config.max_length, local=name == "local")
+            self.register_buffer(f"{name}_cos", cos, persistent=False)
+            self.register_buffer(f"{name}_sin", sin, persistent=False)
 
     def initialise(self, seed: int, std: float = 0.02) -> Transformer:
         """GPT-2 initialisation: normal weights, residual outputs scaled by 1/sqrt(2 layers)."""
@@ -191,15 +204,16 @@ class Transformer(nn.Module):
         noise level that an adaLN network is conditioned on, and is ignored by others; gate_BT (bool) says
         at which positions an adapter acts, None for nowhere.
         """
-        if positions_BT is None:
-            rope = (self.rope_cos[None, : ids_BT.shape[1]], self.rope_sin[None, : ids_BT.shape[1]])
-        else:
-            rope = (self.rope_cos[positions_BT], self.rope_sin[positions_BT])
+        at: Any = (None, slice(ids_BT.shape[1])) if positions_BT is None else positions_BT
+        rope = (self.rope_cos[at], self.rope_sin[at])
+        local = (self.local_cos[at], self.local_sin[at]) if self.config.local_layers else None
         condition = None
         if self.time_embedding is not None:
             zeros = torch.zeros(ids_BT.shape[0], device=ids_BT.device)
             condition = self.time_embedding(zeros if time_B is None else time_B)
         x = ids_BT @ self.embedding.weight if ids_BT.is_floating_point() else self.embedding(ids_BT)
+        if self.config.embedding_scale != 1:
+            x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype)
         gate = None
         if self.position_embedding is not None:
             where = torch.arange(ids_BT.shape[1], device=ids_BT.device) if positions_BT is None else positions_BT
@@ -215,7 +229,7 @@ class Transformer(nn.Module):
             where = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None] if positions_BT is None else positions_BT
             query = 1 + self.config.query_beta * torch.log1p((where // self.config.query_length).float())
         run = runs(positions_BT) if positions_BT is not None and self.config.recurrent else None
-        context = Context(rope, mask, cache, gate, query, run)
+        context = Context(rope, mask, cache, gate, query, local, run)
         given = x
         states: list[Tensor] = []
         for loop in range(self.config.loops):

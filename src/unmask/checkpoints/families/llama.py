@@ -133,7 +133,7 @@ def _qwen3(raw: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _up_to(fields: dict[str, Any], length: Any) -> dict[str, Any]:
+def up_to(fields: dict[str, Any], length: Any) -> dict[str, Any]:
     """For texts up to a length, where config.json gives one."""
     longest = fields["max_length"]
     both = isinstance(length, int) and isinstance(longest, int)
@@ -143,7 +143,7 @@ def _up_to(fields: dict[str, Any], length: Any) -> dict[str, Any]:
 def _mistral(raw: dict[str, Any]) -> dict[str, Any]:
     """Every layer may see a window of the last positions only; texts up to its length are read, where it shows all."""
     fields = read({**raw, "sliding_window": None, "layer_types": None})
-    return _up_to({**fields, **AR}, raw.get("sliding_window"))
+    return up_to({**fields, **AR}, raw.get("sliding_window"))
 
 
 def _autoregressive(name: str, read: Any, architectures: tuple[str, ...], model_types: tuple[str, ...] = ()) -> Family:

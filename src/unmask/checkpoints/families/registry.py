@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unmask.checkpoints.families import behind_text, diffugpt, diffusion_gemma, dit, llada, llama, mamba2
+from unmask.checkpoints.families import behind_text, diffugpt, diffusion_gemma, dit, gemma, llada, llama, mamba2
 from unmask.checkpoints.families.family import Family
 from unmask.errors import UnmaskError
 
@@ -31,6 +31,7 @@ FAMILIES = [
     llama.LLAMA,
     llama.QWEN3,
     llama.MISTRAL,
+    *gemma.FAMILIES,
     mamba2.FAMILY,
     *dit.FAMILIES,
 ]
@@ -39,15 +40,12 @@ UNREADABLE = {
     "ModernBertForMaskedLM": "the network has no local attention with rotations of its own, no norm of the embeddings, "
     "no gated GELU and no prediction head, all of which ModernBERT has",
     "NemotronLabsDiffusionVLMModel": "it reads images; the text models of the family are read",
-    **dict.fromkeys(
-        ("GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"),
-        "its embeddings are scaled and its norms add one to their weights, which the network of plain models does not",
-    ),
+    "Gemma2ForCausalLM": "its attention scores are capped, which ours are not; Gemma and Gemma 3 are read",
+    "Gemma3ForConditionalGeneration": "it reads images; the text models of the family (Gemma3ForCausalLM) are read",
 }
 BY_TYPE = {
-    "gemma": "GemmaForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
-    "gemma3_text": "Gemma3ForCausalLM",
+    "gemma3": "Gemma3ForConditionalGeneration",
     "modernbert": "ModernBertForMaskedLM",
     "nemotron_labs_diffusion_vlm": "NemotronLabsDiffusionVLMModel",
 }
