@@ -1,7 +1,7 @@
 """Recorded numbers and runs of public references, by the native forward with float32 weights.
 
-The fixtures' sizes (hidden 48, heads of 12) are none that the forward takes, so each network is widened by zeros to one
-that computes the same.
+The sizes of most fixtures (hidden 48, heads of 12) are none that the forward takes, so each such network is widened by
+zeros to one that computes the same.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.checks import full_canvas
+from conformance.checks import ancestral, full_canvas
 from conformance.checks.fixture import FORWARD, Fixture, find
 from conformance.checks.run import generation
 from unmask import DiffusionLM
@@ -32,6 +32,7 @@ from unmask.models.transformer import Transformer
 pytestmark = pytest.mark.skipif(native.library() is None, reason="installed without a C compiler")
 FOLDER = Path(__file__).parents[1] / "conformance"
 EXPERTS = ("llada_moe", "llada2_moe")
+TOLD = ("mdlm", "duo", "sedd_absorb", "sedd_uniform")  # a noise level
 DENSE = ("llada", "dream", "sdar", "a2d_qwen3", "stable_diffcoder", "fast_dllm_v2")
 
 
@@ -85,10 +86,12 @@ def opened(family: str) -> tuple[Fixture, Any, Any]:
     return fixture, model, lambda _: NativeBackend(network)
 
 
-def rows(backend: NativeBackend, ids: Tensor, layout: Layout) -> np.ndarray:
+def rows(backend: NativeBackend, ids: Tensor, layout: Layout, time: Tensor | None = None) -> np.ndarray:
     place = np.arange(ids.shape[1])
+    times = [0.0] * len(ids) if time is None else time.tolist()
     backend.open(layout, len(ids), len(place), True)
-    columns = [Columns(row.numpy(), place, np.full(len(place), -1), place, place) for row in ids]
+    none = np.full(len(place), -1)
+    columns = [Columns(row.numpy(), place, none, place, place, time=t) for row, t in zip(ids, times, strict=True)]
     made = np.array(backend.forward(Feed.of(columns, np.zeros(len(ids), np.int64))).text)
     return made.reshape(*ids.shape, -1)
 
@@ -108,13 +111,30 @@ def test_logits_are_the_recorded_ones(family: str) -> None:
         np.testing.assert_allclose(ours[finite], theirs[finite], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", [*EXPERTS, *DENSE])
+@pytest.mark.parametrize("family", TOLD)
+def test_logits_at_noise_levels_are_the_recorded_ones(family: str) -> None:
+    fixture, _, make = opened(family)
+    recorded = fixture.tensors(FORWARD)
+    names = [name for name in recorded if name in ("sigma0.logits", "sigma_conditioned.logits", "logits", "log_score")]
+    assert names
+    for name in names:
+        time = None if name == "sigma0.logits" else recorded["sigma"]
+        theirs = recorded[name].numpy()
+        ours = rows(make(None), recorded["input_ids"], Layout("bidirectional"), time)
+        finite = np.isfinite(ours)
+        assert finite.mean() > 0.95
+        np.testing.assert_allclose(ours[finite], theirs[finite], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", [*EXPERTS, *DENSE, *TOLD, "bd3lm", "bd3lm_adaln"])
 def test_recorded_runs_are_made_again(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fixture, lm, make = opened(family)
+    monkeypatch.setattr(ancestral, "TorchBackend", make)
     monkeypatch.setattr(full_canvas, "TorchBackend", make)
     monkeypatch.setattr(torch_backend, "TorchBackend", make)
     cases = fixture.cases()
-    found = [generation(family, lm.loaded.family.name, lm, case, {}, n) for n, case in enumerate(cases)]
-    assert len(found) > 1
+    noise = fixture.noise()
+    found = [generation(family, lm.loaded.family.name, lm, case, noise, n) for n, case in enumerate(cases)]
+    assert found
     assert [f"{o.name}: {o.detail}" for o in found if not o.holds and not o.deviation] == []
     assert sum(o.holds is True for o in found) > len(found) // 2

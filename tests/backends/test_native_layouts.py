@@ -28,6 +28,10 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "block_causal": {"layout": "block_causal", "block_length": 8},
     "bidirectional": {"layout": "bidirectional"},
     "experts": {"layout": "bidirectional", "num_experts": 8, "experts_per_token": 3, "expert_size": 32},
+    "noise levels": {
+        "layout": "bidirectional", "norm": "layer", "activation": "gelu_tanh", "mlp_bias": True, "qk_norm": False,
+        "time_condition_size": 32, "time_conditioned": True,
+    },
     "experts in groups": {
         "layout": "block_causal", "block_length": 8, "num_experts": 12, "experts_per_token": 3, "expert_size": 40,
         "shared_expert_size": 64, "first_dense_layers": 1, "router": "sigmoid", "router_bias": True, "mlp_bias": True,
@@ -61,7 +65,8 @@ def columns(number: int, low: int, high: int, after: int = 0) -> Columns:
     ids = np.random.default_rng(number).integers(0, 70, LENGTHS[number])
     place = np.arange(low, high)
     none = np.full(high - low, -1)
-    return Columns(ids[low:high], place, none, place - low, place, cached_after=(high, after) if after else (0, 0))
+    seen = (high, after) if after else (0, 0)
+    return Columns(ids[low:high], place, none, place - low, place, cached_after=seen, time=0.4 * number)
 
 
 def logits(backend: Any, requests: list[Columns]) -> np.ndarray:

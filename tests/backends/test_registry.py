@@ -69,8 +69,8 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "router_scale": [{**EXPERTS, "router_scale": 2.0}],
     "expert_groups": [{**EXPERTS, "expert_groups": 3}, {**EXPERTS, "expert_groups": 6, "expert_groups_kept": 3}],
     "expert_groups_kept": [{**EXPERTS, "expert_groups_kept": 2, "expert_groups": 3, "router": "sigmoid"}],
-    "time_condition_size": [{"time_condition_size": 32}],
-    "time_conditioned": [{"time_conditioned": True}],
+    "time_condition_size": [{"time_condition_size": 32}, {"time_condition_size": 24, "loops": 2, **EXPERTS}],
+    "time_conditioned": [{"time_condition_size": 32, "time_conditioned": True}],
     "adapter_rank": [{"adapter_rank": 4, "layout": "drafts"}],
     "adapter_width": [{"adapter_width": 32, "layout": "drafts", "block_length": 4}],
     "chain_width": [{"chain_width": 32, "layout": "drafts", "block_length": 4}],
@@ -86,7 +86,7 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "noise_schedule": [{"noise_schedule": "geometric"}],
     "noise_range": [{"noise_range": (1e-2, 2.0)}],
     "output": [{"output": "log_score"}],
-    "score_scaled": [{"score_scaled": True}],
+    "score_scaled": [{"output": "log_score", "score_scaled": True, "time_condition_size": 32}],
     "layout": [
         {"layout": "bidirectional"},
         {"layout": "block_causal", "block_length": 8},
@@ -125,7 +125,8 @@ def probabilities(lm: DiffusionLM) -> np.ndarray:
     length = 40
     texts = [np.where(rng.random(length) < 0.3, 3, rng.integers(0, 70, length)) for _ in range(2)]
     place = np.arange(length)
-    requests = [Columns(ids, place, np.full(length, -1), place, place) for ids in texts]
+    none = np.full(length, -1)
+    requests = [Columns(ids, place, none, place, place, time=time) for ids, time in zip(texts, (0.2, 1.5), strict=True)]
     lm.backend.open(Layout(lm.config.layout, max(lm.config.block_length, 1)), 2, 64, True)
     n = 2 * length
     sampling = Sampling(np.ones(n), np.zeros(n, int), np.ones(n), np.full(n, 0.5), np.full(n, 0.5))
@@ -135,7 +136,7 @@ def probabilities(lm: DiffusionLM) -> np.ndarray:
 def saved(config: ModelConfig, folder: Path) -> Path:
     network = Transformer(config).initialise(0, std=0.15)
     for name, parameter in network.named_parameters():  # what starts as the identity would hide what is left out
-        if name.endswith("bias") or "norm" in name:
+        if name.endswith("bias") or "norm" in name or "modulation" in name:
             parameter.data += 0.3 * torch.arange(parameter.numel()).sin().view(parameter.shape)
     write_checkpoint(folder, config.to_dict(), dict(network.named_parameters()), None)
     return folder

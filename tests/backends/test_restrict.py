@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from unmask.backends.native import network as native
 from unmask.backends.native.logits import NativeLogits
 from unmask.backends.torch import TorchLogits
 from unmask.canvas import Array
 from unmask.decoding.feed import Sampling
 from unmask.decoding.sampling import Scores
+
+pytestmark = pytest.mark.skipif(native.library() is None, reason="installed without a C compiler")
 
 ROWS, SIZE, VOCABULARY = 8, 30, np.array([1, 4, 5, 9, 12, 20])
 OF_DRAFT = np.array([False, True, False, False, True, True, False, True])

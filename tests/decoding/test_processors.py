@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from unmask.backends.native import network as native
 from unmask.backends.native.logits import NativeLogits
 from unmask.backends.torch import TorchLogits
 from unmask.canvas import Array
@@ -23,6 +24,9 @@ VOCAB, MASK = 9, 8
 def plain(count: int, temperature: float = 1.0) -> Sampling:
     zeros = np.zeros(count)
     return Sampling(zeros + temperature, np.zeros(count, np.int64), np.ones(count), zeros + 0.5, zeros)
+
+
+pytestmark = pytest.mark.skipif(native.library() is None, reason="installed without a C compiler")
 
 
 class Network:

@@ -38,8 +38,8 @@ class GemmaAttention(Attention):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         kind = config.attention[layer]
-        heads = {"head_dim": kind.head_dim, "num_kv_heads": kind.num_kv_heads}
-        super().__init__(replace(config, **heads, qk_norm=True, attention_scale=1.0), layer)
+        sizes = replace(config, head_dim=kind.head_dim, num_kv_heads=kind.num_kv_heads)
+        super().__init__(replace(sizes, qk_norm=True, attention_scale=1.0), layer)
         self.kind = kind
         self.eps = config.norm_eps
         if self.kind.keys_are_values:

@@ -17,6 +17,7 @@ FREE = """vocab_size num_layers num_heads intermediate_size num_kv_heads max_len
     noise_range query_beta query_length in_place
     num_experts experts_per_token expert_size shared_expert_size first_dense_layers
     router router_bias router_normalise router_scale expert_groups expert_groups_kept
+    time_condition_size time_conditioned output score_scaled
     mask_token_id eos_token_id bos_token_id pad_token_id delete_token_id insert_token_id"""
 IMPLEMENTS = {
     **dict.fromkeys(FREE.split(), anything),

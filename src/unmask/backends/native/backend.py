@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ PIECE = 512  # columns computed at once, so that little memory is enough
 ALONE = 8 << 20  # bytes of weights times columns below which one thread is faster than several
 TOGETHER = 8  # columns that products take together (MOST in forward.c): what passes cost goes up in such stairs
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 32)  # columns of measured passes
-LINES = ("id", "position", "place", "seen", "after", "until", "first", "last", "drafts")
+LINES = ("id", "position", "place", "seen", "after", "until", "first", "last", "drafts", "told")
 LAYOUTS = ("causal", "block_causal", "bidirectional", "drafts", *BEHIND_TEXT)
 
 
@@ -72,11 +73,19 @@ class Room:
         return self.array[:rows]
 
 
+def log_scores(logits_NV: Array, there_N: Array, time_N: Array, scaled: bool) -> None:
+    """Makes logits log scores, in place; see `models.transformer.log_scores`."""
+    if scaled:
+        logits_NV -= (np.log(np.expm1(time_N)) + math.log(logits_NV.shape[1] - 1))[:, None]
+    logits_NV[np.arange(len(logits_NV)), there_N] = 0
+
+
 @dataclass(frozen=True)
 class Lines:
     """The columns of a feed in one line, request after request."""
 
     values: Array  # int32 [LINES, T]
+    row: Array  # of the feed [T]
     text: Array  # columns that are scored as text [N]
     draft: Array  # as drafts
     slot: Array  # whose states are kept
@@ -101,6 +110,7 @@ class NativeBackend:
         self.library = needed_library()
         proposed = 0 if self.vocabulary is None else len(self.vocabulary)
         width = self.config.hidden_size
+        self.modulation: Array | None = None  # of the noise levels of a forward, see `modulation`
         self.scratch = Room(1, np.uint8)
         self.text_logits = Room(self.config.vocab_size)
         self.draft_logits = Room(proposed)
@@ -153,6 +163,9 @@ class NativeBackend:
 
     def forward(self, feed: Feed) -> NativeLogits:
         lines = self._lines(feed)
+        if self.network.modulation is not None:
+            self.modulation, told = self.network.modulation.rows(feed.time)
+            lines.values[9] = told[lines.row]
         parts = (lines.text, lines.draft, lines.slot)
         text = self.text_logits.take(len(lines.text))
         draft = self.draft_logits.take(len(lines.draft))
@@ -169,7 +182,9 @@ class NativeBackend:
             scale = feed.guidance[guided].astype(np.float32)[:, None]
             text[guided] = without + (scale + 1) * (text[guided] - without)
         excluded = None
-        if (mask := self.config.mask_token_id) is not None:
+        if self.config.output == "log_score":
+            log_scores(text, feed.ids[feed.row, feed.column], feed.time[feed.row], self.config.score_scaled)
+        elif (mask := self.config.mask_token_id) is not None:
             excluded = text[:, mask].copy() if self.config.mask_in_softmax else None
             text[:, mask] = -np.inf
         return NativeLogits(self, text, draft, lines.of_draft, states, slots, excluded)
@@ -275,7 +290,7 @@ class NativeBackend:
         unconditional = begins[feed.row[guided] + 1] + feed.column[guided]
         text = scored[~of_draft] if of_draft.any() else scored
         slot = begins[feed.slot_row] + feed.slot_column
-        return Lines(values, np.concatenate([text, unconditional]), scored[of_draft], slot, of_draft, need)
+        return Lines(values, row, np.concatenate([text, unconditional]), scored[of_draft], slot, of_draft, need)
 
     def _compute(self, values: Array, low: int, parts: tuple[Array, ...], done: list[int]) -> None:
         """One call of the compiled code, for columns from `low` on; `done` rows of each kind are made, and counted."""
@@ -288,6 +303,8 @@ class NativeBackend:
         start = own.ctypes.data
         for i, name in enumerate(LINES):
             setattr(batch, name, start + i * own.strides[0])
+        if self.modulation is not None:
+            batch.modulation = self.modulation.ctypes.data
         batch.text, batch.draft, batch.slot = (part.ctypes.data for part in rows)
         batch.keys, batch.values = self.addresses
         rooms = (self.text_logits, self.draft_logits, self.text_states, self.slot_states)

@@ -35,9 +35,9 @@
 #define STEP 64   /* inputs of a tile, of weights that have one scale for all inputs */
 #define PART_BITS 4 /* a rounded input is 2^4 times one byte, and another byte */
 #if defined(__AVX512F__) || !defined(__AVX2__)
-#define PARTS 1   /* which are stored apart; else they are one number */
+#define APART 1   /* which are stored apart; else they are one number */
 #else
-#define PARTS 0
+#define APART 0
 #endif
 #if defined(__AVX512VNNI__) && !defined(__AMX_INT8__)
 #define UNSIGNED 1 /* with 128 added to each byte */
@@ -112,14 +112,20 @@ typedef struct {
     const int32_t *id, *position, *place;        /* [T] */
     const int32_t *seen, *after, *until;         /* [T]: cached keys from 0 to seen - 1 and from after to until - 1 */
     const int32_t *first, *last, *drafts;        /* [T]: columns of its group, is it a slot */
+    const int32_t *told;                         /* [T]: row of `modulation` */
     const int32_t *text, *draft, *slot;          /* columns to score, and those whose states alone are asked for */
     void *keys, *values;        /* float16, or float32 where exact: [loops * layers][places][G][blocks][K][16], and
                                    [..][16 * blocks][K] */
     float *text_logits, *draft_logits; /* [text_rows][V], [draft_rows][V'] */
     float *text_states, *slot_states;  /* [text_rows][D], [slot_rows][D], normalised */
+    const float *modulation;           /* [.][layers * PARTS + 2][D]: what a noise level does (see below); or none */
     void *room;                        /* room_size bytes to work in, from a cache line's start */
     int64_t room_size;
 } Batch;
+
+/* What a noise level does to a layer: it shifts and scales what is behind each norm, and scales what is added to columns
+   (adaLN of DiT). Behind the last norm there are a shift and a scale as well. */
+enum { SHIFT, SCALE, GATE, PARTS = 6 }; /* of the first half, and again of the second */
 
 typedef struct { /* inputs of a product, rounded group by group; by_row: each column as a whole, to 12 bits */
     int8_t *code;           /* [groups][lines][32]; by_row [T][columns, padded] of 12 bits, see `round_row` */
@@ -165,7 +171,7 @@ static void round_row(const float *x, const Rounded *to, int column, int count) 
     for (int i = 0; i < wide; i += WIDE) {
         const floats v = i < count ? load(x + i) : (floats){0};
         const ints n = __builtin_convertvector(v * inverse + 12582912.f - 12582912.f, ints);
-#if PARTS
+#if APART
         const ints high = (n + (1 << PART_BITS) / 2) >> PART_BITS;
         const int more = UNSIGNED ? 128 : 0;
         *(bytes *)(code + i) = __builtin_convertvector(high + more, bytes);
@@ -375,6 +381,9 @@ typedef struct { /* rows of out [.][stride] where a product goes */
     int stride, add;
     const int32_t *row; /* of a column, or none: its own number */
     const float *share; /* what a column is multiplied by, or none */
+    const float *gate;  /* [.][step]: what the features of a row of out are multiplied by; or none */
+    const int32_t *told; /* of a row of out: its row of gate */
+    size_t step;
 } Target;
 
 /* A product of columns first to last - 1, set or added. */
@@ -387,8 +396,11 @@ static void project(const Matrix *m, const Rounded *x, int first, int last, Targ
             for (int i = 0; i < 2; i++) {
                 const int row = (tile * 2 + i) * LANES, left = m->rows - row < LANES ? m->rows - row : LANES;
                 for (int t = 0; t < n; t++) {
-                    float *p = to.out + (size_t)(to.row ? to.row[from + t] : from + t) * to.stride + row;
+                    const int place = to.row ? to.row[from + t] : from + t;
                     const float share = to.share ? to.share[from + t] : 1.f;
+                    const float *gate = to.gate ? to.gate + to.told[place] * to.step + row : NULL;
+                    float *p = to.out + (size_t)place * to.stride + row;
+                    for (int j = 0; j < left && gate; j++) y[i][t][j] *= gate[j];
                     for (int j = 0; j < left; j++) p[j] = y[i][t][j] * share + (to.add ? p[j] : 0);
                 }
             }
@@ -537,17 +549,41 @@ static void look(const Pass *pass, int span, int head, int heads, const char *ke
         round_off(pass->mixed + (size_t)t * H * K + head * K, &pass->o, t, head * K, heads * K);
 }
 
+/* Of a noise level's parts of a layer (or behind the last norm), one by number; none where there is no modulation. */
+static const float *modulation(const Pass *pass, int layer, int part) {
+    return pass->b->modulation ? pass->b->modulation + (size_t)(layer * PARTS + part) * pass->net->hidden : NULL;
+}
+
+static size_t modulation_step(const Pass *pass) { return (size_t)(pass->net->layers * PARTS + 2) * pass->net->hidden; }
+
+/* A column behind a norm: shifted and scaled by parts of its noise level, from `part` on. */
+static void normalise_column(const Pass *pass, int t, Norm norm, int layer, int part, float *out) {
+    const Network *net = pass->net;
+    const float *shift = modulation(pass, layer, part + SHIFT), *scale = modulation(pass, layer, part + SCALE);
+    const size_t at = shift ? pass->b->told[t] * modulation_step(pass) : 0;
+    normalise(pass->x + (size_t)t * net->hidden, norm, net->hidden, net->eps, net->centred, out);
+    for (int i = 0; i < net->hidden && shift; i += WIDE)
+        store(out + i, load(out + i) * (1.f + load(scale + at + i)) + load(shift + at + i));
+}
+
+/* What is added to columns by a half of a layer whose parts begin with `part`. */
+static Target added(const Pass *pass, int layer, int part) {
+    return (Target){pass->x, pass->net->hidden, .add = 1, .gate = modulation(pass, layer, part + GATE),
+                    .told = pass->b->told, .step = modulation_step(pass)};
+}
+
 /* A layer's first half, up to what its attention adds to columns. Whether this thread is to leave. */
 static int mix_positions(const Pass *pass, const Layer *layer, char *keys, char *values, int again) {
     const Network *net = pass->net;
     const int T = pass->b->columns, D = net->hidden, K = net->head_dim, H = net->heads, G = net->kv_heads, heads = pass->heads;
     const int parts = (H / G + heads - 1) / heads; /* of a group of heads that share keys */
+    const int number = layer - net->layer;
     float *own_score = pass->scores + (size_t)crew.id * pass->room_score * ROWS, *own_norm = pass->normed + (size_t)crew.id * D;
     { /* by the thread that made the column or added to it: shares of columns and of tiles differ, so all wait */
         MEET EACH(t, T) {
             float *own = pass->x + (size_t)t * D;
             for (int i = 0; i < D && again; i += WIDE) store(own + i, load(own + i) + load(pass->given + (size_t)t * D + i));
-            normalise(own, layer->norm1, D, net->eps, net->centred, own_norm);
+            normalise_column(pass, t, layer->norm1, number, 0, own_norm);
             round_column(own_norm, &pass->h, t, D);
         }
     }
@@ -565,7 +601,7 @@ static int mix_positions(const Pass *pass, const Layer *layer, char *keys, char 
     if (K % GROUP || net->by_row) {
         MEET EACH(t, T) round_column(pass->mixed + (size_t)t * H * K, &pass->o, t, H * K);
     }
-    MEET project(&layer->out, &pass->o, 0, T, (Target){pass->x, D, .add = 1});
+    MEET project(&layer->out, &pass->o, 0, T, added(pass, number, 0));
     return 0;
 }
 
@@ -673,14 +709,15 @@ static int feed_forward(const Pass *pass, const Layer *layer) {
     const Network *net = pass->net;
     const Routed *r = &pass->routed;
     const int T = pass->b->columns, D = net->hidden, E = layer->router.rows, pairs = T * net->experts.per_column;
-    const Target out = {pass->x, D, .add = 1};
+    const int number = layer - net->layer;
+    const Target out = added(pass, number, PARTS / 2);
     float *own_norm = pass->normed + (size_t)crew.id * D;
     int32_t *starts = r->starts + (size_t)crew.id * (net->experts.count + 2);
     Rounded inner = pass->inner;
     inner.columns = layer->down.columns;
     {
         MEET EACH(t, T) {
-            normalise(pass->x + (size_t)t * D, layer->norm2, D, net->eps, net->centred, own_norm);
+            normalise_column(pass, t, layer->norm2, number, PARTS / 2, own_norm);
             round_column(own_norm, &pass->h, t, D);
             if (E && !net->exact) round_off(own_norm, &r->whole, t, 0, D);
             if (pass->gate[t] >= 0) round_off(own_norm, &pass->drafted, pass->gate[t], 0, D);
@@ -707,10 +744,12 @@ static int feed_forward(const Pass *pass, const Layer *layer) {
     MEET if (layer->down.rows) project(&layer->down, &inner, 0, T, out);
     /* same tiles, same threads: */
     if (pass->drafts) project(&layer->adapter_up, &pass->low, 0, pass->drafts, (Target){pass->x, D, 1, pass->slot});
+    Target to_experts = out;
+    to_experts.row = r->column, to_experts.share = r->share;
     for (int e = 0; e < E; e++) {
         const Matrix m = expert(&layer->expert_down, e);
         if (starts[e] < starts[e + 1])
-            project(&m, &r->inner, starts[e], starts[e + 1], (Target){pass->x, D, 1, r->column, r->share});
+            project(&m, &r->inner, starts[e], starts[e + 1], to_experts);
     }
     return 0;
 }
@@ -726,7 +765,7 @@ static int score(const Pass *pass) {
             const int draft = n - b->text_rows, slot = n - scored;
             int t = draft < 0 ? b->text[n] : slot < 0 ? b->draft[draft] : b->slot[slot];
             float *to = draft < 0 ? b->text_states + (size_t)n * D : slot < 0 ? own_norm : b->slot_states + (size_t)slot * D;
-            normalise(pass->x + (size_t)t * D, net->norm, D, net->eps, net->centred, to);
+            normalise_column(pass, t, net->norm, net->layers, 0, to);
             if (draft < 0) round_column(to, &pass->h, n, D);
             else if (slot < 0) round_off(to, &pass->drafted, draft, 0, D);
         }
@@ -916,7 +955,7 @@ void unmask_summarise(const float *logits, int rows, int size, int threads, int6
 }
 
 /* Of the structures above: Python checks that a build is of its own. */
-int unmask_interface(void) { return 8; }
+int unmask_interface(void) { return 9; }
 
 /* Whether this CPU has the instructions that this build uses, and the system lets this process use them. */
 int unmask_supported(void) {

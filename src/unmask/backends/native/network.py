@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unmask.backends.native.modulation import Modulation
 from unmask.backends.native.packing import GATED, NORMS
 from unmask.canvas import Array
 from unmask.checkpoints.memory import control_groups
@@ -25,7 +26,7 @@ LINE = 64
 SLOTS = 16  # of the cache stand together
 PAGE = 4096
 MAPPED = 1 << 28  # bytes from which on weights stay where they are mapped: copies have larger pages, some 6% faster
-INTERFACE = 8  # of the structures below; a build of another is not used
+INTERFACE = 9  # of the structures below; a build of another is not used
 BUILDS = ("_forward_amx", "_forward_vnni", "_forward_avx2", "_forward_neon", "_forward_plain")
 MATRICES = ("qkv", "out", "gate_up", "down", "adapter_down", "adapter_up", "router", "expert_gate_up", "expert_down")
 ACTIVATIONS = {"swiglu": 0, "gelu": 1, "gelu_tanh": 2, "geglu_tanh": 2}
@@ -79,8 +80,8 @@ class Batch(ctypes.Structure):
 
     _fields_ = [
         *fields(ctypes.c_int32, "columns text_rows draft_rows slot_rows places blocks threads"),
-        *fields(Address, "id position place seen after until first last drafts text draft slot"),
-        *fields(Address, "keys values text_logits draft_logits text_states slot_states room"),
+        *fields(Address, "id position place seen after until first last drafts told text draft slot"),
+        *fields(Address, "keys values text_logits draft_logits text_states slot_states modulation room"),
         ("room_size", ctypes.c_int64),
     ]
 
@@ -183,6 +184,7 @@ class CompiledNetwork:
             {name: table.astype(np.float32) for name, table in tables.items()}
         )
         self.vocabulary: Array | None = self.weights.get("vocabulary")
+        self.modulation = Modulation(self.weights) if c.time_condition_size else None
         self.layers = (Layer * c.num_layers)()
         for i, layer in enumerate(self.layers):
             for name in MATRICES:
@@ -200,7 +202,7 @@ class CompiledNetwork:
             kv_heads=c.num_kv_heads,
             head_dim=c.head_dim,
             inner=max(layer.down.columns for layer in self.layers),
-            adapter=0 if self.vocabulary is None else c.adapter_width,
+            adapter=0 if self.vocabulary is None or c.time_condition_size else c.adapter_width,
             mask_id=-1 if c.mask_token_id is None else c.mask_token_id,
             rotated=c.rotary_size,
             centred=c.norm == "layer",

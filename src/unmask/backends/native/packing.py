@@ -15,6 +15,7 @@ from typing import TypeVar, cast
 import numpy as np
 
 from unmask.backends import Progress
+from unmask.backends.native import modulation
 from unmask.backends.native.packed_file import PackedFile
 from unmask.canvas import Array
 from unmask.checkpoints.rows import GROUP, NATIVE_BITS, Groups, Held, Matrix
@@ -279,6 +280,8 @@ class Plan:
         if not config.tie_embeddings:
             self._put("embedding", ["embedding"])
         self._norm("norm", "norm")
+        if config.time_condition_size:
+            self.small |= modulation.stored(weights, config.num_layers)
         if config.learned_positions:
             self._keep("positions", "position_embedding.weight")
         if config.grid:

@@ -1,4 +1,4 @@
-"""CPU milliseconds of one forward of a mixture of experts cut to few layers, torch and the native forward in turns.
+"""CPU milliseconds of one forward of a released shape cut to few layers, torch and the native forward in turns.
 
 Random weights: a column asks other experts than its neighbours, as unlike tokens do. Text is other in every pass, so
 that experts come from memory.
@@ -23,7 +23,7 @@ from unmask.backends.native.packed_file import PackedFile, mapped, unnamed
 from unmask.backends.native.packing import Plan
 from unmask.checkpoints.families import registry
 from unmask.checkpoints.rows import Groups
-from unmask.cli.options import Json
+from unmask.cli.options import Json, numbers
 from unmask.cli.report import report
 from unmask.decoding.feed import Columns, Feed
 from unmask.errors import UnmaskError
@@ -31,9 +31,9 @@ from unmask.layout import Layout
 from unmask.models.config import TOKENS, ModelConfig
 from unmask.models.network import fresh, on_meta
 
-WIDTHS = (1, 8, 32)
 BEFORE = 128  # cached positions
 VOCABULARY = 8192
+LONGEST = 1024
 TORCH = ("float32", "bfloat16", "none")
 
 
@@ -57,13 +57,13 @@ class Drawn:
 
 
 def cut(shape: str, layers: int, vocabulary: int) -> ModelConfig:
-    """A released shape with a few of its layers that have experts, one of those before them, and fewer tokens."""
+    """A released shape with few layers, one of those before the first with experts among them, and fewer tokens."""
     raw = SHAPES[shape]
     family = registry.recognise(raw, shape)
     assert family is not None
     config = family.config(raw, shape)
     dense = min(config.first_dense_layers, 1)
-    sizes = {"num_layers": dense + layers, "first_dense_layers": dense, "vocab_size": vocabulary, "max_length": 512}
+    sizes = {"num_layers": dense + layers, "first_dense_layers": dense, "vocab_size": vocabulary, "max_length": LONGEST}
     return replace(config, **sizes, **dict.fromkeys(TOKENS))
 
 
@@ -94,17 +94,19 @@ def best(made: Any) -> list[int]:
 
 def command(
     shape: Annotated[str, typer.Argument(help="One of `unmask bench load --shape`.")] = "llada-moe-7b-a1b",
-    layers: Annotated[int, typer.Option(help="Layers with experts.")] = 1,
+    layers: Annotated[int, typer.Option(help="Layers, where there are experts those with them.")] = 1,
+    columns: Annotated[str, typer.Option(help="Widths of passes.")] = "1,8,32",
     vocabulary: Annotated[int, typer.Option(help="Tokens of the head.")] = VOCABULARY,
     dtype: Annotated[str, typer.Option(help=f"Of torch: {', '.join(TORCH)} (the native forward alone).")] = "float32",
     threads: Annotated[int, typer.Option(help="Of each backend.")] = 1,
     rounds: Annotated[int, typer.Option(help="Passes of every backend and width.")] = 9,
     as_json: Json = False,
 ) -> None:
-    """CPU milliseconds of one forward of a mixture of experts cut to few layers, torch and native in turns.
+    """CPU milliseconds of one forward of a released shape cut to few layers, torch and native in turns.
 
-    Example: `unmask bench experts llada-moe-7b-a1b --layers 1`, which needs 3 GB
+    Example: `unmask bench forward llada-moe-7b-a1b --layers 1`, which needs 3 GB
     """
+    widths = numbers("--columns", columns)
     if shape not in SHAPES or dtype not in TORCH:
         raise UnmaskError(f"there is no shape '{shape}' in '{dtype}'; shapes are {', '.join(SHAPES)}")
     config = cut(shape, layers, vocabulary)
@@ -121,12 +123,12 @@ def command(
     layout = Layout(config.layout, max(config.block_length, 1))
     for backend in backends.values():
         backend.threads = threads
-        backend.open(layout, 1, BEFORE + max(WIDTHS), True)
-        forward(backend, max(WIDTHS), 0)
-    times: dict[str, dict[int, list[float]]] = {name: {width: [] for width in WIDTHS} for name in backends}
+        backend.open(layout, 1, BEFORE + max(widths), True)
+        forward(backend, max(widths), 0)
+    times: dict[str, dict[int, list[float]]] = {name: {width: [] for width in widths} for name in backends}
     agree: dict[str, list[bool]] = {name: [] for name in backends}
     for number in range(rounds):
-        for width in WIDTHS:
+        for width in widths:
             expected: list[int] = []
             for name, backend in backends.items():
                 made, seconds = forward(backend, width, 1 + number)
@@ -137,6 +139,8 @@ def command(
     for name, own in times.items():
         spans = [f"{statistics.median(ms):.1f} ({min(ms):.1f})" for ms in own.values()]
         rows.append([name, *spans, f"{statistics.mean(agree[name]):.3f}"])
-    title = f"{shape}, {layers} layers with experts: CPU ms a pass, medians of {rounds} (least), {threads} threads"
-    headings = ["columns", *map(str, WIDTHS), f"best tokens as of {next(iter(backends))}"]
+    title = (
+        f"{shape}, {layers} layers, {vocabulary} tokens: CPU ms a pass, medians of {rounds} (least), {threads} threads"
+    )
+    headings = ["columns", *map(str, widths), f"best tokens as of {next(iter(backends))}"]
     report({"times": times, "agree": agree}, title, headings, rows, as_json)
