@@ -85,8 +85,9 @@ class Preparer:
     ) -> Callable[[list[list[int]]], Prepared]:
         """Checks a template and options; gives what makes requests of lists of gap lengths."""
         self._check_fits(template.length(template.longest), "the template with its longest gaps")
-        if options.get("block_length") is not None:
-            raise UnmaskError("option 'block_length' changes nothing here; a template is filled as a whole")
+        for name, off in (("block_length", None), ("buffer_size", 1)):
+            if options.get(name) not in (None, off):
+                raise UnmaskError(f"option '{name}' changes nothing here; a template is filled as a whole")
         way = choose(self.name, self.config, self.defaults, None, options)
         base = way.request(secrets.randbits(31) if seed is None else seed)
         layout = self._layout_of(way, base)

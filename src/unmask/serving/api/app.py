@@ -261,7 +261,10 @@ def _offers(modes: dict[str, list[dict[str, Any]]], fills: bool) -> list[dict[st
         for mode, ways in modes.items():
             for way in ways:
                 fields = [name for name in ("seed", *way["parameters"]) if not (fill and name == "block_length")]
-                told = {"rule": way["rule"], "sampler": way["sampler"], "fields": fields}
+                options = {name: value for name, value in way["options"].items() if name not in ("rule", "sampler")}
+                if fill and options:  # of blocks, and a template is filled as a whole
+                    continue
+                told = {"rule": way["rule"], "sampler": way["sampler"], "options": options, "fields": fields}
                 out.append({"fill": fill, "mode": None if fill else mode, **told})
     return out
 
