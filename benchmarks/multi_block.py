@@ -1,4 +1,4 @@
-"""`unmask bench multi_block`: forwards that several active blocks save, and what they change, on answers of four calls."""
+"""`unmask bench multi_block`: forwards that several active blocks save, and what they change, on answers of 4 calls."""
 
 from __future__ import annotations
 
