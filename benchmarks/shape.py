@@ -14,7 +14,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -22,6 +22,9 @@ import typer
 from unmask.cli.options import Json
 from unmask.cli.report import report
 from unmask.errors import UnmaskError
+
+if TYPE_CHECKING:
+    from unmask.models.config import ModelConfig
 
 QWEN3: dict[str, Any] = {
     "architectures": ["SDARForCausalLM"],
@@ -98,17 +101,22 @@ def peak() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
 
 
-def write_packed(folder: Path, config: dict[str, Any], bits: int) -> None:
-    """Packed weights of random values, without the files that they would be packed from."""
-    from unmask.backends.native.packed_file import PackedFile
-    from unmask.backends.native.packing import Plan
+def network_config(config: dict[str, Any]) -> ModelConfig:
+    """What a released config.json describes."""
     from unmask.checkpoints.families import registry
-    from unmask.checkpoints.rows import Held
-    from unmask.models.network import on_meta
 
     family = registry.recognise(config, "")
     assert family is not None
-    whole = family.config(config, "")
+    return family.config(config, "")
+
+
+def write_packed(folders: dict[int, Path], whole: ModelConfig, bits: int) -> None:
+    """Packed weights of random values, without the files that they would be packed from; of so many layers to each."""
+    from unmask.backends.native.packed_file import PackedFile
+    from unmask.backends.native.packing import Plan
+    from unmask.checkpoints.rows import Held
+    from unmask.models.network import on_meta
+
     part = replace(whole, num_layers=1, vocab_size=PART, **dict.fromkeys(IDS))
     random = np.random.default_rng(0)
     held = {}
@@ -117,28 +125,31 @@ def write_packed(folder: Path, config: dict[str, Any], bits: int) -> None:
         plain = len(shape) == 1
         values = np.ones(shape) if plain else random.standard_normal(shape, np.float32) / shape[-1] ** 0.5
         held[name] = Held(values.astype(np.float32))
-    plan = Plan(part, held, None, bits)
-    with (folder / "weights").open("wb") as opened:
-        file = PackedFile(opened)
-        for product in plan.products:
-            blocks = np.concatenate(list(product.packed()))
-            rows, columns = product.shape
-            plan.small[f"{product.name}.shape"] = np.array([rows, columns, product.bits], np.int32)
-            if rows == PART:  # of the vocabulary
-                tiles = -(-whole.vocab_size // 32)
-                file.add(
-                    f"{product.name}.blocks",
-                    (blocks[: min(len(blocks), tiles - n)] for n in range(0, tiles, len(blocks))),
-                )
-                plan.small[f"{product.name}.shape"][0] = whole.vocab_size
-            else:
-                for i in range(whole.num_layers):
-                    file.add(product.name.replace("layer.0.", f"layer.{i}.") + ".blocks", [blocks])
-        for name, values in plan.small.items():
-            for i in range(whole.num_layers if name.startswith("layer.0.") else 1):
-                file.add(name.replace("layer.0.", f"layer.{i}."), [values])
-        file.end()
-    (folder / "config.json").write_text(json.dumps(whole.to_dict()))
+    plan = Plan(part, held, None, bits, rows_pay=False)  # of small networks alone
+    made = {product.name: np.concatenate(list(product.packed())) for product in plan.products}
+    for product in plan.products:
+        rows, columns = product.shape
+        rows = whole.vocab_size if rows == PART else rows
+        plan.small[f"{product.name}.shape"] = np.array([rows, columns, product.bits, product.by_row], np.int32)
+        if product.biases:
+            plan.small[f"{product.name}.bias"] = np.ones(-(-rows // 32) * 32, np.float32)
+    for layers, folder in folders.items():
+        with (folder / "weights").open("wb") as opened:
+            file = PackedFile(opened)
+            for product in plan.products:
+                blocks = made[product.name]
+                if product.shape[0] == PART:  # of the vocabulary
+                    tiles = -(-whole.vocab_size // 32)
+                    pieces = (blocks[: min(len(blocks), tiles - n)] for n in range(0, tiles, len(blocks)))
+                    file.add(f"{product.name}.blocks", pieces)
+                else:
+                    for i in range(layers):
+                        file.add(product.name.replace("layer.0.", f"layer.{i}.") + ".blocks", [blocks])
+            for name, values in plan.small.items():
+                for i in range(layers if name.startswith("layer.0.") else 1):
+                    file.add(name.replace("layer.0.", f"layer.{i}."), [values])
+            file.end()
+        (folder / "config.json").write_text(json.dumps(replace(whole, num_layers=layers).to_dict()))
 
 
 def stepping(folder: str, bits: int) -> None:
@@ -181,9 +192,9 @@ def packing(folder: str, quantize: str) -> None:
     print(json.dumps({"seconds": time.perf_counter() - began, "cpu": time.process_time() - worked, "peak": peak()}))
 
 
-def alone(function: str, *given: Any, **environment: str) -> Any:
-    """What a function of this file prints, called in a process of its own."""
-    code = f"import runpy; runpy.run_path({__file__!r})[{function!r}](*{given!r})"
+def alone(function: str, *given: Any, file: str = __file__, **environment: str) -> Any:
+    """What a function of a file, this one by default, prints, called in a process of its own."""
+    code = f"import runpy; runpy.run_path({file!r})[{function!r}](*{given!r})"
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
@@ -208,7 +219,8 @@ def command(
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         where = Path(temporary)
-        write_packed(where, SHAPES[shape], bits)
+        whole = network_config(SHAPES[shape])
+        write_packed({whole.num_layers: where}, whole, bits)
         size = (where / "weights").stat().st_size
         found = alone("stepping", temporary, bits)
         result = {"shape": shape, "quantize": quantize, "bytes": size, **found}

@@ -18,7 +18,12 @@ from unmask.models.transformer import Transformer
 FIXTURES = Path(__file__).parent / "conformance"
 FAMILIES = sorted(config.parent.name for config in FIXTURES.glob("*/config.json"))
 OWN = ["austen", "austen-ar", "default"]
-CHOOSE = ("rule", "sampler", "sub_block_length")  # they choose the way, so another of them is another way
+CHOOSE = (
+    "rule",
+    "sampler",
+    "sub_block_length",
+    "buffer_size",
+)  # they choose the way, so another of them is another way
 
 
 def values(name: str, said: dict[str, Any]) -> Iterator[Any]:

@@ -34,6 +34,20 @@ def test_austen_writes_50_and_400_tokens_in_the_same_number_of_steps() -> None:
     assert lm.fill("Mr. Darcy was [[mask:3]].", seed=1).text.startswith("Mr. Darcy was")
 
 
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_assist_decides_by_its_own_form(backend: str) -> None:
+    lm = DiffusionLM.from_pretrained("assist", backend=backend)
+    home = "areas: Den, Bedroom\nlight: Desk Lamp, Ceiling Light\nclimate: Thermostat"
+    state = [{"role": "system", "content": home}, {"role": "user", "content": "turn off the desk lamp"}]
+    questions = [
+        {"type": "choice", "name": "intent", "choices": ["HassTurnOn", "HassTurnOff", "HassGetState"]},
+        {"type": "choice", "name": "device", "choices": ["Ceiling Light", "Desk Lamp", "Thermostat"]},
+    ]
+    decisions = lm.decide(state, questions, form='[{"name":"[[intent]]","arguments":{"name":"[[device]]"}}]')
+    assert [decision.answer for decision in decisions] == ["HassTurnOff", "Desk Lamp"]
+    assert all(decision.confidence > 0.9 for decision in decisions)
+
+
 def test_the_twins_are_one_network_and_one_tokenizer() -> None:
     one, other = DiffusionLM.from_pretrained("austen"), DiffusionLM.from_pretrained("austen-ar")
     assert one.model.num_parameters() == other.model.num_parameters()

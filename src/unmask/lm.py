@@ -13,13 +13,15 @@ from unmask import backends
 from unmask.canvas import Frame
 from unmask.checkpoints.hub import cache
 from unmask.checkpoints.open import Checkpoint
+from unmask.decoding import decisions
+from unmask.decoding.decisions import Deciding, Decision
 from unmask.decoding.feed import Backend
 from unmask.decoding.infill import Template, mean_log_confidence, parse_template, settle_lengths
 from unmask.decoding.loop import Decoder
 from unmask.decoding.methods import DecodingDefaults, capabilities
 from unmask.decoding.prefixes import Remembering
 from unmask.decoding.prepare import Preparer
-from unmask.decoding.request import Prepared
+from unmask.decoding.request import Alternatives, Prepared
 from unmask.errors import UnmaskError
 from unmask.layout import BEHIND_TEXT, GROUPED, PADDING, Coordinates
 from unmask.models.config import ModelConfig
@@ -38,6 +40,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import, and a compiled model doe
     from unmask.models.transformer import Transformer
     from unmask.objectives.likelihood import Likelihood
 
+READ_TOGETHER = 32  # canvases that one forward reads for a call of `decide`
 BEHIND = ("causal", *GROUPED)  # layouts of models that write after their text, never into it
 
 
@@ -436,6 +439,71 @@ class DiffusionLM:
     ) -> Callable[[list[list[int]]], Prepared]:
         """Checks a template and options as for `fill`; gives what makes requests of lists of gap lengths."""
         return self.preparer.fill(template, seed, options)
+
+    def decide(
+        self, state: Any, questions: list[dict[str, Any]], form: str | None = None, threshold: float | None = None
+    ) -> list[Decision]:
+        """Answers questions about a state by distributions over their labels, without writing text.
+
+        A model that denoises masks reads all answers off one canvas in one forward; one that reads from left to right
+        is asked each question alone, and its answer is the likelihood of each label.
+
+        Args:
+            state: Text, or chat messages.
+            questions: Dicts in the form of OpenAI's Decisions API: `type` predicate (yes or no), choice (with
+                `choices`) or score (with `levels`, or a `range` of two whole numbers), `instructions`, and a `name`.
+            form: Text of the answer with a slot [[name]] for each question, for a model that was taught a form of its
+                own. It stands behind the state as that is, and instructions are not told. By default questions stand
+                behind the state, and the answer has a line for each.
+            threshold: Answers of at least this confidence are written into the canvas and the others are read again, as
+                long as that makes one more of them so sure. None: all are read once.
+
+        Raises:
+            UnmaskError: for questions that are wrong, labels that cannot be told apart, and models without masks that
+                do not read from left to right.
+        """
+        deciding = self.prepare_decisions(state, questions, form, threshold)
+        canvases = next(deciding)
+        while True:
+            told: list[dict[int, Alternatives]] = []
+            for first in range(0, len(canvases), READ_TOGETHER):
+                run = self.run(self.preparer.read(canvases[first : first + READ_TOGETHER]))
+                run.outputs()
+                told += [row.logprobs for row in run.decoder.rows.values()]
+            try:
+                canvases = deciding.send(told)
+            except StopIteration as decided:
+                made: list[Decision] = decided.value
+                return made
+
+    def prepare_decisions(
+        self, state: Any, questions: list[dict[str, Any]], form: str | None = None, threshold: float | None = None
+    ) -> Deciding:
+        """Checks what `decide` is given; gives what yields the canvases to read, and is sent what stands in them."""
+        config = self.config
+        asked = decisions.read_questions(questions)
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise UnmaskError(f"option threshold is out of range: {threshold}; it must be at least 0 and at most 1")
+        if config.layout == "canvas" or config.output != "logits" or config.corruption == "uniform" or config.grid:
+            raise UnmaskError(
+                f"model '{self.name}' does not fill masks in text, so it has no slots to read answers from"
+            )
+        alone = config.layout in BEHIND
+        if alone and (threshold is not None or (form is not None and len(asked) > 1)):
+            wrong = "form" if threshold is None else "threshold"
+            raise UnmaskError(
+                f"model '{self.name}' reads from left to right and is asked each question alone; leave out {wrong}"
+            )
+        forms = []
+        for some in [[question] for question in asked] if alone else [asked]:
+            prompt = decisions.ask(state, some, self.chat_template is not None) if form is None else state
+            text = decisions.plain_form(some) if form is None else form
+            ends = (config.eos_token_id, config.mask_token_id)
+            forms.append(decisions.make_form(self._need_tokenizer(), self.encode(prompt)[0], text, some, *ends))
+        mask = config.mask_token_id or 0
+        if alone:
+            return decisions.decide(asked, decisions.of_texts(forms, mask))
+        return decisions.decide(asked, decisions.of_masks(forms[0], mask), threshold)
 
     def likelihood(
         self,

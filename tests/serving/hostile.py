@@ -16,6 +16,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/fim/completions": {"model": "canvas", "prompt": "the", "suffix": "cat", "max_tokens": 3},
     "/v1/chat/completions": {"model": "talker", "messages": [{"role": "user", "content": "a"}], "max_tokens": 5},
     "/v1/infill": {"model": "canvas", "template": "a [[mask:2]] b [[mask:1-2]]"},
+    "/v1/decisions": {"model": "canvas", "input": "the cat", "questions": [{"type": "score", "range": [1, 3]}]},
     "/v1/edit/completions": {
         "model": "canvas", "messages": [{"role": "user", "content": "<|code_to_edit|>a<|/code_to_edit|>"}],
     },
@@ -25,7 +26,7 @@ FIELDS = (
     *("seed", "n", "stop", "stream", "stream_options", "mode", "rule", "threshold", "factor", "entropy_bound"),
     *("block_length", "max_denoising_steps", "remask_budget", "reasoning_effort", "diffusing", "logprobs", "user"),
     *("top_logprobs", "response_format", "structured_outputs", "tools", "tool_choice"),
-    *("echo", "presence_penalty", "unheard_of"),
+    *("input", "questions", "form", "echo", "presence_penalty", "unheard_of"),
 )
 HOSTILE = st.one_of(
     st.sampled_from([0, -1, 1, 2, 2**31, 2**63, 10**30, 0.0, -0.0, 1e-300, 1e300, True, False, None, "", "a", [], {}]),

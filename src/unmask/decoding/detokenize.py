@@ -19,6 +19,12 @@ def text_after(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int]) 
     return whole[len(head) :] if whole.startswith(head) else tokenizer.decode(list(ids))
 
 
+def carries_space(tokenizer: Tokenizer) -> bool:
+    """Whether a word's token holds the space before it."""
+    spaced = tokenizer.id_to_token(ids_after(tokenizer, " the")[0]) or ""
+    return len(spaced) > 1 and spaced[0] in "Ġ▁"
+
+
 def ids_after(tokenizer: Tokenizer, text: str) -> list[int]:
     """The tokens of a text that goes on, without the space that a tokenizer puts before one that begins."""
     alone: list[int] = tokenizer.encode(text, add_special_tokens=False).ids

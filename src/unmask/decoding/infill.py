@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unmask.canvas import Frame
-from unmask.decoding.detokenize import ids_after, text_after
+from unmask.decoding.detokenize import carries_space, ids_after, text_after
 from unmask.errors import UnmaskError
 
 if TYPE_CHECKING:
@@ -85,9 +85,7 @@ def parse_template(text: str, tokenizer: Tokenizer) -> Template:
 
 def make_template(pieces: list[str], choices: list[Sequence[int]], tokenizer: Tokenizer) -> Template:
     """Given texts, one more than there are gaps, and the lengths that each gap may have."""
-    spaced = tokenizer.id_to_token(ids_after(tokenizer, " the")[0]) or ""
-    if len(spaced) > 1 and spaced[0] in "Ġ▁":
-        # byte-level words carry the space before them, so a gap begins with its own space
+    if carries_space(tokenizer):  # a gap then begins with its own space
         pieces = [p[:-1] if p.endswith(" ") else p for p in pieces[:-1]] + pieces[-1:]
     first = tokenizer.encode(pieces[0], add_special_tokens=False).ids
     return Template([first, *(ids_after(tokenizer, piece) for piece in pieces[1:])], choices, pieces)

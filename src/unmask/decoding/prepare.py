@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 
+from unmask.decoding.convention import convention_of
+from unmask.decoding.decisions import Canvas
 from unmask.decoding.infill import Template
-from unmask.decoding.methods import BLOCK, DecodingDefaults, Way, choose
+from unmask.decoding.methods import BLOCK, DecodingDefaults, Way, choose, read
 from unmask.decoding.methods.renoise import noise
 from unmask.decoding.request import Prepared, Request
+from unmask.decoding.rules import RuleOptions
 from unmask.decoding.stops import Stops
 from unmask.errors import UnmaskError
 from unmask.layout import GROUPED, Layout, LayoutKind
@@ -82,8 +85,9 @@ class Preparer:
     ) -> Callable[[list[list[int]]], Prepared]:
         """Checks a template and options; gives what makes requests of lists of gap lengths."""
         self._check_fits(template.length(template.longest), "the template with its longest gaps")
-        if options.get("block_length") is not None:
-            raise UnmaskError("option 'block_length' changes nothing here; a template is filled as a whole")
+        for name, off in (("block_length", None), ("buffer_size", 1)):
+            if options.get(name) not in (None, off):
+                raise UnmaskError(f"option '{name}' changes nothing here; a template is filled as a whole")
         way = choose(self.name, self.config, self.defaults, None, options)
         base = way.request(secrets.randbits(31) if seed is None else seed)
         layout = self._layout_of(way, base)
@@ -95,6 +99,21 @@ class Preparer:
             return Prepared(requests, layout)
 
         return prepare
+
+    def read(self, canvases: Sequence[Canvas]) -> Prepared:
+        """Requests to read canvases without writing, one for each."""
+        self._check_fits(max(len(canvas.ids) for canvas in canvases), "the state, its questions and their labels")
+        defaults = self.defaults
+        layout = self.layout(None if defaults.layout == "auto" else defaults.layout, defaults.block_length)
+        convention = convention_of(defaults.convention)
+        base = Request([], [], ends=False, block_length=layout.block_length, rule=RuleOptions(convention=convention))
+        requests = [
+            replace(
+                base, ids=canvas.ids, given=canvas.given, method=read.Options(wanted=canvas.wanted, begin=canvas.begin)
+            )
+            for canvas in canvases
+        ]
+        return Prepared(requests, layout, self.ends(defaults))
 
     def room(self, tokens: int) -> int:
         """How many new tokens fit behind a prompt; whole canvases, of a model that writes those."""

@@ -73,6 +73,7 @@ class Done:
     prefills: int
     accepted: tuple[int, ...]
     edge: int  # where noise begins, if the job ended before all was written
+    logprobs: dict[int, Alternatives] = field(default_factory=dict)  # of what no step has told
 
 
 @dataclass(frozen=True)
@@ -369,7 +370,8 @@ class Engine:
             self.metrics.shared.labels(model).inc(row.shared)
             for count in row.accepted:
                 self.metrics.accepted.observe(count)
-            self._tell(job, Done(row.canvas.ids[0].tolist(), row.steps, row.prefills, tuple(row.accepted), row.edge))
+            counts = (row.steps, row.prefills, tuple(row.accepted), row.edge)
+            self._tell(job, Done(row.canvas.ids[0].tolist(), *counts, row.logprobs))
 
     def _tell(self, job: Job, event: Event) -> None:
         if job.cancelled:

@@ -7,7 +7,17 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, cast
 
 from unmask.decoding.convention import CONVENTIONS, Convention, convention_of, with_convention
-from unmask.decoding.methods import ancestral, behind_text, denoise, draft, edit, renoise, sample, sub_blocks
+from unmask.decoding.methods import (
+    ancestral,
+    behind_text,
+    denoise,
+    draft,
+    edit,
+    multi_block,
+    renoise,
+    sample,
+    sub_blocks,
+)
 from unmask.decoding.methods.ancestral import SAMPLER_NAMES, SamplerName
 from unmask.decoding.options import check_ranges, describe, is_off, option
 from unmask.decoding.processors import read_bias
@@ -27,6 +37,7 @@ METHODS: tuple[type[MethodOptions], ...] = (
     sample.Options,
     edit.Options,
     sub_blocks.Options,
+    multi_block.Options,
     denoise.Options,
 )
 BLOCK = 32  # length of blocks where neither the model nor the caller says
@@ -37,6 +48,7 @@ class DecodingDefaults(
     RuleParameters,
     RequestParameters,
     sub_blocks.Parameters,
+    multi_block.Parameters,
     edit.Parameters,
     draft.Parameters,
     renoise.Parameters,
@@ -198,7 +210,15 @@ def ways(name: str, config: ModelConfig, defaults: DecodingDefaults) -> Iterator
     seen = set[tuple[Any, ...]]()
     samplers = [{"sampler": sampler} for sampler in SAMPLER_NAMES]
     rules: list[dict[str, Any]] = [{"rule": rule} for rule in (*RULES, "checked")]
-    parts = [{**rule, "sub_block_length": 1} for rule in rules] if config.layout == "block_causal" else []
+    parts: list[dict[str, Any]] = []
+    if config.layout in ("bidirectional", "block_causal"):
+        several = {
+            "buffer_size": 2,
+            **({} if defaults.block_length or config.block_length else {"block_length": BLOCK}),
+        }
+        parts = [{**rule, **several} for rule in rules]
+    if config.layout == "block_causal":
+        parts += [{**rule, "sub_block_length": 1} for rule in rules]
     for mode in MODES[config.layout]:
         for selection in ({}, *rules, *parts, *samplers):
             try:

@@ -169,9 +169,17 @@ class Denoising(Scheme):
             count = step_budget(self.rule.schedule, masks, self.step, self.budget, self.convention.schedule_eps)
         return max(count, 1 if self.slides else 0, 0 if self.rule.ranks else self.convention.num_to_transfer)
 
+    @property
+    def reach(self) -> int:
+        """Where the positions end that a step may write."""
+        return self.end
+
     def columns(self) -> Columns:
-        start = self.start
-        end = self.end
+        return self._columns_from(self.start)
+
+    def _columns_from(self, start: int) -> Columns:
+        """The columns of a step; what is read in part begins at `start`."""
+        end = self.reach
         length = self.row.length
         cached_after = (0, 0)
         if self.layout.kind == "bidirectional":
@@ -191,7 +199,7 @@ class Denoising(Scheme):
     def _read(self, low: int, high: int, cached_after: tuple[int, int] = (0, 0)) -> Columns:
         """The positions from low to high - 1 as columns, and what the window asks of them."""
         start = self.start
-        end = self.end
+        end = self.reach
         position = np.arange(low, high)
         anchor = np.where(position >= start, start - 1, TEXT) if self.slides else np.full(high - low, TEXT)
         target = np.arange(start, end)[self._scored()[start:end]]
@@ -249,11 +257,11 @@ class Denoising(Scheme):
         sureness = scores.confidence[0].copy()
         if self.slides:
             sureness[self.start] = np.inf
-        kept = constraint.agreed(self.start, self.end, chosen[0], scores.token[0], sureness, ids)
+        kept = constraint.agreed(self.start, self.reach, chosen[0], scores.token[0], sureness, ids)
         if self.step >= self.budget - 1:
             ids[kept] = scores.token[0, kept]
-            left_out = (chosen[0] & ~kept).nonzero()[0]
-            for place, (token, p) in constraint.complete(self.start, self.end, left_out, ids, result).items():
+            left_out = (chosen[0] & ~kept)[: self.end].nonzero()[0]
+            for place, (token, p) in constraint.complete(self.start, self.reach, left_out, ids, result).items():
                 scores.token[0, place] = token
                 scores.confidence[0, place] = p
                 kept[place] = True
@@ -287,7 +295,7 @@ class Denoising(Scheme):
 
     def _window(self) -> Array:
         index = np.arange(self.row.length)
-        return (index >= self.start) & (index < self.end)
+        return (index >= self.start) & (index < self.reach)
 
     def _first_is_best(self, scores: Scores) -> Scores:
         """Scores in which the window's first position beats all: no later step could know it better."""

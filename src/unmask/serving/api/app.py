@@ -21,14 +21,14 @@ from starlette.types import ASGIApp
 
 import unmask
 from unmask.errors import UnmaskError
-from unmask.serving.api import errors, execution, openapi, playground
+from unmask.serving.api import decisions, errors, execution, openapi, playground
 from unmask.serving.api.access import AccessControl, note
 from unmask.serving.api.answers import Answer
 from unmask.serving.api.anthropic import CountRequest
 from unmask.serving.api.dialect import Dialect
 from unmask.serving.api.endpoints import ENDPOINTS, Endpoint
 from unmask.serving.api.errors import INVALID, MISSING, APIError
-from unmask.serving.api.planner import Models, Plan, Planner, can_chat, can_fill, tokenizer_of
+from unmask.serving.api.planner import Models, Planner, can_chat, can_fill, tokenizer_of
 from unmask.serving.api.schema import DetokenizeRequest, Steering, StreamOptions, TokenizeRequest
 from unmask.serving.api.settings import Settings
 from unmask.serving.api.streaming import Stream
@@ -98,6 +98,7 @@ class Service:
         }
         posts: dict[str, Any] = {
             **{endpoint.path: partial(self.answer, endpoint=endpoint) for endpoint in ENDPOINTS},
+            "/v1/decisions": self._decide,
             "/tokenize": partial(self._counted, kind=TokenizeRequest, answer=self._tokens),
             "/detokenize": partial(self._counted, kind=DetokenizeRequest, answer=self._text),
             "/v1/messages/count_tokens": partial(self._counted, kind=CountRequest, answer=self._count),
@@ -126,10 +127,26 @@ class Service:
                 if body.stream:
                     return await self._streamed(request, dialect, body, answer)
                 whole = await execution.unless_gone(request, self._whole(answer))
-                self._used(request, plan, whole["usage"])
+                self._used(request, plan.name, whole["usage"])
                 return JSONResponse(dialect.whole(whole))
         except execution.ClientGone:
             return APIError(499, "the client has gone").response()
+
+    async def _decide(self, request: Request) -> Response:
+        """Reads distributions over answers."""
+        raw = await request.body()
+        async with asyncio.timeout(self.settings.seconds):
+            plan = await self.workers.do(
+                lambda: decisions.plan(self.planner, read_body(raw, decisions.DecisionRequest)), len(raw)
+            )
+            note(request.scope, model=plan.name, prompt=plan.prompt_tokens)
+            try:
+                reply = await execution.unless_gone(request, decisions.run(self.engine, self.workers, plan))
+            except execution.ClientGone:
+                return APIError(499, "the client has gone").response()
+        usage = {"prompt_tokens": plan.prompt_tokens, "completion_tokens": 0, "steps": reply["usage"]["canvases"]}
+        self._used(request, plan.name, usage)
+        return JSONResponse(reply)
 
     def _read(self, raw: bytes, endpoint: Endpoint) -> tuple[Dialect, Any, Structure | None]:
         """How a request is answered, its body as it is planned, and the structure of its text."""
@@ -157,11 +174,11 @@ class Service:
             execution.writers(plan),
             self.settings.seconds,
             first_text=lambda: self.metrics.first_text.observe(time.perf_counter() - began),
-            finished=lambda outcomes: self._used(request, plan, answer.usage(outcomes)),
+            finished=lambda outcomes: self._used(request, plan.name, answer.usage(outcomes)),
         )
 
-    def _used(self, request: Request, plan: Plan, usage: dict[str, Any]) -> None:
-        self.metrics.used(plan.name, usage)
+    def _used(self, request: Request, model: str, usage: dict[str, Any]) -> None:
+        self.metrics.used(model, usage)
         note(request.scope, tokens=usage["completion_tokens"], steps=usage["steps"])
 
     def _list_models(self, request: Request) -> Response:
@@ -244,7 +261,10 @@ def _offers(modes: dict[str, list[dict[str, Any]]], fills: bool) -> list[dict[st
         for mode, ways in modes.items():
             for way in ways:
                 fields = [name for name in ("seed", *way["parameters"]) if not (fill and name == "block_length")]
-                told = {"rule": way["rule"], "sampler": way["sampler"], "fields": fields}
+                options = {name: value for name, value in way["options"].items() if name not in ("rule", "sampler")}
+                if fill and options:  # of blocks, and a template is filled as a whole
+                    continue
+                told = {"rule": way["rule"], "sampler": way["sampler"], "options": options, "fields": fields}
                 out.append({"fill": fill, "mode": None if fill else mode, **told})
     return out
 

@@ -115,8 +115,13 @@ def _messages(body: ResponsesRequest) -> Iterator[dict[str, Any]]:
         yield {"role": "system", "content": body.instructions}
     if isinstance(body.input, str):
         yield {"role": "user", "content": body.input}
-        return
-    for item in body.input:
+    else:
+        yield from messages_of(body.input)
+
+
+def messages_of(items: list[Item]) -> Iterator[dict[str, Any]]:
+    """Items as messages of a chat."""
+    for item in items:
         if item.type == "function_call_output":
             yield {"role": "tool", "tool_call_id": item.call_id or "", "content": text_of(item.output)}
         elif item.type == "function_call":

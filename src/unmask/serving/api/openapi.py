@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 import unmask
 from unmask.serving.api.anthropic import CountRequest, TokenCount
+from unmask.serving.api.decisions import DecisionReply, DecisionRequest
 from unmask.serving.api.errors import error_model
 from unmask.serving.api.replies import Detokenized, Health, ModelCard, ModelList, Tags, Tokenized, Version
 from unmask.serving.api.schema import DetokenizeRequest, TokenizeRequest
@@ -46,11 +47,20 @@ td,th{border-bottom:1px solid #8884;padding:.3rem .5rem;text-align:left;vertical
 
 
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "/v1/decisions": {
+        "input": "Where is my parcel?",
+        "questions": [
+            {"type": "choice", "name": "team", "choices": [{"value": "billing"}, {"value": "shipping"}]},
+            {"type": "predicate", "name": "angry", "instructions": "The customer is angry."},
+            {"type": "score", "name": "urgency", "instructions": "How urgent is it?", "range": [1, 5]},
+        ],
+    },
     "/tokenize": {"prompt": "Emma was"},
     "/detokenize": {"tokens": [72, 104]},
     "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "Why is the sky blue?"}]},
 }
 OTHERS: tuple[tuple[str, str, type[BaseModel] | None, type[BaseModel] | None], ...] = (  # without a body: GET
+    ("/v1/decisions", "Distributions over the answers to questions", DecisionRequest, DecisionReply),
     ("/tokenize", "Token ids of a text or a dialogue", TokenizeRequest, Tokenized),
     ("/detokenize", "The text of token ids", DetokenizeRequest, Detokenized),
     ("/v1/messages/count_tokens", "Tokens of a dialogue, as Anthropic's API", CountRequest, TokenCount),

@@ -142,7 +142,7 @@ class Planner:
     def prompt_of(self, body: Dialogue | TokenizeRequest, structure: Structure | None = None) -> list[int]:
         """Token ids of a dialogue, as the model's template writes it."""
         _, lm = self.models.need(body.model, can_chat, "has no chat template and cannot chat")
-        messages = [_plain(message) for message in body.messages or ()]
+        messages = [plain(message) for message in body.messages or ()]
         tools = []
         variables: dict[str, Any] = {}
         if isinstance(body, ChatRequest):
@@ -158,7 +158,7 @@ class Planner:
 
     def ids(self, text: str, lm: DiffusionLM) -> list[int]:
         """Token ids of a text."""
-        _check_characters(text, lm)
+        check_characters(text, lm)
         return encode_text(text, lm.tokenizer, lm.config, lm.name)
 
     def completion(self, body: CompletionRequest, default: int = COMPLETION_TOKENS) -> Plan:
@@ -220,11 +220,11 @@ class Planner:
             raise APIError(400, "a template is given by one of the fields segments and template", param="segments")
         if body.template is not None:
             field = "template"
-            _check_characters(body.template, lm)
+            check_characters(body.template, lm)
             template = parse_template(body.template, tokenizer_of(lm))
         else:
             field = "segments"
-            _check_characters("".join(text for text in body.segments or [] if isinstance(text, str)), lm)
+            check_characters("".join(text for text in body.segments or [] if isinstance(text, str)), lm)
             template = _of_segments(body.segments or [], lm)
         tried = max(map(len, template.choices))
         if tried > self.limits.candidates:
@@ -250,7 +250,7 @@ class Planner:
         n = self._n(body, 1)
         prepare = lm.prepare_fill(template, **options, seed=seed)
         given = sum(map(len, template.segments))
-        self._check_prompt(given)
+        self.check_prompt(given)
         filling = Filling(template, prepare, suffix, n)
         none = prepare([])
         return Plan(name, lm, seed, prepared=none, prompt_tokens=given, logprobs=body.logprobs, filling=filling)
@@ -270,7 +270,7 @@ class Planner:
             raise refuse("diffusing", "sends whole texts, and calls of tools are sent in parts; leave out one of them")
         n = self._n(body, len(rows))
         longest = max(map(len, rows))
-        self._check_prompt(longest)
+        self.check_prompt(longest)
         if most is None:
             most = max(1, min(default, lm.room(longest)))
         seed = _seed(body)
@@ -300,7 +300,7 @@ class Planner:
             raise APIError(400, f"{what} is {n * rows}, and one request may ask for {self.limits.n}", param="n")
         return n
 
-    def _check_prompt(self, tokens: int) -> None:
+    def check_prompt(self, tokens: int) -> None:
         most = self.limits.prompt_tokens
         if tokens > most:
             raise UnmaskError(f"the prompt is {tokens} tokens, and this server reads {most} at most")
@@ -315,7 +315,7 @@ class Planner:
                 raise refuse("prompt", f"is {len(prompt)} prompts, and one request may ask for {self.limits.n} texts")
         for text in [prompt] if isinstance(prompt, str) else prompt:
             if isinstance(text, str):
-                _check_characters(text, lm)
+                check_characters(text, lm)
         return encode(prompt, lm.tokenizer, None, lm.config, lm.name)
 
 
@@ -323,13 +323,13 @@ def _seed(body: Steering) -> int:
     return secrets.randbits(31) if body.seed is None else int(body.seed)
 
 
-def _check_characters(text: str, lm: DiffusionLM) -> None:
+def check_characters(text: str, lm: DiffusionLM) -> None:
     """Refuses what cannot fit before it is read into tokens: no token is longer than LONGEST_TOKEN."""
     if len(text) > lm.config.max_length * LONGEST_TOKEN:
         raise UnmaskError(f"the prompt is {len(text)} characters, more than fit the model's length; shorten it")
 
 
-def _plain(message: Message) -> dict[str, Any]:
+def plain(message: Message) -> dict[str, Any]:
     """A message as templates read it."""
     role = "system" if message.role == "developer" else message.role
     plain: dict[str, Any] = {"role": role, "content": text_of(message.content)}

@@ -81,13 +81,15 @@ class InfillReply(Reply):
 class Offer(BaseModel):
     """The fields that requests to a model may carry in a mode and under a rule, or (`fill`) when gaps are filled.
 
-    `rule` is null where no rule is read; otherwise it holds for requests that name this rule.
+    `rule` is null where no rule is read; otherwise it holds for requests that name this rule. `options` are further
+    fields that choose this way of decoding.
     """
 
     fill: bool
     mode: str | None
     rule: str | None
     sampler: str | None
+    options: dict[str, Any]
     fields: list[str]
 
 

@@ -19,6 +19,7 @@ class Settings:
     prompt_tokens: int = 1 << 20  # the model's own length is a bound too
     candidates: int = 32  # lengths tried of one gap
     ranged_gaps: int = 64  # gaps of which several lengths are tried
+    canvases: int = 64  # read at once for one request of decisions
     schema_characters: int = 1 << 16  # of a schema as JSON, all tools together, or of a regular expression
     schema_depth: int = 32  # of lists and objects in a schema
     schema_seconds: float = 5.0  # of compiling it

@@ -1,0 +1,330 @@
+"""What each family costs on a CPU: memory, seconds a step and tokens a second of released shapes, and what fits where.
+
+Weights are random. One layer and two are measured in turns and the difference stands for every further layer;
+embedding and head are whole.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from benchmarks.load import PUBLIC
+from benchmarks.shape import alone, network_config, peak, write_packed
+
+from unmask.cli.options import Json
+from unmask.cli.report import report
+
+if TYPE_CHECKING:
+    from unmask.models.config import ModelConfig
+
+TEXT = 256  # cached tokens before the columns
+CANVAS = 256  # columns of a step that reads a whole canvas
+SCORED = 32  # of them at most: a block
+ROUNDS = 5
+FLUSHED = 256 << 20  # bytes that are gone through between two steps
+TOGETHER = (2, 4, 8)  # tokens a step
+CONTEXT = 4096  # tokens whose keys and values are counted
+SYSTEM = 2e9  # bytes left to the system and others
+MEMORIES = (8, 16, 32)  # GB
+BITS = {"q4": 4, "q8": 8}
+
+
+@dataclass(frozen=True)
+class Released:
+    """A released shape: its class (families.md) and how many positions a step denoises."""
+
+    shape: str
+    kind: str
+    block: int
+
+
+FAMILIES = (
+    Released("mdlm-owt", "A", 32),
+    Released("open-dcoder-0.5b", "A", 32),
+    Released("a2d-qwen3-0.6b", "A", 32),
+    Released("fast-dllm-v2-1.5b", "B", 32),
+    Released("sdar-1.7b", "B", 4),
+    Released("nemotron-labs-3b", "B", 32),
+    Released("sdar-4b", "B", 4),
+    Released("dream-7b", "A", 32),
+    Released("llada-8b", "A", 32),
+    Released("sdar-8b", "B", 4),
+    Released("nemotron-labs-8b", "B", 32),
+    Released("llada-moe-7b-a1b", "A", 32),
+    Released("llada2-mini-16b-a1.4b", "B", 32),
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a shape takes with weights of a kind: bytes, and CPU seconds of a step by columns, on one thread."""
+
+    shape: str
+    kind: str
+    block: int
+    weights: str
+    layers: int
+    weight_bytes: float
+    token_bytes: float  # keys and values of a token
+    process_bytes: float  # Python and what a step needs beside weights
+    seconds: dict[int, float]
+
+    @property
+    def total(self) -> float:
+        return self.weight_bytes + CONTEXT * self.token_bytes + self.process_bytes
+
+    def tokens_per_second(self, at_once: int) -> float | None:
+        """Of a whole block, at so many tokens a step. Its first step reads more: the whole canvas (A, whose cache is
+        dual) or the block before once more (B)."""
+        if at_once > self.block:
+            return None
+        first = self.seconds[CANVAS if self.kind == "A" else 2 * self.block]
+        return self.block / (first + (self.block / at_once - 1) * self.seconds[self.block])
+
+
+def widths(released: Released) -> list[int]:
+    """The columns of steps that are measured."""
+    return sorted({1, released.block, 2 * released.block, CANVAS})
+
+
+def feeds(config: ModelConfig, width: int) -> Any:
+    """A step of so many masks behind cached text."""
+    from unmask.decoding.feed import Columns, Feed
+
+    window = np.arange(TEXT, TEXT + width)
+    scored = np.arange(min(width, SCORED))
+    ids = np.full(width, config.mask_token_id or 0)
+    return Feed.of([Columns(ids, window, np.full(width, -1), scored, window[scored])], np.array([TEXT]))
+
+
+def measure(configs: list[ModelConfig], backends: list[Any], wanted: list[int]) -> dict[int, list[float]]:
+    """Median CPU seconds of a step of each network, by columns, in turns; none begins with weights in the CPU's caches,
+    as those of the whole network would not be."""
+    from unmask.layout import Layout
+
+    others = np.zeros(FLUSHED // 8)
+    out: dict[int, list[float]] = {}
+    for backend, config in zip(backends, configs, strict=True):
+        backend.open(Layout(config.layout, max(config.block_length, 1)), 1, TEXT + max(wanted), True)
+    for width in wanted:
+        taken: list[list[float]] = [[] for _ in configs]
+        for turn in range(ROUNDS + 1):
+            for backend, config, times in zip(backends, configs, taken, strict=True):
+                feed = feeds(config, width)
+                others += 1
+                began = time.process_time()
+                backend.forward(feed)
+                times += [time.process_time() - began] if turn else []
+        out[width] = [statistics.median(times) for times in taken]
+    return out
+
+
+def native(folders: list[str], bits: int, wanted: list[int]) -> None:
+    """In a process of its own: steps of packed networks; prints what they took."""
+    from unmask.backends.native.backend import NativeBackend
+    from unmask.backends.native.network import CompiledNetwork
+    from unmask.backends.native.packed_file import mapped
+    from unmask.models.config import ModelConfig
+
+    configs, backends, sizes = [], [], []
+    for folder in map(Path, folders):
+        configs.append(ModelConfig.from_dict(json.loads((folder / "config.json").read_text())))
+        with (folder / "weights").open("rb") as file:
+            backends.append(NativeBackend(CompiledNetwork(configs[-1], mapped(file), bits == 32)))
+        sizes.append((folder / "weights").stat().st_size)
+    seconds = measure(configs, backends, wanted)
+    print(json.dumps({"sizes": sizes, "seconds": seconds, "peak": peak()}))
+
+
+def in_torch(configs: list[dict[str, Any]], wanted: list[int], dtype: str) -> None:
+    """In a process of its own: steps of torch networks, one after the other; prints what they took."""
+    import torch
+
+    from unmask.backends.torch import TorchBackend
+    from unmask.models.config import ModelConfig
+    from unmask.models.transformer import Transformer
+
+    torch.set_num_threads(1)
+    torch.set_default_dtype(getattr(torch, dtype))
+    sizes = []
+    found: list[dict[int, list[float]]] = []
+    for written in configs:
+        config = ModelConfig.from_dict(written)
+        model = Transformer(config).eval()
+        sizes.append(sum(p.numel() * p.element_size() for p in {id(p): p for p in model.parameters()}.values()))
+        found.append(measure([config], [TorchBackend(model)], wanted))
+        del model
+    seconds = {width: [one[width][0] for one in found] for width in wanted}
+    print(json.dumps({"sizes": sizes, "seconds": seconds, "peak": peak()}))
+
+
+def cost(released: Released, weights: str) -> Cost:
+    """Measures one and two layers of a shape (of a mixture, the first dense layers and one more) and goes on from there
+    in a line."""
+    whole = network_config(PUBLIC[released.shape])
+    few = max(whole.first_dense_layers, 1)
+    configs = [replace(whole, num_layers=few), replace(whole, num_layers=few + 1)]
+    wanted = widths(released)
+    if weights in BITS:
+        with tempfile.TemporaryDirectory() as temporary:
+            folders = {config.num_layers: Path(temporary, str(config.num_layers)) for config in configs}
+            for folder in folders.values():
+                folder.mkdir()
+            write_packed(folders, whole, BITS[weights])
+            where = [str(folder) for folder in folders.values()]
+            found = alone("native", where, BITS[weights], wanted, file=__file__, OMP_NUM_THREADS="1")
+        beside = found["peak"] - sum(found["sizes"]) - FLUSHED
+    else:
+        described = [config.to_dict() for config in configs]
+        found = alone("in_torch", described, wanted, weights, file=__file__, OMP_NUM_THREADS="1")
+        beside = found["peak"] - found["sizes"][1] - FLUSHED
+
+    def line(one: float, two: float) -> float:
+        return two + (whole.num_layers - few - 1) * (two - one)
+
+    heads = sum(heads * width for heads, width in whole.key_shapes)
+    return Cost(
+        shape=released.shape,
+        kind=released.kind,
+        block=released.block,
+        weights=weights,
+        layers=whole.num_layers,
+        weight_bytes=line(*found["sizes"]),
+        token_bytes=2 * heads * (4 if weights == "float32" else 2),
+        process_bytes=max(beside, 0),
+        seconds={int(width): line(*pair) for width, pair in found["seconds"].items()},
+    )
+
+
+def kinds_of_weights(released: Released) -> list[str]:
+    """The native forward's in 4 and 8 bits; torch's where that does not run the shape."""
+    from unmask.backends import refusal
+
+    config = network_config(PUBLIC[released.shape])
+    if refusal("native", config) is None:
+        return list(BITS)
+    return ["bfloat16" if config.num_experts else "float32"]
+
+
+PAGE = """# What each family costs on a CPU
+
+Made by `unmask bench cpu --write docs/cpu.md` on {cpu}, {date}. Every figure is CPU time on **one thread**. The
+machine was busy with other work: compare rows; a quiet machine is faster. Threads divide the steps of many
+columns, which are bound by arithmetic, better than those of one column, which are bound by reading the weights.
+
+**No released checkpoint was loaded.** Weights are random in the released shapes. One layer and two (of a mixture
+of experts its dense layers, and one more) were measured in turns, medians of {rounds}, with cold caches, and
+every further layer counts as the difference; embedding and head were measured whole. Memory is the weights,
+extrapolated the same way, keys and values of {context} tokens, and what the process needed beside them. A step of
+n columns is n masks behind {text} cached tokens, at most {scored} of them scored. q4 and q8 are the native
+forward's weights ([platforms](platforms.md#quantised-weights)). Mixtures of experts and DiT run in torch, in
+bfloat16 and float32; a mixture's step of many columns reads most experts of a layer.
+
+## Memory and seconds a step
+In bold the step that denoises a block. Class A is a full canvas: that is its step under the cache `dual`, and
+without a cache every step reads the whole canvas, here 256 columns. Class B has exact keys and values of what
+stands before its block.
+
+{steps}
+
+## Tokens a second
+At 2, 4 and 8 tokens a step, over a block: its first step reads the canvas of 256 once (A) or the block before
+again (B). *One at a time* is one column a step, as an AR model of the same shape writes. From the number of
+tokens a step in the last column on, diffusion is the faster one on this thread. How many tokens a step a
+checkpoint reaches at which quality is not a matter of its shape: `unmask eval` measures it.
+
+{speeds}
+
+## What to choose
+What fits beside {system} GB for everything else, with {context} tokens, and its tokens/s at 4 tokens a step on
+one thread.
+
+{fits}
+"""
+
+
+def page(costs: list[Cost], cpu: str) -> str:
+    """docs/cpu.md."""
+    columns = [1, 4, 8, 32, 64, CANVAS]
+    steps = [
+        "| shape | class | weights | memory, GB | " + " | ".join(f"{n} columns, s" for n in columns) + " |",
+        "|---" * (4 + len(columns)) + "|",
+    ]
+    speeds = [
+        "| shape | weights | "
+        + " | ".join(f"{n} a step" for n in TOGETHER)
+        + " | one at a time | tokens a step from which it pays |",
+        "|---" * (4 + len(TOGETHER)) + "|",
+    ]
+    for one in costs:
+        cells = []
+        for width in columns:
+            shown = _short(one.seconds[width]) if width in one.seconds else "-"
+            cells.append(f"**{shown}**" if width == one.block else shown)
+        steps.append(f"| {one.shape} | {one.kind} | {one.weights} | {one.total / 1e9:.1f} | {' | '.join(cells)} |")
+        made = [one.tokens_per_second(n) for n in TOGETHER]
+        told = ["-" if speed is None else _short(speed) for speed in made]
+        alone_speed = 1 / one.seconds[1]
+        pays = next((n for n in range(1, one.block + 1) if (one.tokens_per_second(n) or 0) > alone_speed), None)
+        even = f"more than {one.block}" if pays is None else str(pays)
+        speeds.append(f"| {one.shape} | {one.weights} | {' | '.join(told)} | {_short(alone_speed)} | {even} |")
+    fits = ["| memory | the heaviest weights that fit, tokens/s | does not fit |", "|---|---|---|"]
+    for memory in MEMORIES:
+        best = {
+            one.shape: one for one in sorted(costs, key=lambda one: one.total) if one.total <= memory * 1e9 - SYSTEM
+        }
+        told = [f"{one.shape} {one.weights}: {_short(one.tokens_per_second(4) or 0)}" for one in best.values()]
+        missing = sorted({one.shape for one in costs} - best.keys())
+        fits.append(f"| {memory} GB | {', '.join(told)} | {', '.join(missing) or '-'} |")
+    return PAGE.format(
+        cpu=cpu,
+        date=time.strftime("%Y-%m-%d"),
+        rounds=ROUNDS,
+        context=CONTEXT,
+        text=TEXT,
+        scored=SCORED,
+        system=f"{SYSTEM / 1e9:g}",
+        steps="\n".join(steps),
+        speeds="\n".join(speeds),
+        fits="\n".join(fits),
+    )
+
+
+def _short(value: float) -> str:
+    """Two digits that count."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+
+
+def command(
+    shapes: Annotated[str, typer.Option(help="Some of the shapes, separated by commas.")] = "",
+    write: Annotated[Path | None, typer.Option(help="The page to write.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Memory, CPU seconds a step by columns and tokens/s of the families' released shapes, random weights, one thread.
+
+    Example: `unmask bench cpu --shapes sdar-1.7b,llada-8b`; all of them take a quarter of an hour and 3 GB
+    """
+    from unmask.backends.native.network import cpu, library
+
+    chosen = [one for one in FAMILIES if not shapes or one.shape in shapes.split(",")]
+    costs = [cost(released, weights) for released in chosen for weights in kinds_of_weights(released)]
+    build = library()
+    kind = "" if build is None else Path(build._name).name.partition(".")[0].removeprefix("_forward_")
+    if write is not None:
+        write.write_text(page(costs, f"{cpu()} ({kind})"))
+    rows = []
+    for one in costs:
+        told = [f"{width}: {_short(seconds)}" for width, seconds in one.seconds.items()]
+        made = [one.tokens_per_second(n) for n in TOGETHER]
+        speeds = ", ".join("-" if speed is None else _short(speed) for speed in made)
+        rows.append([f"{one.shape} {one.weights}", f"{one.total / 1e9:.1f}", "  ".join(told), speeds])
+    columns = ["shape", "GB", "seconds a step by columns", f"tokens/s at {TOGETHER} a step"]
+    report([vars(one) for one in costs], "one thread, CPU time, extrapolated from two layers", columns, rows, as_json)
