@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from unmask import DiffusionLM
+from unmask.backends.native import network as native
 from unmask.cli.options import Json, load, shares
 from unmask.cli.report import report
 from unmask.evaluation.figures import share as interval
@@ -50,8 +51,9 @@ class Way:
 
     def answer(self, prompt: str, longest: int, grammar: Any) -> Answer:
         """Of a prompt, with what `grammar` made for it."""
+        fits = min(longest, self.lm.room(len(self.lm.encode(prompt)[0])))
         began = time.perf_counter()
-        out = self.lm.generate(prompt, longest, temperature=0.0, grammar=grammar, **self.options)
+        out = self.lm.generate(prompt, fits, temperature=0.0, grammar=grammar, **self.options)
         return Answer(out.text, out.steps, time.perf_counter() - began)
 
     def grammar(self, prompt: str) -> Any:
@@ -120,6 +122,7 @@ def command(
     timed: Annotated[int, typer.Option(help="Rows that are timed.")] = 100,
     rounds: Annotated[int, typer.Option(help="Rounds of timing, the ways in turns.")] = 5,
     longest: Annotated[int, typer.Option(help="New tokens at most.")] = 192,
+    build: Annotated[str, typer.Option(help="Of the native forward: amx, vnni, avx2; else this CPU's fastest.")] = "",
     llama: Annotated[bool, typer.Option(help="llama.cpp on the AR twin too (`pip install xllamacpp gguf`).")] = False,
     as_json: Json = False,
 ) -> None:
@@ -133,6 +136,8 @@ def command(
     found = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()[:limit]]
     prompts = [row["prompt"] for row in found]
     expected: list[Calls] = [json.loads(row["response"]) for row in found]
+    if build:
+        native.BUILDS = (f"_forward_{build}",)
     twin = load(ar, "cpu", None)
     spelled = twin.tokenizer  # counts the tokens of every answer: one of diffusion may have others, that write no text
     assert spelled is not None
