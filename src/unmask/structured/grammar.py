@@ -35,8 +35,23 @@ from unmask.structured.token_automaton import DEAD, START, TokenAutomaton, over_
 from unmask.structured.vocabulary import Vocabulary
 
 LONGEST_RUN = 64  # bytes of a run that is proposed at once
-_REMEMBERED = 1024  # answers that are kept at the least
+_REMEMBERED = 1024  # sets and answers that are kept at the least
 _REMEMBERED_BYTES = 2**25  # and as many more as fit
+
+
+class States:
+    """A set of states, and what was found of it; a grammar has one for each set, so that steps of a canvas, which ask
+    mostly the same, look numbers up and not masks."""
+
+    __slots__ = ("after", "before", "both", "kinds", "mask", "some")
+
+    def __init__(self, mask: Array) -> None:
+        self.mask = mask  # bool [S]
+        self.some = bool(mask.any())
+        self.after: dict[int | None, States] = {}  # by the kind of a token, None for any
+        self.before: dict[int | None, States] = {}
+        self.both: dict[States, States] = {}
+        self.kinds: dict[States, Array] = {}  # of tokens from here to there, bool [C]
 
 
 class Grammar:
@@ -61,7 +76,9 @@ class Grammar:
         self._first = np.full(automaton.kinds, -1)
         self._first[automaton.kind_of[::-1]] = np.arange(len(automaton.kind_of))[::-1]
         self._runs: dict[int, tuple[int, ...]] = {}
-        self._memory: dict[tuple[Any, ...], Array] = {}
+        self._sets: dict[bytes, States] = {}
+        self._enough: dict[int, States] = {}  # from which a text can be completed in so many positions
+        self._found = 0  # answers that the sets hold
         self._exactly = [automaton.final]  # without an end of text: states that end after just so many tokens
 
     @staticmethod
@@ -186,20 +203,20 @@ class Grammar:
         could stand there instead. All rows are empty if what is committed has no completion.
         """
         before = self._from_left(ids, is_open, state)
-        wanted = [self._completable(left)]
+        wanted = [self._ending(left)]
         for i in reversed(range(len(ids))):
             wanted.append(self._moved(wanted[-1], None if is_open[i] else int(ids[i]), back=True))
         wanted.reverse()
         places = is_open.nonzero()[0] if places is None else places
         rows = [
-            self._kinds_between(before[i] & wanted[i] if is_open[i] else before[i], wanted[i + 1])
+            self._kinds_between(self._both(before[i], wanted[i]) if is_open[i] else before[i], wanted[i + 1])
             for i in places.tolist()
         ]
         return np.array(rows, bool).reshape(len(rows), self.automaton.kinds)[:, self.automaton.kind_of]
 
     def feasible(self, ids: Array, is_open: Array, state: int = START, left: int = 0) -> bool:
         """Whether what is committed has a completion; arguments as for `allowed_at`."""
-        return bool((self._from_left(ids, is_open, state)[-1] & self._completable(left)).any())
+        return self._both(self._from_left(ids, is_open, state)[-1], self._ending(left)).some
 
     def accept(
         self, ids: Array, is_open: Array, places: Array, tokens: Array, state: int = START, left: int = 0
@@ -231,25 +248,48 @@ class Grammar:
                 todo += [(middle, last), (first, middle)]
         return accepted
 
-    def _from_left(self, ids: Array, is_open: Array, state: int) -> list[Array]:
-        """Before each position and after the last, the states that it can be in: bool [S] each."""
-        out = [self._marked(np.array([state] if state != DEAD else [], np.int64))]
+    def _from_left(self, ids: Array, is_open: Array, state: int) -> list[States]:
+        """Before each position and after the last, the states that it can be in."""
+        out = [self._set(self._marked(np.array([state] if state != DEAD else [], np.int64)))]
         for token, free in zip(ids.tolist(), is_open.tolist(), strict=True):
             out.append(self._moved(out[-1], None if free else token))
         return out
 
-    def _moved(self, reached: Array, token: int | None = None, back: bool = False) -> Array:
+    def _set(self, mask: Array) -> States:
+        """The set of these states."""
+        if self._found > self._most:  # those that are being asked live on by themselves
+            self._sets = {}
+            self._enough = {}
+            self._found = 0
+        self._found += 1
+        return self._sets.setdefault(mask.tobytes(), States(mask))
+
+    def _moved(self, reached: States, token: int | None = None, back: bool = False) -> States:
         """States that a token (None: any) leads to from the reached ones; back: from which it leads to them."""
         automaton = self.automaton
-        kind = None if token is None else automaton.kind_of[token]
-
-        def find() -> Array:
+        kind = None if token is None else int(automaton.kind_of[token])
+        known = reached.before if back else reached.after
+        found = known.get(kind)
+        if found is None:
             source, target = automaton.edges if kind is None else automaton.of_kind(kind)
             if back:
                 source, target = target, source
-            return self._marked(target[reached[source]])
+            found = known[kind] = self._set(self._marked(target[reached.mask[source]]))
+        return found
 
-        return self._remember((back, kind, reached.tobytes()), find)
+    def _both(self, one: States, other: States) -> States:
+        """The states in both sets."""
+        found = one.both.get(other)
+        if found is None:
+            found = one.both[other] = self._set(one.mask & other.mask)
+        return found
+
+    def _ending(self, left: int) -> States:
+        """States from which a text can be completed in the positions left."""
+        found = self._enough.get(left)
+        if found is None:
+            found = self._enough[left] = self._set(self._completable(left))
+        return found
 
     def _marked(self, places: Array, size: int | None = None) -> Array:
         """Bools [size, or S], true at places."""
@@ -263,30 +303,23 @@ class Grammar:
             return np.asarray(self.automaton.distance <= left)
         exactly = self._exactly
         while len(exactly) <= left:  # a new list each time: others may be reading this one
-            exactly = [*exactly, self._moved(exactly[-1], back=True)]
+            exactly = [*exactly, self._moved(self._set(exactly[-1]), back=True).mask]
         self._exactly = exactly
         return exactly[left]
 
-    def _kinds_between(self, reached: Array, wanted: Array) -> Array:
+    def _kinds_between(self, reached: States, wanted: States) -> Array:
         """Kinds of tokens that lead from a reached state to a wanted one, bool [C]."""
-
-        def find() -> Array:
+        found = reached.kinds.get(wanted)
+        if found is None:
             automaton = self.automaton
             edge_kinds = automaton.edge_kinds
             if edge_kinds is not None:
                 source, target = automaton.edges
-                bits = np.bitwise_or.reduce(edge_kinds[reached[source] & wanted[target]], axis=0)
-                return np.unpackbits(bits, count=automaton.kinds).astype(bool)
-            kinds = automaton.kind[reached[automaton.source] & wanted[automaton.target]]
-            return self._marked(kinds, automaton.kinds)
-
-        return self._remember(("kinds", reached.tobytes(), wanted.tobytes()), find)
-
-    def _remember(self, key: tuple[Any, ...], find: Callable[[], Array]) -> Array:
-        """The answer to a question asked before: steps of one canvas ask mostly the same ones."""
-        answer = self._memory.get(key)
-        if answer is None:
-            if len(self._memory) >= self._most:
-                self._memory.clear()
-            answer = self._memory[key] = find()
-        return answer
+                bits = np.bitwise_or.reduce(edge_kinds[reached.mask[source] & wanted.mask[target]], axis=0)
+                found = np.unpackbits(bits, count=automaton.kinds).astype(bool)
+            else:
+                kinds = automaton.kind[reached.mask[automaton.source] & wanted.mask[automaton.target]]
+                found = self._marked(kinds, automaton.kinds)
+            reached.kinds[wanted] = found
+            self._found += 1
+        return found
