@@ -90,10 +90,11 @@ class TokenAutomaton:
 
     @cached_property
     def edge_kinds(self) -> Array | None:
-        """Bits [M, C / 8] of the kinds of tokens that join each edge; None where they would not fit in memory."""
+        """Bits [M, C / 8] of the kinds of tokens that join each edge; None where they would not fit in memory, or where
+        the steps are so few that going through them takes less."""
         pairs, edge = np.unique(self._pairs, return_inverse=True)
         width = -(-self.kinds // 8)
-        if len(pairs) * width > MOST_EDGE_BYTES:
+        if not 6 * len(self.kind) > len(pairs) * width <= MOST_EDGE_BYTES:
             return None
         bits = np.zeros(len(pairs) * width, np.uint8)
         place = edge.reshape(-1) * width + self.kind // 8
