@@ -175,10 +175,11 @@ def test_two_precisions_in_one_process(make_recipe: MakeRecipe, tmp_path: Path) 
     trainer(make_recipe(training__precision="bf16"), tmp_path / "b")
 
 
-def test_the_model_is_the_best_check_also_after_a_resume(
-    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("keep", "check"), [("best", 1), ("last", 2)])
+def test_the_model_is_the_check_that_is_kept_also_after_a_resume(
+    keep: str, check: int, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = make_recipe(training__steps=6, training__validate_every=2, training__save_every=2)
+    recipe = make_recipe(training__steps=6, training__validate_every=2, training__save_every=2, training__keep=keep)
     values, averages = iter([3.0, 1.0, 2.0]), []
 
     def validate(self: Trainer) -> dict[str, float]:
@@ -191,7 +192,7 @@ def test_the_model_is_the_best_check_also_after_a_resume(
     first.run()
     trainer(recipe, tmp_path).run()
     saved = read_tensors(tmp_path / "model" / "model.safetensors")
-    assert all(torch.equal(saved[name], averages[1][name].to(torch.bfloat16)) for name in saved)
+    assert all(torch.equal(saved[name], averages[check][name].to(torch.bfloat16)) for name in saved)
 
 
 # parts

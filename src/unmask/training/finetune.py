@@ -265,8 +265,10 @@ class Finetuner(Trainer):
     def card(self) -> str:
         """The model card: what it was made from and how, and its scores."""
         checks = [record for record in self.history if "validation" in record]
-        best = min(checks, key=lambda record: record["validation"]) if checks else self.history[-1]
-        scores = {k: v for k, v in best.items() if k not in ("learning_rate", "grad_norm", "seconds")}
+        kept = self.history[-1]
+        if checks and self.config.keep == "best":
+            kept = min(checks, key=lambda record: record["validation"])
+        scores = {k: v for k, v in kept.items() if k not in ("learning_rate", "grad_norm", "seconds")}
         rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in scores.items())
         recipe = self.recipe
         rank = self.lora.rank

@@ -65,6 +65,7 @@ class TrainingConfig:
     save_every: int = option(200, ge=1)
     validate_every: int = option(200, ge=1)
     validation_rows: int = option(32, ge=1)
+    keep: Literal["best", "last"] = "best"  # weights of the check with the least loss on held-out rows, or of the end
 
 
 @dataclass(frozen=True)

@@ -352,9 +352,9 @@ class Trainer:
         return {"validation": total / noised.normaliser, **{name: value / groups for name, value in sums.items()}}
 
     def finished_weights(self) -> dict[str, Tensor]:
-        """The averaged weights of the best check on held-out rows, or the last where nothing is held out; where they
-        are split, the first process gets all of them in its memory and the others none."""
-        weights = self.progress.best or self.ema.values
+        """The averaged weights that the recipe keeps, the last where nothing is held out; where they are split, the
+        first process gets all of them in its memory and the others none."""
+        weights = (self.config.keep == "best" and self.progress.best) or self.ema.values
         if not self.config.shard:
             return weights
         main = self.accelerator.is_main_process
