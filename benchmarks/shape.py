@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
+from benchmarks import load
 
 from unmask.cli.options import Json
 from unmask.cli.report import report
@@ -56,6 +57,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "sdar-1.7b": {**QWEN3, "hidden_size": 2048, "intermediate_size": 6144, "tie_word_embeddings": True},
     "qwen3-0.6b": {**QWEN3, "hidden_size": 1024, "intermediate_size": 3072, "tie_word_embeddings": True},
+    "llada-moe-7b-a1b": {**load.SHAPES["llada-moe-7b-a1b"], "mask_token_id": 156895, "max_position_embeddings": 4096},
 }
 TEXT = 256  # tokens before the block
 BLOCK = 32
@@ -89,7 +91,7 @@ def write(folder: Path, config: dict[str, Any]) -> None:
         number = next((part for part in name.split(".") if part.isdecimal()), "whole")
         files.setdefault(f"{number}.safetensors", {})[name] = made[key]
     for file, tensors in files.items():
-        save_file(tensors, folder / file)
+        save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / file)
     homes = {name: file for file, tensors in files.items() for name in tensors}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": homes}))
     (folder / "config.json").write_text(json.dumps(config))
@@ -207,6 +209,7 @@ def command(
     shape: Annotated[str, typer.Argument(help=f"{', '.join(SHAPES)}.")] = "llada-8b",
     quantize: Annotated[str, typer.Option(help="q8, q4 or none.")] = "q4",
     files: Annotated[bool, typer.Option("--files", help="Write bfloat16 files first, and pack them.")] = False,
+    layers: Annotated[int | None, typer.Option(help="Fewer than the shape has.")] = None,
     as_json: Json = False,
 ) -> None:
     """A step of a released model's shape, random weights: 32 masks, dual cache, behind 256 tokens; and its memory.
@@ -216,17 +219,20 @@ def command(
     bits = {"q8": 8, "q4": 4, "none": 32}.get(quantize)
     if shape not in SHAPES or bits is None:
         raise UnmaskError(f"there is no shape '{shape}' as '{quantize}'; shapes are {', '.join(SHAPES)}")
+    config = SHAPES[shape]
+    if layers is not None:
+        config = {**config, "n_layers" if "n_layers" in config else "num_hidden_layers": layers}
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         where = Path(temporary)
-        whole = network_config(SHAPES[shape])
+        whole = network_config(config)
         write_packed({whole.num_layers: where}, whole, bits)
         size = (where / "weights").stat().st_size
         found = alone("stepping", temporary, bits)
         result = {"shape": shape, "quantize": quantize, "bytes": size, **found}
         (where / "weights").unlink()
         if files:
-            write(where / shape, SHAPES[shape])
+            write(where / shape, config)
             result["packing"] = alone("packing", str(where / shape), quantize, UNMASK_CACHE=str(where / "cache"))
     rows += [
         ["packed weights", f"{size / 1e9:.2f} GB"],

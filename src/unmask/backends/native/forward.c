@@ -88,7 +88,7 @@ enum { SWISH, GELU, GELU_TANH };
 enum { SOFTMAX, SIGMOID };
 
 typedef struct {
-    int32_t count, per_column, inner, groups, groups_kept, scores, normalised; /* count: 0 without experts; scores: as above */
+    int32_t count, per_column, inner, groups, groups_kept, scores, normalised; /* count: 0 without experts; scores: SOFTMAX .. */
     float scale;
 } Experts;
 
