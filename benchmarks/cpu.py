@@ -205,13 +205,13 @@ def cost(released: Released, weights: str) -> Cost:
 
 
 def kinds_of_weights(released: Released) -> list[str]:
-    """The native forward's in 4 and 8 bits; torch's where that does not run the shape."""
+    """The native forward's in 4 and 8 bits; torch's for mixtures of experts and shapes that native does not run."""
     from unmask.backends import refusal
 
     config = network_config(PUBLIC[released.shape])
-    if refusal("native", config) is None:
-        return list(BITS)
-    return ["bfloat16" if config.num_experts else "float32"]
+    if config.num_experts:
+        return ["bfloat16"]
+    return list(BITS) if refusal("native", config) is None else ["float32"]
 
 
 PAGE = """# What each family costs on a CPU

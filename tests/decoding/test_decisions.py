@@ -236,7 +236,7 @@ WRONG: list[tuple[Any, str]] = [
     ([{"type": "choice"}], "needs choices"),
     ([{"type": "score", "range": [1, 1]}], "range of two"),
     ([{"type": "score", "range": [0, 255]}], "range of two"),
-    ([{"type": "score", "range": [1, 5], "levels": ["a", "b"]}], "one of them"),
+    ([{"type": "score", "range": [1, 5], "levels": ["a", "b"]}], "levels or else range"),
     ([{"type": "predicate", "choices": ["a", "b"]}], "does not take"),
     ([{"type": "predicate", "name": "x"}, {"type": "predicate", "name": "x"}], "two questions"),
     ([{"type": "choice", "choices": [f"{n} {m}" for m in range(200)], "name": f"q{n}"} for n in range(21)], "4096"),

@@ -125,7 +125,7 @@ def _question(asked: Any, number: int) -> Question:
         return Question(kind, name, instructions, ("yes", "no"), (True, False))
     given = [key for key in lists[kind] if asked.get(key) is not None]
     if len(given) != 1:
-        raise UnmaskError(f"question '{name}' needs {' or '.join(lists[kind])}, one of them")
+        raise UnmaskError(f"question '{name}' needs {' or else '.join(lists[kind])}")
     if given == ["range"]:
         bounds = asked["range"]
         whole = isinstance(bounds, Sequence) and all(type(end) is int for end in bounds) and len(bounds) == 2
