@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unmask.backends.torch import TorchBackend
 from unmask.decoding.convention import CONVENTIONS
 from unmask.decoding.decisions import (
     Form,
@@ -24,6 +26,7 @@ from unmask.decoding.decisions import (
     plain_form,
     read_questions,
 )
+from unmask.decoding.loop import Decoder
 from unmask.decoding.methods import DecodingDefaults
 from unmask.errors import UnmaskError
 from unmask.layout import Coordinates, Layout
@@ -134,6 +137,31 @@ def test_texts_agree_with_brute_force(tiny: Make, drafting: Make, kind: str) -> 
             logs = log_p(lm, ids)
             scores.append(sum(logs[len(form.segments[0]) + place, token] for place, token in enumerate(whole)))
         assert decision.probabilities == pytest.approx(normalised(scores), abs=2e-5)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *LEFT])
+def test_a_long_state_is_read_in_pieces(tiny: Make, kind: str) -> None:
+    """As the server reads it, among others; what stands at the positions is the same."""
+    options, defaults = KINDS[kind] if kind in KINDS else (LEFT[kind], DecodingDefaults())
+    lm = make(tiny, options, defaults)
+    if kind in LEFT:
+        canvases = of_texts([form_of(lm, [question]) for question in QUESTIONS], 1).canvases({})
+    else:
+        canvases = of_masks(form_of(lm, QUESTIONS), 1).canvases({})
+    prepared = lm.preparer.read(canvases)
+    told = []
+    for chunk in (0, 8):
+        requests = [replace(request, prefill_chunk=chunk) for request in prepared.requests]
+        decoder = Decoder(TorchBackend(lm.model), prepared.layout, requests, prepared.eos_ids)
+        assert not [frame for step in decoder.run() for frame in step]
+        told.append([row.logprobs for row in decoder.rows.values()])
+        assert (max(row.prefills for row in decoder.rows.values()) > 2) == (
+            chunk > 0 and lm.config.layout != "bidirectional"
+        )
+    for one, other in zip(*told, strict=True):
+        assert one.keys() == other.keys()
+        for place in one:
+            assert np.array(other[place]) == pytest.approx(np.array(one[place]), abs=1e-4)
 
 
 def test_one_token_labels_take_one_canvas_and_one_forward(tiny: Make) -> None:
