@@ -7,7 +7,6 @@ embedding and head are whole.
 from __future__ import annotations
 
 import json
-import statistics
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 from benchmarks.load import PUBLIC
-from benchmarks.shape import alone, network_config, peak, write_packed
+from benchmarks.shape import alone, network_config, write_packed
 
 from unmask.cli.options import Json
 from unmask.cli.report import report
@@ -28,7 +27,9 @@ if TYPE_CHECKING:
 TEXT = 256  # cached tokens before the columns
 CANVAS = 256  # columns of a step that reads a whole canvas
 SCORED = 32  # of them at most: a block
-ROUNDS = 5
+ROUNDS = 4  # of steps of many columns
+MORE = 24  # of those of NARROW at most, which take little and vary much
+NARROW = 8
 FLUSHED = 256 << 20  # bytes that are gone through between two steps
 TOGETHER = (2, 4, 8)  # tokens a step
 CONTEXT = 4096  # tokens whose keys and values are counted
@@ -90,6 +91,12 @@ class Cost:
         return self.block / (first + (self.block / at_once - 1) * self.seconds[self.block])
 
 
+def anonymous() -> int:
+    """Bytes that this process holds, without files that are mapped."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
+
+
 def widths(released: Released) -> list[int]:
     """The columns of steps that are measured."""
     return sorted({1, released.block, 2 * released.block, CANVAS})
@@ -106,8 +113,8 @@ def feeds(config: ModelConfig, width: int) -> Any:
 
 
 def measure(configs: list[ModelConfig], backends: list[Any], wanted: list[int]) -> dict[int, list[float]]:
-    """Median CPU seconds of a step of each network, by columns, in turns; none begins with weights in the CPU's caches,
-    as those of the whole network would not be."""
+    """CPU seconds of a step of each network, by columns, the least of several in turns; none begins with weights in the
+    CPU's caches, as those of the whole network would not be."""
     from unmask.layout import Layout
 
     others = np.zeros(FLUSHED // 8)
@@ -116,14 +123,14 @@ def measure(configs: list[ModelConfig], backends: list[Any], wanted: list[int]) 
         backend.open(Layout(config.layout, max(config.block_length, 1)), 1, TEXT + max(wanted), True)
     for width in wanted:
         taken: list[list[float]] = [[] for _ in configs]
-        for turn in range(ROUNDS + 1):
+        for turn in range(1 + (MORE if width <= NARROW else ROUNDS)):
             for backend, config, times in zip(backends, configs, taken, strict=True):
                 feed = feeds(config, width)
                 others += 1
                 began = time.process_time()
                 backend.forward(feed)
                 times += [time.process_time() - began] if turn else []
-        out[width] = [statistics.median(times) for times in taken]
+        out[width] = [min(times) for times in taken]
     return out
 
 
@@ -141,7 +148,7 @@ def native(folders: list[str], bits: int, wanted: list[int]) -> None:
             backends.append(NativeBackend(CompiledNetwork(configs[-1], mapped(file), bits == 32)))
         sizes.append((folder / "weights").stat().st_size)
     seconds = measure(configs, backends, wanted)
-    print(json.dumps({"sizes": sizes, "seconds": seconds, "peak": peak()}))
+    print(json.dumps({"sizes": sizes, "seconds": seconds, "beside": anonymous()}))
 
 
 def in_torch(configs: list[dict[str, Any]], wanted: list[int], dtype: str) -> None:
@@ -156,14 +163,16 @@ def in_torch(configs: list[dict[str, Any]], wanted: list[int], dtype: str) -> No
     torch.set_default_dtype(getattr(torch, dtype))
     sizes = []
     found: list[dict[int, list[float]]] = []
+    beside = 0
     for written in configs:
         config = ModelConfig.from_dict(written)
         model = Transformer(config).eval()
         sizes.append(sum(p.numel() * p.element_size() for p in {id(p): p for p in model.parameters()}.values()))
         found.append(measure([config], [TorchBackend(model)], wanted))
+        beside = anonymous() - sizes[-1]
         del model
     seconds = {width: [one[width][0] for one in found] for width in wanted}
-    print(json.dumps({"sizes": sizes, "seconds": seconds, "peak": peak()}))
+    print(json.dumps({"sizes": sizes, "seconds": seconds, "beside": beside}))
 
 
 def cost(released: Released, weights: str) -> Cost:
@@ -181,11 +190,9 @@ def cost(released: Released, weights: str) -> Cost:
             write_packed(folders, whole, BITS[weights])
             where = [str(folder) for folder in folders.values()]
             found = alone("native", where, BITS[weights], wanted, file=__file__, OMP_NUM_THREADS="1")
-        beside = found["peak"] - sum(found["sizes"]) - FLUSHED
     else:
         described = [config.to_dict() for config in configs]
         found = alone("in_torch", described, wanted, weights, file=__file__, OMP_NUM_THREADS="1")
-        beside = found["peak"] - found["sizes"][1] - FLUSHED
 
     def line(one: float, two: float) -> float:
         return two + (whole.num_layers - few - 1) * (two - one)
@@ -199,7 +206,7 @@ def cost(released: Released, weights: str) -> Cost:
         layers=whole.num_layers,
         weight_bytes=line(*found["sizes"]),
         token_bytes=2 * heads * (4 if weights == "float32" else 2),
-        process_bytes=max(beside, 0),
+        process_bytes=found["beside"],
         seconds={int(width): line(*pair) for width, pair in found["seconds"].items()},
     )
 
@@ -221,12 +228,12 @@ machine was busy with other work: compare rows; a quiet machine is faster. Threa
 columns, which are bound by arithmetic, better than those of one column, which are bound by reading the weights.
 
 **No released checkpoint was loaded.** Weights are random in the released shapes. One layer and two (of a mixture
-of experts its dense layers, and one more) were measured in turns, medians of {rounds}, with cold caches, and
-every further layer counts as the difference; embedding and head were measured whole. Memory is the weights,
-extrapolated the same way, keys and values of {context} tokens, and what the process needed beside them. A step of
-n columns is n masks behind {text} cached tokens, at most {scored} of them scored. q4 and q8 are the native
-forward's weights ([platforms](platforms.md#quantised-weights)). Mixtures of experts and DiT run in torch, in
-bfloat16 and float32; a mixture's step of many columns reads most experts of a layer.
+of experts its dense layers, and one more) were measured in turns, the least of {rounds} ({more} of few columns),
+with cold caches, and every further layer counts as the difference; embedding and head were measured whole. Memory
+is the weights, extrapolated the same way, keys and values of {context} tokens, and what the process needed beside
+them. A step of n columns is n masks behind {text} cached tokens, at most {scored} of them scored. q4 and q8 are
+the native forward's weights ([platforms](platforms.md#quantised-weights)). Mixtures of experts and DiT run in
+torch, in bfloat16 and float32; a mixture's step of many columns reads most experts of a layer.
 
 ## Memory and seconds a step
 In bold the step that denoises a block. Class A is a full canvas: that is its step under the cache `dual`, and
@@ -288,6 +295,7 @@ def page(costs: list[Cost], cpu: str) -> str:
         cpu=cpu,
         date=time.strftime("%Y-%m-%d"),
         rounds=ROUNDS,
+        more=MORE,
         context=CONTEXT,
         text=TEXT,
         scored=SCORED,
