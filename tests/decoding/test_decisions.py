@@ -258,6 +258,7 @@ WRONG: list[tuple[Any, str]] = [
     ([], "1 to 400"),
     ([{"type": "noul"}], "needs a type"),
     ([{"type": "choice", "choices": ["a"]}], "has 1 choices"),
+    ([{"type": "choice", "choices": 5}], "has 0 choices"),
     ([{"type": "choice", "choices": ["a", "a"]}], "alike"),
     ([{"type": "choice", "choices": ["a", ""]}], "empty"),
     ([{"type": "choice", "choices": ["a", 3]}], "neither text"),
@@ -283,6 +284,8 @@ def test_refusals(tiny: Make) -> None:
     one = QUESTIONS[1:2]
     with pytest.raises(UnmaskError, match="in their order"):
         lm.decide(STATE, one, form="no slot")
+    with pytest.raises(UnmaskError, match="side by side"):
+        lm.decide(STATE, QUESTIONS, form="[[who]][[2]] [[rank]]")
     with pytest.raises(UnmaskError, match="tokens of its own"):
         lm.decide(STATE, [{"type": "choice", "name": "x", "choices": ["e", "o"]}], form="th[[x]] cat")
     with pytest.raises(UnmaskError, match="out of range"):
