@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks import cpu
-from benchmarks.cpu import CANVAS, Cost, page
+from benchmarks.cpu import CANVAS, Cost, Released, page
 from benchmarks.shape import network_config, write_packed
 
 from unmask.backends.native.network import library
@@ -67,7 +67,7 @@ def test_a_step_of_packed_networks_is_timed(tmp_path: Path, capsys: pytest.Captu
 
 def costs(kind: str, block: int) -> Cost:
     seconds = {1: 0.5, 2 * block: 2.0, block: 1.0, CANVAS: 9.0}
-    return Cost("shape", kind, block, "q4", 10, 5e9, 1e5, 0.3e9, seconds)
+    return Cost(Released("shape", kind, block), "q4", 10, 5e9, 1e5, 0.3e9, seconds)
 
 
 def test_tokens_a_second_are_those_of_a_block() -> None:
@@ -82,7 +82,7 @@ def test_tokens_a_second_are_those_of_a_block() -> None:
 
 
 def test_the_page_says_what_fits() -> None:
-    heavy = replace(costs("B", 32), shape="heavy", weight_bytes=20e9)
+    heavy = replace(costs("B", 32), released=Released("heavy", "B", 32), weight_bytes=20e9)
     told = page([costs("A", 32), heavy], "a CPU")
     rows = {line.split("|")[1].strip(): line for line in told.splitlines() if " GB | " in line}
     assert "shape q4: 2" in rows["8 GB"]
