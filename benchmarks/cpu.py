@@ -7,17 +7,16 @@ embedding and head are whole.
 from __future__ import annotations
 
 import json
-import statistics
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 from benchmarks.load import PUBLIC
-from benchmarks.shape import alone, network_config, peak, write_packed
+from benchmarks.shape import alone, network_config, write_packed
 
 from unmask.cli.options import Json
 from unmask.cli.report import report
@@ -28,7 +27,9 @@ if TYPE_CHECKING:
 TEXT = 256  # cached tokens before the columns
 CANVAS = 256  # columns of a step that reads a whole canvas
 SCORED = 32  # of them at most: a block
-ROUNDS = 5
+ROUNDS = 4  # of steps of many columns
+MORE = 24  # of those of NARROW at most, which take little and vary much
+NARROW = 8
 FLUSHED = 256 << 20  # bytes that are gone through between two steps
 TOGETHER = (2, 4, 8)  # tokens a step
 CONTEXT = 4096  # tokens whose keys and values are counted
@@ -45,6 +46,11 @@ class Released:
     kind: str
     block: int
 
+    @property
+    def first(self) -> int:
+        """Columns of a block's first step: the whole canvas (A, whose cache is dual), or the block before again (B)."""
+        return CANVAS if self.kind == "A" else 2 * self.block
+
 
 FAMILIES = (
     Released("mdlm-owt", "A", 32),
@@ -57,9 +63,6 @@ FAMILIES = (
     Released("dream-7b", "A", 32),
     Released("llada-8b", "A", 32),
     Released("sdar-8b", "B", 4),
-    Released("nemotron-labs-8b", "B", 32),
-    Released("llada-moe-7b-a1b", "A", 32),
-    Released("llada2-mini-16b-a1.4b", "B", 32),
 )
 
 
@@ -67,9 +70,7 @@ FAMILIES = (
 class Cost:
     """What a shape takes with weights of a kind: bytes, and CPU seconds of a step by columns, on one thread."""
 
-    shape: str
-    kind: str
-    block: int
+    released: Released
     weights: str
     layers: int
     weight_bytes: float
@@ -82,17 +83,22 @@ class Cost:
         return self.weight_bytes + CONTEXT * self.token_bytes + self.process_bytes
 
     def tokens_per_second(self, at_once: int) -> float | None:
-        """Of a whole block, at so many tokens a step. Its first step reads more: the whole canvas (A, whose cache is
-        dual) or the block before once more (B)."""
-        if at_once > self.block:
+        """Of a whole block, at so many tokens a step."""
+        block = self.released.block
+        if at_once > block:
             return None
-        first = self.seconds[CANVAS if self.kind == "A" else 2 * self.block]
-        return self.block / (first + (self.block / at_once - 1) * self.seconds[self.block])
+        return block / (self.seconds[self.released.first] + (block / at_once - 1) * self.seconds[block])
+
+
+def anonymous() -> int:
+    """Bytes that this process holds, without files that are mapped."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
 
 
 def widths(released: Released) -> list[int]:
-    """The columns of steps that are measured."""
-    return sorted({1, released.block, 2 * released.block, CANVAS})
+    """The columns of the steps that it makes, and of one token at a time."""
+    return sorted({1, released.block, released.first})
 
 
 def feeds(config: ModelConfig, width: int) -> Any:
@@ -106,8 +112,8 @@ def feeds(config: ModelConfig, width: int) -> Any:
 
 
 def measure(configs: list[ModelConfig], backends: list[Any], wanted: list[int]) -> dict[int, list[float]]:
-    """Median CPU seconds of a step of each network, by columns, in turns; none begins with weights in the CPU's caches,
-    as those of the whole network would not be."""
+    """CPU seconds of a step of each network, by columns, the least of several in turns; none begins with weights in the
+    CPU's caches, as those of the whole network would not be."""
     from unmask.layout import Layout
 
     others = np.zeros(FLUSHED // 8)
@@ -116,14 +122,14 @@ def measure(configs: list[ModelConfig], backends: list[Any], wanted: list[int]) 
         backend.open(Layout(config.layout, max(config.block_length, 1)), 1, TEXT + max(wanted), True)
     for width in wanted:
         taken: list[list[float]] = [[] for _ in configs]
-        for turn in range(ROUNDS + 1):
+        for turn in range(1 + (MORE if width <= NARROW else ROUNDS)):
             for backend, config, times in zip(backends, configs, taken, strict=True):
                 feed = feeds(config, width)
                 others += 1
                 began = time.process_time()
                 backend.forward(feed)
                 times += [time.process_time() - began] if turn else []
-        out[width] = [statistics.median(times) for times in taken]
+        out[width] = [min(times) for times in taken]
     return out
 
 
@@ -141,11 +147,11 @@ def native(folders: list[str], bits: int, wanted: list[int]) -> None:
             backends.append(NativeBackend(CompiledNetwork(configs[-1], mapped(file), bits == 32)))
         sizes.append((folder / "weights").stat().st_size)
     seconds = measure(configs, backends, wanted)
-    print(json.dumps({"sizes": sizes, "seconds": seconds, "peak": peak()}))
+    print(json.dumps({"sizes": sizes, "seconds": seconds, "beside": anonymous()}))
 
 
-def in_torch(configs: list[dict[str, Any]], wanted: list[int], dtype: str) -> None:
-    """In a process of its own: steps of torch networks, one after the other; prints what they took."""
+def in_torch(configs: list[dict[str, Any]], wanted: list[int]) -> None:
+    """In a process of its own: steps of torch networks in float32, one after the other; prints what they took."""
     import torch
 
     from unmask.backends.torch import TorchBackend
@@ -153,25 +159,24 @@ def in_torch(configs: list[dict[str, Any]], wanted: list[int], dtype: str) -> No
     from unmask.models.transformer import Transformer
 
     torch.set_num_threads(1)
-    torch.set_default_dtype(getattr(torch, dtype))
     sizes = []
     found: list[dict[int, list[float]]] = []
+    beside = 0
     for written in configs:
         config = ModelConfig.from_dict(written)
         model = Transformer(config).eval()
         sizes.append(sum(p.numel() * p.element_size() for p in {id(p): p for p in model.parameters()}.values()))
         found.append(measure([config], [TorchBackend(model)], wanted))
+        beside = anonymous() - sizes[-1]
         del model
     seconds = {width: [one[width][0] for one in found] for width in wanted}
-    print(json.dumps({"sizes": sizes, "seconds": seconds, "peak": peak()}))
+    print(json.dumps({"sizes": sizes, "seconds": seconds, "beside": beside}))
 
 
 def cost(released: Released, weights: str) -> Cost:
-    """Measures one and two layers of a shape (of a mixture, the first dense layers and one more) and goes on from there
-    in a line."""
+    """Measures one and two layers of a shape and goes on from there in a line."""
     whole = network_config(PUBLIC[released.shape])
-    few = max(whole.first_dense_layers, 1)
-    configs = [replace(whole, num_layers=few), replace(whole, num_layers=few + 1)]
+    configs = [replace(whole, num_layers=layers) for layers in (1, 2)]
     wanted = widths(released)
     if weights in BITS:
         with tempfile.TemporaryDirectory() as temporary:
@@ -181,52 +186,56 @@ def cost(released: Released, weights: str) -> Cost:
             write_packed(folders, whole, BITS[weights])
             where = [str(folder) for folder in folders.values()]
             found = alone("native", where, BITS[weights], wanted, file=__file__, OMP_NUM_THREADS="1")
-        beside = found["peak"] - sum(found["sizes"]) - FLUSHED
     else:
         described = [config.to_dict() for config in configs]
-        found = alone("in_torch", described, wanted, weights, file=__file__, OMP_NUM_THREADS="1")
-        beside = found["peak"] - found["sizes"][1] - FLUSHED
+        found = alone("in_torch", described, wanted, file=__file__, OMP_NUM_THREADS="1")
 
     def line(one: float, two: float) -> float:
-        return two + (whole.num_layers - few - 1) * (two - one)
+        return two + (whole.num_layers - 2) * (two - one)
 
     heads = sum(heads * width for heads, width in whole.key_shapes)
     return Cost(
-        shape=released.shape,
-        kind=released.kind,
-        block=released.block,
+        released=released,
         weights=weights,
         layers=whole.num_layers,
         weight_bytes=line(*found["sizes"]),
-        token_bytes=2 * heads * (4 if weights == "float32" else 2),
-        process_bytes=max(beside, 0),
+        token_bytes=2 * heads * (2 if weights in BITS else 4),
+        process_bytes=found["beside"],
         seconds={int(width): line(*pair) for width, pair in found["seconds"].items()},
     )
 
 
+def known_cost(released: Released, weights: str, folder: Path | None) -> Cost:
+    """A cost that a folder keeps, or measured and kept there."""
+    file = None if folder is None else folder / f"{released.shape}-{weights}.json"
+    if file is not None and file.is_file():
+        read = json.loads(file.read_text())
+        return Cost(**{**read, "released": released, "seconds": {int(n): s for n, s in read["seconds"].items()}})
+    made = cost(released, weights)
+    if file is not None:
+        file.write_text(json.dumps(asdict(made)))
+    return made
+
+
 def kinds_of_weights(released: Released) -> list[str]:
-    """The native forward's in 4 and 8 bits; torch's where that does not run the shape."""
+    """The native forward's in 4 and 8 bits, or torch's of a shape that native does not run."""
     from unmask.backends import refusal
 
-    config = network_config(PUBLIC[released.shape])
-    if refusal("native", config) is None:
-        return list(BITS)
-    return ["bfloat16" if config.num_experts else "float32"]
+    return list(BITS) if refusal("native", network_config(PUBLIC[released.shape])) is None else ["float32"]
 
 
 PAGE = """# What each family costs on a CPU
 
-Made by `unmask bench cpu --write docs/cpu.md` on {cpu}, {date}. Every figure is CPU time on **one thread**. The
-machine was busy with other work: compare rows; a quiet machine is faster. Threads divide the steps of many
-columns, which are bound by arithmetic, better than those of one column, which are bound by reading the weights.
+Made by `unmask bench cpu --write docs/cpu.md` on {cpu}, {date}. Every figure is CPU time on **one thread**:
+threads divide the steps of many columns, which are bound by arithmetic, better than those of one column, which
+are bound by reading the weights.{note}
 
-**No released checkpoint was loaded.** Weights are random in the released shapes. One layer and two (of a mixture
-of experts its dense layers, and one more) were measured in turns, medians of {rounds}, with cold caches, and
-every further layer counts as the difference; embedding and head were measured whole. Memory is the weights,
-extrapolated the same way, keys and values of {context} tokens, and what the process needed beside them. A step of
-n columns is n masks behind {text} cached tokens, at most {scored} of them scored. q4 and q8 are the native
-forward's weights ([platforms](platforms.md#quantised-weights)). Mixtures of experts and DiT run in torch, in
-bfloat16 and float32; a mixture's step of many columns reads most experts of a layer.
+**No released checkpoint was loaded.** Weights are random in the released shapes. One layer and two were measured
+in turns, the least of {rounds} ({more} of few columns), with cold caches, and every further layer counts as the
+difference; embedding and head were measured whole. Memory is the weights, extrapolated the same way, keys and
+values of {context} tokens, and what the process needed beside them. A step of n columns is n masks behind {text}
+cached tokens, at most {scored} of them scored. q4 and q8 are the native forward's weights
+([platforms](platforms.md#quantised-weights)). DiT runs in torch, in float32. Mixtures of experts are not here.
 
 ## Memory and seconds a step
 In bold the step that denoises a block. Class A is a full canvas: that is its step under the cache `dual`, and
@@ -251,11 +260,13 @@ one thread.
 """
 
 
-def page(costs: list[Cost], cpu: str) -> str:
-    """docs/cpu.md."""
+def page(costs: list[Cost], cpu: str, note: str = "") -> str:
+    """docs/cpu.md; note: what is to be said of the run."""
     columns = [1, 4, 8, 32, 64, CANVAS]
     steps = [
-        "| shape | class | weights | memory, GB | " + " | ".join(f"{n} columns, s" for n in columns) + " |",
+        "| shape | class | weights | memory, GB | "
+        + " | ".join(f"{n} column{'s' * (n > 1)}, s" for n in columns)
+        + " |",
         "|---" * (4 + len(columns)) + "|",
     ]
     speeds = [
@@ -268,26 +279,33 @@ def page(costs: list[Cost], cpu: str) -> str:
         cells = []
         for width in columns:
             shown = _short(one.seconds[width]) if width in one.seconds else "-"
-            cells.append(f"**{shown}**" if width == one.block else shown)
-        steps.append(f"| {one.shape} | {one.kind} | {one.weights} | {one.total / 1e9:.1f} | {' | '.join(cells)} |")
+            cells.append(f"**{shown}**" if width == one.released.block else shown)
+        shape = one.released.shape
+        steps.append(f"| {shape} | {one.released.kind} | {one.weights} | {one.total / 1e9:.1f} | {' | '.join(cells)} |")
         made = [one.tokens_per_second(n) for n in TOGETHER]
         told = ["-" if speed is None else _short(speed) for speed in made]
         alone_speed = 1 / one.seconds[1]
-        pays = next((n for n in range(1, one.block + 1) if (one.tokens_per_second(n) or 0) > alone_speed), None)
-        even = f"more than {one.block}" if pays is None else str(pays)
-        speeds.append(f"| {one.shape} | {one.weights} | {' | '.join(told)} | {_short(alone_speed)} | {even} |")
+        pays = next(
+            (n for n in range(1, one.released.block + 1) if (one.tokens_per_second(n) or 0) > alone_speed), None
+        )
+        even = f"more than {one.released.block}" if pays is None else str(pays)
+        speeds.append(f"| {shape} | {one.weights} | {' | '.join(told)} | {_short(alone_speed)} | {even} |")
     fits = ["| memory | the heaviest weights that fit, tokens/s | does not fit |", "|---|---|---|"]
     for memory in MEMORIES:
         best = {
-            one.shape: one for one in sorted(costs, key=lambda one: one.total) if one.total <= memory * 1e9 - SYSTEM
+            one.released.shape: one
+            for one in sorted(costs, key=lambda one: one.total)
+            if one.total <= memory * 1e9 - SYSTEM
         }
-        told = [f"{one.shape} {one.weights}: {_short(one.tokens_per_second(4) or 0)}" for one in best.values()]
-        missing = sorted({one.shape for one in costs} - best.keys())
+        told = [f"{one.released.shape} {one.weights}: {_short(one.tokens_per_second(4) or 0)}" for one in best.values()]
+        missing = sorted({one.released.shape for one in costs} - best.keys())
         fits.append(f"| {memory} GB | {', '.join(told)} | {', '.join(missing) or '-'} |")
     return PAGE.format(
         cpu=cpu,
         date=time.strftime("%Y-%m-%d"),
+        note=f" {note}" if note else "",
         rounds=ROUNDS,
+        more=MORE,
         context=CONTEXT,
         text=TEXT,
         scored=SCORED,
@@ -306,25 +324,29 @@ def _short(value: float) -> str:
 def command(
     shapes: Annotated[str, typer.Option(help="Some of the shapes, separated by commas.")] = "",
     write: Annotated[Path | None, typer.Option(help="The page to write.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="A folder that keeps what was measured; a later run goes on.")
+    ] = None,
+    note: Annotated[str, typer.Option(help="What the page says of the run, such as what else the machine did.")] = "",
     as_json: Json = False,
 ) -> None:
     """Memory, CPU seconds a step by columns and tokens/s of the families' released shapes, random weights, one thread.
 
-    Example: `unmask bench cpu --shapes sdar-1.7b,llada-8b`; all of them take a quarter of an hour and 3 GB
+    Example: `unmask bench cpu --shapes sdar-1.7b,llada-8b`; all of them take an hour and 3 GB
     """
     from unmask.backends.native.network import cpu, library
 
     chosen = [one for one in FAMILIES if not shapes or one.shape in shapes.split(",")]
-    costs = [cost(released, weights) for released in chosen for weights in kinds_of_weights(released)]
+    costs = [known_cost(released, weights, keep) for released in chosen for weights in kinds_of_weights(released)]
     build = library()
     kind = "" if build is None else Path(build._name).name.partition(".")[0].removeprefix("_forward_")
     if write is not None:
-        write.write_text(page(costs, f"{cpu()} ({kind})"))
+        write.write_text(page(costs, f"{cpu()} ({kind})", note))
     rows = []
     for one in costs:
         told = [f"{width}: {_short(seconds)}" for width, seconds in one.seconds.items()]
         made = [one.tokens_per_second(n) for n in TOGETHER]
         speeds = ", ".join("-" if speed is None else _short(speed) for speed in made)
-        rows.append([f"{one.shape} {one.weights}", f"{one.total / 1e9:.1f}", "  ".join(told), speeds])
+        rows.append([f"{one.released.shape} {one.weights}", f"{one.total / 1e9:.1f}", "  ".join(told), speeds])
     columns = ["shape", "GB", "seconds a step by columns", f"tokens/s at {TOGETHER} a step"]
-    report([vars(one) for one in costs], "one thread, CPU time, extrapolated from two layers", columns, rows, as_json)
+    report([asdict(one) for one in costs], "one thread, CPU time, extrapolated from two layers", columns, rows, as_json)

@@ -176,6 +176,8 @@ def test_every_command_helps_with_an_example(run: Run) -> None:
         "bench speed",
         "bench verify",
         "bench cache",
+        "bench cpu",
+        "bench multi_block",
         "chat",
         "adapt",
         "pull",

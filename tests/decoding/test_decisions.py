@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unmask.backends.torch import TorchBackend
 from unmask.decoding.convention import CONVENTIONS
 from unmask.decoding.decisions import (
     Form,
@@ -24,6 +26,7 @@ from unmask.decoding.decisions import (
     plain_form,
     read_questions,
 )
+from unmask.decoding.loop import Decoder
 from unmask.decoding.methods import DecodingDefaults
 from unmask.errors import UnmaskError
 from unmask.layout import Coordinates, Layout
@@ -136,6 +139,31 @@ def test_texts_agree_with_brute_force(tiny: Make, drafting: Make, kind: str) -> 
         assert decision.probabilities == pytest.approx(normalised(scores), abs=2e-5)
 
 
+@pytest.mark.parametrize("kind", [*KINDS, *LEFT])
+def test_a_long_state_is_read_in_pieces(tiny: Make, kind: str) -> None:
+    """As the server reads it, among others; what stands at the positions is the same."""
+    options, defaults = KINDS[kind] if kind in KINDS else (LEFT[kind], DecodingDefaults())
+    lm = make(tiny, options, defaults)
+    if kind in LEFT:
+        canvases = of_texts([form_of(lm, [question]) for question in QUESTIONS], 1).canvases({})
+    else:
+        canvases = of_masks(form_of(lm, QUESTIONS), 1).canvases({})
+    prepared = lm.preparer.read(canvases)
+    told = []
+    for chunk in (0, 8):
+        requests = [replace(request, prefill_chunk=chunk) for request in prepared.requests]
+        decoder = Decoder(TorchBackend(lm.model), prepared.layout, requests, prepared.eos_ids)
+        assert not [frame for step in decoder.run() for frame in step]
+        told.append([row.logprobs for row in decoder.rows.values()])
+        assert (max(row.prefills for row in decoder.rows.values()) > 2) == (
+            chunk > 0 and lm.config.layout != "bidirectional"
+        )
+    for one, other in zip(*told, strict=True):
+        assert one.keys() == other.keys()
+        for place in one:
+            assert np.array(other[place]) == pytest.approx(np.array(one[place]), abs=1e-4)
+
+
 def test_one_token_labels_take_one_canvas_and_one_forward(tiny: Make) -> None:
     lm = make(tiny, {})
     form = form_of(lm, [*QUESTIONS[1:2], {"type": "score", "range": [1, 5]}])
@@ -230,13 +258,14 @@ WRONG: list[tuple[Any, str]] = [
     ([], "1 to 400"),
     ([{"type": "noul"}], "needs a type"),
     ([{"type": "choice", "choices": ["a"]}], "has 1 choices"),
+    ([{"type": "choice", "choices": 5}], "has 0 choices"),
     ([{"type": "choice", "choices": ["a", "a"]}], "alike"),
     ([{"type": "choice", "choices": ["a", ""]}], "empty"),
     ([{"type": "choice", "choices": ["a", 3]}], "neither text"),
     ([{"type": "choice"}], "needs choices"),
     ([{"type": "score", "range": [1, 1]}], "range of two"),
     ([{"type": "score", "range": [0, 255]}], "range of two"),
-    ([{"type": "score", "range": [1, 5], "levels": ["a", "b"]}], "one of them"),
+    ([{"type": "score", "range": [1, 5], "levels": ["a", "b"]}], "levels or else range"),
     ([{"type": "predicate", "choices": ["a", "b"]}], "does not take"),
     ([{"type": "predicate", "name": "x"}, {"type": "predicate", "name": "x"}], "two questions"),
     ([{"type": "choice", "choices": [f"{n} {m}" for m in range(200)], "name": f"q{n}"} for n in range(21)], "4096"),
@@ -255,6 +284,8 @@ def test_refusals(tiny: Make) -> None:
     one = QUESTIONS[1:2]
     with pytest.raises(UnmaskError, match="in their order"):
         lm.decide(STATE, one, form="no slot")
+    with pytest.raises(UnmaskError, match="side by side"):
+        lm.decide(STATE, QUESTIONS, form="[[who]][[2]] [[rank]]")
     with pytest.raises(UnmaskError, match="tokens of its own"):
         lm.decide(STATE, [{"type": "choice", "name": "x", "choices": ["e", "o"]}], form="th[[x]] cat")
     with pytest.raises(UnmaskError, match="out of range"):

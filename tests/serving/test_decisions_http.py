@@ -86,7 +86,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"questions": []}, "questions"),
     ({"questions": [{**QUESTION, "choices": [{"value": "cat"}]}]}, "choices"),
     ({"questions": [{**QUESTION, "levels": [{"label": "a"}, {"label": "b"}]}]}, "does not take"),
-    ({"questions": [{"type": "score", "name": "s"}]}, "needs levels or range"),
+    ({"questions": [{"type": "score", "name": "s"}]}, "needs levels or else range"),
     ({"questions": [QUESTION, QUESTION]}, "two questions"),
     ({"temperature": 1}, "unknown"),
     ({"threshold": 1.5}, "threshold"),

@@ -125,7 +125,7 @@ def _question(asked: Any, number: int) -> Question:
         return Question(kind, name, instructions, ("yes", "no"), (True, False))
     given = [key for key in lists[kind] if asked.get(key) is not None]
     if len(given) != 1:
-        raise UnmaskError(f"question '{name}' needs {' or '.join(lists[kind])}, one of them")
+        raise UnmaskError(f"question '{name}' needs {' or else '.join(lists[kind])}")
     if given == ["range"]:
         bounds = asked["range"]
         whole = isinstance(bounds, Sequence) and all(type(end) is int for end in bounds) and len(bounds) == 2
@@ -134,7 +134,8 @@ def _question(asked: Any, number: int) -> Question:
         values = tuple(range(bounds[0], bounds[1] + 1))
         return Question(kind, name, instructions, tuple(map(str, values)), values)
     key = "value" if kind == "choice" else "label"
-    entries = [{key: one} if isinstance(one, str | bool) else one for one in asked[given[0]]]
+    listed = asked[given[0]] if isinstance(asked[given[0]], list | tuple) else []
+    entries = [{key: one} if isinstance(one, str | bool) else one for one in listed]
     if not 2 <= len(entries) <= CHOICES:
         raise UnmaskError(f"question '{name}' has {len(entries)} {given[0]}; 2 to {CHOICES} are taken")
     if not all(isinstance(one, Mapping) and isinstance(one.get(key), str | bool) for one in entries):
@@ -214,6 +215,8 @@ def make_form(
         raise UnmaskError(f"the form needs each question's slot once, in their order: {wanted}")
     bounds = [0, *(edge for match in _SLOT.finditer(text) for edge in match.span()), len(text)]
     pieces = [text[a:b] for a, b in zip(bounds[::2], bounds[1::2], strict=True)]
+    if not all(pieces[1:-1]):
+        raise UnmaskError("two slots of the form stand side by side; put text between them")
     spaced = carries_space(tokenizer)
     slots = list[list[Label]]()
     for number, question in enumerate(questions):
@@ -314,9 +317,7 @@ def text_canvases(forms: Sequence[Form], mask: int) -> list[Canvas]:
     for number, form in enumerate(forms):
         following = _next_tokens(ended(form), 0)
         start = len(form.segments[0])
-        for longest in following:
-            if any(other[: len(longest)] == longest and other != longest for other in following):
-                continue
+        for longest in sorted(following.keys() - {before[:-1] for before in following if before}):
             ids = [*form.segments[0], *longest, mask]
             befores = [longest[:place] for place in range(len(longest) + 1)]
             _append(
@@ -335,7 +336,7 @@ def text_canvases(forms: Sequence[Form], mask: int) -> list[Canvas]:
 def ended(form: Form) -> list[Label]:
     """The labels of a form's one slot; with the token that follows the slot where one of them begins another."""
     labels = form.slots[0]
-    if not any(a != b and b[: len(a)] == a for a in labels for b in labels):
+    if {label[:end] for label in labels for end in range(1, len(label))}.isdisjoint(labels):
         return labels
     if not form.segments[1]:
         raise UnmaskError("a label begins another one, and nothing follows the slot that could tell them apart")

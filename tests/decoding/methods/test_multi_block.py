@@ -60,6 +60,7 @@ def decode(
     prompts: list[list[int]],
     new: int,
     use_cache: bool = True,
+    eos: int = EOS,
     **options: Any,
 ) -> tuple[list[list[int]], list[Any]]:
     kind = model.config.layout
@@ -75,7 +76,7 @@ def decode(
         )
         for number, prompt in enumerate(prompts)
     ]
-    decoder = Decoder(TorchBackend(model), layout, requests, frozenset({EOS}), use_cache)
+    decoder = Decoder(TorchBackend(model), layout, requests, frozenset({eos}), use_cache)
     frames = [frame for step in decoder.run() for frame in step]
     return [row.canvas.ids[0].tolist() for row in decoder.rows.values()], frames
 
@@ -118,9 +119,10 @@ def test_one_active_block_is_denoise(
 
 
 def simulate(
-    model: Transformer, prompt: list[int], new: int, options: multi_block.Options, threshold: float
-) -> tuple[list[int], int]:
-    """The rules step by step on whole canvases without a cache; the canvas and the forwards."""
+    model: Transformer, prompt: list[int], new: int, options: multi_block.Options, threshold: float, eos: int = EOS
+) -> tuple[list[int], int, int]:
+    """The rules step by step on whole canvases without a cache; the canvas, the forwards, and how often an end of text
+    kept a block out."""
     config = model.config
     ids = [*prompt, *[MASK] * new]
     first = len(prompt)
@@ -130,10 +132,11 @@ def simulate(
     mask = plain_mask(Layout(config.layout, BLOCK if causal else 1), len(ids), torch.device("cpu"), ())
     active = 1
     forwards = 0
+    kept_out = 0
     while True:
         written = ids[first : ids.index(MASK)] if MASK in ids else ids[first:]
-        if MASK not in ids or EOS in written:
-            return ids, forwards
+        if MASK not in ids or eos in written:
+            return ids, forwards, kept_out
         lead = next(n for n, block in enumerate(blocks) if any(ids[i] == MASK for i in block))
         active = max(active, lead + 1)
 
@@ -143,8 +146,10 @@ def simulate(
 
         shown = [i for n in range(lead, active) for i in blocks[n] if i >= first]
         wanted = active - lead < options.buffer_size and share(active - 1) >= options.block_add_threshold
-        if active < len(blocks) and wanted and EOS not in [ids[i] for i in shown]:
-            active += 1
+        if active < len(blocks) and wanted:
+            over = eos in [ids[i] for i in shown]
+            active += not over
+            kept_out += over
         with torch.no_grad():
             logits = model(torch.tensor([ids]), None, mask)[0].double()
         logits[:, MASK] = -torch.inf
@@ -178,11 +183,26 @@ def test_several_blocks_agree_with_a_simulation(
 ) -> None:
     rule = RuleOptions("threshold", threshold=threshold)
     model = NETWORKS[kind]
-    expected, forwards = simulate(model, prompt, new, options, threshold)
+    expected, forwards, _ = simulate(model, prompt, new, options, threshold)
     for use_cache in (True, False):
         ids, frames = decode(model, options, [prompt], new, use_cache, rule=rule)
         assert ids[0] == expected
         assert max(frame.step for frame in frames) == forwards
+
+
+def test_no_block_joins_behind_an_end_of_text() -> None:
+    options = multi_block.Options(buffer_size=3, block_add_threshold=0.0, skip_threshold=0.3)
+    kept_out = 0
+    for kind in (("bidirectional", False, 0), ("block_causal", True, 1)):
+        for eos in range(VOCAB - 1):
+            expected, forwards, count = simulate(NETWORKS[kind], [1, 3], 24, options, 0.8, eos)
+            ids, frames = decode(
+                NETWORKS[kind], options, [[1, 3]], 24, eos=eos, rule=RuleOptions("threshold", threshold=0.8)
+            )
+            assert ids[0] == expected
+            assert frames[-1].step == forwards
+            kept_out += count
+    assert kept_out > 0
 
 
 def test_the_simulation_sees_what_it_should() -> None:
