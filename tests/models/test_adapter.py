@@ -154,6 +154,7 @@ def test_a_base_that_cannot_draft_is_refused(tiny: Tiny) -> None:
         ({"mask_token_id": None}, "mask"),
         ({"layout": "bidirectional"}, "autoregressive"),
         ({"shift": False}, "autoregressive"),
+        ({"num_experts": 4, "experts_per_token": 2, "expert_size": 8}, "num_experts 4 does not go with an adapter"),
     ):
         with pytest.raises(UnmaskError, match=word):
             adapter.adapted_config(config(**options), block_length=4, rank=4)

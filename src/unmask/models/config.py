@@ -206,6 +206,8 @@ class ModelConfig:
         used = self.experts_per_token
         if not 1 <= used <= count <= 4096 or not 1 <= self.expert_size < 2**24:
             yield f"experts_per_token {used} of num_experts {count} with expert_size {self.expert_size} is impossible"
+        if self.adapted:
+            yield f"num_experts {count} does not go with an adapter (adapter_rank, adapter_width)"
         groups = self.expert_groups
         kept = self.expert_groups_kept
         if not 1 <= kept <= groups or count % groups or count // groups * kept < used:
