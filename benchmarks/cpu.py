@@ -290,16 +290,18 @@ def page(costs: list[Cost], cpu: str, note: str = "") -> str:
         )
         even = f"more than {one.released.block}" if pays is None else str(pays)
         speeds.append(f"| {shape} | {one.weights} | {' | '.join(told)} | {_short(alone_speed)} | {even} |")
-    fits = ["| memory | the heaviest weights that fit, tokens/s | does not fit |", "|---|---|---|"]
+    fits = ["| memory | fastest | largest | all that fit, with the heaviest weights that do |", "|---|---|---|---|"]
+    sizes = {one.released.shape: one.weight_bytes for one in costs}  # the heaviest of each
     for memory in MEMORIES:
         best = {
             one.released.shape: one
             for one in sorted(costs, key=lambda one: one.total)
             if one.total <= memory * 1e9 - SYSTEM
         }
-        told = [f"{one.released.shape} {one.weights}: {_short(one.tokens_per_second(4) or 0)}" for one in best.values()]
-        missing = sorted({one.released.shape for one in costs} - best.keys())
-        fits.append(f"| {memory} GB | {', '.join(told)} | {', '.join(missing) or '-'} |")
+        told = {shape: f"{shape} {one.weights}: {_short(one.tokens_per_second(4) or 0)}" for shape, one in best.items()}
+        fastest = max(best, key=lambda shape: best[shape].tokens_per_second(4) or 0)
+        largest = max(best, key=lambda shape: sizes[shape])
+        fits.append(f"| {memory} GB | {told[fastest]} | {told[largest]} | {', '.join(told.values())} |")
     return PAGE.format(
         cpu=cpu,
         date=time.strftime("%Y-%m-%d"),
