@@ -48,7 +48,7 @@ def rows(path: Path) -> None:
 def model(folder: Path) -> None:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.decoder = decoders.Sequence([decoders.Replace(TAB, ""), decoders.ByteLevel()])
-    tokenizer.save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     schema = json.loads((Path(__file__).parent / "answer_schema.json").read_text(encoding="utf-8"))
     schema["x-guidance"]["item_separator"] = "\\t*,"
     (folder / "answer_schema.json").write_text(json.dumps(schema, separators=(",", ":")) + "\n", encoding="utf-8")
