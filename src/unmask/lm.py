@@ -381,7 +381,7 @@ class DiffusionLM:
         return encode(prompt, self.tokenizer, self.templates, self.config, self.name, self.special_tokens)
 
     def render_chat(
-        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, **variables: Any
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, /, **variables: Any
     ) -> str:
         """Chat messages as the model's template writes them; `variables` are whatever else the template reads."""
         return render_chat(messages, self.templates, self.name, tools, self.special_tokens, **variables)
