@@ -482,7 +482,11 @@ class DiffusionLM:
         """Checks what `decide` is given; gives what yields the canvases to read, and is sent what stands in them."""
         config = self.config
         asked = decisions.read_questions(questions)
-        if threshold is not None and not 0 <= threshold <= 1:
+        if not isinstance(state, str | list):
+            raise UnmaskError(f"a state is text or messages, not {type(state).__name__}")
+        if form is not None and not isinstance(form, str):
+            raise UnmaskError(f"a form is text with slots, not {type(form).__name__}")
+        if threshold is not None and (not isinstance(threshold, int | float) or not 0 <= threshold <= 1):
             raise UnmaskError(f"option threshold is out of range: {threshold}; it must be at least 0 and at most 1")
         if config.layout == "canvas" or config.output != "logits" or config.corruption == "uniform" or config.grid:
             raise UnmaskError(
