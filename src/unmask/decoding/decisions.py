@@ -110,8 +110,8 @@ def read_questions(asked: Any) -> list[Question]:
 
 def _question(asked: Any, number: int) -> Question:
     lists = {"predicate": (), "choice": ("choices",), "score": ("levels", "range")}
-    kind: Any = asked.get("type") if isinstance(asked, Mapping) else None
-    if not isinstance(kind, str) or kind not in lists:
+    kind = asked.get("type") if isinstance(asked, Mapping) else None
+    if kind not in list(lists):  # as a list: what is asked for may have no hash
         raise UnmaskError(f"question {number} needs a type: predicate, choice or score")
     name = str(number) if asked.get("name") is None else asked["name"]
     unknown = asked.keys() - {"type", "name", "instructions", *lists[kind]}
