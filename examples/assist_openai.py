@@ -14,7 +14,7 @@ from openai import OpenAI
 HOME = "areas: Den, Bedroom\nlight: Desk Lamp, Ceiling Light\nclimate: Thermostat"
 
 
-def function(name: str, **arguments: str) -> dict[str, object]:
+def function(name: str, /, **arguments: str) -> dict[str, object]:
     """An OpenAI tool; arguments are names of JSON types."""
     properties = {argument: {"type": kind} for argument, kind in arguments.items()}
     return {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": properties}}}

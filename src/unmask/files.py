@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -63,12 +64,19 @@ def write_text(target: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def _whole(digits: str) -> int:
+    """A whole number that a float can hold as well."""
+    if len(digits) > sys.float_info.max_10_exp:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; anything else raises UnmaskError."""
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise UnmaskError(f"{path} has {path.stat().st_size} bytes, which no such file has; download it again")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), parse_int=_whole)
     except (ValueError, RecursionError) as error:
         raise UnmaskError(f"{path} is not valid JSON ({error})") from None
     except FileNotFoundError:

@@ -381,7 +381,7 @@ class DiffusionLM:
         return encode(prompt, self.tokenizer, self.templates, self.config, self.name, self.special_tokens)
 
     def render_chat(
-        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, **variables: Any
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, /, **variables: Any
     ) -> str:
         """Chat messages as the model's template writes them; `variables` are whatever else the template reads."""
         return render_chat(messages, self.templates, self.name, tools, self.special_tokens, **variables)
@@ -482,7 +482,11 @@ class DiffusionLM:
         """Checks what `decide` is given; gives what yields the canvases to read, and is sent what stands in them."""
         config = self.config
         asked = decisions.read_questions(questions)
-        if threshold is not None and not 0 <= threshold <= 1:
+        if not isinstance(state, str | list):
+            raise UnmaskError(f"a state is text or messages, not {type(state).__name__}")
+        if form is not None and not isinstance(form, str):
+            raise UnmaskError(f"a form is text with slots, not {type(form).__name__}")
+        if threshold is not None and (not isinstance(threshold, int | float) or not 0 <= threshold <= 1):
             raise UnmaskError(f"option threshold is out of range: {threshold}; it must be at least 0 and at most 1")
         if config.layout == "canvas" or config.output != "logits" or config.corruption == "uniform" or config.grid:
             raise UnmaskError(

@@ -95,6 +95,7 @@ def render_chat(
     messages: list[dict[str, Any]],
     template: str | Mapping[str, str] | None,
     name: str,
+    /,
     tools: list[dict[str, Any]] | None = None,
     special_tokens: Mapping[str, str] | None = None,
     add_generation_prompt: bool = True,

@@ -6,9 +6,9 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any
 
 from jinja2 import Template, TemplateError, nodes
@@ -37,13 +37,74 @@ def _check_size(characters: int) -> None:
 
 
 def _size(value: Any) -> int:
-    return len(value) if isinstance(value, str | bytes | list | tuple) else 0
+    """What something takes, in characters: an entry of a list is a pointer and some work."""
+    if isinstance(value, list | tuple | dict):
+        return 16 * len(value)
+    return len(value) if isinstance(value, str | bytes) else 0
 
 
-def _check_format(text: Any) -> None:
-    """A width or a precision within a format makes so much text."""
-    if isinstance(text, str) and re.search(r"\d{6}", text):
+def _written_size(value: Any) -> int:
+    """Characters of the texts in something, each counted as often as it is written; stops where they are too many."""
+    total, open_parts = 0, [value]
+    while open_parts and total <= CHARACTERS:
+        part = open_parts.pop()
+        if isinstance(part, dict):
+            open_parts += [*part, *part.values()]
+        elif isinstance(part, list | tuple):
+            open_parts += part
+        total += _size(part) or 1
+    return total
+
+
+def _check_format(text: Any, *arguments: Any) -> None:
+    """A width or a precision within a format makes so much text, and each of its fields what is put there."""
+    if not isinstance(text, str):
+        return
+    if re.search(r"\d{6}", text):
         raise OutOfBounds("it formats with a width of six digits or more")
+    if re.search(r":[^{}]*\{|%[^a-zA-Z%]*\*", text):
+        raise OutOfBounds("it formats with a width that it computes")
+    fields = text.count("{") + text.count("%")
+    widest = max(map(int, re.findall(r"\d+", text)), default=0)
+    _check_size(len(text) + fields * (_written_size(arguments) + widest))
+
+
+def _check_made(name: str, value: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    """The size of what a method or a filter that could make much of little is about to make."""
+    given = (*arguments, *options.values())
+    number = max((one for one in given if isinstance(one, int)), default=0)
+    longest = max((_size(one) for one in given if isinstance(one, str | bytes)), default=0)
+    text: Any = value if isinstance(value, str | bytes) else ""
+    if name in ("format", "format_map"):
+        _check_format(value, *given)
+    elif name == "indent":
+        _check_size(len(text) + (text.count("\n") + 1) * max(number, longest))
+    elif name == "expandtabs":
+        _check_size(len(text) + text.count("\t") * number)
+    elif name == "replace" and len(given) > 1 and type(given[0]) is type(text):
+        _check_size(len(text) + text.count(given[0]) * _size(given[1]))
+    elif name == "translate":
+        _check_size(len(text) * max(1, max((_written_size(one) for one in given), default=0)))
+    elif name == "join":
+        parts = value if isinstance(value, list) else given[0] if given and isinstance(given[0], list) else []
+        _check_size(_written_size(parts) + len(parts) * max(len(text), longest))
+    elif name == "sum" and any(not isinstance(one, int | float) for one in [*arguments[1:], options.get("start", 0)]):
+        raise OutOfBounds("it adds up what are no numbers")
+    elif name == "tojson":
+        indent = options.get("indent", arguments[0] if arguments else None) or 0
+        _check_size(_written_size(value) * (1 + (indent if isinstance(indent, int) else _size(indent))))
+    elif name in ("batch", "slice"):
+        _check_size(16 * number)
+    elif name in WRITING:
+        _check_size(_written_size(value))
+    else:
+        _check_size(number)
+
+
+COUNTED = ("format", "format_map", "center", "ljust", "rjust", "zfill", "expandtabs", "replace", "join", "translate")
+WRITING = ("string", "escape", "e", "forceescape", "safe", "pprint", "xmlattr", "urlencode")
+BOUNDED = ("center", "indent", "format", "replace", "join", "batch", "slice", "sum", "tojson", *WRITING)
+UNBOUNDED = ("urlize", "wordwrap")  # filters whose time nothing bounds
 
 
 class Generation(Extension):
@@ -61,7 +122,7 @@ class BoundedCode(CodeGenerator):
     """Has the environment join texts."""
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
-        self.write("environment.concat(map(str, (")
+        self.write("environment.concat(environment.written((")
         for part in node.nodes:
             self.visit(part, frame)
             self.write(", ")
@@ -72,7 +133,22 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     """A sandbox that looks at the clock where a template reads or calls anything, and at sizes before it makes it."""
 
     code_generator_class = BoundedCode
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        """The clock is looked at in every turn of every loop."""
+        parsed = super()._parse(source, name, filename)
+        for loop in parsed.find_all(nodes.For):
+            now = nodes.Call(nodes.EnvironmentAttribute("check_time"), [], [], None, None)
+            loop.body.insert(0, nodes.ExprStmt(now))
+        return parsed
+
+    check_time = staticmethod(_check_time)
     intercepted_binops = frozenset({"*", "**", "%", "+"})
+
+    @staticmethod
+    def written(parts: Iterable[Any]) -> Iterator[str]:
+        """Parts that `~` joins, as text."""
+        return (str(_finalised(part)) for part in parts)
 
     @staticmethod
     def concat(parts: Iterable[str]) -> str:
@@ -99,7 +175,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         elif operator == "+":
             _check_size(_size(left) + _size(right))
         elif operator == "%":
-            _check_format(left)
+            _check_format(left, right)
         elif isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > NESTING:
             raise OutOfBounds("it makes a number of more than 4096 bits")
         return super().call_binop(context, operator, left, right)
@@ -107,30 +183,32 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def call(self, context: Any, function: Any, *arguments: Any, **options: Any) -> Any:
         _check_time()
         text = getattr(getattr(function, "__wrapped__", function), "__self__", None)
-        if isinstance(text, str | bytes):
-            for value in (*arguments, *options.values()):
-                _check_size(value if isinstance(value, int) else 0)
-            if function.__name__ == "replace" and len(arguments) > 1:
-                _check_size((len(text) + 1) * max(1, _size(arguments[1])))
-            if function.__name__ == "join" and arguments:
-                _check_size(len(text) * _size(arguments[0]))
-            if function.__name__ in ("format", "format_map"):
-                _check_format(text)
+        name = getattr(function, "__name__", "")
+        if isinstance(text, str | bytes) and name in COUNTED:
+            if name == "join":
+                arguments = tuple(map(_listed, arguments))
+            _check_made(name, text, arguments, options)
         made = super().call(context, function, *arguments, **options)
         _check_size(_size(made))
         return made
 
 
+def _listed(value: Any) -> Any:
+    """What is made one by one, as a list, so that it can be counted."""
+    return value if isinstance(value, str | bytes | list) or not hasattr(value, "__iter__") else list(value)
+
+
 def _bounded(filter: Callable[..., Any], name: str) -> Callable[..., Any]:
     """A filter of Jinja's that could make much of little."""
+    skipped = 1 if hasattr(filter, "jinja_pass_arg") else 0  # Jinja's own argument: context, evaluation, environment
 
-    def checked(text: Any, *arguments: Any, **options: Any) -> Any:
+    @wraps(filter)
+    def checked(*arguments: Any, **options: Any) -> Any:
         _check_time()
-        for value in (*arguments, *options.values()):
-            _check_size(value * max(1, str(text).count("\n")) if isinstance(value, int) else 0)
-        if name == "format":
-            _check_format(text)
-        return filter(text, *arguments, **options)
+        before, value, rest = arguments[:skipped], arguments[skipped], arguments[skipped + 1 :]
+        value = _listed(value) if name == "join" else value
+        _check_made(name, value, rest, options)
+        return filter(*before, value, *rest, **options)
 
     return checked
 
@@ -143,15 +221,28 @@ def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
     return json.dumps(value, **{"ensure_ascii": False, "indent": indent, **options})
 
 
+def _finalised(value: Any) -> Any:
+    """What is about to be written."""
+    if isinstance(value, list | tuple | dict):
+        _check_size(_written_size(value))
+    return value
+
+
 @lru_cache(maxsize=8)
 def compiled(text: str) -> Template:
     """A template with all that transformers gives those of the hub."""
     environment = BoundedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.loopcontrols", Generation],
+        finalize=_finalised,
     )
-    for name in ("center", "indent", "format", "wordwrap"):
-        environment.filters[name] = _bounded(environment.filters[name], name)
     environment.filters["tojson"] = _to_json  # Jinja's own escapes for HTML
+    for name in BOUNDED:
+        environment.filters[name] = _bounded(environment.filters[name], name)
+    for name in UNBOUNDED:
+        del environment.filters[name]
+    del environment.globals["lipsum"]
     environment.globals |= {"raise_exception": _raise, "strftime_now": lambda form: f"{datetime.now():{form}}"}
     return environment.from_string(text)
 

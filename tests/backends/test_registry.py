@@ -36,7 +36,7 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "vocab_size": [{"vocab_size": 90}],
     "hidden_size": [{"hidden_size": 96}, {"hidden_size": 40}],
     "num_layers": [{"num_layers": 3}],
-    "num_heads": [{"num_heads": 3, "num_kv_heads": 3}],
+    "num_heads": [{"num_heads": 3, "num_kv_heads": 3}, {"num_heads": 3, "num_kv_heads": 1, "head_dim": 16}],
     "intermediate_size": [{"intermediate_size": 128}, {"intermediate_size": 100}],
     "num_kv_heads": [{"num_kv_heads": 1}],
     "head_dim": [{"head_dim": size} for size in (64, 16, 80, 24)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -190,10 +191,36 @@ def test_what_the_network_does_not_have_is_refused_by_name(family: str, change: 
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-9, 99) | st.floats() | st.text(max_size=5) | st.just(10**30),
+    st.none()
+    | st.booleans()
+    | st.integers(-9, 99)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from([10**9, 10**30, 10**400]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
+
+
+GEMMA = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
+HUGE = ("num_hidden_layers", "hidden_size", "head_dim", "query_pre_attn_scalar", "sliding_window", "rope_parameters")
+
+
+@pytest.mark.parametrize("value", [10**9, 10**30, 10**400], ids=["9", "30", "400"])
+@pytest.mark.parametrize("field", HUGE)
+@pytest.mark.parametrize("family", ["gemma", "gemma3_text", "diffusion_gemma"])
+def test_a_number_of_any_size_is_one_line_in_time_and_memory(
+    family: str, field: str, value: int, tmp_path: Path
+) -> None:
+    """Before anything is made of it: a list of a thousand million layers, or a float of a number that none can hold."""
+    raw: dict[str, Any] = {"model_type": family, **GEMMA}
+    if family == "diffusion_gemma":
+        raw = json.loads((FIXTURES / family / CONFIG).read_text())
+    raw.get("text_config", raw)[field] = value
+    (tmp_path / CONFIG).write_text(json.dumps(raw))
+    began = time.monotonic()
+    assert len(refused(tmp_path)) < 1000
+    assert time.monotonic() - began < 2
 
 
 @settings(max_examples=150)

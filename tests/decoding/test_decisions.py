@@ -300,3 +300,35 @@ def test_refusals(tiny: Make) -> None:
         make(tiny, {"corruption": "uniform"}).decide(STATE, one)
     with pytest.raises(UnmaskError, match="canvases"):
         lm.decide(STATE, [{"type": "choice", "choices": [f"cat {n} {n}{n} mat" for n in range(255)]}])
+
+
+CHOICE = {"type": "choice", "name": "q", "choices": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ({**CHOICE, "choices": 5}, "choices that are no list"),
+        ({**CHOICE, "choices": "yes"}, "choices that are no list"),
+        ({**CHOICE, "choices": {"a": 1, "b": 2}}, "choices that are no list"),
+        ({**CHOICE, "choices": [{"value": "a", "x": 1}, "b"]}, "choices with 'x'"),
+        ({"type": "score", "levels": 3}, "levels that are no list"),
+        ({"type": []}, "needs a type"),
+        ({"type": {}}, "needs a type"),
+        ({**CHOICE, 5: 1, "z": 2}, "has '5'"),
+        ({"type": "score", "range": [10**400, 10**400 + 2]}, "range of two whole numbers"),
+        ({"type": "score", "range": [-(10**5000), 3 - 10**5000]}, "range of two whole numbers"),
+    ],
+)
+def test_fields_of_a_question_of_any_type_are_honoured_or_named(question: Any, message: str) -> None:
+    """A text is no list of its letters, and a number has a size."""
+    with pytest.raises(UnmaskError, match=message):
+        read_questions([question])
+
+
+@pytest.mark.parametrize(
+    "asked", [{"state": 5}, {"state": None}, {"threshold": "0.5"}, {"threshold": [0.5]}, {"form": 5}], ids=str
+)
+def test_what_decide_is_given_may_have_any_type(tiny: Make, asked: dict[str, Any]) -> None:
+    with pytest.raises(UnmaskError):
+        DiffusionLM(tiny(1), None, None, "m").decide(**{"state": "a", "questions": [CHOICE], **asked})

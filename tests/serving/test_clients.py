@@ -363,3 +363,59 @@ def test_sampling_fields_are_those_of_generate(live: Live, given: dict[str, Any]
         assert status == 400
     else:
         assert reply["choices"][0]["message"]["content"] == out.text
+
+
+def _messages(*blocks: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": list(blocks)}]}
+
+
+RESPONSES, MESSAGES, OLLAMA = "/v1/responses", "/v1/messages", "/api/chat"
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "says"),
+    [
+        (RESPONSES, {"n": 5}, "field 'n'"),
+        (RESPONSES, {"tool_choice": "required"}, "tool_choice needs tools"),
+        (RESPONSES, {"include": ["message.output_text.logprobs"]}, "field 'include.0'"),
+        (RESPONSES, {"input": [{"role": "user"}]}, "type 'message' needs 'content'"),
+        (RESPONSES, {"input": [{"content": "a"}]}, "type 'message' needs 'role'"),
+        (RESPONSES, {"input": [{"role": "user", "content": "a", "arguments": "{}"}]}, "does not take 'arguments'"),
+        (RESPONSES, {"input": [{"type": "function_call", "call_id": "a", "arguments": ""}]}, "needs 'name'"),
+        (RESPONSES, {"input": [{"type": "function_call_output", "output": "x"}]}, "needs 'call_id'"),
+        (RESPONSES, {"input": [{"type": "reasoning", "summary": []}]}, "holds no message"),
+        (RESPONSES, {"text": {"format": {"type": "json_schema", "name": "a"}}}, "needs 'schema'"),
+        (RESPONSES, {"text": {"format": {"type": "json_object", "schema": {}}}}, "does not take 'schema'"),
+        (MESSAGES, _messages({"type": "text"}), "type 'text' needs 'text'"),
+        (MESSAGES, _messages({"type": "text", "text": "a", "input": {}}), "does not take 'input'"),
+        (MESSAGES, _messages({"type": "tool_result", "content": "a"}), "needs 'tool_use_id'"),
+        (MESSAGES, _messages({"type": "tool_use", "id": "a", "input": {}}), "needs 'name'"),
+        (MESSAGES, {"tool_choice": {"type": "tool"}}, "type 'tool' needs 'name'"),
+        (MESSAGES, {"tool_choice": {"type": "auto", "name": "a"}}, "does not take 'name'"),
+        (MESSAGES, {"stop_sequences": [""]}, "field 'stop_sequences.0'"),
+        (OLLAMA, {"options": {"num_predict": -5}}, "field 'options.num_predict'"),
+        (OLLAMA, {"options": {"repeat_penalty": "x"}}, "field 'options.repeat_penalty'"),
+        (OLLAMA, {"options": {"stop": ["a"] * 9}}, "field 'options.stop' holds 9 entries"),
+    ],
+)
+def test_another_apis_fields_are_honoured_or_named(live: Live, path: str, change: dict[str, Any], says: str) -> None:
+    """Nothing is dropped on the way to a chat, and what is wrong is said in the client's own terms."""
+    own = {RESPONSES: {"input": "a"}, MESSAGES: {"messages": HELLO, "max_tokens": 2}, OLLAMA: {"messages": HELLO}}[path]
+    status, reply = live.send(path, {"model": "talker", **own, **change})
+    assert status == 400
+    assert says in str(reply["error"])
+
+
+@pytest.mark.parametrize("name", ["template", "name", "self", "messages", "tools", "special_tokens"])
+def test_a_template_variable_of_any_name_is_a_variable_or_refused(live: Live, name: str) -> None:
+    body = {"model": "talker", "messages": HELLO, "max_tokens": 1, "chat_template_kwargs": {name: "x"}}
+    status, reply = live.send("/v1/chat/completions", body)
+    assert status == 200 if name in ("template", "name", "self") else "field of its own" in reply["error"]["message"]
+
+
+@pytest.mark.parametrize("token", ["1_0", " 1", "1.0", "\u0661", "+1", ""])
+def test_a_token_of_a_bias_is_a_number_in_digits(live: Live, token: str) -> None:
+    body = {"model": "talker", "messages": HELLO, "max_tokens": 1, "logit_bias": {token: 1}}
+    status, reply = live.send("/v1/chat/completions", body)
+    assert status == 400
+    assert "logit_bias must give a number for each token id" in reply["error"]["message"]

@@ -458,3 +458,30 @@ print(len(tokens.ids), r.getrusage(r.RUSAGE_SELF).ru_maxrss // 1024)
     count, megabytes = map(int, done.stdout.split())
     assert count > 2_000_000
     assert megabytes < 1000
+
+
+TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"text": "one", "text": "two"}', "'text' stands twice"),
+        ('{"messages": [{"role": "user", "role": "assistant", "content": "a"}]}', "'role' stands twice"),
+        (json.dumps({"text": "a", "messages": TURNS}), "'text' and 'messages', of which one is learned"),
+        (json.dumps({"text": "a", "prompt": "b", "response": "c"}), "'text' and 'response', of which one"),
+        (json.dumps({"messages": [TURNS[0], {**TURNS[1], "weight": 0}]}), "turn 2 has weight 0"),
+        (json.dumps({"messages": [TURNS[0], {"role": "assistant", "content": None}]}), "neither content nor"),
+    ],
+)
+def test_a_row_that_may_be_read_in_two_ways_is_refused(tmp_path: Path, refused: Refused, line: str, says: str) -> None:
+    """Which of two is learned is not guessed, and what a row asks for is not dropped."""
+    (tmp_path / "a.jsonl").write_text(line)
+    with refused("row 1", says):
+        read(tmp_path / "a.jsonl")
+
+
+def test_a_recipe_says_which_of_two_is_learned(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "a", "messages": TURNS}))
+    (document,) = read(tmp_path / "a.jsonl", columns={"messages": "messages"})
+    assert [turn["content"] for turn in document.messages] == ["a", "b"]

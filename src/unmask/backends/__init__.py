@@ -3,6 +3,7 @@
 A backend is a module and one line in `BACKENDS`. The module has
   IMPLEMENTS: fields of ModelConfig and which of their values; one that is not named must have its default;
   unavailable(device): why the backend cannot run here on a device, None where it can;
+  unfit(config), where fields have to suit each other: why it does not run a model, None where it does;
   create(source, sibling, progress): a `Backend`, which shares the weights of `sibling`, another of the same model;
   progress is called while weights are packed, which is done once.
 """
@@ -70,7 +71,8 @@ def refusal(name: str, config: ModelConfig, device: str = "cpu") -> str | None:
         default = None if field.default is MISSING else field.default
         if not (value == default if allowed is None else allowed(value)):
             return f"does not implement {field.name} {value!r}"
-    return None
+    unfit: str | None = module.unfit(config) if hasattr(module, "unfit") else None
+    return unfit
 
 
 def choose(name: str, loaded: Checkpoint, dtype: str | None = None, quantize: str | None = None) -> str:
@@ -86,10 +88,10 @@ def choose(name: str, loaded: Checkpoint, dtype: str | None = None, quantize: st
             raise UnmaskError("quantize is of backend 'native', without a dtype; leave the others out")
         name = QUANTIZED[quantize]
     if name == "auto":
-        if dtype is not None or refusal("native", loaded.config, loaded.device) is not None:
-            return "torch"
         # small ones are fast as they are, and write torch's ids
-        return loaded.backend or ("native" if loaded.is_large else "native-f32")
+        fastest = loaded.backend or ("native" if loaded.is_large else "native-f32")
+        fits = dtype is None and refusal(fastest, loaded.config, loaded.device) is None
+        return fastest if fits else "torch"
     if name not in BACKENDS:
         raise UnmaskError(f"backend '{name}' is unknown; use one of auto, {', '.join(BACKENDS)}")
     if name == "native" and dtype == "float32":

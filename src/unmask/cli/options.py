@@ -130,8 +130,10 @@ def text_of(path: Path) -> str:
     """A file's text; one that cannot be read raises UnmaskError."""
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UnmaskError(f"{path} cannot be read as UTF-8 text ({error})") from None
+    except OSError as error:
+        raise UnmaskError(f"{path!s:.200} cannot be read ({error.strerror}); name a file") from None
+    except UnicodeDecodeError as error:
+        raise UnmaskError(f"{path} is not UTF-8 text (byte {error.start}); convert it first") from None
 
 
 def numbers(option: str, text: str) -> list[int]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 QUESTIONS = 400  # of one call, as in OpenAI's Decisions API
 CHOICES = 255  # of one question, likewise
 LABELS = 4096  # of all questions together
+LARGEST = 2**31  # end of a range
 CANVASES = 256  # read at most for one call
 TASK = "Answer each question with one of its answers."
 _SLOT = re.compile(r"\[\[([^\[\]]+)\]\]")
@@ -110,12 +111,14 @@ def read_questions(asked: Any) -> list[Question]:
 def _question(asked: Any, number: int) -> Question:
     lists = {"predicate": (), "choice": ("choices",), "score": ("levels", "range")}
     kind = asked.get("type") if isinstance(asked, Mapping) else None
-    if kind not in lists:
+    if kind not in list(lists):  # as a list: what is asked for may have no hash
         raise UnmaskError(f"question {number} needs a type: predicate, choice or score")
     name = str(number) if asked.get("name") is None else asked["name"]
     unknown = asked.keys() - {"type", "name", "instructions", *lists[kind]}
     if unknown:
-        raise UnmaskError(f"question {number} has '{min(unknown)}', which type {kind} does not take; leave it out")
+        raise UnmaskError(
+            f"question {number} has '{min(map(str, unknown))}', which type {kind} does not take; leave it out"
+        )
     if not isinstance(name, str) or not name or set(name) & set("[]"):
         raise UnmaskError(f"question {number} has a name that is no text without brackets; give it another")
     instructions = asked.get("instructions", "")
@@ -129,17 +132,23 @@ def _question(asked: Any, number: int) -> Question:
     if given == ["range"]:
         bounds = asked["range"]
         whole = isinstance(bounds, Sequence) and all(type(end) is int for end in bounds) and len(bounds) == 2
-        if not whole or not 1 <= bounds[1] - bounds[0] < CHOICES:
-            raise UnmaskError(f"question '{name}' needs a range of two whole numbers, at most {CHOICES - 1} apart")
+        if not whole or not 1 <= bounds[1] - bounds[0] < CHOICES or max(map(abs, bounds)) > LARGEST:
+            raise UnmaskError(
+                f"question '{name}' needs a range of two whole numbers, at most {CHOICES - 1} apart, within ±{LARGEST}"
+            )
         values = tuple(range(bounds[0], bounds[1] + 1))
         return Question(kind, name, instructions, tuple(map(str, values)), values)
     key = "value" if kind == "choice" else "label"
-    listed = asked[given[0]] if isinstance(asked[given[0]], list | tuple) else []
-    entries = [{key: one} if isinstance(one, str | bool) else one for one in listed]
+    if not isinstance(asked[given[0]], list | tuple):
+        raise UnmaskError(f"question '{name}' has {given[0]} that are no list; write them as one")
+    entries = [{key: one} if isinstance(one, str | bool) else one for one in asked[given[0]]]
     if not 2 <= len(entries) <= CHOICES:
         raise UnmaskError(f"question '{name}' has {len(entries)} {given[0]}; 2 to {CHOICES} are taken")
     if not all(isinstance(one, Mapping) and isinstance(one.get(key), str | bool) for one in entries):
         raise UnmaskError(f"question '{name}' has {given[0]} that are neither text nor dicts with a '{key}'")
+    other = {str(entry) for one in entries for entry in one.keys() - {key, "description"}}
+    if other:
+        raise UnmaskError(f"question '{name}' has {given[0]} with '{min(other)}', which none takes; leave it out")
     texts = [one[key] for one in entries]
     labels = tuple(map(_label, texts))
     if not all(labels) or len(set(labels)) < len(labels):

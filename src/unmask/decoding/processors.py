@@ -6,8 +6,10 @@ canvas it stands; `repetition_penalty` counts the prompt as well. Shapes: n scor
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,10 +59,19 @@ class Adjustment:
             logits[logits < logits.max() + self.floor] = -np.inf
 
 
+def _token(written: Any) -> int:
+    """A token id; as text it is written in digits alone, so that '1_0' is not token 10."""
+    if isinstance(written, str) and not re.fullmatch(r"-?[0-9]{1,10}", written):
+        raise ValueError
+    return index(int(written) if isinstance(written, str) else written)
+
+
 def read_bias(given: Any) -> dict[int, float]:
     """A logit bias with tokens as numbers, however they were written. Raises UnmaskError for what is none."""
     try:
-        bias = {int(token): float(value) for token, value in dict(given).items()}
+        bias = {_token(token): float(value) for token, value in dict(given).items()}
+        if len(bias) < len(given):
+            raise ValueError
     except (TypeError, ValueError):
         raise UnmaskError(f"option logit_bias must give a number for each token id, got {given!r:.80}") from None
     for token, value in bias.items():

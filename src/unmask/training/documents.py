@@ -124,16 +124,27 @@ class Documents:
             yield self._canvas(record.get("canvas"), record.get("given"), source)
             return
         names = self.config.columns
-        text, prompt, response, messages = (
-            record.get(names.get(role, role)) for role in ("text", "prompt", "response", "messages")
-        )
+        read: Any = [record.get(names.get(role, role)) for role in ("text", "prompt", "response", "messages")]
+        text, prompt, response, messages = read
         for value in (text, prompt, response):
             _check_text(value, source)
-        if isinstance(text, str):
+        kinds = {
+            "text": isinstance(text, str),
+            "response": isinstance(prompt, str) and isinstance(response, str),
+            "messages": messages is not None,
+        }
+        found = [role for role, there in kinds.items() if there]
+        named = [role for role in found if role in names] or found
+        if len(named) > 1:
+            raise UnmaskError(
+                f"{source}: holds {' and '.join(map(repr, named))}, of which one is learned; "
+                f"say which, as data.columns={{{named[-1]}: {named[-1]}}}"
+            )
+        if named == ["text"]:
             yield from self._pieces(text, source)
-        elif isinstance(prompt, str) and isinstance(response, str):
+        elif named == ["response"]:
             yield Document(response, prompt, source=source)
-        elif messages is not None:
+        elif named:
             yield _conversation(messages, record.get(names.get("tools", "tools")), source)
         else:
             shown = {key: "null" if value is None else type(value).__name__ for key, value in record.items()}
@@ -170,6 +181,15 @@ def _text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names stand once each."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"'{next(name for name in names if names.count(name) > 1):.40}' stands twice in one object")
+    return made
+
+
 def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     """Row numbers, from 1, and values."""
     with _open(path) as file:
@@ -178,7 +198,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
             if not line.strip():
                 continue
             try:
-                yield number, json.loads(line.decode("utf-8"))
+                yield number, json.loads(line.decode("utf-8"), object_pairs_hook=_once)
             except UnicodeDecodeError as error:
                 raise UnmaskError(
                     f"corpus {path}: row {number}: not UTF-8 text (byte {error.start} of the row); convert it first"
@@ -195,6 +215,8 @@ def _parquet(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Any]
         file = pq.ParquetFile(path)
         wanted = {columns.get(role, role) for role in ("text", "prompt", "response", "messages", "tools")}
         present = [name for name in file.schema_arrow.names if name in wanted]
+        if len(set(present)) < len(present):
+            raise UnmaskError(f"corpus {path}: two columns have one name ({', '.join(present)}); rename one")
         batches = file.iter_batches(BATCH, columns=present or None)
         yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
     except pa.ArrowException as error:
@@ -213,6 +235,13 @@ def _conversation(messages: Any, tools: Any, source: str) -> Document:
         content = message.get("content")
         if not isinstance(message.get("role"), str) or not (content is None or isinstance(content, str)):
             raise UnmaskError(f"{source}: turn {turn} needs a 'role' and a 'content' that is text")
+        if content is None and message["role"] == "assistant" and not message.get("tool_calls"):
+            raise UnmaskError(f"{source}: turn {turn} has neither content nor tool_calls")
+        if message.get("weight", 1) != 1:  # OpenAI's, for answers that are not learned
+            raise UnmaskError(
+                f"{source}: turn {turn} has weight {message['weight']!r:.20}, and all answers of a row are learned; "
+                "leave it out, or end the row before it"
+            )
         _check_text(content, source)
         calls = message.get("tool_calls", [])
         if not isinstance(calls, list):

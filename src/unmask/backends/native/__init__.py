@@ -10,6 +10,7 @@ from unmask.layout import BEHIND_TEXT
 if TYPE_CHECKING:
     from unmask.backends.native.backend import NativeBackend
     from unmask.decoding.feed import Backend
+    from unmask.models.config import ModelConfig
 
 FREE = """vocab_size num_layers num_heads intermediate_size num_kv_heads max_length norm norm_eps norm_bias rope_theta
     rope_fraction rope_factors rope_scale learned_positions qk_norm qkv_bias out_bias mlp_bias activation
@@ -25,6 +26,13 @@ IMPLEMENTS = {
     "head_dim": multiple_of(16, most=256),
     "layout": one_of("causal", "drafts", "block_causal", "bidirectional", *BEHIND_TEXT),
 }
+
+
+def unfit(config: ModelConfig) -> str | None:
+    """Weights of few bits stand in groups of 32 inputs."""
+    if config.num_heads * config.head_dim % 32:
+        return f"does not implement num_heads {config.num_heads} of head_dim {config.head_dim}"
+    return None
 
 
 def unavailable(device: str) -> str | None:

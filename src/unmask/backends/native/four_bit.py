@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from unmask.backends.native import IMPLEMENTS, unavailable
+from unmask.backends.native import IMPLEMENTS, unavailable, unfit
 from unmask.backends.native import create as of_bits
 
 create = partial(of_bits, bits=4)
-__all__ = ["IMPLEMENTS", "create", "unavailable"]
+__all__ = ["IMPLEMENTS", "create", "unavailable", "unfit"]

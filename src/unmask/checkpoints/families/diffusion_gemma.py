@@ -79,7 +79,8 @@ def _layer(text: dict[str, Any], number: int, kind: str) -> dict[str, Any]:
     if not isinstance(own, dict) or not own.keys() <= HEADS.keys():
         raise UnmaskError(f"model config: per_layer_config of layer {number} can change head_dim and key heads only")
     own = {name: text.get(name, usual) for name, usual in HEADS.items()} | own
-    rope = (text.get("rope_parameters") or ROPE).get(kind)
+    ropes = text.get("rope_parameters") or ROPE
+    rope = ropes.get(kind) if isinstance(ropes, dict) else ropes
     said = rope if isinstance(rope, dict) else {"rope_type": "none"}
     head = own["head_dim"]
     share = said.get("partial_rotary_factor", 1.0)

@@ -6,12 +6,15 @@ layers see a window of the last positions, with a rotation of their own: texts u
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from unmask.checkpoints.families import llama
 from unmask.checkpoints.families.family import Family, layered, require
 from unmask.errors import UnmaskError
 
+LAYERS = 65536  # more than any network has
+LARGEST = sys.float_info.max
 SLIDING = "sliding_attention"
 USUAL = {  # where nothing is said
     "head_dim": 256,
@@ -40,10 +43,12 @@ def read(raw: dict[str, Any]) -> dict[str, Any]:
 def read3(raw: dict[str, Any]) -> dict[str, Any]:
     require(raw, "Gemma 3", attn_logit_softcapping=(None,))
     whole = {**GEMMA3, **raw}
-    count = whole.get("num_hidden_layers")
+    count: Any = whole.get("num_hidden_layers")
     pattern = whole.get("sliding_window_pattern") or 6
-    if not isinstance(count, int) or not isinstance(pattern, int) or pattern < 1:
-        raise UnmaskError("model config: num_hidden_layers and sliding_window_pattern must be whole numbers from 1")
+    if not all(isinstance(number, int) and 1 <= number <= LAYERS for number in (count, pattern)):
+        raise UnmaskError(
+            f"model config: num_hidden_layers and sliding_window_pattern must be whole numbers from 1 to {LAYERS}"
+        )
     kinds = whole.get("layer_types") or ["full_attention" if (i + 1) % pattern == 0 else SLIDING for i in range(count)]
     if not isinstance(kinds, list) or len(kinds) != count or not set(map(str, kinds)) <= {SLIDING, "full_attention"}:
         raise UnmaskError(f"model config: layer_types must hold {SLIDING} or full_attention for each of {count} layers")
@@ -53,8 +58,8 @@ def read3(raw: dict[str, Any]) -> dict[str, Any]:
     if local.get("rope_type", "default") != "default":
         raise UnmaskError(f"model config: rope_parameters of {SLIDING} {local!r:.80} are not supported")
     scalar = whole["query_pre_attn_scalar"]
-    if not isinstance(scalar, int | float) or not scalar > 0:
-        raise UnmaskError(f"model config: query_pre_attn_scalar must be above 0, got {scalar!r:.40}")
+    if not isinstance(scalar, int | float) or not 0 < scalar < LARGEST:
+        raise UnmaskError(f"model config: query_pre_attn_scalar must be above 0 and finite, got {scalar!r:.40}")
     here = ("sliding_window", "layer_types", "query_pre_attn_scalar", "final_logit_softcapping")
     fields = _read({**whole, **dict.fromkeys(here)}, whole.get("hidden_activation"))
     sliding = [number for number, kind in enumerate(kinds) if kind == SLIDING]

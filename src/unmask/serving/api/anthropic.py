@@ -10,19 +10,28 @@ from pydantic import BaseModel, Field
 
 from unmask.serving.api.dialect import Part, PartsDialect, event, function_call
 from unmask.serving.api.errors import APIError
-from unmask.serving.api.schema import ChatRequest, FunctionName, Strict, text_of
+from unmask.serving.api.schema import ChatRequest, FunctionName, StopText, Strict, Tagged, text_of
 
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 Cached = dict[str, str] | None
 
 
-class Block(Strict):
+class Block(Tagged):
     """A part of a message: text, a call of a tool, or the result of one."""
+
+    NEEDS = {  # noqa: RUF012
+        "text": "text", "tool_use": "id name input", "tool_result": "tool_use_id", "thinking": "thinking",
+        "redacted_thinking": "data",
+    }  # fmt: skip
+    TAKES = {  # noqa: RUF012
+        "text": "citations cache_control", "tool_use": "cache_control", "thinking": "signature",
+        "tool_result": "content is_error cache_control",
+    }  # fmt: skip
 
     type: Literal["text", "tool_use", "tool_result", "thinking", "redacted_thinking"]
     text: str | None = None
     id: str | None = Field(None, max_length=256)
-    name: str | None = Field(None, max_length=64)
+    name: FunctionName | None = None
     input: dict[str, Any] | None = None
     tool_use_id: str | None = Field(None, max_length=256)
     content: str | Annotated[list[TextBlock], Field(fail_fast=True, max_length=4096)] | None = None
@@ -54,7 +63,9 @@ class AnthropicTool(Strict):
     cache_control: Cached = Field(None, max_length=4)
 
 
-class ToolChoice(Strict):
+class ToolChoice(Tagged):
+    NEEDS = {"tool": "name"}  # noqa: RUF012
+    TAKES = dict.fromkeys(("auto", "any", "tool"), "disable_parallel_tool_use")
     type: Literal["auto", "any", "tool", "none"]
     name: FunctionName | None = None
     disable_parallel_tool_use: bool | None = None
@@ -98,7 +109,7 @@ class MessagesRequest(CountRequest):
     """Body of /v1/messages."""
 
     max_tokens: int = Field(ge=1, le=2**20)
-    stop_sequences: list[str] | None = Field(None, max_length=4)
+    stop_sequences: Annotated[list[StopText], Field(fail_fast=True, max_length=4)] | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=-1, le=2**31)
@@ -141,9 +152,9 @@ def _messages(turn: Turn) -> Iterator[dict[str, Any]]:
     calls = []
     for block in turn.content:
         if block.type == "tool_result":
-            yield {"role": "tool", "tool_call_id": block.tool_use_id or "", "content": text_of(block.content)}
+            yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": text_of(block.content)}
         elif block.type == "tool_use":
-            calls.append(function_call(block.id or "", block.name or "", json.dumps(block.input or {})))
+            calls.append(function_call(str(block.id), str(block.name), json.dumps(block.input)))
     if calls:
         yield {"role": turn.role, "content": text, "tool_calls": calls}
     elif text or not any(block.type == "tool_result" for block in turn.content):

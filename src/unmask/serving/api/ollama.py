@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from unmask.serving.api.dialect import Part, PartsDialect, function_call
-from unmask.serving.api.errors import APIError, refuse
+from unmask.serving.api.errors import APIError, invalid, refuse
 from unmask.serving.api.planner import Plan, Planner, can_fill
 from unmask.serving.api.schema import ChatRequest, CompletionRequest, Strict, Tool
 
@@ -131,7 +131,7 @@ class Generate(PartsDialect):
         body: GenerateBody = self.sent
         if body.system is not None:
             raise refuse("system", "is not offered here; ask /api/chat")
-        return CompletionRequest.model_validate({"prompt": body.prompt, "suffix": body.suffix, **body.shared()})
+        return _made(CompletionRequest, {"prompt": body.prompt, "suffix": body.suffix, **body.shared()})
 
     def said(self, text: str) -> dict[str, Any]:
         """The field that holds what is written."""
@@ -178,7 +178,7 @@ class Chat(Generate):
                 ]
             messages.append(turn)
         tools = [tool.model_dump() for tool in body.tools or ()]
-        return ChatRequest.model_validate({"messages": messages, "tools": tools or None, **body.shared()})
+        return _made(ChatRequest, {"messages": messages, "tools": tools or None, **body.shared()})
 
     def said(self, text: str) -> dict[str, Any]:
         return {"message": {"role": "assistant", "content": text}}
@@ -191,6 +191,19 @@ class Chat(Generate):
         if calls:
             last["message"]["tool_calls"] = calls
         return last
+
+
+def _made(kind: type[Strict], values: dict[str, Any]) -> Any:
+    """The body that is planned; what is wrong with an option is said under its name here."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        said = invalid(error, values)
+        ours = (said.detail.param or "").partition(".")[0]
+        theirs = next((f"options.{name}" for name, own in OPTIONS.items() if own == ours), None)
+        if theirs is None:
+            raise said from None
+        raise APIError(400, said.detail.message.replace(ours, theirs, 1), param=theirs) from None
 
 
 def plan_generate(planner: Planner, body: CompletionRequest) -> Plan:

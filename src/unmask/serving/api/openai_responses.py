@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from unmask.serving.api.dialect import Part, PartsDialect, event, function_call
 from unmask.serving.api.errors import APIError, refuse
-from unmask.serving.api.schema import ChatRequest, FunctionName, Labels, Steering, Strict, text_of
+from unmask.serving.api.schema import ChatRequest, FunctionName, Labels, Steering, Strict, Tagged, text_of
 
 
 class InputText(Strict):
@@ -19,9 +19,16 @@ class InputText(Strict):
     logprobs: Annotated[list[Any], Field(max_length=4096)] | None = None
 
 
-class Item(Strict):
+class Item(Tagged):
     """A part of the input: a message, a call of a function, or the result of one."""
 
+    NEEDS = {  # noqa: RUF012
+        "message": "role content", "function_call": "call_id name arguments", "function_call_output": "call_id output",
+    }  # fmt: skip
+    TAKES = {  # noqa: RUF012
+        "message": "id status phase", "function_call": "id status", "function_call_output": "id status",
+        "reasoning": "id status summary content",
+    }  # fmt: skip
     type: Literal["message", "function_call", "function_call_output", "reasoning"] = "message"
     role: Literal["system", "developer", "user", "assistant"] | None = None
     content: str | Annotated[list[InputText], Field(fail_fast=True, max_length=4096)] | None = None
@@ -48,7 +55,9 @@ class NamedTool(Strict):
     name: FunctionName
 
 
-class TextFormat(Strict):
+class TextFormat(Tagged):
+    NEEDS = {"json_schema": "schema"}  # noqa: RUF012
+    TAKES = {"json_schema": "name strict description"}  # noqa: RUF012
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = Field(None, max_length=256)
     schema_: dict[str, Any] | None = Field(None, alias="schema")
@@ -64,6 +73,17 @@ class TextOptions(Strict):
 class Reasoning(Strict):
     effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
     summary: Literal["auto", "concise", "detailed"] | None = Field(None, description="There is none to make.")
+
+
+Included = Literal[
+    "reasoning.encrypted_content",
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+]
 
 
 class ResponsesRequest(Steering):
@@ -82,7 +102,10 @@ class ResponsesRequest(Steering):
     background: Literal[False] | None = None
     previous_response_id: None = Field(None, description="Nothing is stored: send the whole dialogue.")
     conversation: None = None
-    include: Annotated[list[str], Field(max_length=16)] | None = Field(None, description="Taken, and not read.")
+    include: Annotated[list[Included], Field(max_length=16)] | None = Field(
+        None, description="There is nothing of these to include."
+    )
+    n: Literal[1] | None = None
     truncation: Literal["disabled"] | None = None
     top_logprobs: Literal[0] | None = None
 
@@ -121,15 +144,15 @@ def _messages(body: ResponsesRequest) -> Iterator[dict[str, Any]]:
 
 def messages_of(items: list[Item]) -> Iterator[dict[str, Any]]:
     """Items as messages of a chat."""
+    if all(item.type == "reasoning" for item in items):
+        raise refuse("input", "holds no message")
     for item in items:
         if item.type == "function_call_output":
-            yield {"role": "tool", "tool_call_id": item.call_id or "", "content": text_of(item.output)}
+            yield {"role": "tool", "tool_call_id": item.call_id, "content": text_of(item.output)}
         elif item.type == "function_call":
-            call = function_call(item.call_id or "", item.name or "", item.arguments or "")
+            call = function_call(str(item.call_id), str(item.name), str(item.arguments))
             yield {"role": "assistant", "content": None, "tool_calls": [call]}
         elif item.type == "message":
-            if item.role is None:
-                raise refuse("input", "holds a message without a role")
             yield {"role": item.role, "content": text_of(item.content)}
 
 
@@ -144,7 +167,7 @@ class Responses(PartsDialect):
 
     def request(self) -> ChatRequest:
         body = self.sent
-        names = {*Steering.model_fields, "parallel_tool_calls"} - {"metadata", "store", "n"}
+        names = {*Steering.model_fields, "parallel_tool_calls"} - {"metadata", "store"}
         given: dict[str, Any] = {name: getattr(body, name) for name in names if name in body.model_fields_set}
         given |= {"messages": list(_messages(body)), "max_tokens": body.max_output_tokens}
         choice = body.tool_choice
@@ -152,6 +175,7 @@ class Responses(PartsDialect):
             given["tools"] = [
                 {"type": "function", "function": tool.model_dump(exclude={"type"})} for tool in body.tools
             ]
+        if body.tools or choice == "required":
             given["tool_choice"] = choice
         if isinstance(choice, NamedTool):
             given["tool_choice"] = {"type": "function", "function": {"name": choice.name}}

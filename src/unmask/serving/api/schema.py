@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -57,6 +57,25 @@ class Strict(BaseModel):
         if isinstance(kind, str) and kind not in (taken := _types(cls) or [kind]):
             raise ValueError(f"type {kind[:40]!r} is not taken here; there is {', '.join(taken)}")
         return {name: part for name, part in value.items() if part is not None} if None in value.values() else value
+
+
+class Tagged(Strict):
+    """A part of several types, each with fields of its own; a field of another type would be ignored."""
+
+    NEEDS: ClassVar[dict[str, str]] = {}  # by type, the fields that it cannot do without
+    TAKES: ClassVar[dict[str, str]] = {}  # by type, those that it may have
+    type: Any
+
+    @model_validator(mode="after")
+    def _own(self) -> Self:
+        sent = {name.rstrip("_") for name in self.model_fields_set} - {"type"}
+        needed = set(self.NEEDS.get(self.type, "").split())
+        if needed - sent:
+            raise ValueError(f"type {self.type!r} needs {min(needed - sent)!r}")
+        other = sent - needed - set(self.TAKES.get(self.type, "").split())
+        if other:
+            raise ValueError(f"type {self.type!r} does not take {min(other)!r}; leave it out")
+        return self
 
 
 def _only(*values: Any) -> AfterValidator:
