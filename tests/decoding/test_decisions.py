@@ -258,7 +258,7 @@ WRONG: list[tuple[Any, str]] = [
     ([], "1 to 400"),
     ([{"type": "noul"}], "needs a type"),
     ([{"type": "choice", "choices": ["a"]}], "has 1 choices"),
-    ([{"type": "choice", "choices": 5}], "has 0 choices"),
+    ([{"type": "choice", "choices": 5}], "no list"),
     ([{"type": "choice", "choices": ["a", "a"]}], "alike"),
     ([{"type": "choice", "choices": ["a", ""]}], "empty"),
     ([{"type": "choice", "choices": ["a", 3]}], "neither text"),
