@@ -102,12 +102,8 @@ def easiest_first(grid: str, solution: str) -> list[int]:
             free[cell] = sum(1 << place for place, digit in enumerate(DIGITS) if digit not in used)
     order = []
     while free:
-        ready = (cell for cell, digits in free.items() if digits.bit_count() == 1)
-        cell = next(ready, None)
-        if cell is None:
-            cell = min(_alone(free), default=None)
-        if cell is None:
-            cell = min(free, key=lambda c: free[c].bit_count())
+        fewest = min(free, key=lambda c: free[c].bit_count())
+        cell = fewest if free[fewest].bit_count() == 1 else min(_alone(free), default=fewest)
         order.append(cell)
         del free[cell]
         keep = ~(1 << DIGITS.index(solution[cell]))
