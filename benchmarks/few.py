@@ -17,17 +17,25 @@ from unmask.evaluation.answers import entropies, judged
 from unmask.evaluation.figures import Figure
 from unmask.files import replacing
 from unmask.lm import DiffusionLM
+from unmask.models.config import ModelConfig
 from unmask.prompts import encode_text
 
 HELD_OUT = Path("data/austen/persuasion.txt")
-GIVEN = 16  # tokens of each prompt
 BATCH = 16
+
+
+def sampling(config: ModelConfig, steps: int) -> dict[str, Any]:
+    """Options of ancestral sampling in so many forwards: masks by the rule that is one with it, random tokens by moves
+    to time 0, whose noise needs no step to be removed."""
+    if config.corruption == "uniform":
+        return {"sampler": "ancestral", "noise_removal": "none", "max_denoising_steps": steps}
+    return {"rule": "random", "remask_budget": 0, "max_denoising_steps": steps}
 
 
 def measured(rows: list[list[int]], texts: list[list[int]], lm: DiffusionLM, judge: DiffusionLM) -> dict[str, Any]:
     """Figures of texts that were written after rows of given ids."""
     decode = lm.tokenizer.decode  # type: ignore[union-attr]
-    given = [judge.encode(decode(row))[0] for row in rows]
+    given = [judge.encode(decode(row))[0] if row[1:] else None for row in rows]
     return {
         "perplexity": judged(judge, [decode(ids) for ids in texts], given),
         "entropy": entropies(texts),
@@ -85,11 +93,12 @@ def command(
     temperatures: Annotated[str, typer.Option(help="Separated by commas.")] = "1.0,0.8",
     texts: Annotated[int, typer.Option(help="Texts for each row.")] = 32,
     tokens: Annotated[int, typer.Option(help="New tokens of each.")] = 64,
+    given: Annotated[int, typer.Option(help="Tokens of each prompt; 0: none.")] = 16,
     rows_file: Annotated[Path | None, typer.Option(help="Keeps rows as JSON; those there are not made again.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Write the picture (PNG) here.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Perplexity and entropy by steps, of ancestral sampling (rule random, no remasking) after held-out prompts.
+    """Perplexity and entropy by steps, of ancestral sampling (of masks: rule random, no remasking).
 
     Example: `unmask bench few austen runs/austen-few/model --picture few.png`
     """
@@ -104,9 +113,9 @@ def command(
     judging = load(judge, "cpu", "float32", "torch")
     first = load(models[0], "cpu", "float32")
     whole = encode_text(text_of(text), first.tokenizer, first.config, first.name)
-    places = np.linspace(0, len(whole) - GIVEN - tokens, texts).astype(int)
-    rows = [[first.config.bos_token_id, *whole[at : at + GIVEN]] for at in places]
-    note = f"judge {judge}, {texts} texts of {tokens} tokens after {GIVEN} of {text.name}, rule random, 95% intervals"
+    places = np.linspace(0, len(whole) - given - tokens, texts).astype(int)
+    rows = [[first.config.bos_token_id, *whole[at : at + given]] for at in places]
+    note = f"judge {judge}, {texts} texts of {tokens} tokens after {given} of {text.name}, 95% intervals"
     known = rows_file.read_text().splitlines() if rows_file and rows_file.exists() else []
     results = [json.loads(line) for line in known]
     for name, count, temperature in asked:
@@ -116,9 +125,9 @@ def command(
         lm = first if name == text.name else load(name, "cpu", "float32")
         if lm.tokenizer.get_vocab() != first.tokenizer.get_vocab():
             raise UnmaskError(f"model '{name}' has another vocabulary than '{models[0]}'; compare models of one")
-        how: Any = {"rule": "random", "remask_budget": 0, "max_denoising_steps": count} if count else {}
+        how = sampling(lm.config, count) if count else {}
         if name == text.name:
-            written = [whole[at + GIVEN : at + GIVEN + tokens] for at in places]
+            written = [whole[at + given : at + given + tokens] for at in places]
         else:
             written = write(lm, rows, tokens, temperature=temperature, **how)
         results.append({**key, **measured(rows, written, lm, judging)})

@@ -17,7 +17,7 @@ from unmask.cli.options import Json, Threshold, load
 from unmask.cli.report import report
 from unmask.decoding.infill import parse_template
 from unmask.evaluation.figures import share as interval
-from unmask.evaluation.sudoku import ATTEMPTS, fill_grid
+from unmask.evaluation.sudoku import ATTEMPTS, entered, fill_grid
 from unmask.lm import DiffusionLM
 
 Solved = tuple[str, int, int]  # a grid, its steps and attempts
@@ -49,8 +49,10 @@ def by_diffusion(lm: DiffusionLM, attempts: int, options: dict[str, Any], grids:
 
 
 def by_cell(lm: DiffusionLM, grids: list[str]) -> list[Solved]:
-    """Autoregressively: the puzzle is the prompt."""
-    return [(out.text, out.steps, 1) for out in lm.generate(grids, 81, temperature=0.0)]
+    """Autoregressively: the puzzle is the prompt, and all cells in reading order follow, or entries."""
+    outs = lm.generate(grids, 81, temperature=0.0)
+    texts = [out.text if out.text.isascii() else entered(grid, out.text) for grid, out in zip(grids, outs, strict=True)]
+    return [(text, out.steps, 1) for text, out in zip(texts, outs, strict=True)]
 
 
 def command(

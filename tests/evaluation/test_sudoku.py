@@ -7,7 +7,16 @@ from typing import Any, cast
 import pytest
 
 from unmask.errors import UnmaskError
-from unmask.evaluation.sudoku import DIGITS, fill_grid, first_clash, read_grid, solutions
+from unmask.evaluation.sudoku import (
+    DIGITS,
+    easiest_first,
+    entered,
+    entries,
+    fill_grid,
+    first_clash,
+    read_grid,
+    solutions,
+)
 
 PUZZLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
 SOLVED = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
@@ -26,6 +35,39 @@ def test_grids_as_people_write_them() -> None:
 def test_several_solutions_and_none() -> None:
     assert len(solutions("." * 81)) == 2
     assert solutions("12345678." + "." * 8 + "9" + "." * 63) == []
+
+
+def fitting(grid: str, cell: int) -> str:
+    """Digits that clash with nothing in a blank cell."""
+    return "".join(d for d in DIGITS if first_clash(grid[:cell] + d + grid[cell + 1 :]) is None)
+
+
+def test_cells_are_filled_easiest_first() -> None:
+    """Against the rule spelled out on grids; this puzzle is one that needs no guess."""
+    grid = PUZZLE
+    for cell in easiest_first(PUZZLE, SOLVED):
+        left = {c: fitting(grid, c) for c in range(81) if grid[c] == "."}
+        single = [c for c, digits in left.items() if len(digits) == 1]
+        assert cell == single[0]
+        grid = grid[:cell] + SOLVED[cell] + grid[cell + 1 :]
+    assert grid == SOLVED
+
+
+def test_a_digit_with_one_place_comes_before_a_guess() -> None:
+    """1 stands in rows 2 and 3 and in columns 2 and 3, so the first row's has one place, its first cell."""
+    cells = ["."] * 81
+    for cell in (9 + 4, 18 + 7, 27 + 1, 54 + 2):
+        cells[cell] = "1"
+    grid = "".join(cells)
+    assert len(fitting(grid, 0)) == 9
+    assert easiest_first(grid, solutions(grid, 1)[0])[0] == 0
+
+
+def test_entries_say_every_blank_cell() -> None:
+    text = entries(PUZZLE, SOLVED)
+    assert len(text) == PUZZLE.count(".")
+    assert entered(PUZZLE, text) == SOLVED
+    assert entered(PUZZLE, text[:1] + "7\n").count(".") == PUZZLE.count(".") - 1
 
 
 @pytest.mark.parametrize(
