@@ -17,6 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from unmask import DiffusionLM
+from unmask.backends import refusal
 from unmask.checkpoints import folder as folders
 from unmask.checkpoints import gguf, memory, safetensors, weights
 from unmask.checkpoints import inspect as inspection
@@ -25,8 +27,10 @@ from unmask.checkpoints.folder import CONFIG
 from unmask.checkpoints.inspect import inspect, lines, parameters
 from unmask.checkpoints.open import Checkpoint
 from unmask.checkpoints.safetensors import WEIGHTS, TensorFiles
-from unmask.checkpoints.save import save_again
+from unmask.checkpoints.save import save_again, write_checkpoint
 from unmask.errors import UnmaskError
+from unmask.models.config import ModelConfig
+from unmask.models.transformer import Transformer
 
 FIXTURES = Path(__file__).parents[1] / "conformance"
 FAMILIES = sorted(p.parent.name for p in FIXTURES.glob("*/config.json") if (p.parent / WEIGHTS).is_file())
@@ -54,6 +58,25 @@ def refused(folder: Path) -> str:
     message = str(caught.value)
     assert len(message.splitlines()) == 1, message
     return message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("backend", ["torch", "native-f32", "native", "native-q4"])
+def test_values_that_are_not_finite_are_refused(
+    value: float, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attention may swallow a NaN, and a likelihood would be a number of another network."""
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
+    config = ModelConfig(
+        vocab_size=40, hidden_size=32, num_layers=1, num_heads=2, intermediate_size=64, mask_token_id=3
+    )
+    network = Transformer(config).initialise(0)
+    network.blocks[0].mixer.q_proj.weight.data[5, 7] = value
+    write_checkpoint(tmp_path / "model", config.to_dict(), dict(network.named_parameters()), None)
+    if backend != "torch" and (reason := refusal(backend, config)) is not None:
+        pytest.skip(reason)
+    with pytest.raises(UnmaskError, match=r"tensor 'blocks\.0\.mixer\.q_proj\.weight' holds infinite values or NaN"):
+        DiffusionLM.from_pretrained(tmp_path / "model", backend=backend).load_backend()
 
 
 # --- opening --------------------------------------------------------------------------------------------------

@@ -6,12 +6,14 @@ Shapes: N outputs, K inputs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from unmask.canvas import Array
 from unmask.checkpoints.safetensors import Stored, fill, opened
+from unmask.errors import UnmaskError
 
 GROUP = 32
 NATIVE_BITS = {"Q4_0": 4, "Q4_1": 4, "Q4_K": 4, "Q5_0": 8, "Q8_0": 8}  # types whose blocks are groups of ours
@@ -86,14 +88,17 @@ class Rows:
     def values(self, first: int = 0, last: int | None = None) -> Array:
         last = self.shape[0] if last is None else min(last, self.shape[0])
         if self.transposed:
-            whole = self._floats(self._bytes(0, 1, self.stored.size)).reshape(self.stored.shape).T
+            whole = self._finite(self._bytes(0, 1, self.stored.size)).reshape(self.stored.shape).T
             return np.ascontiguousarray(whole[self.first :][first:last])
-        return self._floats(self._rows(first, last)).reshape(last - first, *self.shape[1:])
+        return self._finite(self._rows(first, last)).reshape(last - first, *self.shape[1:])
 
     def groups(self, first: int, last: int) -> Groups:
         """Of a type in NATIVE_BITS, to the bit; a scale of Q4_K, a product, is rounded to float16."""
         raw = self._rows(first, min(last, self.shape[0]))
-        return native_groups(self.kind, raw, self.shape[1])
+        made = native_groups(self.kind, raw, self.shape[1])
+        if not all(np.isfinite(part).all() for part in (made.scale, made.minimum) if part is not None):
+            raise not_finite(self.stored.path, self.stored.name)
+        return made
 
     def _rows(self, first: int, last: int) -> Array:
         """Stored bytes [rows, bytes of a row]."""
@@ -111,6 +116,12 @@ class Rows:
             fill(file, out, self.stored)
         return out
 
+    def _finite(self, raw: Array) -> Array:
+        made = self._floats(raw)
+        if not np.isfinite(made).all():
+            raise not_finite(self.stored.path, self.stored.name)
+        return made
+
     def _floats(self, raw: Array) -> Array:
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
@@ -121,6 +132,14 @@ class Rows:
             return torch.from_numpy(raw).view(self.stored.dtype).float().numpy()
         with np.errstate(all="ignore"):  # a damaged scale may overflow; NaN is then what was stored
             return dequantize(raw, GGMLQuantizationType[self.kind])
+
+
+def not_finite(path: Path, name: str) -> UnmaskError:
+    """What is said of a tensor with values that no network computes with."""
+    return UnmaskError(
+        f"{path}: tensor {name!r:.100} holds infinite values or NaN: the file is damaged (fetch it again), or they are "
+        "too large for a dtype of 16 bits that was asked for"
+    )
 
 
 def native_groups(kind: str, raw: Array, columns: int) -> Groups:

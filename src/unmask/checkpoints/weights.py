@@ -14,7 +14,7 @@ from unmask.checkpoints import memory
 from unmask.checkpoints.families.family import Family, Table, ends_of
 from unmask.checkpoints.folder import CONFIG
 from unmask.checkpoints.foreign import quantised_by
-from unmask.checkpoints.rows import Rows
+from unmask.checkpoints.rows import Rows, not_finite
 from unmask.checkpoints.safetensors import Weights
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
@@ -142,6 +142,8 @@ def read_parameters(
         if not tensor.is_floating_point():
             raise UnmaskError(f"{weights.source}: tensor {name!r} has dtype {tensor.dtype}, expected floating point")
         tensor = tensor.to(device)
+        if not bool(torch.isfinite(tensor).all()):
+            raise not_finite(weights.source, name)
         joined = len(table[name]) > 1
         sizes = [model.get_parameter(ours).shape[0] for ours in table[name]] if joined else []
         yield from zip(table[name], torch.split(tensor, sizes) if joined else [tensor], strict=True)
