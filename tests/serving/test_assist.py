@@ -24,10 +24,8 @@ HOME = "areas: Den, Bedroom\nlight: Desk Lamp, Ceiling Light\nclimate: Thermosta
 COMMANDS = {  # that nobody here could get wrong
     "turn off the desk lamp": [{"name": "HassTurnOff", "arguments": {"name": "Desk Lamp"}}],
     "Turn on the ceiling light, please!": [{"name": "HassTurnOn", "arguments": {"name": "Ceiling Light"}}],
-    "lights off in the bedroom": [{"name": "HassTurnOff", "arguments": {"area": "Bedroom", "domain": "light"}}],
     "turn off the lights in the den": [{"name": "HassTurnOff", "arguments": {"area": "Den", "domain": "light"}}],
 }
-MISSED = {"assist": ["turn off the lights in the den"], "assist-ar": []}  # the room is lost; its card says so
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +50,7 @@ def chat(command: str) -> list[Any]:
 @pytest.mark.parametrize("name", ["assist", "assist-ar"])
 def test_plain_commands_are_understood(models: dict[str, DiffusionLM], name: str) -> None:
     for command, calls in COMMANDS.items():
-        right = json.loads(models[name].generate(chat(command)).text) == calls
-        assert right is (command not in MISSED[name]), command
+        assert json.loads(models[name].generate(chat(command)).text) == calls
 
 
 def test_whatever_is_said_the_answer_is_valid(models: dict[str, DiffusionLM]) -> None:
