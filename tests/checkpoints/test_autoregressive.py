@@ -13,6 +13,7 @@ import transformers
 from unmask import DiffusionLM, UnmaskError
 from unmask.checkpoints.families.mamba2 import LONGEST
 from unmask.checkpoints.open import Checkpoint
+from unmask.models.config import ModelConfig
 
 SIZES = {
     "vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -106,6 +107,21 @@ def test_a_gemma_of_another_build_is_refused(kind: str, changed: dict[str, Any],
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, **SIZES, **changed}))
     with pytest.raises(UnmaskError, match=message):
         Checkpoint.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"output_norms": True, "time_condition_size": 16}, "output_norms"),
+        ({"embedding_scale": float("nan")}, "embedding_scale"),
+        ({"attention_scale": -1.0}, "attention_scale"),
+        ({"local_layers": (2,)}, "local_layers"),
+        ({"layout": "canvas", "block_length": 4, "embedding_scale": 8.0}, "layout canvas"),
+    ],
+)
+def test_what_a_network_would_leave_out_is_refused(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(UnmaskError, match=named):
+        ModelConfig(vocab_size=20, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=48, **options)
 
 
 @pytest.mark.parametrize("shift", [True, False])

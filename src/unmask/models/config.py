@@ -163,6 +163,7 @@ class ModelConfig:
             yield f"a {self.layout} model needs block_length >= 1"
         if (self.in_place or self.layout in BEHIND_TEXT) and not (self.shift and self.layout in BEHIND_TEXT):
             yield f"layout '{self.layout}' with in_place {self.in_place} and shift {self.shift} is impossible"
+        yield from self._scale_problems()
         yield from self._attention_problems()
         yield from self._mixer_problems()
         if self.grid:
@@ -190,6 +191,15 @@ class ModelConfig:
             yield f"local_layers {list(self.local_layers)} of {self.num_layers} with {self.local_theta} are impossible"
         if not 0 <= self.query_beta < 1e9 or self.query_length < (self.query_beta > 0):
             yield f"query_beta {self.query_beta} with query_length {self.query_length} is impossible"
+
+    def _scale_problems(self) -> Iterator[str]:
+        if not (0 < self.embedding_scale < 1e9 and 0 <= self.attention_scale < 1e9 and abs(self.norm_offset) < 1e9):
+            scales = (self.embedding_scale, self.attention_scale, self.norm_offset)
+            yield f"embedding_scale, attention_scale and norm_offset are impossible: {scales}"
+        if self.output_norms and (self.time_condition_size or not self.intermediate_size):
+            yield "output_norms go with an MLP in each layer and without time_condition_size"
+        if self.layout == "canvas" and (self.local_layers or self.embedding_scale != 1 or self.output_norms):
+            yield "local_layers, embedding_scale and output_norms do not go with layout canvas, which has its own"
 
     def _grid_problems(self, rows: int, columns: int, box_rows: int, box_columns: int) -> Iterator[str]:
         fine = len(self.grid) == 4 and rows > 0 and columns > 0
