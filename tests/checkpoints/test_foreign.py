@@ -45,20 +45,20 @@ def edit(folder: Path, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize("config", [False, True], ids=["alone", "beside a config"])
-def test_an_adapter_of_peft(config: bool, folder: Path, tmp_path: Path) -> None:
+def test_an_adapter_of_peft_whose_base_is_not_there(config: bool, folder: Path, tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes))
-    model.name_or_path = "maker/base"
+    model.name_or_path = "runs/base"
     target = tmp_path / "lora"
     get_peft_model(model, LoraConfig(target_modules=["q_proj"])).save_pretrained(target)
     if config:
         shutil.copy(folder / "config.json", target)
     message = refused(target)
-    assert "an adapter made by PEFT (LORA) for 'maker/base'" in message
-    assert "merge_and_unload" in message
+    assert "is an adapter for 'runs/base', which cannot be had" in message
+    assert "adapter_config.json" in message
 
 
 def test_weights_quantised_by_mlx(folder: Path) -> None:

@@ -9,14 +9,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 from trees import change
 
 from unmask import DiffusionLM
+from unmask.checkpoints import lora
+from unmask.checkpoints.inspect import inspect
+from unmask.checkpoints.open import Checkpoint
 from unmask.cli.main import main
-from unmask.training import lora
 from unmask.training.data import DataConfig
 from unmask.training.documents import Document, Documents
 from unmask.training.finetune import Finetuner, finetune, make_framing, open_base, shown_example
@@ -385,6 +388,40 @@ def test_an_adapter_of_peft_is_a_base(make: Make, llama: Path, tmp_path: Path, r
     (tmp_path / "adapter" / lora.CONFIG).write_text(json.dumps({**raw, "r": 5}))
     with refused("its base asks for [5"):
         open_base(make(base=str(tmp_path / "adapter")))
+
+
+def test_an_adapter_loads_as_a_model_and_goes_on(make: Make, llama: Path, tmp_path: Path, refused: Refused) -> None:
+    size = {"rank": 2, "alpha": 4.0}
+    recipe = make(base=str(llama), lora=size, training__steps=10)
+    folder = finetune(recipe, tmp_path / "run", console=QUIET)
+    adapter = tmp_path / "run" / "adapter"
+    whole = DiffusionLM.from_pretrained(folder, backend="torch")
+    merged = DiffusionLM.from_pretrained(adapter, backend="torch")
+    ids = torch.randint(4, 32, (2, 12), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(merged.logits(ids), whole.logits(ids), atol=2e-2, rtol=0)  # rounded to bfloat16
+    rows = Checkpoint.open(adapter).rows()
+    assert rows is not None
+    for name, parameter in merged.model.named_parameters():
+        np.testing.assert_allclose(rows[name].values(1, 3), parameter[1:3].detach(), atol=1e-6)
+    merged.save_pretrained(tmp_path / "saved")
+    again = DiffusionLM.from_pretrained(tmp_path / "saved", backend="torch")
+    torch.testing.assert_close(again.logits(ids), merged.logits(ids))
+    assert inspect(str(adapter)).problem is None
+
+    opened = open_base(make(base=str(adapter), lora=size))
+    assert opened.paths
+    torch.testing.assert_close(DiffusionLM(opened.network, None).logits(ids), merged.logits(ids), atol=1e-4, rtol=1e-4)
+    with refused("rank 2, alpha 4"):
+        open_base(make(base=str(adapter), lora={"rank": 4, "alpha": 4.0}))
+
+    blocks = {"kind": "bd3lm", "block_length": 4, "shift": True}
+    finetune(make(base=str(adapter), lora=size, objective=blocks), tmp_path / "blocks", console=QUIET)
+    read = Checkpoint.open(tmp_path / "blocks" / "adapter")
+    assert (read.config.layout, read.config.block_length, read.base_name) == ("block_causal", 4, str(llama))
+    whole = DiffusionLM.from_pretrained(tmp_path / "blocks" / "model", backend="torch")
+    torch.testing.assert_close(
+        DiffusionLM.from_pretrained(read.path, backend="torch").logits(ids), whole.logits(ids), atol=2e-2, rtol=0
+    )
 
 
 def test_an_adapter_of_another_base_is_refused(make: Make, chat_base: Path, tmp_path: Path, refused: Refused) -> None:

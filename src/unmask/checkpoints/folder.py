@@ -23,6 +23,8 @@ GENERATION = "generation_config.json"
 TEMPLATE = "chat_template.jinja"
 OLDER_TEMPLATE = "chat_template.json"
 ADAPTER = "adapter.json"
+LORA = "adapter_config.json"  # PEFT's
+LORA_WEIGHTS = "adapter_model.safetensors"
 ANSWERS = "answer_schema.json"  # a JSON schema that every answer is held to where nothing else is asked for
 # what belongs to the text side of a model and is saved again as it was
 TEXT_FILES = (TOKENIZER, TOKENIZER_CONFIG, TOKEN_NAMES, ADDED_TOKENS, TEMPLATE, OLDER_TEMPLATE, ANSWERS, "vocab.json",
@@ -63,6 +65,8 @@ class Folder:
         """The weights, their headers read and checked."""
         if self.gguf is not None:
             return self.gguf
+        if self.is_lora:
+            return TensorFiles(self.path, LORA_WEIGHTS)
         files = TensorFiles(self.path)
         scheme = Scheme.of(self.json(CONFIG))
         return files if scheme is None else Quantised(files, scheme)
@@ -84,12 +88,18 @@ class Folder:
             raise UnmaskError(f"{self.path / CONFIG} is not a file")
         raise foreign.unreadable(self.path, CONFIG)
 
+    @cached_property
+    def is_lora(self) -> bool:
+        """Whether it holds a LoRA adapter in PEFT's layout, and no weights beside it that it would be merged into."""
+        return self.has(LORA) and self.has(LORA_WEIGHTS) and not (self.has(WEIGHTS) or self.has(INDEX) or self.gguf)
+
     @property
     def base(self) -> str | None:
         """The base that the adapter in this folder was made for; None where it holds no adapter."""
-        if not self.has(ADAPTER):
+        if not self.has(ADAPTER) and not self.is_lora:
             return None
-        base = self.json(ADAPTER).get("base")
-        if not isinstance(base, str):
-            raise UnmaskError(f"{self.path / ADAPTER} names no base model")
+        name, key = (LORA, "base_model_name_or_path") if self.is_lora else (ADAPTER, "base")
+        base = self.json(name).get(key)
+        if not isinstance(base, str) or not base:
+            raise UnmaskError(f"{self.path / name} names no base model")
         return base

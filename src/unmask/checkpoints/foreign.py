@@ -8,16 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import UnmaskError
-from unmask.files import read_json
 
 CONVERT = (
     'convert it where you trust it: python -c "import torch, safetensors.torch as s; s.save_file({k: v.contiguous() '
     "for k, v in torch.load('FILE', weights_only=True).items()}, 'model.safetensors')\""
-)
-MERGE = (
-    'merge the two: python -c "from peft import AutoPeftModelForCausalLM as P; '
-    "P.from_pretrained('{folder}').merge_and_unload().save_pretrained('merged')\" and load the folder 'merged'; "
-    "or fine-tune with lora.merge: true"
 )
 # a file of the folder, matched from its start, and what it says of the whole
 SIGNS = (
@@ -49,8 +43,6 @@ def unreadable(folder: Path, missing: str) -> UnmaskError:
         files = sorted(path.name for path in folder.iterdir())
     except OSError:
         files = []
-    if "adapter_config.json" in files:
-        return UnmaskError(_peft(folder))
     if "state.json" in files and "optimizer.safetensors" in files:
         return UnmaskError(
             f"{folder} is the state of a run of `unmask finetune` or `adapt`, made to go on from; the same "
@@ -72,14 +64,6 @@ def unreadable(folder: Path, missing: str) -> UnmaskError:
     return UnmaskError(
         f"{folder / missing} does not exist; a checkpoint folder holds config.json and model.safetensors"
     )
-
-
-def _peft(folder: Path) -> str:
-    """Of a folder that holds an adapter made by PEFT."""
-    raw = read_json(folder / "adapter_config.json")
-    kind = str(raw.get("peft_type") or "LORA")[:20]
-    base = raw.get("base_model_name_or_path")
-    return f"{folder} is an adapter made by PEFT ({kind}) for {base!r:.80}, not a model; {MERGE.format(folder=folder)}"
 
 
 def refuse_quantised(raw: Mapping[str, Any], source: str) -> None:

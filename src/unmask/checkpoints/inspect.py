@@ -79,6 +79,9 @@ def _fit(checkpoint: Checkpoint) -> weights.Fit:
     if checkpoint.base is None:
         network = weights.build(checkpoint.config, stored, checkpoint.folder.source)
         return weights.fit(network, stored, checkpoint.family, checkpoint.raw_config)
+    if checkpoint.folder.is_lora:
+        checkpoint.lora()
+        return weights.Fit((), (), ())
     own = own_parameters(on_meta(checkpoint.config))
     return weights.compare(stored.shapes(), {name: tuple(p.shape) for name, p in own.items()}, ["draft_vocabulary"])
 

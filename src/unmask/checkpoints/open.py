@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from unmask.checkpoints import hub, tokens
 from unmask.checkpoints.families import registry
 from unmask.checkpoints.families.family import Family, ends_of, without_absent_ids
-from unmask.checkpoints.folder import ANSWERS, GENERATION, Folder
+from unmask.checkpoints.folder import (
+    ADAPTER,
+    ANSWERS,
+    CONFIG,
+    GENERATION,
+    LORA,
+    TEMPLATE,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    Folder,
+)
 from unmask.checkpoints.foreign import refuse_quantised
 from unmask.checkpoints.gguf import parts
 from unmask.checkpoints.quantised import Scheme
@@ -25,8 +36,10 @@ from unmask.models.config import ModelConfig
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
+    from torch import Tensor
 
-    from unmask.checkpoints.rows import Rows
+    from unmask.checkpoints.lora import LoraConfig
+    from unmask.checkpoints.rows import Matrix
     from unmask.models.transformer import Transformer
 
 log = logging.getLogger(__name__)
@@ -63,32 +76,42 @@ class Checkpoint:
             raise UnmaskError(f"dtype '{dtype}' is unknown; use one of {', '.join(DTYPES)}")
         path = hub.find(str(name))
         folder = Folder(path)
-        raw = folder.config
-        try:
-            found = _recognise(folder, raw)
-        except UnmaskError as error:
-            raise UnmaskError(re.sub("^model config:", lambda match: f"{folder.source}:", str(error))) from None
         base = None
         if folder.base is not None:
-            if Folder(hub.find(folder.base)).base is not None:
+            if Folder(_base_path(folder)).base is not None:
                 raise UnmaskError(f"{path}: its base '{folder.base}' is an adapter itself; it must be a whole model")
             base = cls.open(folder.base, device, dtype)
+        if base is not None and folder.is_lora and not folder.has(CONFIG):
+            found = replace(base, path=path, name=_name(path), folder=folder)
+        else:
+            try:
+                found = _recognise(folder, folder.config)
+            except UnmaskError as error:
+                raise UnmaskError(re.sub("^model config:", lambda match: f"{folder.source}:", str(error))) from None
+        if base is not None and folder.is_lora:
+            read = {name: getattr(found.config, name) for name in READINGS}
+            if replace(base.config, **read) != found.config:
+                raise UnmaskError(f"{folder.source} is not that of its base '{folder.base}'; it is of another base")
         return replace(found, base=base, base_name=folder.base, device=device, dtype=dtype)
 
+    def _text(self, file: str) -> Checkpoint:
+        """Whose tokenizer or templates it has: an adapter its base's where it has no such file of its own."""
+        return self if self.base is None or self.folder.has(file) else self.base
+
     @property
-    def _text(self) -> Checkpoint:
-        """Whose tokenizer and templates it has: an adapter its base's."""
-        return self if self.base is None else self.base
+    def whole(self) -> Checkpoint:
+        """Itself, or the base that its LoRA adapter is merged into: whose layout the whole network has."""
+        return self.base if self.base is not None and self.folder.is_lora else self
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
         """None where the files have none: ids go in and come out."""
-        return tokens.load_tokenizer(self._text.folder)
+        return tokens.load_tokenizer(self._text(TOKENIZER).folder)
 
     @cached_property
     def templates(self) -> dict[str, str]:
         """Chat templates (Jinja) by name; the plain one is "default", and "tool_use" is for requests with tools."""
-        return tokens.chat_templates(self._text.folder)
+        return tokens.chat_templates(self._text(TEMPLATE).folder)
 
     @property
     def chat_template(self) -> str | None:
@@ -98,7 +121,8 @@ class Checkpoint:
     @cached_property
     def special_tokens(self) -> dict[str, str]:
         """What chat templates know as bos_token, eos_token, pad_token, unk_token and so on."""
-        return tokens.special_tokens(self._text.folder, self._text.config, self.tokenizer)
+        source = self._text(TOKENIZER_CONFIG)
+        return tokens.special_tokens(source.folder, source.config, self.tokenizer)
 
     @cached_property
     def answer_schema(self) -> dict[str, Any] | None:
@@ -136,18 +160,36 @@ class Checkpoint:
         dtype = None if self.dtype == "auto" else getattr(torch, self.dtype)
         if self.base is None:
             return weights.read_network(self, replace(self.config, **changes), dtype, device)
+        if self.folder.is_lora:
+            from unmask.checkpoints import lora
+
+            network = self.base.network(**{name: getattr(self.config, name) for name in READINGS} | changes)
+            config, tensors = self.lora()
+            lora.merge(network, lora.put(network, config, tensors), config)
+            return network
         if changes:
             raise UnmaskError(f"'{self.name}' is an adapter; change how its base '{self.base_name}' is read instead")
         return adapter_files.load(self.folder, self.base.network(), self.config)
 
-    def rows(self) -> dict[str, Rows] | None:
-        """The network's parameters by our names, to be read row by row; None for an adapter. Raises as `network`."""
-        from unmask.checkpoints import weights
+    def rows(self) -> Mapping[str, Matrix] | None:
+        """The network's parameters by our names, to be read row by row; None for an adapter of drafts. Raises as
+        `network`."""
+        from unmask.checkpoints import lora, weights
 
-        if self.base is not None:
-            return None
         self.say()
-        return weights.parameter_rows(self)
+        if self.base is None:
+            return weights.parameter_rows(self)
+        if not self.folder.is_lora:
+            return None
+        return lora.added(weights.parameter_rows(self.base), *self.lora())
+
+    def lora(self) -> tuple[LoraConfig, dict[str, Tensor]]:
+        """Its LoRA adapter, as `checkpoints.lora.put` takes it; UnmaskError for one of another base."""
+        from unmask.checkpoints import lora, weights
+
+        base = cast(Checkpoint, self.base)
+        network = weights.fitting(base, base.config)
+        return lora.read_peft(self.path, network, weights.weight_table(network, base.family))
 
     def say(self) -> None:
         """Logs, as a warning each, what the files disagree about and what was left alone."""
@@ -157,8 +199,24 @@ class Checkpoint:
     def weight_files(self) -> list[Path]:
         """The files that hold its weights, and those of its base."""
         beside = [] if self.path.is_file() else sorted(self.path.iterdir())
-        own = parts(self.path) if self.path.is_file() else [p for p in beside if p.suffix in (".safetensors", ".gguf")]
+        own = parts(self.path) if self.path.is_file() else [p for p in beside if _has_weights(p)]
         return own if self.base is None else [*own, *self.base.weight_files()]
+
+
+def _has_weights(path: Path) -> bool:
+    """Whether a file of a model's folder says what its weights are."""
+    return path.suffix in (".safetensors", ".gguf") or path.name == LORA
+
+
+def _base_path(folder: Folder) -> Path:
+    """Where an adapter's base lies."""
+    try:
+        return hub.find(str(folder.base))
+    except UnmaskError as error:
+        raise UnmaskError(
+            f"{folder.path} is an adapter for {folder.base!r:.120}, which cannot be had ({error}); put the base there, "
+            f"or name where it lies in {LORA if folder.is_lora else ADAPTER}"
+        ) from None
 
 
 def usable_device(name: str) -> torch.device:

@@ -240,14 +240,14 @@ def bytes_of(tensor: Tensor) -> Any:
 
 
 class TensorFiles(Weights):
-    """The safetensors files of a folder, one or sharded."""
+    """The safetensors files of a folder, one of a name or sharded."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = WEIGHTS) -> None:
         self.source = folder
         index = folder / INDEX
         listed: dict[str, str] = {}
-        if (folder / WEIGHTS).is_file():
-            shards = [folder / WEIGHTS]
+        if (folder / name).is_file():
+            shards = [folder / name]
         elif index.is_file():
             listed = self._indexed(index)
             shards = sorted({folder / shard for shard in listed.values()})

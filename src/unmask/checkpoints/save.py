@@ -76,16 +76,17 @@ def save_again(folder: Path, network: Transformer, checkpoint: Checkpoint, decod
     network: of the checkpoint, or one that went on from it; read in another way, it is saved in our own layout.
     decoding: how it decodes, for a layout that has no words of its own for that.
     """
-    if checkpoint.base is not None:
+    whole = checkpoint.whole
+    if whole.base is not None:
         adapter_files.save(folder, network, dict(own_parameters(network)), checkpoint.base_name or "")
         write_json(folder / GENERATION, decoding)
         return
-    same = network.config == checkpoint.config
-    family = checkpoint.family if same else None
-    raw = checkpoint.raw_config if same else network.config.to_dict()
+    same = network.config == whole.config
+    family = whole.family if same else None
+    raw = whole.raw_config if same else network.config.to_dict()
     if family is not None:
-        decoding = checkpoint.folder.json(GENERATION)
-        lost = [name for name in checkpoint.folder.weights.shapes() if name.startswith(family.unread)]
+        decoding = whole.folder.json(GENERATION)
+        lost = [name for name in whole.folder.weights.shapes() if name.startswith(family.unread)]
         if lost:
             raise UnmaskError(
                 f"model '{checkpoint.name}' has {len(lost)} tensors that are not read, {lost[0]!r} among them; "
@@ -94,7 +95,9 @@ def save_again(folder: Path, network: Transformer, checkpoint: Checkpoint, decod
         if registry.recognise(raw, CONFIG, folder.absolute().name) is not family:  # its old folder's name said it
             raw = {**raw, "architectures": list(family.architectures[:1])}
         raw = {name: value for name, value in raw.items() if name not in ("quantization_config", "quantization")}
-    _save_text(folder, checkpoint)
+    _save_text(folder, whole)
+    if whole is not checkpoint:
+        _save_text(folder, checkpoint)
     write_checkpoint(folder, raw, weights_to_save(network, family, raw), None)
     if decoding:
         write_json(folder / GENERATION, decoding)

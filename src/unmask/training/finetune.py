@@ -5,21 +5,23 @@ from __future__ import annotations
 import copy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
+from unmask.checkpoints import lora
+from unmask.checkpoints.folder import CONFIG, GENERATION, write_json
+from unmask.checkpoints.open import Checkpoint
 from unmask.checkpoints.weights import weight_table
 from unmask.errors import UnmaskError
-from unmask.files import read_json, write_text
+from unmask.files import write_text
 from unmask.layout import GROUPED
 from unmask.lm import DiffusionLM
 from unmask.models.transformer import Transformer
 from unmask.objectives.distill import Distilled
 from unmask.objectives.objective import Objective
-from unmask.training import lora
 from unmask.training.documents import Document, Documents
 from unmask.training.framing import Framing
 from unmask.training.optimizer import put
@@ -51,30 +53,42 @@ def open_base(recipe: FinetuneRecipe) -> Base:
     dtype, _ = choose_precision(recipe.training.precision, torch.device(device))
     device = "cpu" if recipe.training.shard else device  # the trainer moves it, a block at a time
     frozen = recipe.lora.rank > 0 and dtype == torch.bfloat16
-    peft = Path(recipe.base) if (Path(recipe.base) / lora.CONFIG).is_file() else None
-    name = recipe.base if peft is None else read_json(peft / lora.CONFIG).get("base_model_name_or_path")
-    if not isinstance(name, str) or not name:
-        raise UnmaskError(f"{recipe.base}/{lora.CONFIG} names no base_model_name_or_path")
-    lm = DiffusionLM.from_pretrained(name, device, "bfloat16" if frozen else "float32", backend="torch")
-    network = lm.model
-    if peft is not None:
-        config, tensors = lora.read_peft(peft, network, _table(lm))
-        paths = lora.attach(network, config, 0)
-        put({n: p for n, p in network.named_parameters() if n in tensors}, tensors)
-        lora.merge(network, paths, config)
+    loaded = Checkpoint.open(recipe.base, device, "bfloat16" if frozen else "float32")
+    on = loaded.folder.is_lora and recipe.lora.rank > 0
+    network = cast(Checkpoint, loaded.base).network() if on else loaded.network()
+    lm = DiffusionLM(network, loaded.tokenizer, loaded.defaults, loaded.name, loaded)
+    lm.config = network.config = loaded.config
     objective, changes = _settle(recipe, lm)
     network.config = replace(network.config, **changes)
     lm.config = network.config
     network.train().requires_grad_(True)
-    paths = lora.attach(network, recipe.lora, recipe.seed) if recipe.lora.rank else []
+    paths: list[str] = []
+    if on:
+        paths = _go_on(recipe, loaded, network)
+    elif recipe.lora.rank:
+        paths = lora.attach(network, recipe.lora, recipe.seed)
     if not recipe.lora.merge:
         lora.peft_names(paths, _table(lm))
     return Base(lm, objective, changes, paths)
 
 
+def _go_on(recipe: FinetuneRecipe, loaded: Checkpoint, network: Transformer) -> list[str]:
+    """Attaches the base's own adapter, to be trained on; UnmaskError where the recipe asks for another."""
+    config, tensors = loaded.lora()
+    paths = lora.put(network, replace(config, merge=recipe.lora.merge), tensors)
+    wanted = [path for path in paths if any(path == t or path.endswith(f".{t}") for t in recipe.lora.targets)]
+    same = [(c.rank, c.alpha, c.rslora) for c in (config, recipe.lora)]
+    if same[0] != same[1] or wanted != paths:
+        raise UnmaskError(
+            f"base '{recipe.base}' is a LoRA adapter of rank {config.rank}, alpha {config.alpha:g}, rslora "
+            f"{config.rslora}, which goes on as it is: say so in `lora`; or merge it first, by `save_pretrained`"
+        )
+    return paths
+
+
 def _table(lm: DiffusionLM) -> dict[str, list[str]]:
     """Names of the base's own layout and ours."""
-    family = None if lm.loaded is None else lm.loaded.family
+    family = None if lm.loaded is None else lm.loaded.whole.family
     return weight_table(lm.model, family)
 
 
@@ -245,12 +259,19 @@ class Finetuner(Trainer):
                 if not whole:
                     raise
             if names:
-                folder = self.folder / "adapter" if whole else self.model_folder
-                lora.save_peft(folder, finished, self.lora, names, self.base_name)
+                self._save_adapter(self.folder / "adapter" if whole else self.model_folder, finished, names)
         if whole:
             self._save_whole(finished)
         write_text(self.model_folder / "README.md", self.card())
         self._save_curve(self.recipe.name)
+
+    def _save_adapter(self, folder: Path, finished: dict[str, Tensor], names: dict[str, str]) -> None:
+        """The adapter in PEFT's layout; beside it how the base is read with it, where that is another way."""
+        loaded = cast(Checkpoint, self.base.lm.loaded)
+        lora.save_peft(folder, finished, self.lora, names, loaded.base_name or self.base_name)
+        if self.network.config != loaded.whole.config:
+            write_json(folder / CONFIG, self.network.config.to_dict())
+            write_json(folder / GENERATION, asdict(self._defaults()))
 
     def _save_whole(self, finished: dict[str, Tensor]) -> None:
         """The base with the finished weights; a network that is split is loaded anew for it."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import yaml
 
+from unmask.checkpoints.lora import LoraConfig
 from unmask.decoding.methods import DecodingDefaults
 from unmask.decoding.options import check_ranges, option
 from unmask.errors import UnmaskError
@@ -21,7 +22,6 @@ from unmask.objectives.masked import AR, BD3LM, MDLM
 from unmask.objectives.objective import Objective
 from unmask.objectives.score import DUO, SEDD
 from unmask.training.data import DataConfig
-from unmask.training.lora import LoraConfig
 from unmask.training.precision import Precision
 from unmask.training.self_text import KINDS, TextConfig
 

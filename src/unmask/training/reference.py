@@ -8,9 +8,9 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from unmask.checkpoints.lora import LoraConfig
 from unmask.objectives.masked import Curriculum
 from unmask.training.data import DataConfig
-from unmask.training.lora import LoraConfig
 from unmask.training.recipe import (
     OBJECTIVES,
     AdapterShape,

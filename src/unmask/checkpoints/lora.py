@@ -1,4 +1,7 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) on any projection of any layout, saved and read as PEFT does."""
+"""Low-rank adapters (LoRA, arXiv 2106.09685) on any projection of any layout, saved and read as PEFT does.
+
+Shapes: N outputs, K inputs, R the rank.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unmask.canvas import Array
+from unmask.checkpoints.folder import LORA as CONFIG
+from unmask.checkpoints.folder import LORA_WEIGHTS as WEIGHTS
+from unmask.checkpoints.rows import Groups, Matrix, not_finite
 from unmask.checkpoints.safetensors import read_tensors, write_tensors
 from unmask.decoding.options import option
 from unmask.errors import UnmaskError
 from unmask.files import write_text
+from unmask.models.network import fill
 from unmask.models.transformer import Transformer
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -87,6 +94,43 @@ def merge(network: Transformer, paths: list[str], config: LoraConfig) -> None:
         module._forward_hooks.clear()
 
 
+def put(network: Transformer, config: LoraConfig, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Attaches an adapter that `read_peft` read to its base; returns where, as `merge` takes it."""
+    paths = attach(network, config, seed=0)
+    device = network.embedding.weight.device
+    fill(network, ((name, tensor.to(device)) for name, tensor in tensors.items()), trained=True)
+    return paths
+
+
+@dataclass(frozen=True)
+class Added:
+    """A matrix of a base with an adapter's share, its rows read when they are asked for."""
+
+    part: Matrix
+    up_NR: Array  # scaled
+    down_RK: Array
+    kind: str = "F32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.part.shape
+
+    def values(self, first: int = 0, last: int | None = None) -> Array:
+        return self.part.values(first, last) + self.up_NR[first:last] @ self.down_RK
+
+    def groups(self, first: int, last: int) -> Groups:
+        raise ValueError("sums have no codes")
+
+
+def added(rows: Mapping[str, Matrix], config: LoraConfig, tensors: Mapping[str, Tensor]) -> dict[str, Matrix]:
+    """The parameters of a base with the adapter that `read_peft` read of a folder."""
+    out = dict(rows)
+    for path in config.targets:
+        up, down = (tensors[f"{path}.lora_{half}"].numpy() for half in "BA")
+        out[f"{path}.weight"] = Added(rows[f"{path}.weight"], np.float32(config.scale) * up, down)
+    return out
+
+
 def save_peft(
     folder: Path, tensors: Mapping[str, Tensor], config: LoraConfig, names: Mapping[str, str], base: str
 ) -> None:
@@ -94,7 +138,7 @@ def save_peft(
     out = {}
     for name, tensor in tensors.items():
         path, _, part = name.rpartition(".")
-        out[f"{PREFIX}{names[path]}.{part}.weight"] = tensor.float()
+        out[f"{PREFIX}{names[path]}.{part}.weight"] = tensor.to(torch.bfloat16)
     write_tensors(folder / WEIGHTS, out, {"format": "pt"})
     raw = {
         "peft_type": "LORA",
@@ -150,6 +194,10 @@ def read_peft(
         expected = (rank, module.in_features) if part == "lora_A" else (module.out_features, rank)
         if tuple(tensor.shape) != expected:
             raise UnmaskError(f"{folder}: {name!r} is {list(tensor.shape)}, its base asks for {list(expected)}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise not_finite(folder / WEIGHTS, name)
         tensors[f"{own}.{part}"] = tensor.float()
     targets = tuple(sorted({name.rpartition(".")[0] for name in tensors}))
+    if len(tensors) != 2 * len(targets):
+        raise UnmaskError(f"{folder / WEIGHTS} has lora_A or lora_B of a projection, but not both; copy it again")
     return LoraConfig(rank, alpha, targets, bool(raw.get("use_rslora"))), tensors
