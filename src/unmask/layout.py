@@ -14,6 +14,7 @@ LayoutKind = Literal[
 LAYOUT_KINDS: tuple[LayoutKind, ...] = get_args(LayoutKind)
 BEHIND_TEXT = ("causal_blocks", "causal_window")  # a block being denoised is a group; of a window, in an order
 GROUPED = ("drafts", "canvas", *BEHIND_TEXT)  # text is causal; groups see the text up to their anchor, and themselves
+WRITES_BEHIND = ("causal", *GROUPED)  # of models that write after their text, never into it
 
 PADDING = -1  # document id of padding: it attends to padding only, and nothing else attends to it
 EMPTY = -2  # document id of a cache slot that holds nothing yet

@@ -14,16 +14,17 @@ from unmask.canvas import Frame
 from unmask.checkpoints.hub import cache
 from unmask.checkpoints.open import Checkpoint
 from unmask.decoding import decisions
-from unmask.decoding.decisions import Deciding, Decision
+from unmask.decoding.decisions import Deciding
 from unmask.decoding.feed import Backend
 from unmask.decoding.infill import Template, mean_log_confidence, parse_template, settle_lengths
 from unmask.decoding.loop import Decoder
 from unmask.decoding.methods import DecodingDefaults, capabilities
 from unmask.decoding.prefixes import Remembering
 from unmask.decoding.prepare import Preparer
+from unmask.decoding.questions import Decision
 from unmask.decoding.request import Alternatives, Prepared
 from unmask.errors import UnmaskError
-from unmask.layout import BEHIND_TEXT, GROUPED, PADDING, Coordinates
+from unmask.layout import BEHIND_TEXT, PADDING, WRITES_BEHIND, Coordinates
 from unmask.models.config import ModelConfig
 from unmask.output import Filled, Run
 from unmask.prompts import Prompt, encode, encode_text, is_single, render_chat
@@ -41,7 +42,6 @@ if TYPE_CHECKING:  # torch takes two seconds to import, and a compiled model doe
     from unmask.objectives.likelihood import Likelihood
 
 READ_TOGETHER = 32  # canvases that one forward reads for a call of `decide`
-BEHIND = ("causal", *GROUPED)  # layouts of models that write after their text, never into it
 
 
 class DiffusionLM:
@@ -366,7 +366,7 @@ class DiffusionLM:
             "model": self.name,
             "layout": self.config.layout,
             "max_length": self.config.max_length,
-            "fills": self.tokenizer is not None and self.config.layout not in BEHIND,
+            "fills": self.tokenizer is not None and self.config.layout not in WRITES_BEHIND,
             "chats": self.chat_template is not None,
             "grammars": held,
             **found,
@@ -408,7 +408,7 @@ class DiffusionLM:
         Gaps of ranged length are settled from left to right: all lengths are tried in one batch and the one
         whose text the model is surest of (mean log-confidence per token) is taken. Options as for `generate`.
         """
-        if self.config.layout in BEHIND:
+        if self.config.layout in WRITES_BEHIND:
             raise UnmaskError(
                 f"model '{self.name}' writes after its prompt and cannot fill gaps; use a model that denoises masks"
             )
@@ -480,34 +480,9 @@ class DiffusionLM:
         self, state: Any, questions: list[dict[str, Any]], form: str | None = None, threshold: float | None = None
     ) -> Deciding:
         """Checks what `decide` is given; gives what yields the canvases to read, and is sent what stands in them."""
-        config = self.config
-        asked = decisions.read_questions(questions)
-        if not isinstance(state, str | list):
-            raise UnmaskError(f"a state is text or messages, not {type(state).__name__}")
-        if form is not None and not isinstance(form, str):
-            raise UnmaskError(f"a form is text with slots, not {type(form).__name__}")
-        if threshold is not None and (not isinstance(threshold, int | float) or not 0 <= threshold <= 1):
-            raise UnmaskError(f"option threshold is out of range: {threshold}; it must be at least 0 and at most 1")
-        if config.layout == "canvas" or config.output != "logits" or config.corruption == "uniform" or config.grid:
-            raise UnmaskError(
-                f"model '{self.name}' does not fill masks in text, so it has no slots to read answers from"
-            )
-        alone = config.layout in BEHIND
-        if alone and (threshold is not None or (form is not None and len(asked) > 1)):
-            wrong = "form" if threshold is None else "threshold"
-            raise UnmaskError(
-                f"model '{self.name}' reads from left to right and is asked each question alone; leave out {wrong}"
-            )
-        forms = []
-        for some in [[question] for question in asked] if alone else [asked]:
-            prompt = decisions.ask(state, some, self.chat_template is not None) if form is None else state
-            text = decisions.plain_form(some) if form is None else form
-            ends = (config.eos_token_id, config.mask_token_id)
-            forms.append(decisions.make_form(self._need_tokenizer(), self.encode(prompt)[0], text, some, *ends))
-        mask = config.mask_token_id or 0
-        if alone:
-            return decisions.decide(asked, decisions.of_texts(forms, mask))
-        return decisions.decide(asked, decisions.of_masks(forms[0], mask), threshold)
+        chats = self.chat_template is not None
+        model = decisions.Asked(self.name, self.config, self._need_tokenizer(), self.encode, chats)
+        return decisions.prepare(model, state, questions, form, threshold)
 
     def likelihood(
         self,

@@ -16,18 +16,11 @@ from hypothesis import strategies as st
 
 from unmask.backends.torch import TorchBackend
 from unmask.decoding.convention import CONVENTIONS
-from unmask.decoding.decisions import (
-    Form,
-    confidence,
-    decide,
-    make_form,
-    of_masks,
-    of_texts,
-    plain_form,
-    read_questions,
-)
+from unmask.decoding.decisions import decide, of_masks, of_texts
+from unmask.decoding.forms import Form, make_form
 from unmask.decoding.loop import Decoder
 from unmask.decoding.methods import DecodingDefaults
+from unmask.decoding.questions import confidence, plain_form, read_questions
 from unmask.errors import UnmaskError
 from unmask.layout import Coordinates, Layout
 from unmask.lm import DiffusionLM

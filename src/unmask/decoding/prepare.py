@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from unmask.decoding.convention import convention_of
-from unmask.decoding.decisions import Canvas
+from unmask.decoding.forms import Canvas
 from unmask.decoding.infill import Template
 from unmask.decoding.methods import BLOCK, DecodingDefaults, Way, choose, read
 from unmask.decoding.methods.renoise import noise

@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from unmask.decoding.decisions import CHOICES, QUESTIONS, Canvas, Deciding, Decision
+from unmask.decoding.decisions import Deciding
+from unmask.decoding.forms import Canvas
+from unmask.decoding.questions import CHOICES, QUESTIONS, Decision
 from unmask.decoding.request import Alternatives
 from unmask.lm import DiffusionLM
 from unmask.serving.api.errors import refuse
