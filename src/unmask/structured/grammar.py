@@ -181,16 +181,17 @@ class Grammar:
         return self._runs[state]
 
     def _must(self, state: int) -> bytes:
-        """The bytes that every text goes on with, where single bytes are tokens."""
-        tokens = self.vocabulary.of_byte
+        """The bytes that every text goes on with, of those that are tokens."""
+        values = list(self.vocabulary.of_byte)
+        tokens = list(self.vocabulary.of_byte.values())
         out = b""
-        while tokens is not None and len(out) < LONGEST_RUN and not self.automaton.final[state]:
+        while tokens and len(out) < LONGEST_RUN and not self.automaton.final[state]:
             kinds = self.automaton.kind_of[tokens]
             may = np.isin(kinds, self.automaton.following(state)[0]).nonzero()[0]
             if len(may) != 1:
                 break
-            out += bytes([may[0]])
-            state = self.automaton.step(state, int(tokens[may[0]]))
+            out += bytes([values[may[0]]])
+            state = self.automaton.step(state, tokens[may[0]])
         return out
 
     def allowed_at(

@@ -55,10 +55,10 @@ class Vocabulary:
         return digest.digest()
 
     @cached_property
-    def of_byte(self) -> Array | None:
-        """The token of each single byte, int [256]; None where some byte has none."""
-        found = [self._tokens.get(bytes([byte]), -1) for byte in range(256)]
-        return None if -1 in found else np.array(found)
+    def of_byte(self) -> dict[int, int]:
+        """The token of each single byte; a vocabulary may lack those that no text holds."""
+        found = ((byte, self._tokens.get(bytes([byte]))) for byte in range(256))
+        return {byte: token for byte, token in found if token is not None}
 
     @cached_property
     def _tokens(self) -> dict[bytes, int]:
