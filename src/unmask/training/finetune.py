@@ -250,7 +250,7 @@ class Finetuner(Trainer):
         if whole:
             self._save_whole(finished)
         write_text(self.model_folder / "README.md", self.card())
-        self._save_curve(self.recipe.name)
+        self._save_curve(self.model_folder, self.recipe.name)
 
     def _save_whole(self, finished: dict[str, Tensor]) -> None:
         """The base with the finished weights; a network that is split is loaded anew for it."""
