@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from unmask.errors import UnmaskError
-from unmask.files import replacing, write_text
+from unmask.files import filling, replacing, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -141,3 +141,46 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UnmaskError):
         write()
     assert (tmp_path / "c.txt").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    "error", [None, OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr
+)
+def test_files_that_go_together_take_the_place_of_a_former_set_or_none_does(
+    tmp_path: Path, error: BaseException | None
+) -> None:
+    folder = tmp_path / "set"
+    for name in ("config", "part-1", "part-2", "deep/part-3", "notes"):
+        write_text(folder / name, "old")
+
+    def write() -> None:
+        with filling(folder, ["config", "part-*", "deep/part-*"]) as made:
+            write_text(made / "config", "new")
+            write_text(made / "deep" / "part-4", "new")
+            if error is not None:
+                raise error
+
+    def held() -> dict[str, str]:
+        return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+    before = held()
+    if error is None:
+        write()
+        assert held() == {"config": "new", "deep/part-4": "new", "notes": "old"}
+    else:
+        with pytest.raises(UnmaskError if isinstance(error, OSError) else type(error)) as caught:
+            write()
+        assert held() == before
+        assert ".tmp" not in str(caught.value)
+    assert not [name for name in names(folder) if name.startswith(".")]
+
+
+def test_a_new_folder_of_which_nothing_came_is_not_there(tmp_path: Path) -> None:
+    def write() -> None:
+        with filling(tmp_path / "set") as made:
+            write_text(made / "config", "new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write()
+    assert names(tmp_path) == []

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def replacing(target: Path) -> Iterator[Path]:
     that can't be written becomes an UnmaskError.
     """
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
+    with _written(temporary, target):
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if temporary.is_dir() and target.exists():
@@ -39,6 +39,42 @@ def replacing(target: Path) -> Iterator[Path]:
             _remove(old)
         else:
             os.replace(temporary, target)
+
+
+@contextmanager
+def filling(folder: Path, owned: Iterable[str] = ()) -> Iterator[Path]:
+    """Gives an empty folder to write, and moves its files into `folder` at the end, where others stay.
+
+    If writing fails, `folder` is as it was, and the message as that of `replacing`.
+
+    Args:
+        owned: Patterns of files that go together with the new ones: those of a former set that the new one lacks are
+            removed.
+    """
+    temporary = folder / f".{uuid.uuid4().hex[:8]}.tmp"
+    is_new = not folder.exists()
+    try:
+        with _written(temporary, folder):
+            temporary.mkdir(parents=True)
+            yield temporary
+            names = [path.relative_to(temporary) for path in temporary.rglob("*") if path.is_file()]
+            for name in names:
+                (folder / name).parent.mkdir(exist_ok=True)
+                os.replace(temporary / name, folder / name)
+            for path in [path for pattern in owned for path in folder.glob(pattern)]:
+                if path.relative_to(folder) not in names:
+                    path.unlink()
+    finally:
+        if is_new:
+            with suppress(OSError):  # it holds something now
+                folder.rmdir()
+
+
+@contextmanager
+def _written(temporary: Path, target: Path) -> Iterator[None]:
+    """Tells what goes wrong while `temporary` is written and moved to `target`, and leaves nothing of it behind."""
+    try:
+        yield
     except UnmaskError as error:  # from a file inside the folder being written: name where it was to be
         raise UnmaskError(str(error).replace(str(temporary), str(target))) from error
     except OSError as error:

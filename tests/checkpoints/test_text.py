@@ -10,6 +10,7 @@ from typing import Any
 
 import gguf
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -304,6 +305,38 @@ def test_what_was_loaded_comes_back(place: str, folder: Path, tmp_path: Path) ->
         assert json.loads((tmp_path / "again" / name).read_text()) == json.loads((folder / name).read_text())
     lm.save_pretrained(folder)  # onto itself
     assert described(DiffusionLM.from_pretrained(folder)) == described(lm)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["saved", "disk full"])
+def test_a_model_saved_over_another_is_it_alone_or_the_other_stays(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    """Nothing of two models is mixed: templates, shards, what names a base, and what decodes."""
+    place = tmp_path / "place"
+    shutil.copytree(folder, place)
+    write(place, "tokenizer_config.json", {"chat_template": "{{ messages }}", **NAMED})
+    write(place, "generation_config.json", {"eos_token_id": [1, 3]})
+    write(place, "added_tokens.json", {})
+    (place / "notes.md").write_text("mine")
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    other = DiffusionLM.from_pretrained(Path(__file__).parents[1] / "conformance" / "mdlm")
+    if full:
+
+        def fail(tensors: Any, path: str, metadata: Any = None) -> None:
+            raise OSError(28, "No space left on device", path)
+
+        monkeypatch.setattr(safetensors.torch, "save_file", fail)
+        with pytest.raises(UnmaskError, match="No space left"):
+            other.save_pretrained(place)
+        assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+        return
+    for name, content in {"adapter.json": "{}", "model-00001-of-00002.safetensors": "old"}.items():
+        (place / name).write_text(content)
+    other.save_pretrained(place)
+    other.save_pretrained(tmp_path / "alone")
+    names = {path.name for path in place.iterdir()}
+    assert names == {"notes.md", *(path.name for path in (tmp_path / "alone").iterdir())}
+    assert described(DiffusionLM.from_pretrained(place)) == described(other)
 
 
 def test_a_saved_gguf_is_the_model_that_it_was(gguf_writer: Writer, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from unmask import DiffusionLM
 from unmask.attention import CausalMask
 from unmask.checkpoints import adapter_files
 from unmask.checkpoints.folder import Folder
-from unmask.checkpoints.save import write_checkpoint
+from unmask.checkpoints.save import checkpoint_at, write_checkpoint
 from unmask.errors import UnmaskError
 from unmask.models import adapter
 from unmask.models.config import ModelConfig
@@ -42,7 +42,8 @@ def pair(tiny: Tiny, shape: dict[str, int], seed: int = 0) -> tuple[Transformer,
 
 
 def save(folder: Path, network: Transformer) -> None:
-    adapter_files.save(folder, network, dict(adapter.own_parameters(network)), "toy-base")
+    with checkpoint_at(folder) as made:
+        adapter_files.save(made, network, dict(adapter.own_parameters(network)), "toy-base")
 
 
 def refused(folder: Path, base: Transformer, config: ModelConfig) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from unmask.errors import MOST
+
 SLOW = 20.0  # seconds after which an answer counts as a hang
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/completions": {"model": "canvas", "prompt": "the cat", "max_tokens": 5},
@@ -130,7 +132,7 @@ def fault(answer: Answered, streamed: bool = False) -> str:
     if set(error) != {"message", "type", "param", "code"}:
         return "not the shape of an error"
     message = error["message"]
-    return "" if 0 < len(message) < 450 and message.isprintable() else f"the sentence {message!r}"
+    return "" if 0 < len(message) <= MOST and message.isprintable() else f"the sentence {message!r}"
 
 
 def hostile_request(path: str, change: dict[str, Any]) -> tuple[bytes, bool]:

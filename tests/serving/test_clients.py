@@ -93,6 +93,27 @@ def test_anthropic(live: Live, written: str) -> None:
         client.messages.create(model="claude", messages=HELLO, max_tokens=5)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_anthropic_is_told_at_which_stop_an_answer_was_cut(live: Live, written: str, stream: bool) -> None:
+    anthropic = pytest.importorskip("anthropic")
+    client = anthropic.Anthropic(base_url=live.url.removesuffix("/v1"), api_key="none", max_retries=0)
+    asked: dict[str, Any] = {"model": "talker", "messages": HELLO, "max_tokens": 24, "extra_body": {"temperature": 0}}
+    late = written[8:11]
+    early = written[: written.index(late)][4:6]
+    for stops in ([late, early], [early, late]):  # the text's first, whatever their order
+        asked["stop_sequences"] = ["nowhere in it", *stops]
+        if stream:
+            with client.messages.stream(**asked) as parts:
+                reply = parts.get_final_message()
+        else:
+            reply = client.messages.create(**asked)
+        assert (reply.stop_reason, reply.stop_sequence) == ("stop_sequence", early)
+        assert reply.content[0].text == written[: written.index(early)]
+    asked["stop_sequences"] = ["nowhere in it"]
+    reply = client.messages.create(**asked)
+    assert (reply.stop_reason in ("end_turn", "max_tokens"), reply.stop_sequence) == (True, None)
+
+
 def test_anthropics_key_is_taken(start: Any) -> None:
     from unmask.serving.api.settings import Settings
 

@@ -33,8 +33,6 @@ def save(folder: Path, network: Transformer, tensors: dict[str, Tensor], base: s
     if head:
         homes = {tensor: name for name, part in parts.items() for tensor in part}
         write_json(folder / INDEX, {"metadata": {}, "weight_map": homes})
-    for name in {WEIGHTS, INDEX, *SHARDS} - {*parts, *([INDEX] if head else [])}:
-        (folder / name).unlink(missing_ok=True)  # of an adapter that was saved there before
     write_json(folder / ADAPTER, {"base": base, "embedding": fingerprint(network)})
     write_json(folder / CONFIG, network.config.to_dict())
 

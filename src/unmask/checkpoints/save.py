@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,22 @@ from torch import Tensor
 
 from unmask.checkpoints import adapter_files
 from unmask.checkpoints.families import llama, registry
-from unmask.checkpoints.folder import CONFIG, GENERATION, TEMPLATE, TEXT_FILES, TOKENIZER, TOKENIZER_CONFIG, write_json
+from unmask.checkpoints.folder import (
+    ADAPTER,
+    CONFIG,
+    GENERATION,
+    TEMPLATE,
+    TEXT_FILES,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    write_json,
+)
 from unmask.checkpoints.hub import TEMPLATES
-from unmask.checkpoints.safetensors import WEIGHTS, write_tensors
+from unmask.checkpoints.safetensors import INDEX, WEIGHTS, write_tensors
 from unmask.checkpoints.tokens import ROLES, tokens_of
 from unmask.checkpoints.weights import weights_to_save
 from unmask.errors import UnmaskError
-from unmask.files import replacing, write_text
+from unmask.files import filling, replacing, write_text
 from unmask.models.adapter import own_parameters
 from unmask.models.config import ModelConfig
 
@@ -35,6 +45,8 @@ SGLANG = "sglang.yaml"  # what SGLang 0.5.23 must be told, for it takes no block
 SGLANG_MASK = 151669  # id of the mask that SGLang 0.5.23 takes every SDAR to have
 FIRST = ("adapter_rank", "adapter_width", "corruption", "layout", "shift")  # differences that say most
 CLASS = "configuration_sdar"
+# what a checkpoint in a folder may consist of
+OWNED = (CONFIG, GENERATION, ADAPTER, *TEXT_FILES, INDEX, "model*.safetensors", f"{TEMPLATES}/*.jinja")
 # transformers knows no SDAR: its folders bring their config class along
 CODE = """from transformers import PretrainedConfig
 
@@ -42,6 +54,12 @@ CODE = """from transformers import PretrainedConfig
 class SDARConfig(PretrainedConfig):
     model_type = "{model_type}"
 """
+
+
+def checkpoint_at(folder: Path) -> AbstractContextManager[Path]:
+    """Gives a folder to write a checkpoint into, which takes the place of one that stood at `folder`, all of it or not
+    at all; other files there stay."""
+    return filling(folder, OWNED)
 
 
 def write_checkpoint(
@@ -66,8 +84,9 @@ def describe_checkpoint(folder: Path, config: dict[str, Any], tokenizer: Tokeniz
 def save_new(folder: Path, network: Transformer, tokenizer: Tokenizer | None, decoding: dict[str, Any]) -> None:
     """Writes a network that was made here, in our own layout."""
     raw = network.config.to_dict()
-    write_checkpoint(folder, raw, weights_to_save(network, None, raw), tokenizer)
-    write_json(folder / GENERATION, decoding)
+    with checkpoint_at(folder) as made:
+        write_checkpoint(made, raw, weights_to_save(network, None, raw), tokenizer)
+        write_json(made / GENERATION, decoding)
 
 
 def save_again(folder: Path, network: Transformer, checkpoint: Checkpoint, decoding: dict[str, Any]) -> None:
@@ -78,8 +97,9 @@ def save_again(folder: Path, network: Transformer, checkpoint: Checkpoint, decod
     """
     whole = checkpoint.whole
     if whole.base is not None:
-        adapter_files.save(folder, network, dict(own_parameters(network)), checkpoint.base_name or "")
-        write_json(folder / GENERATION, decoding)
+        with checkpoint_at(folder) as made:
+            adapter_files.save(made, network, dict(own_parameters(network)), checkpoint.base_name or "")
+            write_json(made / GENERATION, decoding)
         return
     same = network.config == whole.config
     family = whole.family if same else None
@@ -95,12 +115,13 @@ def save_again(folder: Path, network: Transformer, checkpoint: Checkpoint, decod
         if registry.recognise(raw, CONFIG, folder.absolute().name) is not family:  # its old folder's name said it
             raw = {**raw, "architectures": list(family.architectures[:1])}
         raw = {name: value for name, value in raw.items() if name not in ("quantization_config", "quantization")}
-    _save_text(folder, whole)
-    if whole is not checkpoint:
-        _save_text(folder, checkpoint)
-    write_checkpoint(folder, raw, weights_to_save(network, family, raw), None)
-    if decoding:
-        write_json(folder / GENERATION, decoding)
+    with checkpoint_at(folder) as made:
+        _save_text(made, whole)
+        if whole is not checkpoint:
+            _save_text(made, checkpoint)
+        write_checkpoint(made, raw, weights_to_save(network, family, raw), None)
+        if decoding:
+            write_json(made / GENERATION, decoding)
 
 
 def _save_text(folder: Path, checkpoint: Checkpoint) -> None:
@@ -117,8 +138,8 @@ def _save_text(folder: Path, checkpoint: Checkpoint) -> None:
         for name, text in checkpoint.templates.items():
             copies.setdefault(_template_file(name), text.encode())
     for name, content in copies.items():
-        with replacing(folder / name) as temporary:
-            temporary.write_bytes(content)
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
 
 
 def _template_file(name: str) -> str:

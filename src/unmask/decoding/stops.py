@@ -24,5 +24,10 @@ class Stops:
 
 def cut(text: str, stops: list[str]) -> str:
     """A text up to its first stop."""
-    places = [place for place in map(text.find, stops) if place >= 0]
-    return text[: min(places)] if places else text
+    stop = first(text, stops)
+    return text if stop is None else text[: text.find(stop)]
+
+
+def first(text: str, stops: list[str]) -> str | None:
+    """The stop that comes first in a text; of those at one place the one that is named first."""
+    return min((stop for stop in stops if stop in text), key=text.find, default=None)

@@ -98,8 +98,9 @@ class Vocabulary:
         of_letter = {letter: byte for byte, letter in byte_letters().items()} if kind == "ByteLevel" else {}
         control = {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
         spelled: list[bytes | None] = [None] * size
-        for name, token in tokenizer.get_vocab().items():
-            if token < size and token not in control and token != mask and name:
+        for token in range(size):  # one by one, so that other threads run meanwhile
+            name = tokenizer.id_to_token(token)
+            if token not in control and token != mask and name:
                 known = kind == "ByteLevel" and all(letter in of_letter for letter in name)
                 spelled[token] = bytes(of_letter[letter] for letter in name) if known else name.encode()
         return Vocabulary(spelled, frozenset(ends), frozenset([] if pad is None else [pad]))

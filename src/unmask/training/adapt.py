@@ -13,6 +13,7 @@ from rich.console import Console
 from unmask.checkpoints import adapter_files, hub
 from unmask.checkpoints.open import Checkpoint
 from unmask.checkpoints.safetensors import read_tensors, write_tensors
+from unmask.checkpoints.save import checkpoint_at
 from unmask.errors import UnmaskError
 from unmask.models import adapter
 from unmask.models.config import ModelConfig
@@ -108,8 +109,9 @@ class AdapterTrainer(Trainer):
         """A state of this run is no model: what its base has is not in it."""
 
     def _save_model(self, finished: dict[str, torch.Tensor]) -> None:
-        adapter_files.save(self.model_folder, self.network, finished, self.base)
-        self._save_curve(f"{self.recipe.name}: drafts")
         slots = self.config.batch_size * cast(Drafts, self.recipe.objective).slots
         title = f"{self.recipe.name}: held-out drafts"
-        plot_accepted(self.progress.history, slots, self.model_folder / "drafts.png", title)
+        with checkpoint_at(self.model_folder) as folder:
+            adapter_files.save(folder, self.network, finished, self.base)
+            self._save_curve(folder, f"{self.recipe.name}: drafts")
+            plot_accepted(self.progress.history, slots, folder / "drafts.png", title)

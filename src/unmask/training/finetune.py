@@ -263,7 +263,7 @@ class Finetuner(Trainer):
         if whole:
             self._save_whole(finished)
         write_text(self.model_folder / "README.md", self.card())
-        self._save_curve(self.recipe.name)
+        self._save_curve(self.model_folder, self.recipe.name)
 
     def _save_adapter(self, folder: Path, finished: dict[str, Tensor], names: dict[str, str]) -> None:
         """The adapter in PEFT's layout; beside it how the base is read with it, where that is another way."""

@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from unmask.checkpoints.folder import GENERATION
 from unmask.checkpoints.safetensors import WEIGHTS, write_tensors
-from unmask.checkpoints.save import describe_checkpoint
+from unmask.checkpoints.save import checkpoint_at, describe_checkpoint
 from unmask.checkpoints.tokens import read_tokenizer
 from unmask.errors import UnmaskError
 from unmask.files import write_text
@@ -365,9 +365,10 @@ class Trainer:
         """The finished weights in bfloat16 as a checkpoint folder, with the loss curve beside them."""
         weights = {n: t.to(torch.bfloat16) for n, t in finished.items()}
         details = {"recipe": self.recipe.name}  # one key: the order of several would vary from run to run
-        write_tensors(self.model_folder / WEIGHTS, weights, details)
-        self._describe(self.model_folder)
-        self._save_curve(f"{self.recipe.name}: {type(self.recipe.objective).__name__}")
+        with checkpoint_at(self.model_folder) as folder:
+            write_tensors(folder / WEIGHTS, weights, details)
+            self._describe(folder)
+            self._save_curve(folder, f"{self.recipe.name}: {type(self.recipe.objective).__name__}")
 
     def _describe(self, folder: Path) -> None:
         """Everything of a model's folder but its weights."""
@@ -376,10 +377,10 @@ class Trainer:
         own = self.recipe.objective.decoding() if self.corpus.tokens.learned.all() else {}
         write_text(folder / GENERATION, json.dumps({**own, **self.recipe.decoding}, indent=2) + "\n")
 
-    def _save_curve(self, title: str) -> None:
+    def _save_curve(self, folder: Path, title: str) -> None:
         lines = "".join(json.dumps(record) + "\n" for record in self.history)
-        write_text(self.model_folder / "curve.jsonl", lines)
-        plot_loss(self.history, self.model_folder / "curve.png", title)
+        write_text(folder / "curve.jsonl", lines)
+        plot_loss(self.history, folder / "curve.png", title)
 
 
 class StopSignal:

@@ -63,7 +63,8 @@ class Answer:
             text = self.text(written)
             if self.plan.echo:
                 text = self.plan.echo[index] + text
-            choice: dict[str, Any] = {"index": index, "finish_reason": written.finish_reason}
+            reason = {"finish_reason": written.finish_reason, "stop_reason": written.stop}
+            choice: dict[str, Any] = {"index": index, **reason}
             if self.format.chat:
                 choice["message"] = {"role": "assistant", "content": text, "refusal": None}
                 if self.plan.calls is not None:

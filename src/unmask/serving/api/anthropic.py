@@ -178,10 +178,13 @@ class Messages(PartsDialect):
             "role": "assistant",
             "model": self.head["model"],
             "content": [_block(part) for part in self.parts],
-            "stop_reason": STOP_REASONS[self.reason],
-            "stop_sequence": None,
+            **self._ending(),
             "usage": self._usage(),
         }
+
+    def _ending(self) -> dict[str, str | None]:
+        reason = STOP_REASONS[self.reason] if self.stop is None else "stop_sequence"
+        return {"stop_reason": reason, "stop_sequence": self.stop}
 
     def _usage(self) -> dict[str, int]:
         return {"input_tokens": self.usage["prompt_tokens"], "output_tokens": self.usage["completion_tokens"]}
@@ -202,8 +205,7 @@ class Messages(PartsDialect):
 
     def end(self) -> Iterator[bytes]:
         yield from super().end()
-        delta = {"stop_reason": STOP_REASONS[self.reason], "stop_sequence": None}
-        yield _event("message_delta", delta=delta, usage=self._usage())
+        yield _event("message_delta", delta=self._ending(), usage=self._usage())
         yield _event("message_stop")
 
     def failed(self, error: APIError) -> Iterator[bytes]:

@@ -68,6 +68,7 @@ class PartsDialect(Dialect):
         self.parts: list[Part] = []
         self.open = False  # the last part is being written
         self.reason = "stop"
+        self.stop: str | None = None  # the text at which the answer was cut
         self.usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
     def answer(self) -> dict[str, Any]:
@@ -99,6 +100,7 @@ class PartsDialect(Dialect):
         self.usage = chunk.get("usage") or self.usage
         for choice in chunk["choices"]:
             self.reason = choice["finish_reason"] or self.reason
+            self.stop = choice.get("stop_reason")
             delta = choice.get("delta", choice)
             text = delta.get("content") or delta.get("text")
             if text:

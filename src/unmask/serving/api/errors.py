@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from starlette.responses import JSONResponse
 
-from unmask.errors import UnmaskError
+from unmask.errors import UnmaskError, one_line
 from unmask.serving.engine import Refused
 
 INVALID = "invalid_request_error"
@@ -52,8 +52,7 @@ class APIError(Exception):
     def __init__(
         self, status: int, message: str, type: str = INVALID, param: str | None = None, code: str | None = None
     ) -> None:
-        # clients' own words may be in it
-        message = "".join(c if c.isprintable() else " " for c in message[:400])
+        message = one_line(message)
         super().__init__(message)
         self.status = status
         self.detail = ErrorDetail(message=message, type=type, param=param, code=code)

@@ -46,6 +46,7 @@ class ChatChoice(BaseModel):
     index: int
     message: ChatMessage
     finish_reason: FinishReason
+    stop_reason: str | None = Field(description="The text of `stop` at which it was cut.")
     logprobs: dict[str, Any] | None
 
 
@@ -59,6 +60,7 @@ class TextChoice(BaseModel):
     index: int
     text: str
     finish_reason: FinishReason
+    stop_reason: str | None = Field(description="The text of `stop` at which it was cut.")
     logprobs: dict[str, Any] | None
 
 

@@ -143,7 +143,7 @@ class Stream(StreamingResponse):
             more["gaps"] = answer.filled(written)[1]
         parts = self._parts(index, text, more, last=True)
         reason = self.readers[index].reason(written) if self.readers else written.finish_reason
-        return [*parts, answer.part(index, None, finish_reason=reason)]
+        return [*parts, answer.part(index, None, finish_reason=reason, stop_reason=written.stop)]
 
     def _parts(self, index: int, text: str, more: dict[str, Any], last: bool = False) -> list[dict[str, Any]]:
         """Chunks of fresh text; calls of tools in it have chunks of their own."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from unmask.decoding.request import Alternatives
-from unmask.decoding.stops import cut
+from unmask.decoding.stops import cut, first
 from unmask.output import up_to_end
 from unmask.serving.engine import Done, Step
 
@@ -37,6 +37,7 @@ class Written:
     ids: list[int]  # up to an end of text or the token in which a stop ends
     finish_reason: str
     done: Done
+    stop: str | None = None  # at which it was cut
 
 
 class Detokenizer:
@@ -129,14 +130,14 @@ class Writer:
         written = done.ids[region.start : min(region.end, done.edge)]
         ids = up_to_end(written, region.eos_ids, region.mask_id)
         whole = self.decode(ids)
+        stop = first(whole, stops)
         text = cut(whole, stops)
-        stopped = len(text) < len(whole)
-        if stopped:  # tokens up to the one that completed a stop
+        if stop is not None:  # tokens up to the one that completed a stop
             ids = ids[: bisect_left(range(len(ids)), True, key=lambda n: self._stops_within(ids[:n]))]
-        ended = stopped or (len(ids) < len(written) and written[len(ids)] in region.eos_ids)
+        ended = stop is not None or (len(ids) < len(written) and written[len(ids)] in region.eos_ids)
         rest = text[len(self.sent) :] if text.startswith(self.sent) else ""
         reason = "stop" if ended or region.complete else "length"
-        return rest, Written(text, ids, reason, done)
+        return rest, Written(text, ids, reason, done, stop)
 
     def _stops_within(self, ids: list[int]) -> bool:
         text = self.decode(ids)
