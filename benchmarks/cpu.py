@@ -1,7 +1,7 @@
 """What each family costs on a CPU: memory, seconds a step and tokens a second of released shapes, and what fits where.
 
 Weights are random. One layer and two are measured in turns and the difference stands for every further layer;
-embedding and head are whole.
+embedding and head are whole, and of a mixture of experts so is one dense layer where it begins with such.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from benchmarks.load import PUBLIC
-from benchmarks.shape import alone, network_config, write_packed
+from benchmarks.forward import feed
+from benchmarks.load import PUBLIC, TEXT, alone, cut, resident, write
 
 from unmask.cli.options import Json
 from unmask.cli.report import report
 
 if TYPE_CHECKING:
+    from unmask import DiffusionLM
+    from unmask.backends.native.backend import NativeBackend
     from unmask.models.config import ModelConfig
 
-TEXT = 256  # cached tokens before the columns
 CANVAS = 256  # columns of a step that reads a whole canvas
 SCORED = 32  # of them at most: a block
 ROUNDS = 4  # of steps of many columns
@@ -35,7 +36,7 @@ TOGETHER = (2, 4, 8)  # tokens a step
 CONTEXT = 4096  # tokens whose keys and values are counted
 SYSTEM = 2e9  # bytes left to the system and others
 MEMORIES = (8, 16, 32)  # GB
-BITS = {"q4": 4, "q8": 8}
+WEIGHTS = ("q4", "q8")
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,12 @@ FAMILIES = (
     Released("sdar-1.7b", "B", 4),
     Released("nemotron-labs-3b", "B", 32),
     Released("sdar-4b", "B", 4),
+    Released("llada-moe-7b-a1b", "A", 32),
     Released("dream-7b", "A", 32),
     Released("llada-8b", "A", 32),
     Released("sdar-8b", "B", 4),
+    Released("llada2-mini-16b-a1.4b", "B", 32),
+    Released("sdar-30b-a3b", "B", 4),
 )
 
 
@@ -90,10 +94,13 @@ class Cost:
         return block / (self.seconds[self.released.first] + (block / at_once - 1) * self.seconds[block])
 
 
-def anonymous() -> int:
-    """Bytes that this process holds, without files that are mapped."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
+def network_config(raw: dict[str, Any]) -> ModelConfig:
+    """What a released config.json describes."""
+    from unmask.checkpoints.families import registry
+
+    family = registry.recognise(raw, "")
+    assert family is not None
+    return family.config(raw, "")
 
 
 def widths(released: Released) -> list[int]:
@@ -101,97 +108,66 @@ def widths(released: Released) -> list[int]:
     return sorted({1, released.block, released.first})
 
 
-def feeds(config: ModelConfig, width: int) -> Any:
-    """A step of so many masks behind cached text."""
-    from unmask.decoding.feed import Columns, Feed
-
-    window = np.arange(TEXT, TEXT + width)
-    scored = np.arange(min(width, SCORED))
-    ids = np.full(width, config.mask_token_id or 0)
-    return Feed.of([Columns(ids, window, np.full(width, -1), scored, window[scored])], np.array([TEXT]))
-
-
-def measure(configs: list[ModelConfig], backends: list[Any], wanted: list[int]) -> dict[int, list[float]]:
-    """CPU seconds of a step of each network, by columns, the least of several in turns; none begins with weights in the
-    CPU's caches, as those of the whole network would not be."""
-    from unmask.layout import Layout
-
-    others = np.zeros(FLUSHED // 8)
-    out: dict[int, list[float]] = {}
-    for backend, config in zip(backends, configs, strict=True):
-        backend.open(Layout(config.layout, max(config.block_length, 1)), 1, TEXT + max(wanted), True)
-    for width in wanted:
-        taken: list[list[float]] = [[] for _ in configs]
-        for turn in range(1 + (MORE if width <= NARROW else ROUNDS)):
-            for backend, config, times in zip(backends, configs, taken, strict=True):
-                feed = feeds(config, width)
-                others += 1
-                began = time.process_time()
-                backend.forward(feed)
-                times += [time.process_time() - began] if turn else []
-        out[width] = [min(times) for times in taken]
-    return out
-
-
-def native(folders: list[str], bits: int, wanted: list[int]) -> None:
-    """In a process of its own: steps of packed networks; prints what they took."""
+def shallower(lm: DiffusionLM, layers: int) -> tuple[NativeBackend, int]:
+    """The first layers of a model with its head, on one thread, and the bytes of their weights."""
     from unmask.backends.native.backend import NativeBackend
     from unmask.backends.native.network import CompiledNetwork
-    from unmask.backends.native.packed_file import mapped
-    from unmask.models.config import ModelConfig
 
-    configs, backends, sizes = [], [], []
-    for folder in map(Path, folders):
-        configs.append(ModelConfig.from_dict(json.loads((folder / "config.json").read_text())))
-        with (folder / "weights").open("rb") as file:
-            backends.append(NativeBackend(CompiledNetwork(configs[-1], mapped(file), bits == 32)))
-        sizes.append((folder / "weights").stat().st_size)
-    seconds = measure(configs, backends, wanted)
-    print(json.dumps({"sizes": sizes, "seconds": seconds, "beside": anonymous()}))
+    whole: Any = lm.backend
+    left_out = tuple(f"layer.{n}." for n in range(layers, lm.config.num_layers))
+    weights = {name: array for name, array in whole.network.weights.items() if not name.startswith(left_out)}
+    backend = NativeBackend(CompiledNetwork(replace(lm.config, num_layers=layers), weights))
+    backend.threads = 1
+    return backend, sum(array.nbytes for array in weights.values())
 
 
-def in_torch(configs: list[dict[str, Any]], wanted: list[int]) -> None:
-    """In a process of its own: steps of torch networks in float32, one after the other; prints what they took."""
-    import torch
+def measure(folder: str, quantize: str, wanted: list[int]) -> dict[str, Any]:
+    """Of a checkpoint's network without its last layer, and of the whole: bytes of weights and the least CPU seconds of
+    a step by columns, made in turns; none begins with weights in the CPU's caches, as those of a deep network would not
+    be."""
+    from unmask import DiffusionLM
+    from unmask.layout import Layout
 
-    from unmask.backends.torch import TorchBackend
-    from unmask.models.config import ModelConfig
-    from unmask.models.transformer import Transformer
+    lm = DiffusionLM.from_pretrained(folder, quantize=quantize)
+    config = lm.config
+    backends, sizes = zip(*(shallower(lm, config.num_layers - less) for less in (1, 0)), strict=True)
+    others = np.zeros(FLUSHED // 8)
+    random = np.random.default_rng(0)
+    seconds: dict[int, list[float]] = {}
+    for backend in backends:
+        backend.open(Layout(config.layout, max(config.block_length, 1)), 1, TEXT + max(wanted), True)
+    for width in wanted:
+        taken: list[list[float]] = [[] for _ in backends]
+        for turn in range(1 + (MORE if width <= NARROW else ROUNDS)):
+            step = feed(random.integers(0, config.vocab_size - 1, TEXT + width), TEXT, SCORED)
+            for backend, times in zip(backends, taken, strict=True):
+                others += 1
+                began = time.process_time()
+                backend.forward(step)
+                times += [time.process_time() - began] if turn else []
+        seconds[width] = [min(times) for times in taken]
+    return {"sizes": sizes, "seconds": seconds, "beside": resident("RssAnon") - others.nbytes}
 
-    torch.set_num_threads(1)
-    sizes = []
-    found: list[dict[int, list[float]]] = []
-    beside = 0
-    for written in configs:
-        config = ModelConfig.from_dict(written)
-        model = Transformer(config).eval()
-        sizes.append(sum(p.numel() * p.element_size() for p in {id(p): p for p in model.parameters()}.values()))
-        found.append(measure([config], [TorchBackend(model)], wanted))
-        beside = anonymous() - sizes[-1]
-        del model
-    seconds = {width: [one[width][0] for one in found] for width in wanted}
-    print(json.dumps({"sizes": sizes, "seconds": seconds, "beside": beside}))
+
+def pack(folder: str, quantize: str) -> None:
+    from unmask import DiffusionLM
+
+    DiffusionLM.from_pretrained(folder, quantize=quantize).load_backend()
 
 
 def cost(released: Released, weights: str) -> Cost:
-    """Measures one and two layers of a shape and goes on from there in a line."""
+    """Measures one layer and two, of experts where there are some, and goes on from there in a line."""
     whole = network_config(PUBLIC[released.shape])
-    configs = [replace(whole, num_layers=layers) for layers in (1, 2)]
-    wanted = widths(released)
-    if weights in BITS:
-        with tempfile.TemporaryDirectory() as temporary:
-            folders = {config.num_layers: Path(temporary, str(config.num_layers)) for config in configs}
-            for folder in folders.values():
-                folder.mkdir()
-            write_packed(folders, whole, BITS[weights])
-            where = [str(folder) for folder in folders.values()]
-            found = alone("native", where, BITS[weights], wanted, file=__file__, OMP_NUM_THREADS="1")
-    else:
-        described = [config.to_dict() for config in configs]
-        found = alone("in_torch", described, wanted, file=__file__, OMP_NUM_THREADS="1")
+    layers = min(whole.first_dense_layers, 1) + 2 if whole.num_experts else 2
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write(folder, cut(released.shape, layers), released.shape)
+        surroundings = {"OMP_NUM_THREADS": "1", "UNMASK_CACHE": str(folder / "cache")}
+        alone(__name__, "pack", temporary, weights, **surroundings)
+        found = alone(__name__, "measure", temporary, weights, widths(released), **surroundings)
 
     def line(one: float, two: float) -> float:
-        return two + (whole.num_layers - 2) * (two - one)
+        return two + (whole.num_layers - layers) * (two - one)
 
     heads = sum(heads * width for heads, width in whole.key_shapes)
     return Cost(
@@ -199,7 +175,7 @@ def cost(released: Released, weights: str) -> Cost:
         weights=weights,
         layers=whole.num_layers,
         weight_bytes=line(*found["sizes"]),
-        token_bytes=2 * heads * (2 if weights in BITS else 4),
+        token_bytes=2 * heads * 2,
         process_bytes=found["beside"],
         seconds={int(width): line(*pair) for width, pair in found["seconds"].items()},
     )
@@ -217,13 +193,6 @@ def known_cost(released: Released, weights: str, folder: Path | None) -> Cost:
     return made
 
 
-def kinds_of_weights(released: Released) -> list[str]:
-    """The native forward's in 4 and 8 bits, or torch's of a shape that native does not run."""
-    from unmask.backends import refusal
-
-    return list(BITS) if refusal("native", network_config(PUBLIC[released.shape])) is None else ["float32"]
-
-
 PAGE = """# What each family costs on a CPU
 
 Made by `unmask bench cpu --write docs/cpu.md` on {cpu}, {date}. Every figure is CPU time on **one thread**:
@@ -233,9 +202,10 @@ are bound by reading the weights.{note}
 **No released checkpoint was loaded.** Weights are random in the released shapes. One layer and two were measured
 in turns, the least of {rounds} ({more} of few columns), with cold caches, and every further layer counts as the
 difference; embedding and head were measured whole. Memory is the weights, extrapolated the same way, keys and
-values of {context} tokens, and what the process needed beside them. A step of n columns is n masks behind {text}
+values of {context} tokens, and what the process needed beside them. A step of n columns is n tokens behind {text}
 cached tokens, at most {scored} of them scored. q4 and q8 are the native forward's weights
-([platforms](platforms.md#quantised-weights)). DiT runs in torch, in float32. Mixtures of experts are not here.
+([platforms](platforms.md#quantised-weights)). Columns are other tokens at every step, which ask other experts:
+masks that stand side by side ask more of the same.
 
 ## Memory and seconds a step
 In bold the step that denoises a block. Class A is a full canvas: that is its step under the cache `dual`, and
@@ -339,7 +309,7 @@ def command(
     from unmask.backends.native.network import cpu, library
 
     chosen = [one for one in FAMILIES if not shapes or one.shape in shapes.split(",")]
-    costs = [known_cost(released, weights, keep) for released in chosen for weights in kinds_of_weights(released)]
+    costs = [known_cost(released, weights, keep) for released in chosen for weights in WEIGHTS]
     build = library()
     kind = "" if build is None else Path(build._name).name.partition(".")[0].removeprefix("_forward_")
     if write is not None:

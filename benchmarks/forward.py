@@ -1,146 +1,223 @@
-"""CPU milliseconds of one forward of a released shape cut to few layers, torch and the native forward in turns.
+"""One pass of released shapes by columns, random weights: the native forward, torch and llama.cpp in turns.
 
-Random weights: a column asks other experts than its neighbours, as unlike tokens do. Text is other in every pass, so
-that experts come from memory.
+Beside each stands what no pass can beat: reading the weights once, and its operations at the best rate of torch's
+products here. Every round reads other tokens, so that experts come from memory.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
+import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
-from benchmarks.load import SHAPES
+from benchmarks.llama_twin import LlamaTwin, write_random
+from benchmarks.load import SHAPES, TEXT, cut, write
 
-from unmask.backends import Source, create
-from unmask.backends.native.backend import NativeBackend
-from unmask.backends.native.network import CompiledNetwork, rows_pay
-from unmask.backends.native.packed_file import PackedFile, mapped, unnamed
-from unmask.backends.native.packing import Plan
+from unmask import DiffusionLM
+from unmask.backends import BACKENDS
+from unmask.backends.native.network import cores, cpu, library
 from unmask.checkpoints.families import registry
-from unmask.checkpoints.rows import Groups
 from unmask.cli.options import Json, numbers
-from unmask.cli.report import report
+from unmask.cli.report import print_record
 from unmask.decoding.feed import Columns, Feed
 from unmask.errors import UnmaskError
+from unmask.evaluation import roofline
+from unmask.evaluation.figures import median
 from unmask.layout import Layout
-from unmask.models.config import TOKENS, ModelConfig
-from unmask.models.network import fresh, on_meta
 
-BEFORE = 128  # cached positions
-VOCABULARY = 8192
-LONGEST = 1024
-TORCH = ("float32", "bfloat16", "none")
+LLAMA = "llama.cpp"
+FEW = 32  # columns of passes that are made once before any is timed
+FEWEST = 3  # rounds that are made however long they take
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A random matrix that is in memory only while it is packed."""
-
-    shape: tuple[int, ...]
-    seed: int
-    kind: str = "F32"
-
-    def values(self, first: int = 0, last: int | None = None) -> np.ndarray:
-        rows = (self.shape[0] if last is None else min(last, self.shape[0])) - first
-        if len(self.shape) == 1:
-            return np.ones(rows, np.float32)
-        random = np.random.default_rng((self.seed, first))
-        return random.standard_normal((rows, *self.shape[1:]), np.float32) * np.float32(self.shape[-1] ** -0.5)
-
-    def groups(self, first: int, last: int) -> Groups:
-        raise ValueError("random values have no codes")
+def feed(ids: np.ndarray, first: int, scored: int) -> Feed:
+    """The columns of a text from `first` on, those before them cached; the last of them are scored."""
+    count = len(ids) - first
+    asked = np.arange(max(0, count - scored), count)
+    place = np.arange(first, len(ids))
+    columns = Columns(ids[first:], place, np.full(count, -1), asked, place[asked])
+    return Feed.of([columns], np.array([first]))
 
 
-def cut(shape: str, layers: int, vocabulary: int) -> ModelConfig:
-    """A released shape with few layers, one of those before the first with experts among them, and fewer tokens."""
-    raw = SHAPES[shape]
-    family = registry.recognise(raw, shape)
-    assert family is not None
-    config = family.config(raw, shape)
-    dense = min(config.first_dense_layers, 1)
-    sizes = {"num_layers": dense + layers, "first_dense_layers": dense, "vocab_size": vocabulary, "max_length": LONGEST}
-    return replace(config, **sizes, **dict.fromkeys(TOKENS))
+@dataclass
+class Way:
+    """One backend: what a pass took, by columns, in every round, and whether its best token was the first way's."""
+
+    name: str
+    runs: Any  # a backend of ours, or llama.cpp
+    seconds: dict[int, list[float]] = field(default_factory=dict)
+    cpu: dict[int, list[float]] = field(default_factory=dict)
+    agree: list[bool] = field(default_factory=list)
+
+    def open(self, lm: DiffusionLM, ids: np.ndarray, longest: int, threads: int) -> None:
+        """Reads the text that stands before all passes."""
+        if self.name == LLAMA:
+            self.runs.read([*ids.tolist(), 5], len(ids) + 1)
+            return
+        self.runs.threads = threads
+        self.runs.open(Layout(lm.config.layout, max(lm.config.block_length, 1)), 1, TEXT + longest, True)
+        self.runs.forward(feed(ids, 0, 1))
+
+    def read(self, ids: np.ndarray, scored: int) -> tuple[int, float, float]:
+        """The best token after the text, and seconds of the pass and of all threads' work."""
+        worked = time.process_time()
+        if self.name == LLAMA:
+            token, seconds = self.runs.read(ids.tolist(), len(ids) - TEXT)
+            return token, seconds, time.process_time() - worked
+        began = time.perf_counter()
+        made = self.runs.forward(feed(ids, TEXT, scored))
+        seconds = time.perf_counter() - began
+        worked = time.process_time() - worked
+        logits = made.text if hasattr(made, "text") else made.logits
+        return int(logits[-1].argmax()), seconds, worked
+
+    def note(self, width: int, seconds: float, worked: float) -> None:
+        self.seconds.setdefault(width, []).append(seconds)
+        self.cpu.setdefault(width, []).append(worked)
 
 
-def drawn(config: ModelConfig, bits: int) -> NativeBackend:
-    """The native forward with random weights, no network of torch beside it."""
-    held = {name: Drawn(tuple(p.shape), n) for n, (name, p) in enumerate(on_meta(config).named_parameters())}
-    with unnamed() as opened:
-        file = PackedFile(opened)
-        Plan(config, held, None, bits, rows_pay()).write(file)
-        file.end()
-        return NativeBackend(CompiledNetwork(config, mapped(opened)))
+def ways(names: list[str], path: Path, threads: int, dtype: str) -> tuple[DiffusionLM, list[Way]]:
+    """Backends of one checkpoint, by name, and the model that the first of ours is of."""
+    made: dict[str, DiffusionLM] = {}
+    for name in names:
+        if name != LLAMA:
+            made[name] = DiffusionLM.from_pretrained(path, backend=name, dtype=dtype if name == "torch" else None)
+            made[name].load_backend()
+    lm = next(iter(made.values()))
+    return lm, [Way(n, LlamaTwin(path, threads) if n == LLAMA else made[n].backend) for n in names]
 
 
-def forward(backend: Any, width: int, seed: int) -> tuple[Any, float]:
-    """One pass over `width` columns behind cached text, all of them scored; and the CPU seconds that it took."""
-    ids = np.random.default_rng(seed).integers(0, VOCABULARY, width)
-    place = np.arange(BEFORE, BEFORE + width)
-    feed = Feed.of([Columns(ids, place, np.full(width, -1), place - BEFORE, place)], np.array([BEFORE]))
-    began = time.process_time()
-    made = backend.forward(feed)
-    return made, time.process_time() - began
-
-
-def best(made: Any) -> list[int]:
-    found = made.logits.argmax(-1) if hasattr(made, "logits") else made.text.argmax(-1)
-    return [int(token) for token in found]
+def measure(lm: DiffusionLM, tried: list[Way], widths: list[int], scored: int, seconds: float, threads: int) -> int:
+    """Passes of every way and width in turns until the time is up; how many rounds there were."""
+    random = np.random.default_rng(0)
+    known = lm.config.vocab_size - 2
+    text = random.integers(5, known, TEXT)
+    for way in tried:
+        way.open(lm, text, max(widths), threads)
+        for width in widths:
+            if width <= FEW:
+                way.read(np.concatenate([text, random.integers(5, known, width)]), scored)
+    until = time.perf_counter() + seconds
+    rounds = 0
+    while rounds < FEWEST or time.perf_counter() < until:
+        for width in widths:
+            ids = np.concatenate([text, random.integers(5, known, width)])
+            best = {}
+            for way in tried if rounds % 2 else tried[::-1]:
+                best[way.name], *took = way.read(ids, scored)
+                way.note(width, *took)
+            for way in tried:
+                way.agree.append(best[way.name] == best[tried[0].name])
+        rounds += 1
+    return rounds
 
 
 def command(
-    shape: Annotated[str, typer.Argument(help="One of `unmask bench load --shape`.")] = "llada-moe-7b-a1b",
-    layers: Annotated[int, typer.Option(help="Layers, where there are experts those with them.")] = 1,
-    columns: Annotated[str, typer.Option(help="Widths of passes.")] = "1,8,32",
-    vocabulary: Annotated[int, typer.Option(help="Tokens of the head.")] = VOCABULARY,
-    dtype: Annotated[str, typer.Option(help=f"Of torch: {', '.join(TORCH)} (the native forward alone).")] = "float32",
-    threads: Annotated[int, typer.Option(help="Of each backend.")] = 1,
-    rounds: Annotated[int, typer.Option(help="Passes of every backend and width.")] = 9,
+    shapes: Annotated[
+        list[str] | None,
+        typer.Argument(help="Of `unmask bench load`; NAME/4 is a quarter of its layers and of its tokens."),
+    ] = None,
+    backends: Annotated[str, typer.Option(help=f"Some of {', '.join(BACKENDS)}, {LLAMA}.")] = f"native-q4,{LLAMA}",
+    columns: Annotated[str, typer.Option(help="Widths of passes.")] = "1,4,16,32,128,512",
+    scored: Annotated[int, typer.Option(help="Columns that are scored, from the last on; llama.cpp scores one.")] = 1,
+    dtype: Annotated[str, typer.Option(help="Of torch.")] = "float32",
+    threads: Annotated[int, typer.Option(help="Of every backend; 0: as many as there are cores.")] = 0,
+    minutes: Annotated[float, typer.Option(help="Of rounds, for each shape; there are three at least.")] = 2.0,
+    cpu_time: Annotated[
+        bool, typer.Option("--cpu-time", help="Print what all threads worked, for a busy machine.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """CPU milliseconds of one forward of a released shape cut to few layers, torch and native in turns.
+    """Milliseconds of a pass by columns behind 256 cached tokens, ours beside llama.cpp's on the same Q4_0 weights.
 
-    Example: `unmask bench forward llada-moe-7b-a1b --layers 1`, which needs 3 GB
+    Example: `unmask bench forward qwen3-0.6b qwen3-8b/4`, or with
+    `llada-moe-7b-a1b/16 --backends native,native-q4,torch --scored 32`
     """
+    import torch
+
+    names = [name.strip() for name in backends.split(",")]
     widths = numbers("--columns", columns)
-    if shape not in SHAPES or dtype not in TORCH:
-        raise UnmaskError(f"there is no shape '{shape}' in '{dtype}'; shapes are {', '.join(SHAPES)}")
-    config = cut(shape, layers, vocabulary)
+    if unknown := [name for name in names if name not in (*BACKENDS, LLAMA)]:
+        raise UnmaskError(f"there is no backend '{unknown[0]}'; there are {', '.join(BACKENDS)} and {LLAMA}")
+    if names == [LLAMA]:
+        raise UnmaskError(f"{LLAMA} is timed beside a backend of ours; name one of {', '.join(BACKENDS)} as well")
+    threads = threads or cores()
     torch.set_num_threads(threads)
-    backends: dict[str, Any] = {}
-    if dtype == "none":
-        backends = {f"native, {bits} bits": drawn(config, bits) for bits in (8, 4)}
-    else:
-        network = fresh(config, 0).eval()
-        source = Source(config, lambda: network)
-        native = {f"native, {bits} bits": create(name, source) for bits, name in ((8, "native"), (4, "native-q4"))}
-        network.to(getattr(torch, dtype))
-        backends = {f"torch {dtype}": create("torch", source), **native}
-    layout = Layout(config.layout, max(config.block_length, 1))
-    for backend in backends.values():
-        backend.threads = threads
-        backend.open(layout, 1, BEFORE + max(widths), True)
-        forward(backend, max(widths), 0)
-    times: dict[str, dict[int, list[float]]] = {name: {width: [] for width in widths} for name in backends}
-    agree: dict[str, list[bool]] = {name: [] for name in backends}
-    for number in range(rounds):
-        for width in widths:
-            expected: list[int] = []
-            for name, backend in backends.items():
-                made, seconds = forward(backend, width, 1 + number)
-                times[name][width].append(seconds * 1e3)
-                expected = expected or best(made)
-                agree[name] += [one == other for one, other in zip(best(made), expected, strict=True)]
+    records = []
+    for asked in shapes or ["qwen3-0.6b", "qwen3-8b/4"]:
+        shape, _, part = asked.partition("/")
+        if shape not in SHAPES or not (part or "1").isdecimal() or part == "0":
+            raise UnmaskError(f"there is no shape '{asked}'; shapes are {', '.join(SHAPES)}, a part of one is NAME/4")
+        raw = cut(shape, part=int(part or 1))
+        with tempfile.TemporaryDirectory() as temporary:
+            os.environ["UNMASK_CACHE"] = str(Path(temporary, "cache"))
+            path = Path(temporary, "model")
+            if LLAMA in names:
+                family = registry.recognise(raw, shape)
+                assert family is not None
+                path = write_random(family.config(raw, shape), path.with_suffix(".gguf"))
+            else:
+                path.mkdir()
+                write(path, raw, shape)
+            lm, tried = ways(names, path, threads, dtype)
+            rounds = measure(lm, tried, widths, scored, 60 * minutes, threads)
+            record = {"shape": asked, "threads": threads, "rounds": rounds, "scored": scored, "cpu": cpu()}
+            records.append(record | figures(lm, tried, widths, scored))
+            if not as_json:
+                show(records[-1], cpu_time)
+            del lm, tried
+    if as_json:
+        print_record(records)
+
+
+def figures(lm: DiffusionLM, tried: list[Way], widths: list[int], scored: int) -> dict[str, Any]:
+    """What was measured, and the floors of the native forward's weights as they are packed."""
+    build = library()
+    builds = [] if build is None else [Path(build._name).name.partition(".")[0]]
+    builds += [way.runs.build for way in tried if way.name == LLAMA]
+    told = [{"name": w.name, "seconds": w.seconds, "cpu": w.cpu, "agree": statistics.mean(w.agree)} for w in tried]
+    network = next((way.runs.network for way in tried if hasattr(way.runs, "network")), None)
+    if network is None:
+        return {"builds": builds, "ways": told}
+    rate, reading = roofline.product_rate(), roofline.read_rate()
+    floors = {}
+    for width in widths:
+        operations = roofline.forward_operations(lm.config, width, TEXT + width // 2, min(width, scored))
+        floors[width] = (network.bytes_read(width) / reading, operations / rate)
+    return {"builds": builds, "ways": told, "rates": {"operations": rate, "bytes": reading}, "floors": floors}
+
+
+def show(record: dict[str, Any], cpu_time: bool) -> None:
+    from rich.console import Console
+
+    from unmask.cli.terminal import table
+
+    kind = "cpu" if cpu_time else "seconds"
+    first, *others = record["ways"]
     rows = []
-    for name, own in times.items():
-        spans = [f"{statistics.median(ms):.1f} ({min(ms):.1f})" for ms in own.values()]
-        rows.append([name, *spans, f"{statistics.mean(agree[name]):.3f}"])
-    title = (
-        f"{shape}, {layers} layers, {vocabulary} tokens: CPU ms a pass, medians of {rounds} (least), {threads} threads"
-    )
-    headings = ["columns", *map(str, widths), f"best tokens as of {next(iter(backends))}"]
-    report({"times": times, "agree": agree}, title, headings, rows, as_json)
+    for width, own in first[kind].items():
+        cells = [str(width)]
+        cells += [f"{1e3 * statistics.median(way[kind][width]):.1f}" for way in record["ways"]]
+        cells += [median([b / a for a, b in zip(own, way[kind][width], strict=True)]).shown() for way in others]
+        if "floors" in record:
+            at = record["floors"][width]
+            cells += [*(f"{1e3 * floor:.1f}" for floor in at), f"{100 * max(at) / statistics.median(own):.0f}%"]
+        rows.append(cells)
+    headings = ["columns", *(way["name"] for way in record["ways"])]
+    headings += [f"over {first['name']}" for _ in others]
+    headings += ["reading", "operations", "floor reached"] if "floors" in record else []
+    what = "ms of all threads' work" if cpu_time else "ms"
+    title = f"{record['shape']}: {what} a pass behind {TEXT} tokens, {record['threads']} threads, "
+    Console(width=max(120, Console().width)).print(table(title + f"{record['rounds']} rounds", headings, rows))
+    print(f"{record['cpu']}; {'; '.join(record['builds'])}")
+    for way in others:
+        print(f"best tokens of {way['name']} that are {first['name']}'s: {way['agree']:.3f}")
+    if "rates" in record:
+        told = record["rates"]
+        print(f"floors: {told['bytes'] / 1e9:.1f} GB/s read, {told['operations'] / 1e9:.0f} G operations/s of floats")

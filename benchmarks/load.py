@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,12 +17,13 @@ from typing import Annotated, Any
 import typer
 
 from unmask.checkpoints.inspect import parameters
-from unmask.cli.options import Json
+from unmask.cli.options import Json, Quantize
 from unmask.cli.report import print_record
 from unmask.errors import UnmaskError
 from unmask.files import write_text
 
 SHARD = 5_000_000_000  # bytes, as the hub has them
+TEXT = 256  # cached tokens before a step
 SMALL = {  # shapes for trying the command out
     "llada-tiny": {"d_model": 64, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 128, "embedding_size": 256},
     "llada-1gb": {"d_model": 2048, "n_layers": 8, "n_heads": 16, "mlp_hidden_size": 5632, "embedding_size": 32000},
@@ -95,6 +97,10 @@ PUBLIC: dict[str, dict[str, Any]] = {
     "nemotron-labs-3b": _llama("NemotronLabsDiffusionModel", 26, 3072, 9216, 32, 8, head_dim=128, vocab_size=131072),
     "nemotron-labs-8b": _llama("NemotronLabsDiffusionModel", 34, 4096, 14336, 32, 8, head_dim=128, vocab_size=131072),
     "diffullama-7b": _llama("DiffuLlamaForCausalLM", 32, 4096, 11008, 32, 32, vocab_size=32000),
+    "qwen3-0.6b": _llama(
+        "Qwen3ForCausalLM", 28, 1024, 3072, 16, 8, head_dim=128, vocab_size=QWEN, tie_word_embeddings=True
+    ),
+    "qwen3-8b": _llama("Qwen3ForCausalLM", 36, 4096, 12288, 32, 8, head_dim=128, vocab_size=QWEN),
     "diffugpt-s": _gpt2(12, 768, 12),
     "diffugpt-m": _gpt2(24, 1024, 16),
     "mdlm-owt": _dit(12, 768, 12, "mdlm"),
@@ -107,9 +113,21 @@ PUBLIC: dict[str, dict[str, Any]] = {
 SHAPES = PUBLIC | {name: PUBLIC["llada-8b"] | own | {"n_kv_heads": own["n_heads"]} for name, own in SMALL.items()}
 
 
+def cut(shape: str, layers: int | None = None, part: int = 1) -> dict[str, Any]:
+    """config.json of a shape with so many layers, or with a part of its layers and of its tokens."""
+    raw = dict(SHAPES[shape])
+    count = next(key for key in ("num_hidden_layers", "n_layers", "n_blocks", "n_layer") if key in raw)
+    raw[count] = max(1, raw[count] // part) if layers is None else layers
+    if part > 1:
+        raw |= {key: raw[key] // part for key in ("vocab_size", "embedding_size") if key in raw}
+        raw |= {f"{role}_token_id": number for number, role in enumerate(("pad", "bos", "eos", "mask"))}
+    return raw
+
+
 @dataclass(frozen=True)
 class Load:
-    """What one load took. Bytes; seconds. `imports` is the process before it loads anything."""
+    """What one load took. Bytes; seconds. `imports` is the process before it loads anything; weights that are packed
+    were packed by another process, which took `packing_seconds` and `packing_peak`."""
 
     shape: str
     dtype: str
@@ -120,6 +138,8 @@ class Load:
     load_seconds: float
     step_seconds: float
     canvas: int
+    packing_seconds: float = 0.0
+    packing_peak: int = 0
 
     @property
     def ratio(self) -> float:
@@ -135,8 +155,24 @@ class Load:
         return asdict(self) | {"ratio": round(self.ratio, 4), "own_ratio": round(self.own_ratio, 4)}
 
 
+def alone(module: str, function: str, *given: Any, **environment: str) -> Any:
+    """What a function of a bench returns, called in a process of its own. Raises UnmaskError with its last words."""
+    code = f"import json; from {module} import {function}; print(json.dumps({function}(*{given!r})))"
+    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+    done = subprocess.run([sys.executable, "-c", code], env=surroundings, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UnmaskError(last.removeprefix("unmask.errors.UnmaskError: "))
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def bench_load(
-    shape: str, dtype: str, canvas: int, parent: Path | None, report: Callable[[str], None] = lambda text: None
+    shape: str,
+    dtype: str,
+    canvas: int,
+    parent: Path | None,
+    quantize: str | None = None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> Load:
     """Writes a checkpoint of a shape to a temporary folder (in `parent`), loads it in a fresh process, and makes one
     forward over a canvas of masks. Raises UnmaskError where disk or memory have no room, or the load fails."""
@@ -150,13 +186,21 @@ def bench_load(
         folder = Path(name)
         report("writing the checkpoint")
         write(folder, SHAPES[shape], shape)
-        report("loading it")
-        command = [sys.executable, "-m", __name__, str(folder), dtype, str(canvas)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("unmask: ")
-            raise UnmaskError(f"loading shape '{shape}' failed: {last.replace(name, shape)}")
-        return Load(shape=shape, canvas=canvas, **json.loads(done.stdout.splitlines()[-1]))
+        cache = {"UNMASK_CACHE": str(folder / "cache")}
+        try:
+            packing = {}
+            if quantize is not None:
+                report("packing it")
+                once = alone(__name__, "measure_packed", name, quantize, 1, **cache)
+                packing = {"packing_seconds": once["load_seconds"], "packing_peak": once["peak"]}
+            report("loading it")
+            measured = (
+                ("measure", name, dtype, canvas) if quantize is None else ("measure_packed", name, quantize, canvas)
+            )
+            found = alone(__name__, *measured, **cache)
+        except UnmaskError as error:
+            raise UnmaskError(f"loading shape '{shape}' failed: {str(error).replace(name, shape)}") from None
+        return Load(shape=shape, canvas=canvas, **found, **packing)
 
 
 def write(folder: Path, raw: dict[str, Any], shape: str, shard: int = SHARD) -> None:
@@ -251,11 +295,36 @@ def measure(folder: str, dtype: str, canvas: int) -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
-    try:
-        print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
-    except UnmaskError as error:
-        sys.exit(f"unmask: {error}")
+def measure_packed(folder: str, quantize: str, canvas: int) -> dict[str, Any]:
+    """As `measure`, by the native forward, whose step denoises masks behind cached text."""
+    import numpy as np
+
+    from unmask import DiffusionLM
+    from unmask.decoding.feed import Columns, Feed
+    from unmask.layout import Layout
+
+    imports = resident("VmHWM")
+    began = time.perf_counter()
+    lm = DiffusionLM.from_pretrained(folder, quantize=quantize)
+    backend: Any = lm.backend
+    config = lm.config
+    loaded = time.perf_counter() - began
+    backend.open(Layout(config.layout, config.block_length or 1), 1, TEXT + canvas, True)
+    place = np.arange(TEXT, TEXT + canvas)
+    masks = np.full(canvas, config.mask_token_id or 0)
+    step = Feed.of([Columns(masks, place, np.full(canvas, -1), place - TEXT, place)], np.array([TEXT]))
+    backend.forward(step)
+    began = time.perf_counter()
+    backend.forward(step)
+    return {
+        "dtype": quantize,
+        "parameters": parameters(config).total,
+        "weights": sum(array.nbytes for array in backend.network.weights.values()),
+        "imports": imports,
+        "peak": resident("VmHWM"),
+        "load_seconds": round(loaded, 3),
+        "step_seconds": round(time.perf_counter() - began, 3),
+    }
 
 
 def command(
@@ -267,6 +336,7 @@ def command(
     folder: Annotated[
         Path | None, typer.Option(help="Where to put the checkpoint for as long; the system's own by default.")
     ] = None,
+    quantize: Quantize = None,
     as_json: Json = False,
 ) -> None:
     """Peak memory and seconds of loading a synthetic checkpoint of a public shape, in a process of its own.
@@ -276,7 +346,7 @@ def command(
     from rich.console import Console
 
     with Console(stderr=True).status("starting") as status:
-        result = bench_load(shape, dtype, canvas, folder, lambda text: status.update(text))
+        result = bench_load(shape, dtype, canvas, folder, quantize, lambda text: status.update(text))
     if as_json:
         print_record(result.to_dict())
         return
@@ -284,5 +354,7 @@ def command(
         f"{shape}: {result.parameters / 1e9:.2f}B parameters, {result.weights / 1e9:.2f} GB as {result.dtype}; peak "
         f"{result.peak / 1e9:.2f} GB = {result.ratio:.2f} of the weights ({result.own_ratio:.2f} without the "
         f"{result.imports / 1e9:.2f} GB of the process alone); loaded in {result.load_seconds:.1f} s, one forward over "
-        f"{result.canvas} tokens in {result.step_seconds:.1f} s"
+        f"{result.canvas} tokens in {result.step_seconds:.2f} s"
     )
+    if quantize is not None:
+        print(f"packed before, once, in {result.packing_seconds:.0f} s with {result.packing_peak / 1e9:.2f} GB at most")

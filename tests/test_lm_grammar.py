@@ -39,6 +39,7 @@ def lms(tiny: Callable[..., Transformer], drafting: Callable[..., Any]) -> dict[
         "shifted": tiny(2, shift=True, **sizes),
         "blocks": tiny(3, layout="block_causal", block_length=4, shift=True, **sizes),
         "left": tiny(4, layout="causal", shift=True, **sizes),
+        "behind": tiny(7, layout="causal_blocks", block_length=4, shift=True, **sizes),
         "drafts": drafting(5, strength=0.3, **sizes)[1],
         "narrow": drafting(6, strength=0.3, **sizes)[1],
     }
@@ -96,6 +97,8 @@ for name in ("drafts", "narrow"):
     checked = st.just(({"mode": "diffusion", "rule": "checked"},))
     slides = st.tuples(st.sampled_from([{"rule": r} for r in ALL_RULES if r != "token_edit"]), PACE)
     WAYS[name] = st.one_of(st.sampled_from([({"mode": "ar"},), ({"mode": "verify"},)]), checked, slides)
+KEPT = st.sampled_from([{"mode": "diffusion", "rule": r} for r in ("prefix", "prefix_entropy", "self_speculative")])
+WAYS["behind"] = st.one_of(st.sampled_from([({"mode": "ar"},), ({"mode": "verify"},)]), st.tuples(KEPT, PACE))
 MODELS_AND_WAYS = st.sampled_from(list(WAYS)).flatmap(lambda name: st.tuples(st.just(name), WAYS[name]))
 WARM = st.fixed_dictionaries({
     "temperature": st.sampled_from([0.0, 0.7, 1.5]), "top_k": st.sampled_from([0, 3]), "seed": st.integers(0, 99)
@@ -128,6 +131,17 @@ def test_any_schema_in_any_way_is_valid(
     options = {key: value for way in ways for key, value in way.items()} | warm
     shortest = lms[name].grammar(schema).shortest
     text = generated(lms[name], min(shortest + room, 100), options, json_schema=schema)
+    jsonschema.validate(json.loads(text), schema, cls=jsonschema.Draft202012Validator)
+
+
+@settings(max_examples=15)
+@given(SCHEMAS, WARM)
+def test_any_schema_by_self_speculation_is_valid(
+    lms: dict[str, DiffusionLM], schema: Any, warm: dict[str, Any]
+) -> None:
+    lm = lms["behind"]
+    count = min(lm.grammar(schema).shortest + 15, 100)
+    text = generated(lm, count, {"mode": "diffusion", "rule": "self_speculative", **warm}, json_schema=schema)
     jsonschema.validate(json.loads(text), schema, cls=jsonschema.Draft202012Validator)
 
 

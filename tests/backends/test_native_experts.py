@@ -11,12 +11,14 @@ import torch
 from test_registry import config_of, saved
 
 from unmask import DiffusionLM
+from unmask.backends import Source
 from unmask.backends.native import network as native
-from unmask.backends.native.backend import NativeBackend
+from unmask.backends.native.backend import NativeBackend, packed
 from unmask.backends.native.packing import Plan, Product
 from unmask.checkpoints.rows import GROUP, Held
 from unmask.decoding.feed import Columns, Feed
 from unmask.layout import Layout
+from unmask.models.transformer import Transformer
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="installed without a C compiler")
 
@@ -84,6 +86,65 @@ def test_best_tokens_agree(folder: Path) -> None:
     assert agree["native-f32"] == 1
     assert agree["native"] > 0.85
     assert agree["native"] > agree["native-q4"] > 0.5
+
+
+def any_network(seed: int) -> Transformer:
+    """A random network with experts: widths that fill no tile, experts that no column asks, biases, either router."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.choice([2, 3, 8, 16, 33]))
+    asked = int(rng.integers(1, min(count, 8) + 1))
+    sizes: dict[str, Any] = {
+        **SIZES,
+        **(SIGMOID if count % 4 == 0 and asked <= count // 2 else {}),
+        "hidden_size": int(rng.choice([32, 96, 160])),
+        "num_experts": count,
+        "experts_per_token": asked,
+        "expert_size": int(rng.choice([32, 48, 100, 256])),
+        "first_dense_layers": int(rng.integers(0, 2)),
+        "shared_expert_size": int(rng.choice([0, 32, 96])),
+        "activation": str(rng.choice(["swiglu", "gelu"])),
+        "mlp_bias": bool(rng.integers(0, 2)),
+    }
+    network = Transformer(config_of(sizes)).initialise(seed, std=0.15).eval()
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            parameter.data += 0.3 * torch.arange(parameter.numel()).sin()
+    return network
+
+
+@pytest.mark.parametrize(("bits", "rows"), [(8, True), (8, False), (4, True), (32, True)])
+@pytest.mark.parametrize("seed", range(6))
+def test_builds_agree(seed: int, bits: int, rows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many columns, few and one: tiles of AMX make VNNI's bits, any other build what differs by the order of sums,
+    but where rounding moves a choice of experts; with float32 weights all of them make torch's logits."""
+    monkeypatch.setattr("unmask.backends.native.backend.rows_pay", lambda: rows)
+    monkeypatch.setattr("unmask.backends.native.backend.ALONE", 0)
+    network = any_network(seed)
+    rng = np.random.default_rng(seed)
+    texts = [rng.integers(0, 70, count) for count in (1, int(rng.integers(2, 16)), 17, int(rng.integers(18, 64)), 64)]
+    with torch.inference_mode():
+        exact = [network(torch.tensor(ids)[None])[0, :, :74].numpy() for ids in texts]
+    made: dict[str, list[np.ndarray]] = {}
+    try:
+        for build in native.BUILDS:
+            monkeypatch.setattr(native, "BUILDS", (build,))
+            native.library.cache_clear()
+            if native.library() is None:
+                continue
+            compiled = packed(Source(network.config, lambda: network), bits, None)
+            assert compiled.struct.by_row == (rows and bits == 8)
+            backend = NativeBackend(compiled)
+            backend.threads = 1 + seed % 2
+            made[build] = [logits(backend, ids)[:, :74] for ids in texts]
+    finally:
+        native.library.cache_clear()
+    for build, found in made.items():
+        for one, other, truth in zip(found, next(iter(made.values())), exact, strict=True):
+            if {build, next(iter(made))} == {"_forward_amx", "_forward_vnni"}:
+                np.testing.assert_array_equal(one, other)
+            assert np.median(np.abs(one - other).max(1)) < 0.1 * truth.std()
+            if bits == 32:
+                np.testing.assert_allclose(one, truth, rtol=0, atol=1e-3)
 
 
 class Watched(Held):

@@ -118,18 +118,21 @@ def write_as_converted(
     pre: str = "qwen2",
     parts: int = 0,
     kind: Kind = Kind.F32,
+    layers: int = LAYERS,
 ) -> Path:
     """Writes weights under their Hugging Face names as llama.cpp's converter does, by the package's own map of names.
 
     parts: tensors in each part of a split file; 0 writes one file.
     """
     name = gguf.MODEL_ARCH_NAMES[architecture]
-    known = gguf.get_tensor_name_map(architecture, LAYERS)
+    known = gguf.get_tensor_name_map(architecture, layers)
     out: dict[str, Array] = {}
     for theirs, values in weights.items():
         part = theirs.split(".")[-2]
         if name in ("llama", "llada") and part in ("q_proj", "k_proj"):
             values = permuted(values, HEADS if part == "q_proj" else KEY_HEADS)
+        if name.startswith("gemma") and theirs.endswith("norm.weight"):
+            values = values + 1
         layer, _, expert = theirs.partition(".experts.")
         if expert:  # all of a layer's in one
             number, leaf = expert.split(".", 1)
@@ -141,7 +144,7 @@ def write_as_converted(
         assert found is not None, theirs
         out[found] = values
     writer = gguf.GGUFWriter(path, name, split_max_tensors=parts)
-    sizes = {"block_count": LAYERS, "context_length": 64, "embedding_length": HIDDEN, "feed_forward_length": INNER}
+    sizes = {"block_count": layers, "context_length": 64, "embedding_length": HIDDEN, "feed_forward_length": INNER}
     for key, value in {**sizes, "head_count": HEADS, "head_count_kv": KEY_HEADS}.items():
         getattr(writer, f"add_{key}")(value)
     writer.add_rope_freq_base(10000.0)

@@ -299,13 +299,16 @@ def test_self_speculation_writes_what_mode_ar_writes(
         assert together[0].steps in (forwards, forwards - 1)  # a last token alone is not drafted
 
 
+@pytest.mark.parametrize("rule", ["prefix", "prefix_entropy"])
 @pytest.mark.parametrize("block", [4, 8])
-def test_sdlm_keeps_the_longest_confident_prefix(block: int, tmp_path: Path, backend: str) -> None:
+def test_sdlm_keeps_the_longest_confident_prefix(block: int, rule: str, tmp_path: Path, backend: str) -> None:
+    """By chances (prob_conf), or by one minus the entropy over its greatest (entropy_conf)."""
     folder = saved(tmp_path / "model", bias=True, **{**SDLM, "block_size": block})
     lm = DiffusionLM.from_pretrained(folder, backend=backend)
     assert (lm.loaded.family.name, lm.defaults.rule, lm.defaults.threshold) == ("SDLM", "prefix", 0.5)
     prompts = [PROMPT, [12, 13, 14]]
-    outs = lm.generate(prompts, max_new_tokens=20, threshold=0.25, seed=0, ignore_eos=True)
+    options: dict[str, Any] = {"rule": rule, "threshold": 0.25, "seed": 0, "ignore_eos": True}
+    outs = lm.generate(prompts, max_new_tokens=20, **options)
     net = network(folder)
     for prompt, out in zip(prompts, outs, strict=True):
         text = list(prompt)
@@ -313,16 +316,62 @@ def test_sdlm_keeps_the_longest_confident_prefix(block: int, tmp_path: Path, bac
         while len(text) < len(prompt) + 20:
             logits = behind(net, text, [text[-1]] + [MASK] * (block - 1), len(text) - 1)
             token = best(logits)
-            sure = chances(logits, False).gather(1, token[:, None])[:, 0].tolist()
+            p = chances(logits, False)
+            sure = p.gather(1, token[:, None])[:, 0].tolist()
+            if rule == "prefix_entropy":
+                sure = (1 + (p * p.log()).sum(-1) / math.log(VOCABULARY)).tolist()
             kept = next((i for i, p in enumerate(sure) if p <= 0.25), block)
             text += token[: max(kept, 1)].tolist()
             steps += 1
         assert out.token_ids == text[len(prompt) : len(prompt) + 20]
         assert out.steps == steps
-    short = lm.generate(
-        [12], max_new_tokens=6, threshold=0.25, seed=0, ignore_eos=True
-    )  # its first token as in mode ar
+        assert 20 / block < steps < 20
+    short = lm.generate([12], max_new_tokens=6, **options)  # its first token as in mode ar
     assert short.token_ids[0] == written(net, [12], 1)[0]
+
+
+@pytest.mark.parametrize("block", [2, 4, 8])
+def test_sdlm_speculates_by_itself(block: int, tmp_path: Path, backend: str) -> None:
+    """Its self_speculative: every draft has a block behind it, whose first column checks the next."""
+    folder = saved(tmp_path / "model", bias=True, **{**SDLM, "block_size": block})
+    lm = DiffusionLM.from_pretrained(folder, backend=backend)
+    prompts = [PROMPT, [7], [30, 31, 2, 4]]
+    options: dict[str, Any] = {"max_new_tokens": 25, "seed": 5, "ignore_eos": True}
+    outs = lm.generate(prompts, rule="self_speculative", **options)
+    net = network(folder)
+
+    def ahead(text: list[int]) -> list[int]:
+        made: list[int] = best(behind(net, text, [text[-1]] + [MASK] * (block - 1), len(text) - 1)).tolist()
+        return made
+
+    for prompt, out in zip(prompts, outs, strict=True):
+        text = list(prompt)
+        steps = 0
+        if len(text) == 1:  # no text before the block: as in mode ar, and nothing is drafted
+            text += written(net, text, 1)
+            steps += 1
+        sure, *drafts = ahead(text)
+        text.append(sure)
+        steps += 1
+        if len(prompt) == 1:
+            assert out.accepted[:2] == (0, 0)
+        while len(text) < len(prompt) + 25:
+            blocks = [ahead(text + drafts[:n]) for n in range(len(drafts) + 1)]
+            kept = next((n for n, draft in enumerate(drafts) if draft != blocks[n][0]), len(drafts))
+            text += [*drafts[:kept], blocks[kept][0]]
+            drafts = blocks[kept][1:]
+            steps += 1
+        assert out.token_ids == text[len(prompt) : len(prompt) + 25]
+        assert out.steps == steps
+        assert sum(out.accepted) + len(out.accepted) == 25
+        one_by_one = lm.generate(prompt, rule="prefix", threshold=1.0, **options)
+        assert one_by_one.token_ids == out.token_ids
+        assert one_by_one.steps == 25 >= out.steps
+    assert min(out.steps for out in outs) < 25
+    assert lm.generate(PROMPT, rule="self_speculative", cache="none", **options).token_ids == outs[0].token_ids
+    drawn = lm.generate(prompts, rule="self_speculative", temperature=0.8, **options)
+    alone = lm.generate(prompts[2], rule="self_speculative", temperature=0.8, **{**options, "seed": 7})
+    assert alone.token_ids == drawn[2].token_ids
 
 
 def test_wedlm_reads_what_is_written_before_the_masks(tmp_path: Path, backend: str) -> None:
@@ -384,5 +433,7 @@ def test_what_these_networks_are_not_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnmaskError, match="causal_attn"):
         DiffusionLM.from_pretrained(saved(tmp_path / "causal", bias=True, **{**SDLM, "causal_attn": True}))
     lm = DiffusionLM.from_pretrained(saved(tmp_path / "model", "encoder.", **NEMOTRON))
+    with pytest.raises(UnmaskError, match=r"'self_speculative' is for models .* \(SDLM\)"):
+        lm.generate(PROMPT, rule="self_speculative")
     with pytest.raises(UnmaskError, match="cannot fill gaps"):
         lm.fill("a [[mask:3]]")

@@ -284,6 +284,113 @@ def test_what_converters_write_is_the_model_that_they_read(name: str, converter:
     torch.testing.assert_close(lm.logits(ids)[..., read], plain.logits(ids)[..., read], rtol=0, atol=1e-5)
 
 
+GEMMA: dict[str, tuple[ARCH, str, dict[str, Any], list[Callable[[gguf.GGUFWriter], None]]]] = {
+    "gemma": (ARCH.GEMMA, "Gemma", {}, []),
+    "gemma 3": (
+        ARCH.GEMMA3,
+        "Gemma3Text",
+        {"sliding_window": 24, "num_hidden_layers": 7, "query_pre_attn_scalar": 24, "final_logit_softcapping": 5.0},
+        [lambda w: w.add_sliding_window(24), lambda w: w.add_final_logit_softcapping(5.0)],
+    ),
+    "gemma 3 that rotates otherwise": (
+        ARCH.GEMMA3,
+        "Gemma3Text",
+        {
+            "sliding_window": 24,
+            "query_pre_attn_scalar": 24,
+            "layer_types": ["full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e4},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+            },
+        },
+        [
+            lambda w: w.add_sliding_window(24),
+            lambda w: w.add_sliding_window_pattern([False, True]),
+            lambda w: w.add_rope_freq_base_swa(500.0),
+            lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR),
+            lambda w: w.add_rope_scaling_factor(8.0),
+        ],
+    ),
+    "gemma 3 without a window": (
+        ARCH.GEMMA3,
+        "Gemma3Text",
+        {"query_pre_attn_scalar": 24, "layer_types": ["full_attention"] * 2},
+        [],
+    ),
+    "the largest gemma 3": (
+        ARCH.GEMMA3,
+        "Gemma3Text",
+        {"num_hidden_layers": 62, "query_pre_attn_scalar": 16, "sliding_window": 24},
+        [lambda w: w.add_sliding_window(24)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GEMMA)
+def test_gemma_has_the_logits_of_transformers(name: str, converter: Writer, tmp_path: Path) -> None:
+    """Converters add 1 to weights of norms; the folder that is saved is transformers' own again."""
+    import transformers
+
+    architecture, kind, options, extras = GEMMA[name]
+    sizes = {**SIZES, "head_dim": 24, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}, **options}
+    if kind == "Gemma3Text" and "rope_parameters" not in options:
+        local = {"rope_type": "default", "rope_theta": 1e4}
+        sizes["rope_parameters"] = {"full_attention": local, "sliding_attention": local}
+    config = getattr(transformers, f"{kind}Config")(**{k: v for k, v in sizes.items() if k != "rope_theta"})
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind.removesuffix('Text')}ForCausalLM")(config).eval()
+    for parameter_name, parameter in model.named_parameters():
+        torch.nn.init.normal_(parameter, std=0.3 if "norm" in parameter_name else 0.15)
+    written = {key: values.detach().numpy() for key, values in model.named_parameters()}
+
+    def extra(writer: gguf.GGUFWriter) -> None:
+        writer.add_key_length(24)
+        writer.add_value_length(24)
+        for add in extras:
+            add(writer)
+
+    path = converter(tmp_path / "x.gguf", architecture, written, extra, layers=config.num_hidden_layers)
+    lm = DiffusionLM.from_pretrained(path, backend="torch")
+    assert lm.config.layout == "causal"
+    assert lm.config.mask_token_id == 3
+    assert lm.config.max_length == (24 if "sliding_window" in options else 64)
+    ids = torch.randint(4, 265, (2, 24), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        theirs = model(ids).logits
+    read = [token for token in range(265) if token != 3]
+    torch.testing.assert_close(lm.logits(ids)[:, 1:, read], theirs[:, :-1, read], atol=1e-4, rtol=1e-4)
+    lm.save_pretrained(tmp_path / "saved")
+    again = type(model).from_pretrained(tmp_path / "saved").eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(again(ids).logits, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("attention.sliding_window", -3, "sliding_window"),
+        ("attention.sliding_window_pattern", [True], "layer_types"),
+        ("attention.sliding_window_pattern", 0, "sliding_window_pattern"),
+        ("attn_logit_softcapping", 50.0, "attn_logit_softcapping"),
+    ],
+)
+def test_a_gemma_file_of_another_build_is_refused(
+    key: str, value: Any, words: str, converter: Writer, tmp_path: Path
+) -> None:
+    def extra(writer: gguf.GGUFWriter) -> None:
+        if "window" not in key or "pattern" in key:
+            writer.add_sliding_window(24)
+        name = f"gemma3.{key}"
+        if isinstance(value, list):
+            writer.add_array(name, value)
+        else:
+            (writer.add_float32 if isinstance(value, float) else writer.add_int32)(name, value)
+
+    path = converter(tmp_path / "x.gguf", ARCH.GEMMA3, {"model.embed_tokens.weight": np.ones((265, 64), "f4")}, extra)
+    assert words in refused(lambda: DiffusionLM.from_pretrained(path))
+
+
 @pytest.mark.skipif(native.library() is None, reason="installed without a C compiler")
 @pytest.mark.parametrize("name", ["Qwen3MoeForCausalLM", "RND1LM", "LLaDAMoEModelLM"])
 @pytest.mark.parametrize(("kind", "bits"), [(Kind.Q4_0, 4), (Kind.Q5_0, 8), (Kind.Q8_0, 8)])
@@ -440,8 +547,11 @@ def test_types_and_models_that_cannot_be_read_are_named(gguf_writer: Writer, wei
         assert kind.name in message
         assert "output.weight" in message
         assert "Q4_1" in message
-    gguf_writer(path, written, architecture="qwen35")
-    assert "'qwen35'" in refused(lambda: gguf_file.read(path))
+    for other_one in ("qwen35", "gemma4", "diffusion-gemma"):
+        gguf_writer(path, written, architecture=other_one)
+        message = refused(lambda: gguf_file.read(path))
+        assert f"'{other_one}'" in message
+        assert "safetensors" in message
     gguf_writer(path, written, architecture="gemma2")
     assert "Gemma2ForCausalLM is known but not read" in refused(lambda: gguf_file.read(path))
     gguf_writer(path, written, extra=lambda w: w.add_tensor("blk.0.attn_sinks.weight", np.ones(8, np.float32)))

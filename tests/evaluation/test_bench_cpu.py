@@ -1,68 +1,43 @@
-"""`unmask bench cpu` and `bench shape`: what they write is what the forward reads, and what they work out adds up."""
+"""`unmask bench cpu`: a network and the same with one layer less are timed, and what is worked out adds up."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks import cpu
-from benchmarks.cpu import CANVAS, Cost, Released, page
-from benchmarks.shape import network_config, write_packed
+from benchmarks import cpu, load
+from benchmarks.cpu import CANVAS, Cost, Released, network_config, page
 
 from unmask.backends.native.network import library
-from unmask.backends.native.packed_file import PackedFile, mapped
-from unmask.backends.native.packing import Plan
-from unmask.checkpoints.rows import Held
-from unmask.models.config import ModelConfig
-from unmask.models.transformer import Transformer
 
-SMALL = ModelConfig(
-    vocab_size=9000,
-    hidden_size=64,
-    num_layers=3,
-    num_heads=4,
-    intermediate_size=96,
-    max_length=1024,
-    qkv_bias=True,
-    tie_embeddings=False,
-    mask_token_id=8999,
-)
-
-
-@pytest.mark.parametrize("bits", [4, 8])
-def test_packed_files_are_those_of_a_real_network(tmp_path: Path, bits: int) -> None:
-    folders = {n: tmp_path / str(n) for n in (1, 3)}
-    for folder in folders.values():
-        folder.mkdir()
-    write_packed(folders, SMALL, bits)
-    for layers, folder in folders.items():
-        config = replace(SMALL, num_layers=layers)
-        assert ModelConfig.from_dict(json.loads((folder / "config.json").read_text())) == config
-        network = Transformer(config).initialise(0)
-        held = {name: Held(p.detach().numpy()) for name, p in network.named_parameters()}
-        with (tmp_path / "real").open("wb") as file:
-            packed = PackedFile(file)
-            Plan(config, held, None, bits, rows_pay=False).write(packed)
-            packed.end()
-        with (tmp_path / "real").open("rb") as real, (folder / "weights").open("rb") as made:
-            expected, found = mapped(real), mapped(made)
-        assert {name: array.shape for name, array in expected.items()} == {n: a.shape for n, a in found.items()}
-        assert all((found[name] == expected[name]).all() for name in expected if name.endswith(".shape"))
+SMALL = load._llama("LLaDA2MoeModelLM", 20, 64, 96, 4, 2, moe_intermediate_size=32, **load._BAILING) | {
+    "vocab_size": 512, "head_dim": 16, "num_experts": 16, "mask_token_id": 3, "eos_token_id": 2, "pad_token_id": 1,
+}  # fmt: skip
 
 
 @pytest.mark.skipif(library() is None, reason="no compiled forward here")
-def test_a_step_of_packed_networks_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folders = {n: tmp_path / str(n) for n in (1, 2)}
-    for folder in folders.values():
-        folder.mkdir()
-    write_packed(folders, SMALL, 8)
-    cpu.native([str(folder) for folder in folders.values()], 8, [1, 4])
-    found = json.loads(capsys.readouterr().out)
-    assert found["sizes"][1] > found["sizes"][0] > 9000 * 64
-    assert set(found["seconds"]) == {"1", "4"}
-    assert all(seconds > 0 for pair in found["seconds"].values() for seconds in pair)
+@pytest.mark.parametrize("weights", cpu.WEIGHTS)
+def test_a_shape_is_measured_by_its_last_layer(weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One dense layer and two with experts: what the last adds is counted as often as there are such layers."""
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cpu, "FLUSHED", 1 << 16)
+    monkeypatch.setitem(load.SHAPES, "small", SMALL)
+    monkeypatch.setitem(cpu.PUBLIC, "small", SMALL)
+    given = []
+
+    def here(module: str, function: str, *arguments: object, **environment: str) -> object:
+        given.append((module, function))
+        return getattr(cpu, function)(*arguments)
+
+    monkeypatch.setattr(cpu, "alone", here)
+    found = cpu.cost(Released("small", "B", 4), weights)
+    assert given == [("benchmarks.cpu", "pack"), ("benchmarks.cpu", "measure")]
+    assert set(found.seconds) == {1, 4, 8}
+    assert found.token_bytes == 20 * 2 * 16 * 2 * 2
+    experts = 3 * 16 * 32 * 64 * {"q4": 20, "q8": 34}[weights] / 32
+    rest = 20 * 3 * 64 * 128 + 512 * 64 * 4 * 2 + 16 * 64 * 4 * 20 + 2**21
+    assert 19 * experts < found.weight_bytes < 19 * experts * 1.1 + rest
 
 
 def costs(kind: str, block: int) -> Cost:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from benchmarks import load as bench_load
 
+from unmask.backends.native.network import library
 from unmask.checkpoints.open import Checkpoint
 from unmask.checkpoints.safetensors import TensorFiles
 from unmask.errors import UnmaskError
@@ -50,3 +51,11 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(bench_load.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(UnmaskError, match=r"takes .* GB and .* free"):
         bench_load.bench_load("llada-tiny", "auto", 8, tmp_path)
+
+
+@pytest.mark.skipif(library() is None, reason="no compiled forward here")
+def test_weights_are_packed_once_and_mapped(tmp_path: Path) -> None:
+    result = bench_load.bench_load("llada-tiny", "auto", 8, tmp_path, "q4")
+    assert min(result.packing_seconds, result.load_seconds, result.packing_peak, result.step_seconds) > 0
+    assert result.dtype == "q4"
+    assert not list(tmp_path.iterdir())

@@ -54,5 +54,14 @@ def test_operations_count_every_matrix(tiny: Tiny) -> None:
     assert forward_operations(hybrid.config, 7, 7, 3) == 2 * 7 * matrices + mixing + 2 * 3 * head
 
 
+def test_operations_count_the_experts_that_a_token_asks(tiny: Tiny) -> None:
+    model = tiny(num_experts=6, experts_per_token=2, expert_size=24, shared_expert_size=16, first_dense_layers=1)
+    kinds = {n: p.numel() for n, p in model.named_parameters() if p.dim() == 2 and "embedding" not in n}
+    experts = sum(size for name, size in kinds.items() if ".experts." in name)
+    attention = 4 * 7 * 7 * 32 * 2
+    expected = 2 * 7 * (sum(kinds.values()) - experts + experts * 2 / 6) + attention + 2 * 3 * 32 * 13
+    assert forward_operations(model.config, 7, 7, 3) == pytest.approx(expected)
+
+
 def test_gemm_rate_is_positive() -> None:
     assert gemm_rate(torch.float32, 64, 64, 64, seconds=0.01) > 0

@@ -18,7 +18,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.checkpoints.families import llada, llama, registry
+from unmask.checkpoints.families import gemma, llada, llama, registry
 from unmask.checkpoints.families.family import Family
 from unmask.checkpoints.rows import Rows
 from unmask.checkpoints.safetensors import Stored, Weights, fill, opened
@@ -77,6 +77,11 @@ READ = {  # keys below "llama." that are read; any other that says something is 
     "rope.scaling.yarn_beta_slow", "attention.causal", "pooling_type",
 }  # fmt: skip
 EXPERTS = {"expert_count", "expert_used_count", "expert_feed_forward_length"}
+WINDOW = "attention.sliding_window"
+PATTERN = "attention.sliding_window_pattern"
+GELU = dict.fromkeys(("hidden_act", "hidden_activation"), "gelu_pytorch_tanh")
+GEMMA3_KEYS = {WINDOW, PATTERN, "rope.freq_base_swa", "final_logit_softcapping"}
+LARGEST_GEMMA3 = 62  # layers of the one whose queries are scaled by other than a head's width
 
 WHOLE = {"token_embd": "embedding", "output_norm": "norm", "output": "head"}  # their names and ours
 LAYER = {
@@ -85,7 +90,9 @@ LAYER = {
     "attn_output": "mixer.o_proj",
     "attn_q_norm": "mixer.q_norm",
     "attn_k_norm": "mixer.k_norm",
+    "post_attention_norm": "mixer_norm",
     "ffn_norm": "norm2",
+    "post_ffw_norm": "mlp_norm",
     "ffn_gate_inp": "mlp.router",
     **{f"ffn_{part}": f"mlp.{part}_proj" for part in ("gate", "up", "down")},
     **{f"ffn_{part}_exps": f"mlp.experts.{{}}.{part}_proj" for part in ("gate", "up", "down")},
@@ -100,24 +107,29 @@ class Architecture:
     causal: bool = True
     shift: bool = True  # of the logits, as diffusion.shift_logits says it where it is there
     permuted: bool = False  # rows of queries and keys stand so that neighbours are rotated
-    experts: bool = False
     more: dict[str, Any] = field(default_factory=dict)  # of config.json
+    read: frozenset[str] = frozenset()  # keys of its own
+    added: float = 0.0  # what converters add to weights of norms
+
+    @property
+    def experts(self) -> bool:
+        return self.read >= EXPERTS
 
 
 ARCHITECTURES = {
     "llama": Architecture(llama.LLAMA, permuted=True),
     "qwen2": Architecture(llama.OPEN_DCODER),
     "qwen3": Architecture(llama.QWEN3),
-    "qwen3moe": Architecture(llama.QWEN3, experts=True, more={"norm_topk_prob": True}),
-    "rnd1": Architecture(llama.RND1, causal=False, experts=True, more={"norm_topk_prob": True}),
+    "qwen3moe": Architecture(llama.QWEN3, read=frozenset(EXPERTS), more={"norm_topk_prob": True}),
+    "rnd1": Architecture(llama.RND1, causal=False, read=frozenset(EXPERTS), more={"norm_topk_prob": True}),
     "dream": Architecture(llama.DREAM, causal=False),
     "llada": Architecture(llada.LLADA, causal=False, shift=False, permuted=True),
-    "llada-moe": Architecture(llama.LLADA_MOE, causal=False, shift=False, experts=True),
+    "llada-moe": Architecture(llama.LLADA_MOE, causal=False, shift=False, read=frozenset(EXPERTS)),
+    "gemma": Architecture(gemma.GEMMA, more=GELU, added=1.0),
+    "gemma3": Architecture(gemma.GEMMA_3, more=GELU, added=1.0, read=frozenset(GEMMA3_KEYS)),
 }
 REFUSED = {  # as the folder of such a model is, in the words of that refusal
-    "gemma": "GemmaForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
-    "gemma3": "Gemma3ForCausalLM",
 }
 
 
@@ -195,6 +207,8 @@ class GGUF(Weights):
             raw |= {"num_experts_per_tok": self._number("expert_used_count")}
             raw |= dict.fromkeys(("moe_intermediate_size", "expert_intermediate_size"), size)
             raw |= {"dense_intermediate_size": sizes["intermediate_size"], "partial_rotary_factor": rotated / head}
+        if family is gemma.GEMMA_3:
+            raw |= self._gemma3(raw, hidden // heads if sizes["num_layers"] == LARGEST_GEMMA3 else head)
         if family is llada.LLADA:
             if head * heads != hidden:
                 raise UnmaskError(f"{self.source}: {heads} heads of {head} are not {hidden}, as in every LLaDA")
@@ -204,10 +218,26 @@ class GGUF(Weights):
             raw |= {"n_kv_heads": sizes["num_kv_heads"], "weight_tying": sizes["tie_embeddings"]}
         return raw
 
+    def _gemma3(self, raw: dict[str, Any], scalar: int) -> dict[str, Any]:
+        """What only Gemma 3 has: which layers see a window, and how those rotate."""
+        name = self.metadata["general.architecture"]
+        window = self._number(WINDOW) if self.metadata.get(f"{name}.{WINDOW}") else None
+        local = {"rope_type": "default", "rope_theta": self._float("rope.freq_base_swa", 10000.0)}
+        slides = self.metadata.get(f"{name}.{PATTERN}")  # of each layer, or how often one sees all
+        each = isinstance(slides, tuple)
+        return {
+            "query_pre_attn_scalar": scalar,
+            "final_logit_softcapping": self._float("final_logit_softcapping", 0.0) or None,
+            "sliding_window": window or raw["max_position_embeddings"],  # transformers wants one in any case
+            "sliding_window_pattern": 1 if window is None or each else self._number(PATTERN, 6),
+            "layer_types": [gemma.SLIDING if s else "full_attention" for s in slides] if window and each else None,
+            "rope_parameters": {"full_attention": raw["rope_parameters"], gemma.SLIDING: local},
+        }
+
     def _refuse_unread(self, kind: Architecture) -> None:
         """Raises UnmaskError for a key of the architecture that says something which is not read."""
         name = self.metadata["general.architecture"]
-        read = READ | EXPERTS if kind.experts else READ
+        read = READ | kind.read
         for key, value in self.metadata.items():
             if key.startswith(f"{name}.") and key.removeprefix(f"{name}.") not in read and value not in (0, "none", ""):
                 raise UnmaskError(f"{self.source}: {key!r:.80} is {value!r:.40}, which cannot be read yet")
@@ -221,7 +251,7 @@ class GGUF(Weights):
         stored = self.stored[name]
         if heads and stored.shape[0] % (2 * heads):
             raise self._damaged(f"has {stored.shape[0]} rows for {heads} heads")
-        return Rows(stored, heads=heads)
+        return Rows(stored, heads=heads, added=self._kind.added if len(stored.shape) == 1 else 0.0)
 
     @cached_property
     def _heads(self) -> dict[str, int]:

@@ -67,7 +67,7 @@ class Rows:
     """A parameter that is `count` rows of a stored tensor, from row `first` on (0: all of them).
 
     heads: of a GGUF file that stores neighbouring rows of a head as the pairs that are rotated; they are moved back to
-    i and i + half. transposed: stored [K, N].
+    i and i + half. transposed: stored [K, N]. added: what was added to the values when they were stored.
     """
 
     stored: Stored
@@ -75,6 +75,7 @@ class Rows:
     count: int = 0
     heads: int = 0
     transposed: bool = False
+    added: float = 0.0
 
     @property
     def kind(self) -> str:
@@ -90,7 +91,8 @@ class Rows:
         if self.transposed:
             whole = self._finite(self._bytes(0, 1, self.stored.size)).reshape(self.stored.shape).T
             return np.ascontiguousarray(whole[self.first :][first:last])
-        return self._finite(self._rows(first, last)).reshape(last - first, *self.shape[1:])
+        values = self._finite(self._rows(first, last)).reshape(last - first, *self.shape[1:])
+        return values - np.float32(self.added) if self.added else values
 
     def groups(self, first: int, last: int) -> Groups:
         """Of a type in NATIVE_BITS, to the bit; a scale of Q4_K, a product, is rounded to float16."""

@@ -21,7 +21,7 @@ from unmask.decoding.sampling import Scores
 
 RuleName = Literal[
     "quota", "threshold", "factor", "entropy_bound", "margin", "random", "sequential", "entropy", "token_edit",
-    "prefix", "nearest",
+    "prefix", "prefix_entropy", "nearest",
 ]  # fmt: skip
 
 
@@ -43,6 +43,7 @@ class RuleOptions(RuleParameters):
 
     name: RuleName = "threshold"
     convention: Convention = field(default_factory=Convention)
+    vocabulary: int = 2  # tokens of the network
 
     @property
     def draws(self) -> bool:
@@ -177,6 +178,12 @@ def prefix(scores: Scores, masked: Array, budget: StepBudget, options: RuleOptio
     return _judged(left, run, masked, budget, options)
 
 
+def prefix_entropy(scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
+    """SDLM's entropy_conf: as `prefix`, of one minus the entropy's share of the greatest that there could be."""
+    sure = 1 - scores.entropy / np.log(options.vocabulary)
+    return prefix(replace(scores, confidence=sure), masked, budget, options)
+
+
 def nearest(scores: Scores, masked: Array, budget: StepBudget, options: RuleOptions) -> Array:
     """WeDLM: all whose entropy, and a penalty for each position from the first mask, is below the bound; else the one
     where that sum is lowest."""
@@ -199,6 +206,7 @@ RULES: dict[str, Rule] = {
     # where the distribution is narrowest (Dream, arXiv 2508.15487)
     "entropy": ranked(lambda scores: -scores.entropy),
     "prefix": Rule(prefix, ("threshold", "schedule")),
+    "prefix_entropy": Rule(prefix_entropy, ("threshold", "schedule")),
     "nearest": Rule(nearest, ("entropy_bound", "distance_penalty", "schedule")),
     "token_edit": Rule(token_edit, ("threshold", "schedule"), final=False),
 }

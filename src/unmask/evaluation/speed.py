@@ -185,16 +185,14 @@ def passes(lm: DiffusionLM, widths: list[int], context: int, rounds: int = 15) -
 def floors(lm: DiffusionLM, widths: list[int], context: int) -> dict[int, tuple[float, float]]:
     """What a pass cannot beat here, in milliseconds: reading its weights once, as they are packed, at the measured
     memory rate; and beside it its operations at the best measured rate of float products, which 8-bit ones may beat."""
-    import torch
-
-    from unmask.evaluation.roofline import forward_operations, gemm_rate, read_rate
+    from unmask.evaluation.roofline import forward_operations, product_rate, read_rate
 
     c = lm.config
     network = getattr(lm.backend, "network", None)
     # a multiply-add per weight, one byte each, where the backend does not say
     weights = forward_operations(c, 1, 0, 1) / 2 if network is None else network.text_bytes
     reading = 1e3 * weights / read_rate()
-    rate = max(gemm_rate(dtype, 64, c.hidden_size, 4 * c.hidden_size) for dtype in (torch.bfloat16, torch.float32))
+    rate = product_rate()
     return {w: (reading, 1e3 * forward_operations(c, w, context, w) / rate) for w in widths}
 
 

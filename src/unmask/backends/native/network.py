@@ -258,11 +258,16 @@ class CompiledNetwork:
     @cached_property
     def text_bytes(self) -> int:
         """Bytes of weights that a forward of one column of text reads."""
-        of_drafts = ("adapter", "draft", "chain")
+        return self.bytes_read(1)
+
+    def bytes_read(self, columns: int) -> int:
+        """Bytes of weights that a forward of so many columns of text reads, each asking experts by chance."""
+        left_out = ("adapter", "draft", "chain", "embedding")  # of drafts; a few rows
         blocks = {name: a.nbytes for name, a in self.weights.items() if name.endswith(".blocks")}
         asked = self.config.experts_per_token / max(1, self.config.num_experts)
+        share = 1 - (1 - asked) ** columns
         return sum(
-            int(size * asked) if ".expert_" in name else size
+            int(size * share) if ".expert_" in name else size
             for name, size in blocks.items()
-            if not any(part in name for part in of_drafts)
+            if not any(part in name for part in left_out)
         )

@@ -82,7 +82,6 @@ SDLM = Family(
     mask=151665,
     eos=151643,
     turn=151645,  # <|im_end|>
-    limits="confidences are chances (prob_conf), not entropies (entropy_conf)",
 )
 WEDLM = Family(
     name="WeDLM",

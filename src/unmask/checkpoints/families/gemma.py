@@ -91,7 +91,6 @@ def _family(name: str, read: Any, architecture: str, model_type: str, names: Any
     return Family(name, (model_type,), (architecture,), ar, names, "AR", borrows_mask=True)
 
 
-FAMILIES = [
-    _family("Gemma", read, "GemmaForCausalLM", "gemma", llama.NAMES),
-    _family("Gemma 3", read3, "Gemma3ForCausalLM", "gemma3_text", NAMES3),
-]
+GEMMA = _family("Gemma", read, "GemmaForCausalLM", "gemma", llama.NAMES)
+GEMMA_3 = _family("Gemma 3", read3, "Gemma3ForCausalLM", "gemma3_text", NAMES3)
+FAMILIES = [GEMMA, GEMMA_3]

@@ -31,6 +31,7 @@ from unmask.models.config import ModelConfig, build
 METHODS: tuple[type[MethodOptions], ...] = (
     renoise.Options,
     draft.Forced,
+    behind_text.SelfSpeculative,
     behind_text.Options,
     behind_text.SelfChecked,
     draft.Options,
@@ -56,7 +57,7 @@ class DecodingDefaults(
 ):
     """Every option of decoding, and how a model decodes where the caller does not say (its generation_config.json)."""
 
-    rule: Literal[RuleName, "checked"] = "threshold"
+    rule: Literal[RuleName, "checked", "self_speculative"] = "threshold"
     sampler: Literal["none", SamplerName] = option("none", off="none")  # in place of a rule; none: a rule decides
     convention: str | Convention = "unmask"  # a preset's name, or a convention of one's own
     eos_token_ids: tuple[int, ...] = ()  # ends of text besides the config's
@@ -172,7 +173,7 @@ class Way:
         rule = RuleOptions("sequential" if asked.mode == "ar" else "threshold", convention)
         if self.rule in RULES:
             parameters = {declared.name: getattr(options, declared.name) for declared in fields(RuleParameters)}
-            rule = RuleOptions(cast(RuleName, self.rule), convention, **parameters)
+            rule = RuleOptions(cast(RuleName, self.rule), convention, asked.config.vocab_size, **parameters)
         if asked.mode == "ar":
             shared |= {"block_length": 1, "max_denoising_steps": None, "remask_budget": 0}
         elif asked.layout in ("block_causal", *GROUPED):
@@ -209,7 +210,7 @@ def ways(name: str, config: ModelConfig, defaults: DecodingDefaults) -> Iterator
     """Every way that a model can be decoded in its own layout, with the options that choose it."""
     seen = set[tuple[Any, ...]]()
     samplers = [{"sampler": sampler} for sampler in SAMPLER_NAMES]
-    rules: list[dict[str, Any]] = [{"rule": rule} for rule in (*RULES, "checked")]
+    rules: list[dict[str, Any]] = [{"rule": rule} for rule in (*RULES, "checked", "self_speculative")]
     parts: list[dict[str, Any]] = []
     if config.layout in ("bidirectional", "block_causal"):
         several = {

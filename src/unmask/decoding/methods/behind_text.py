@@ -173,6 +173,7 @@ class SelfChecking(LeftToRight):
         self.block = row.request.block_length or row.length
         self.drafting = False
         self.drafts: list[int] = []  # guesses for the positions after the text
+        self.firsts: list[int] = []  # rows that are scored first of each block
 
     def settle(self) -> bool:
         going = super().settle()
@@ -233,3 +234,85 @@ class SelfChecking(LeftToRight):
             return drafts
         able = self.constraint.after(token, self.start)[np.arange(len(token)), token]
         return drafts if able.all() else drafts[: int(able.argmin())]
+
+
+@dataclass(frozen=True)
+class SelfSpeculative(SelfChecked):
+    """Rule self_speculative (SDLM): blocks behind every draft check it and draft anew, all in one forward. The text is
+    that of the block's first column, a token a step (rule prefix at threshold 1)."""
+
+    method: ClassVar[str] = "self_speculative"
+
+    @classmethod
+    def claims(cls, asked: Asked) -> bool:
+        return asked.mode == "diffusion" and asked.options.rule == "self_speculative"
+
+    @classmethod
+    def suits(cls, asked: Asked) -> str | None:
+        block = asked.options.block_length or asked.config.block_length
+        if asked.layout == "causal_blocks" and not asked.config.in_place and block > 1:
+            return None
+        return (
+            "rule 'self_speculative' is for models whose block begins with the text's last token (SDLM) and a "
+            f"block_length of at least 2; model '{asked.name}' has layout {asked.layout}, block_length {block}"
+        )
+
+    def scheme(self, row: Row, setting: Setting) -> Scheme:
+        return Speculating(row, setting)
+
+
+class Speculating(SelfChecking):
+    """Feeds the drafts as text, and a block behind the text and one behind each draft, which begins with that."""
+
+    def columns(self) -> Columns:
+        row = self.row
+        start = self.start
+        low = row.cached if self.exact else 0
+        drafts = np.array(self.drafts, np.int64)
+        known = np.concatenate([row.canvas.ids[0, :start], drafts])
+        leads = start < 2  # no text before a block: the text alone gives the next token
+        text = np.arange(low, start if leads else len(known) - 1)
+        ids = [known[text]]
+        position = [text]
+        anchor = [np.full(len(text), TEXT)]
+        column = [len(text) - 1] if leads else []
+        self.firsts = [0] if leads else []
+        for head in range(start - 1, 0 if leads else len(known)):
+            place = np.arange(head, min(head + self.block, self.config.max_length))
+            self.firsts.append(len(column))
+            before = sum(map(len, ids))
+            column += [before + n for n in range(len(place)) if head + n + 1 < row.length]
+            ids.append(np.where(place == head, known[head], row.canvas.mask_id))
+            position.append(place)
+            anchor.append(np.full(len(place), head - 1))
+        places = np.concatenate(position)
+        allowed = None
+        if self.constraint is not None:
+            after = self.constraint.after(drafts, start)
+            allowed = np.ones((len(column), after.shape[1]), bool)
+            allowed[self.firsts] = after
+        return Columns(
+            ids=np.concatenate(ids),
+            position=places,
+            anchor=np.concatenate(anchor),
+            column=np.array(column),
+            target=places[column] + 1,
+            allowed=allowed,
+        )
+
+    def take(self, result: StepResult) -> list[Commit]:
+        row = self.row
+        start = self.start
+        token = result.scores.token
+        drafts = np.array(self.drafts, np.int64)
+        firsts = np.array(self.firsts)
+        kept, sure = accept(drafts == token[firsts[: len(drafts)]], token[firsts])
+        made = [*self.drafts[:kept], sure]
+        if self.exact:
+            row.cached = start if start < 2 else min(start + kept, start - 1 + len(drafts))
+        row.accepted.append(kept)
+        ends = [*firsts[1:], len(token)]
+        after = start + len(made)
+        fresh = token[firsts[kept] + 1 : ends[kept]][: row.length - after - 1]
+        self.drafts = self._fitting(np.concatenate([made, fresh]).astype(np.int64))[len(made) :]
+        return [self.commit(slice(start, after), made, result.scores.confidence[firsts[: len(made)]])]
