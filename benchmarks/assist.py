@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import statistics
 import tempfile
 import time
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from benchmarks.llama_twin import LlamaTwin, write_gguf
 from rich.console import Console
@@ -20,9 +22,10 @@ from rich.progress import track
 
 from unmask import DiffusionLM
 from unmask.backends.native import network as native
-from unmask.cli.options import Json, load, shares
+from unmask.cli.options import Json, load, numbers, shares
 from unmask.cli.report import report
 from unmask.evaluation.figures import share as interval
+from unmask.picture import picture
 from unmask.structured.prompt_lists import answers_to
 
 Calls = list[dict[str, Any]]
@@ -48,6 +51,12 @@ class Way:
     tokens: list[int] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     seconds: list[list[float]] = field(default_factory=list)  # of each round, by row
+
+    @property
+    def kind(self) -> str:
+        """What it has in common with ways of other thresholds."""
+        length = self.options.get("block_length")
+        return self.name if "threshold" not in self.options else f"diffusion, blocks of {length or 'its own'}"
 
     def answer(self, prompt: str, longest: int, grammar: Any) -> Answer:
         """Of a prompt, with what `grammar` made for it."""
@@ -118,12 +127,14 @@ def command(
     diffusion: Annotated[str, typer.Option(help="The model that denoises.")] = "assist",
     ar: Annotated[str, typer.Option(help="Its AR twin.")] = "assist-ar",
     thresholds: Annotated[str, typer.Option(help="Of diffusion, with commas.")] = "0.7,0.9,0.97",
+    blocks: Annotated[str, typer.Option(help="Block lengths of diffusion, with commas; empty: its own.")] = "",
     limit: Annotated[int, typer.Option(help="Rows that are scored, at most.")] = 2000,
     timed: Annotated[int, typer.Option(help="Rows that are timed.")] = 100,
     rounds: Annotated[int, typer.Option(help="Rounds of timing, the ways in turns.")] = 5,
     longest: Annotated[int, typer.Option(help="New tokens at most.")] = 192,
     build: Annotated[str, typer.Option(help="Of the native forward: amx, vnni, avx2; else this CPU's fastest.")] = "",
     llama: Annotated[bool, typer.Option(help="llama.cpp on the AR twin too (`pip install xllamacpp gguf`).")] = False,
+    picture: Annotated[Path | None, typer.Option(help="Draw score over speed (PNG) here.")] = None,
     as_json: Json = False,
 ) -> None:
     """Scores and times both models under the same grammar at batch 1; whole answers, prompt reading counted.
@@ -143,7 +154,12 @@ def command(
     assert spelled is not None
     ways = [Way("ar twin", twin, {}), Way("ar twin, verify", twin, {"mode": "verify"})]
     denoiser = load(diffusion, "cpu", None)
-    ways += [Way(f"diffusion {t}", denoiser, {"threshold": t}) for t in shares("--thresholds", thresholds)]
+    lengths: list[int | None] = [*numbers("--blocks", blocks)] if blocks else [None]
+    ways += [
+        Way(f"diffusion {t}" + (f", blocks of {n}" if n else ""), denoiser, {"threshold": t, "block_length": n})
+        for n in lengths
+        for t in shares("--thresholds", thresholds)
+    ]
     if llama:
         whole = load(ar, "cpu", None, "torch")  # whose weights can be written
         made = write_gguf(whole, Path(tempfile.mkdtemp()) / "twin.gguf")
@@ -161,7 +177,23 @@ def command(
     lines = [summary(way, ways[0], expected, timed) for way in ways]
     columns = list(lines[0])
     title = f"{len(found)} commands, {rounds} rounds of {min(timed, len(found))} for times"
+    if picture is not None:
+        draw(lines, [way.kind for way in ways], picture, title)
     report(lines, title, columns, [list(line.values()) for line in lines], as_json)
+
+
+def draw(lines: list[dict[str, str]], kinds: list[str], path: Path, title: str) -> None:
+    """Exact match with its interval over tokens/s: a colour for each kind of way, a line through its thresholds."""
+    with picture(path) as (axes,):
+        for kind in dict.fromkeys(kinds):
+            some = [line for line, own in zip(lines, kinds, strict=True) if own == kind]
+            speed = [float(line["tokens/s"]) for line in some]
+            middle, low, high = np.array([re.findall(r"[\d.]+", line["exact %"]) for line in some], float).T
+            axes.errorbar(speed, middle, [middle - low, high - middle], marker="o", capsize=2, label=kind)
+            for line, x, y in zip(some, speed, middle, strict=True):
+                threshold = re.search(r"0\.\d+", line["way"])
+                axes.annotate(threshold.group() if threshold else "", (x, y), fontsize=7)
+        axes.set(xlabel="tokens/s, whole answers", ylabel="exact, % (95% interval)", title=title)
 
 
 def summary(way: Way, twin: Way, expected: list[Calls], timed: int) -> dict[str, str]:

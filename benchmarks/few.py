@@ -15,9 +15,9 @@ from unmask.cli.terminal import table
 from unmask.errors import UnmaskError
 from unmask.evaluation.answers import entropies, judged
 from unmask.evaluation.figures import Figure
-from unmask.files import replacing
 from unmask.lm import DiffusionLM
 from unmask.models.config import ModelConfig
+from unmask.picture import picture
 from unmask.prompts import encode_text
 
 HELD_OUT = Path("data/austen/persuasion.txt")
@@ -54,34 +54,23 @@ def write(lm: DiffusionLM, rows: list[list[int]], tokens: int, **options: Any) -
 
 def draw(results: list[dict[str, Any]], path: Path, title: str) -> None:
     """Perplexity over steps, and over entropy, a line for each model and temperature."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    for number, key in enumerate(dict.fromkeys((r["model"], r["temperature"]) for r in results)):
-        some = [r for r in results if (r["model"], r["temperature"]) == key]
-        x, y, h = ([r["steps"] for r in some], [r["perplexity"] for r in some], [r["entropy"] for r in some])
-        middle, low, high = np.array(y).T
-        spread = [middle - low, high - middle]
-        look: Any = {"color": f"C{number}", "label": f"{key[0]}, T {key[1]}" if key[1] else key[0]}
-        if x[0] is None:
-            left.axhline(middle[0], linestyle=":", **look)
-            right.errorbar([h[0][0]], middle, spread, marker="*", **look)
-            continue
-        left.errorbar(x, middle, spread, marker="o", capsize=2, **look)
-        right.errorbar([e[0] for e in h], middle, spread, marker="o", capsize=2, **look)
-        for steps, e, p in zip(x, h, middle, strict=True):
-            right.annotate(str(steps), (e[0], p), fontsize=7)
-    left.set(xlabel="steps", ylabel="perplexity under the judge", xscale="log", yscale="log")
-    right.set(xlabel="unigram entropy, nats (numbers: steps)", yscale="log")
-    left.legend(fontsize=7)
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-    figure.suptitle(title, fontsize=9)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    with picture(path, size=(10, 4), panels=2, title=title) as (left, right):
+        for number, key in enumerate(dict.fromkeys((r["model"], r["temperature"]) for r in results)):
+            some = [r for r in results if (r["model"], r["temperature"]) == key]
+            x, y, h = ([r["steps"] for r in some], [r["perplexity"] for r in some], [r["entropy"] for r in some])
+            middle, low, high = np.array(y).T
+            spread = [middle - low, high - middle]
+            look: Any = {"color": f"C{number}", "label": f"{key[0]}, T {key[1]}" if key[1] else key[0]}
+            if x[0] is None:
+                left.axhline(middle[0], linestyle=":", **look)
+                right.errorbar([h[0][0]], middle, spread, marker="*", **look)
+                continue
+            left.errorbar(x, middle, spread, marker="o", capsize=2, **look)
+            right.errorbar([e[0] for e in h], middle, spread, marker="o", capsize=2, **look)
+            for steps, e, p in zip(x, h, middle, strict=True):
+                right.annotate(str(steps), (e[0], p), fontsize=7)
+        left.set(xlabel="steps", ylabel="perplexity under the judge", xscale="log", yscale="log")
+        right.set(xlabel="unigram entropy, nats (numbers: steps)", yscale="log")
 
 
 def command(

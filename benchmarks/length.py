@@ -18,8 +18,8 @@ from unmask.evaluation.answers import entropies, judged
 from unmask.evaluation.figures import Figure, median
 from unmask.evaluation.roofline import forward_operations, gemm_rate
 from unmask.evaluation.speed import Lap, timed, warm_up
-from unmask.files import replacing
 from unmask.lm import DiffusionLM
+from unmask.picture import picture
 
 
 @dataclass(frozen=True)
@@ -111,33 +111,22 @@ def _summary(
 
 def draw(results: list[LengthResult], path: Path, title: str) -> None:
     """Three panels over length: steps, seconds, perplexity with entropy; one line a model."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    steps_axes, time_axes, quality_axes = figure.subplots(1, 3)
-    colours = ("#c1440e", "#30507a")
-    for name, colour in zip(dict.fromkeys(r.name for r in results), colours, strict=False):
-        rows = [r for r in results if r.name == name]
-        x = [r.tokens for r in rows]
-        steps_axes.plot(x, [r.steps for r in rows], "o-", color=colour, label=name)
-        time_axes.plot(x, [r.seconds.value for r in rows], "o-", color=colour, label=name)
-        time_axes.plot(x, [r.floor_seconds for r in rows], ":", color=colour, label=f"{name}, floor")
-        quality_axes.plot(x, [r.perplexity.value for r in rows], "o-", color=colour, label=name)
-        for row in rows:
-            quality_axes.annotate(
-                f"H={row.entropy.value:.1f}", (row.tokens, row.perplexity.value), fontsize=7, color=colour
-            )
-    steps_axes.set(xlabel="new tokens", ylabel="steps (forward passes)", yscale="log", title="steps")
-    time_axes.set(xlabel="new tokens", ylabel="seconds", title="time (median)")
-    quality_axes.set(xlabel="new tokens", ylabel="perplexity under the judge", title="quality (H: entropy, nats)")
-    for axes in (steps_axes, time_axes, quality_axes):
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    figure.suptitle(title)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    with picture(path, size=(11, 3.6), panels=3, title=title) as (steps_axes, time_axes, quality_axes):
+        colours = ("#c1440e", "#30507a")
+        for name, colour in zip(dict.fromkeys(r.name for r in results), colours, strict=False):
+            rows = [r for r in results if r.name == name]
+            x = [r.tokens for r in rows]
+            steps_axes.plot(x, [r.steps for r in rows], "o-", color=colour, label=name)
+            time_axes.plot(x, [r.seconds.value for r in rows], "o-", color=colour, label=name)
+            time_axes.plot(x, [r.floor_seconds for r in rows], ":", color=colour, label=f"{name}, floor")
+            quality_axes.plot(x, [r.perplexity.value for r in rows], "o-", color=colour, label=name)
+            for row in rows:
+                quality_axes.annotate(
+                    f"H={row.entropy.value:.1f}", (row.tokens, row.perplexity.value), fontsize=7, color=colour
+                )
+        steps_axes.set(xlabel="new tokens", ylabel="steps (forward passes)", yscale="log", title="steps")
+        time_axes.set(xlabel="new tokens", ylabel="seconds", title="time (median)")
+        quality_axes.set(xlabel="new tokens", ylabel="perplexity under the judge", title="quality (H: entropy, nats)")
 
 
 def settings(lm: DiffusionLM, ar: DiffusionLM, steps: str, rounds: int) -> str:

@@ -19,6 +19,7 @@ from unmask.cli.options import Dtype, Json, Length, Mode, Served, numbers
 from unmask.cli.report import print_record
 from unmask.errors import UnmaskError
 from unmask.evaluation.speed import PROMPTS
+from unmask.picture import picture
 
 
 @dataclass(frozen=True)
@@ -117,35 +118,23 @@ def _load(clients: int, answers: list[Answer], alone: list[Answer], seconds: flo
 
 def draw(report: Report, path: Path) -> None:
     """Tokens per second and seconds to text against the number of clients, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from unmask.files import replacing
-
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    rates, waits = figure.subplots(1, 2)
-    clients = [load.clients for load in report.loads]
-    first = report.loads[0].tokens_per_second
-    rates.plot(clients, [load.tokens_per_second for load in report.loads], "o-", color="#2a8c6a")
-    for load in report.loads[1:]:
-        times = f"{load.tokens_per_second / first:.1f} times  "
-        rates.annotate(times, (load.clients, load.tokens_per_second), ha="right", fontsize=8)
-    rates.set(xlabel="clients", ylabel="useful tokens per second")
-    for name, colour in (("first", "#30507a"), ("whole", "#c1440e")):
-        for share, style in (("p50", "o-"), ("p95", "o--")):
-            seconds = [getattr(load, f"{name}_{share}") for load in report.loads]
-            waits.plot(clients, seconds, style, color=colour, label=f"{name} text, {share}")
-    waits.set(xlabel="clients", ylabel="seconds")
-    waits.legend(fontsize=8)
-    for axes in (rates, waits):
-        axes.set(xscale="log", ylim=(0, None))
-        axes.set_xticks(clients, [str(n) for n in clients])
-        axes.minorticks_off()
-        axes.grid(alpha=0.3)
-    figure.suptitle(textwrap.fill(report.title, 100), fontsize=9)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    with picture(path, size=(9, 4), panels=2, title=textwrap.fill(report.title, 100)) as (rates, waits):
+        clients = [load.clients for load in report.loads]
+        first = report.loads[0].tokens_per_second
+        rates.plot(clients, [load.tokens_per_second for load in report.loads], "o-", color="#2a8c6a")
+        for load in report.loads[1:]:
+            times = f"{load.tokens_per_second / first:.1f} times  "
+            rates.annotate(times, (load.clients, load.tokens_per_second), ha="right", fontsize=8)
+        rates.set(xlabel="clients", ylabel="useful tokens per second")
+        for name, colour in (("first", "#30507a"), ("whole", "#c1440e")):
+            for share, style in (("p50", "o-"), ("p95", "o--")):
+                seconds = [getattr(load, f"{name}_{share}") for load in report.loads]
+                waits.plot(clients, seconds, style, color=colour, label=f"{name} text, {share}")
+        waits.set(xlabel="clients", ylabel="seconds")
+        for axes in (rates, waits):
+            axes.set(xscale="log", ylim=(0, None))
+            axes.set_xticks(clients, [str(n) for n in clients])
+            axes.minorticks_off()
 
 
 def command(

@@ -18,6 +18,7 @@ from unmask.evaluation.figures import Figure, median
 from unmask.layout import Layout
 from unmask.lm import DiffusionLM
 from unmask.output import Output
+from unmask.picture import picture
 
 PROMPTS = (
     "Why is the sky blue?",
@@ -233,32 +234,22 @@ class LlamaCpp:
 
 def draw(speeds: list[Speed], scores: dict[str, float], path: Path, title: str) -> None:
     """The quality set's score against tokens per second at batch 1, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from unmask.files import replacing
-
-    figure = Figure(figsize=(8, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    colours = {"ar": "#30507a", "verify": "#2a8c6a", "diffusion": "#c1440e"}
-    axes.margins(x=0.2, y=0.1)
-    for number, speed in enumerate(speeds):
-        if speed.name in scores and speed.batch == 1:
-            kind = speed.name.split(",")[0]
-            axes.plot(speed.tokens_per_second.value, scores[speed.name], "o", color=colours.get(kind, "#666666"))
-            axes.annotate(
-                speed.name.replace("diffusion, ", ""),
-                (speed.tokens_per_second.value, scores[speed.name]),
-                textcoords="offset points",
-                xytext=(6, (4, -10)[number % 2]),  # of neighbours not upon each other
-                fontsize=7,
-            )
-    for speed in speeds:
-        if speed.name == "llama.cpp" and speed.batch == 1:
-            axes.axvline(speed.tokens_per_second.value, color="#999999", linestyle="--", linewidth=0.8)
-            axes.annotate("llama.cpp", (speed.tokens_per_second.value, axes.get_ylim()[0]), fontsize=7, rotation=90)
-    axes.set(xlabel="tokens per second, batch 1", ylabel="quality set, percent right", title=title)
-    axes.grid(alpha=0.3)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    with picture(path, size=(8, 4.8)) as (axes,):
+        colours = {"ar": "#30507a", "verify": "#2a8c6a", "diffusion": "#c1440e"}
+        axes.margins(x=0.2, y=0.1)
+        for number, speed in enumerate(speeds):
+            if speed.name in scores and speed.batch == 1:
+                kind = speed.name.split(",")[0]
+                axes.plot(speed.tokens_per_second.value, scores[speed.name], "o", color=colours.get(kind, "#666666"))
+                axes.annotate(
+                    speed.name.replace("diffusion, ", ""),
+                    (speed.tokens_per_second.value, scores[speed.name]),
+                    textcoords="offset points",
+                    xytext=(6, (4, -10)[number % 2]),  # of neighbours not upon each other
+                    fontsize=7,
+                )
+        for speed in speeds:
+            if speed.name == "llama.cpp" and speed.batch == 1:
+                axes.axvline(speed.tokens_per_second.value, color="#999999", linestyle="--", linewidth=0.8)
+                axes.annotate("llama.cpp", (speed.tokens_per_second.value, axes.get_ylim()[0]), fontsize=7, rotation=90)
+        axes.set(xlabel="tokens per second, batch 1", ylabel="quality set, percent right", title=title)

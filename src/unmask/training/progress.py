@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from unmask.files import replacing
+from unmask.picture import picture
 
 LOG_SECONDS = 20.0  # between the lines of a log
 
@@ -101,28 +98,12 @@ class TextProgress(Progress):
             self.console.print(line, highlight=False)
 
 
-@contextmanager
-def _axes(path: Path, title: str, xlabel: str, ylabel: str) -> Iterator[Any]:
-    """Axes to draw on; the PNG is written at the end."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    yield axes
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-
-
 def plot_loss(history: list[dict[str, float]], path: Path, title: str) -> None:
     """Training and validation loss (nats per token) over steps."""
     steps = [r["step"] for r in history]
     losses = [r["loss"] for r in history]
-    with _axes(path, title, "step", "loss (nats per token)") as axes:
+    with picture(path) as (axes,):
+        axes.set(title=title, xlabel="step", ylabel="loss (nats per token)")
         axes.plot(steps, losses, color="#b8c4d6", linewidth=0.6, label="training, each step")
         window = max(1, len(losses) // 50)
         smooth = [sum(losses[max(0, i - window) : i + 1]) / (i + 1 - max(0, i - window)) for i in range(len(losses))]
@@ -141,7 +122,8 @@ def plot_accepted(history: list[dict[str, float]], slots: int, path: Path, title
     if not checks:
         return
     trained = [r["step"] * slots / 1e3 for r in checks]
-    with _axes(path, title, "slots trained on, thousands", "share, or tokens") as axes:
+    with picture(path) as (axes,):
+        axes.set(title=title, xlabel="slots trained on, thousands", ylabel="share, or tokens")
         axes.set_xscale("log")
         axes.plot(trained, [1 + r["accepted"] for r in checks], "o-", color="#c1440e", label="tokens a step in verify")
         for j, colour in ((1, "#30507a"), (2, "#6d8ab5"), (3, "#b8c4d6")):
