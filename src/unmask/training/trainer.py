@@ -41,6 +41,7 @@ from unmask.training.checkpointer import Checkpointer, Progress
 from unmask.training.data import DataConfig, Stream, make_rows
 from unmask.training.documents import Documents
 from unmask.training.framing import Framing
+from unmask.training.freed import keep_freed_memory
 from unmask.training.optimizer import Ema, learning_rate, make_optimizers, put
 from unmask.training.precision import choose_precision, native_bf16
 from unmask.training.progress import TrainingProgress, plot_loss
@@ -199,6 +200,8 @@ class Trainer:
         A SIGTERM or Ctrl-C saves a checkpoint after the step at hand and leaves with 143 or 130.
         """
         main = self.accelerator.is_main_process
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if main:
             self.checkpointer.claim()
         try:
