@@ -148,6 +148,7 @@ def test_no_end_before_min_tokens_and_stop_tokens_end(
     [
         ({"presence_penalty": 3.0}, "presence_penalty is out of range: 3.0; it must be at least -2 and at most 2"),
         ({"repetition_penalty": 0.0}, "repetition_penalty is out of range"),
+        ({"repetition_penalty": 1e-320}, "repetition_penalty is out of range"),
         ({"min_p": 1.5}, "min_p is out of range"),
         ({"min_tokens": -1}, "min_tokens is out of range"),
         ({"logit_bias": {"a": 1}}, "logit_bias must give a number"),

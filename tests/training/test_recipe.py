@@ -140,6 +140,16 @@ def test_objectives_by_name(minimal: Path) -> None:
         ("", ["section.field=value"]),
         ("name.first=x", ["name.first=x"]),
         ("training.steps=[1", ["YAML"]),
+        ("name=../../elsewhere", ["name", "../../elsewhere"]),
+        ("name=..", ["name", "folder"]),
+        ("name=", ["name"]),
+        ("name='a/b'", ["name", "a/b"]),
+        (r'name="a\0b"', ["name", "folder"]),
+        (f"name={'x' * 5000}", ["name", "folder"]),
+        ("training.batch_size=9223372036854775808", ["training.batch_size", "below"]),
+        ("training.threads=1000000000000", ["training.threads", "below"]),
+        ("data.length=4294967296", ["data.length", "below"]),
+        ("seed=9223372036854775808", ["seed", "below"]),
     ],
 )
 def test_a_flaw_is_named_in_one_line(minimal: Path, refused: Refused, override: str, words: list[str]) -> None:

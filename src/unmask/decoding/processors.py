@@ -28,7 +28,7 @@ class ProcessorParameters:
 
     presence_penalty: float = option(0.0, ge=-2, le=2, off=0.0)  # taken off tokens that are written
     frequency_penalty: float = option(0.0, ge=-2, le=2, off=0.0)  # taken off for each time that they are
-    repetition_penalty: float = option(1.0, gt=0, le=100, off=1.0)  # divides scores above 0, multiplies those below
+    repetition_penalty: float = option(1.0, ge=0.01, le=100, off=1.0)  # divides scores above 0, multiplies those below
     min_p: float = option(0.0, ge=0, le=1, off=0.0)  # least chance, as a share of the best token's
     min_tokens: int = option(0, ge=0, off=0)  # no end of text stands before so many tokens
     logit_bias: dict[int, float] = field(default_factory=dict, metadata={"off": {}})  # added to scores, by token

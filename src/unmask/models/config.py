@@ -26,7 +26,7 @@ OPTIONAL_SIZES = ("intermediate_size", "time_condition_size", "block_length", "n
 BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(SIZES, (1, 2**24)),
     **dict.fromkeys(OPTIONAL_SIZES, (0, 2**24)),
-    "norm_eps": (0, inf),
+    **dict.fromkeys(("norm_eps", "logit_softcap", "router_scale"), (0, inf)),
     "loops": (1, 1000),
 }
 # fields of earlier versions, and the value that changes nothing

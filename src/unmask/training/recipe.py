@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "dcd": DCD,
 }
 LARGEST_VOCABULARY = 2**22  # stands in for a tokenizer's until there is one
+NAME = re.compile(r"[\w+-][\w+. -]{0,99}")  # of a run, and of its folder
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,17 @@ class Recipe:
 
     def check(self) -> None:
         """Raises UnmaskError naming the first impossible value."""
+        if not NAME.fullmatch(self.name):
+            raise UnmaskError(
+                f"recipe: name {self.name!r} cannot be a folder's name; use letters, digits, dots, dashes and spaces"
+            )
         DecodingDefaults.read(self.decoding, "recipe: decoding")
         sections = {f"{section.name}.": getattr(self, section.name) for section in fields(self)}
         for prefix, section in {"": self, **sections}.items():
             try:
                 if is_dataclass(section):
                     check_ranges(section)
+                    _check_sizes(section)
             except UnmaskError as error:
                 raise UnmaskError(f"recipe: {prefix}{str(error).removeprefix('option ')}") from None
         betas = self.training.betas
@@ -201,6 +208,15 @@ class FinetuneRecipe(Recipe):
             raise UnmaskError("recipe: data.tokenizer_file: a base is fine-tuned with its own tokenizer; leave it out")
         if not self.lora.targets:
             raise UnmaskError("recipe: lora.targets is empty")
+
+
+def _check_sizes(section: Any) -> None:
+    """Raises UnmaskError naming a whole number that no run can have."""
+    for one in fields(section):
+        value = getattr(section, one.name)
+        end = 2**63 if one.name == "seed" else 2**31
+        if isinstance(value, int) and value >= end:
+            raise UnmaskError(f"option {one.name} must be below {end}, got {value}")
 
 
 def read_recipe(path: Path, overrides: list[str], output: Path | None = None) -> Recipe:
