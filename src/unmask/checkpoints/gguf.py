@@ -224,13 +224,13 @@ class GGUF(Weights):
         window = self._number(WINDOW) if self.metadata.get(f"{name}.{WINDOW}") else None
         local = {"rope_type": "default", "rope_theta": self._float("rope.freq_base_swa", 10000.0)}
         slides = self.metadata.get(f"{name}.{PATTERN}")  # of each layer, or how often one sees all
-        each = isinstance(slides, tuple)
+        kinds = [gemma.SLIDING if s else "full_attention" for s in slides] if isinstance(slides, tuple) else None
         return {
             "query_pre_attn_scalar": scalar,
             "final_logit_softcapping": self._float("final_logit_softcapping", 0.0) or None,
             "sliding_window": window or raw["max_position_embeddings"],  # transformers wants one in any case
-            "sliding_window_pattern": 1 if window is None or each else self._number(PATTERN, 6),
-            "layer_types": [gemma.SLIDING if s else "full_attention" for s in slides] if window and each else None,
+            "sliding_window_pattern": 1 if window is None or kinds else self._number(PATTERN, 6),
+            "layer_types": kinds if window else None,
             "rope_parameters": {"full_attention": raw["rope_parameters"], gemma.SLIDING: local},
         }
 
