@@ -268,7 +268,7 @@ class Drafts(Objective):
             empty = torch.zeros(noised.rows.ids.shape, device=weights.device)
             count = empty.scatter_add(1, noised.targets, scored)
             fails = empty.scatter_add(1, noised.targets, scored * (1 - overlap)) / count
-            weights = weights * torch.where(count > 0, fails, 1.0).gather(1, noised.anchor + 1)
+            weights = weights * torch.where(count > 0, fails, 1.0).gather(1, (noised.anchor + 1).clamp(max=empty.shape[1] - 1))
         return weights
 
     def held_out(self) -> Drafts:
