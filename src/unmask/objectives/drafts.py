@@ -50,13 +50,11 @@ class Drafted(Noised):
 
 
 class Distillation(torch.autograd.Function):
-    """Loss of each of N slots against its teacher, logits made a chunk at a time and never kept, and overlap [N].
+    """Sum over N slots of weight * cross-entropy(teacher, student), logits made a chunk at a time, never kept.
 
-    The loss is cross-entropy, whose gradient is that of the KL divergence, and a share `variation` of it total
-    variation: 1 - overlap, the overlap being the mass that both agree on, with which a draft that is drawn holds.
-    Teacher and student share the head, whose rows [V] may be a part of the vocabulary; the teacher's states [U, D]
-    are the base's, its distribution sharpened to the temperature that the text was written at. Only the students'
-    states [N, D] get a gradient.
+    Its gradient is that of the KL divergence. Teacher and student share the head, whose rows [V] may be a
+    part of the vocabulary; the teacher's states [U, D] are the base's, its distribution sharpened to the
+    temperature that the text was written at. Only the students' states [N, D] get a gradient.
     """
 
     @staticmethod
@@ -66,41 +64,33 @@ class Distillation(torch.autograd.Function):
         teacher_UD: Tensor,
         which_N: Tensor,
         head_VD: Tensor,
-        variation: float,
+        weight_N: Tensor,
         temperature: float,
         chunk: int,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
         with torch.autocast(hidden_ND.device.type, enabled=False):
             grad = torch.empty_like(hidden_ND)
-            loss, overlap = hidden_ND.new_empty(2, len(hidden_ND), dtype=torch.float32)
+            total = hidden_ND.new_zeros((), dtype=torch.float32)
             teacher = torch.empty(len(teacher_UD), len(head_VD), dtype=head_VD.dtype, device=head_VD.device)
             for start in range(0, len(teacher_UD), chunk):
                 part = (teacher_UD[start : start + chunk].to(head_VD.dtype) @ head_VD.T).float()
                 teacher[start : start + chunk] = part.div_(temperature).softmax(-1).to(head_VD.dtype)
             for start in range(0, len(hidden_ND), chunk):
-                here = slice(start, start + chunk)
-                z = (hidden_ND[here].to(head_VD.dtype) @ head_VD.T).float()
-                log_z = z.logsumexp(-1, keepdim=True)
-                p = teacher[which_N[here]].float()
+                q = (hidden_ND[start : start + chunk].to(head_VD.dtype) @ head_VD.T).float()
+                log_z = q.logsumexp(-1, keepdim=True)
+                p = teacher[which_N[start : start + chunk]].float()
+                weight = weight_N[start : start + chunk, None].float()
                 # the teacher's mass is one up to rounding of its dtype
-                entropy = log_z[:, 0] * p.sum(-1) - (p * z).sum(-1)
-                q = z.sub_(log_z).exp_()
-                overlap[here] = torch.minimum(p, q).sum(-1)
-                loss[here] = (1 - variation) * entropy + variation * (1 - overlap[here])
-                back = q - p
-                if variation:
-                    short = torch.where(q < p, q, 0.0)
-                    missing = short.sum(-1, keepdim=True) * q - short
-                    back.mul_(1 - variation).add_(missing, alpha=variation)
-                grad[here] = (back.to(head_VD.dtype) @ head_VD).to(grad.dtype)
+                total += (weight * (log_z * p.sum(-1, keepdim=True) - (p * q).sum(-1, keepdim=True))).sum()
+                back = q.sub_(log_z).exp_().sub_(p).mul_(weight).to(head_VD.dtype)
+                grad[start : start + chunk] = (back @ head_VD).to(grad.dtype)
         ctx.save_for_backward(grad)
-        ctx.mark_non_differentiable(overlap)
-        return loss, overlap
+        return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (grad_hidden,) = ctx.saved_tensors
-        return (grad_hidden * grad[:, None]).to(grad_hidden.dtype), None, None, None, None, None, None
+        return grad_hidden * grad.to(grad_hidden.dtype), None, None, None, None, None, None
 
 
 def draft_head(model: Any) -> Tensor:
@@ -130,9 +120,6 @@ class Drafts(Objective):
     some slots show their token, as they do once a diffusion step has committed out of order.
     temperature: of the teacher, the one its text was written at. marginal: share of groups whose slots are also
     scored as they are, without the chain, as a diffusion step does that writes several at once.
-    variation: share of the loss that is total variation, the rest cross-entropy. reach: a slot's weight is times the
-    chance that all before it hold, as the network stands. replay: a group's is times the chance that the draft of the
-    token after its anchor fails, since it is there that checked text is drafted anew.
     """
 
     shift: bool = True
@@ -143,9 +130,6 @@ class Drafts(Objective):
     revealed: float = 0.2
     temperature: float = 0.7
     marginal: float = 0.25
-    variation: float = 0.0
-    reach: bool = False
-    replay: bool = False
 
     def __post_init__(self) -> None:
         if len(self.lengths) != len(self.shares) or min(self.lengths) < 1 or min(self.shares) < 0:
@@ -156,8 +140,6 @@ class Drafts(Objective):
             raise ValueError("decay must be in (0, 1], revealed in [0, 1] and temperature above 0")
         if not 0 < self.marginal <= 1:
             raise ValueError("marginal must be in (0, 1]")
-        if not 0 <= self.variation <= 1:
-            raise ValueError("variation must be in [0, 1]")
 
     def corrupt(self, rows: Rows, draws: Draws, mask_id: int | None, vocab_size: int = 0) -> Drafted:
         if mask_id is None:
@@ -227,53 +209,31 @@ class Drafts(Objective):
 
     def loss(self, model: Any, noised: Drafted) -> Tensor:
         clean, own = self.hidden(model, noised)
-        states = own if model.chain is None else chained(model, noised, clean, own)
-        loss, overlap = self._distilled(model, noised, clean, states, noised.weights > 0)
-        total = (self.focused(noised, overlap) * loss).sum()
         if model.chain is None:
-            return total
+            return self._distilled(model, noised, clean, own, noised.weights)
         group = torch.arange(own.shape[1], device=own.device) // noised.length
-        some = (noised.weights > 0) & (group % round(1 / self.marginal) == 0)
-        loss, _ = self._distilled(model, noised, clean, own, some)
-        return total + (noised.weights * loss).sum()
+        some = torch.where(group % round(1 / self.marginal) == 0, noised.weights, 0.0)
+        sequential = self._distilled(model, noised, clean, chained(model, noised, clean, own), noised.weights)
+        return sequential + self._distilled(model, noised, clean, own, some)
 
-    def _distilled(
-        self, model: Any, noised: Drafted, clean: Tensor, states: Tensor, scored: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Loss and overlap [B, M] of the slots that are scored [B, M], from their states [B, M, D]; others 0 and 1."""
-        row, slot = scored.nonzero(as_tuple=True)
+    def _distilled(self, model: Any, noised: Drafted, clean: Tensor, states: Tensor, weights: Tensor) -> Tensor:
+        """Loss of the slots that have a weight [B, M], from their states [B, M, D]."""
+        row, slot = weights.nonzero(as_tuple=True)
         place = noised.position[row, slot] + row * clean.shape[1]
         unique, which = torch.unique(place, return_inverse=True)
-        loss, overlap = Distillation.apply(  # type: ignore[no-untyped-call]
+        return Distillation.apply(  # type: ignore[no-untyped-call]
             states[row, slot],
             clean.flatten(0, 1)[unique],
             which,
             draft_head(model),
-            self.variation,
+            weights[row, slot],
             self.temperature,
             256,
         )
-        losses = torch.zeros_like(noised.weights).index_put((row, slot), loss)
-        return losses, torch.ones_like(noised.weights).index_put((row, slot), overlap)
-
-    def focused(self, noised: Drafted, overlap: Tensor) -> Tensor:
-        """Weights [B, M] of slots whose drafts, all before them given, hold with chance `overlap` [B, M]."""
-        weights = noised.weights
-        if self.reach:
-            holds = overlap.view(len(weights), -1, noised.length)
-            before = torch.cat([torch.ones_like(holds[..., :1]), holds[..., :-1]], -1).cumprod(-1)
-            weights = weights * before.flatten(1)
-        if self.replay:
-            scored = (noised.weights > 0).float()
-            empty = torch.zeros(noised.rows.ids.shape, device=weights.device)
-            count = empty.scatter_add(1, noised.targets, scored)
-            fails = empty.scatter_add(1, noised.targets, scored * (1 - overlap)) / count
-            weights = weights * torch.where(count > 0, fails, 1.0).gather(1, (noised.anchor + 1).clamp(max=empty.shape[1] - 1))
-        return weights
 
     def held_out(self) -> Drafts:
-        """Groups of eight, nothing revealed, every group alike."""
-        return replace(self, lengths=(min(8, self.slots),), shares=(1.0,), revealed=0.0, reach=False, replay=False)
+        """Groups of eight, nothing revealed."""
+        return replace(self, lengths=(min(8, self.slots),), shares=(1.0,), revealed=0.0)
 
     @torch.no_grad()
     def report(self, model: Any, noised: Drafted) -> dict[str, float]:
