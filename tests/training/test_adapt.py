@@ -20,6 +20,7 @@ from unmask.cli.main import main
 from unmask.models import adapter
 from unmask.objectives.drafts import Drafts
 from unmask.training.adapt import AdapterTrainer, adapt
+from unmask.training.dialogues import write_shard
 from unmask.training.recipe import AdaptRecipe, Recipe, parse_recipe, read_recipe
 
 Refused = Callable[..., Any]
@@ -109,12 +110,12 @@ def test_a_base_becomes_a_model_of_three_modes(
 def test_an_adapter_goes_on_from_another(tree: MakeTree, tmp_path: Path, refused: Refused) -> None:
     """Its tensors are the start; a chain that it lacks starts fresh, and changes nothing yet."""
     first, second = tmp_path / "first", tmp_path / "second"
-    recipe = parse_recipe(tree(), "recipe", first)
-    begun = adapt(recipe, first, console=QUIET)
-    files = {"files": recipe.data.files, "validation": recipe.data.validation, "format": "dialogues", "length": 64}
+    begun = adapt(parse_recipe(tree(model__draft_vocabulary=12), "recipe", first), first, console=QUIET)
+    write_shard(tmp_path / "other.safetensors", [(list(range(12, 32)), 4)] * 8)  # other text
+    files = {"files": [str(tmp_path / "other.safetensors")], "format": "dialogues", "length": 64}
 
     def going_on(**model: Any) -> Recipe:
-        own = {**tree()["model"], "chain_width": 8, "start": str(begun), **model}
+        own = {**tree()["model"], "draft_vocabulary": 12, "chain_width": 8, "start": str(begun), **model}
         return parse_recipe(tree(model=own, data=files, training__precision=False), "recipe", second)
 
     trainer = AdapterTrainer(going_on(), second / "adapter", QUIET, second / "model")
@@ -122,6 +123,8 @@ def test_an_adapter_goes_on_from_another(tree: MakeTree, tmp_path: Path, refused
     assert {name for name in own if not name.startswith("chain.")} == before.keys() - {"draft_vocabulary"}
     assert all(torch.equal(own[name].detach(), t.float()) for name, t in before.items() if name in own)
     assert torch.equal(trainer.network.draft_vocabulary.int(), before["draft_vocabulary"])
+    larger = AdapterTrainer(going_on(draft_vocabulary=13), tmp_path / "larger", QUIET)
+    assert {*larger.network.draft_vocabulary.tolist()} <= {*range(12, 32)}  # counted anew
     assert not own["chain.out"].any()
     folder = trainer.run()
     assert {path.name for path in folder.glob("model*")} == {*adapter_files.SHARDS, "model.safetensors.index.json"}

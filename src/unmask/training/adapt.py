@@ -76,12 +76,15 @@ def make_network(recipe: AdaptRecipe, dialogues: Dialogues) -> Transformer:
     config = adapter_config(shape, base.config)
     network = adapter.attach(base, config)
     started = adapter_files.read(hub.find(shape.start)) if shape.start else {}
-    started.pop("draft_vocabulary", None)  # nothing learned depends on it; this text may need other tokens
+    vocabulary = draft_vocabulary(
+        dialogues.tokens.ids, shape.draft_vocabulary, config.vocab_size, cast(int, config.mask_token_id)
+    )
+    earlier = started.pop("draft_vocabulary", vocabulary).long()
+    # of one size the tokens of the start are kept: they are counted on more text
+    network.draft_vocabulary = earlier if len(earlier) == len(vocabulary) else vocabulary
     adapter.put(network, adapter.initial(network, recipe.seed) | {k: t.float() for k, t in started.items()})
     for parameter in adapter.own_parameters(network).values():
         parameter.requires_grad_(True)
-    banned = cast(int, config.mask_token_id)
-    network.draft_vocabulary = draft_vocabulary(dialogues.tokens.ids, shape.draft_vocabulary, config.vocab_size, banned)
     return network
 
 
