@@ -12,12 +12,12 @@ import resource, torch
 from unmask.training.freed import keep_freed_memory
 if {keep}:
     keep_freed_memory()
-def touched():
+def touched(size):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**24)
+    torch.ones(size)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-touched()
-print(touched())
+touched(2**24)
+print(touched(2**23))
 """
 
 
