@@ -183,7 +183,7 @@ def test_an_unknown_family_says_what_was_looked_at(tmp_path: Path) -> None:
         "no known family by model_type 'new'",
         "architectures ['Novel']",
         "keys ['add_cross",
-        "DUO (duo, DUO)",
+        "docs/families.md",
     ):
         assert part in message
 

@@ -54,8 +54,8 @@ def open_base(recipe: FinetuneRecipe) -> Base:
     device = "cpu" if recipe.training.shard else device  # the trainer moves it, a block at a time
     frozen = recipe.lora.rank > 0 and dtype == torch.bfloat16
     loaded = Checkpoint.open(recipe.base, device, "bfloat16" if frozen else "float32")
-    on = loaded.folder.is_lora and recipe.lora.rank > 0
-    network = cast(Checkpoint, loaded.base).network() if on else loaded.network()
+    goes_on = loaded.folder.is_lora and recipe.lora.rank > 0
+    network = loaded.whole.network() if goes_on else loaded.network()
     lm = DiffusionLM(network, loaded.tokenizer, loaded.defaults, loaded.name, loaded)
     lm.config = network.config = loaded.config
     objective, changes = _settle(recipe, lm)
@@ -63,7 +63,7 @@ def open_base(recipe: FinetuneRecipe) -> Base:
     lm.config = network.config
     network.train().requires_grad_(True)
     paths: list[str] = []
-    if on:
+    if goes_on:
         paths = _go_on(recipe, loaded, network)
     elif recipe.lora.rank:
         paths = lora.attach(network, recipe.lora, recipe.seed)
@@ -75,10 +75,10 @@ def open_base(recipe: FinetuneRecipe) -> Base:
 def _go_on(recipe: FinetuneRecipe, loaded: Checkpoint, network: Transformer) -> list[str]:
     """Attaches the base's own adapter, to be trained on; UnmaskError where the recipe asks for another."""
     config, tensors = loaded.lora()
-    paths = lora.put(network, replace(config, merge=recipe.lora.merge), tensors)
+    paths = lora.put(network, config, tensors)
     wanted = [path for path in paths if any(path == t or path.endswith(f".{t}") for t in recipe.lora.targets)]
-    same = [(c.rank, c.alpha, c.rslora) for c in (config, recipe.lora)]
-    if same[0] != same[1] or wanted != paths:
+    own, asked = ((c.rank, c.alpha, c.rslora) for c in (config, recipe.lora))
+    if own != asked or wanted != paths:
         raise UnmaskError(
             f"base '{recipe.base}' is a LoRA adapter of rank {config.rank}, alpha {config.alpha:g}, rslora "
             f"{config.rslora}, which goes on as it is: say so in `lora`; or merge it first, by `save_pretrained`"
