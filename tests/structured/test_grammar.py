@@ -295,3 +295,12 @@ def test_forced_is_the_only_continuation(pattern: str, vocabulary: Vocabulary) -
             state = grammar.step(state, token)
         rest = left - len(run)
         assert rest == 0 or grammar.automaton.final[state] or grammar.allowed(state, rest).sum() != 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "run"), [("cab", (3, 4)), ("c(a|b)c", (3,)), ("(a|b)c", ()), ("ab(cc|ca)", (4, 3)), ("c?b", ())]
+)
+def test_a_run_spells_what_must_come_by_the_longest_tokens(pattern: str, run: tuple[int, ...]) -> None:
+    """In a vocabulary that lacks most single bytes, as many lack some."""
+    grammar = Grammar.of_regex(pattern, FORKED)
+    assert grammar.run(grammar.start) == run
