@@ -245,6 +245,26 @@ def test_an_autoregressive_base_becomes_a_block_diffusion_model(
     assert lm.generate([{"role": "user", "content": "the cat"}], 8, temperature=0.0).steps > 0
 
 
+@pytest.mark.parametrize("rank", [0, 4])
+def test_an_autoregressive_base_learns_to_draft_blocks_behind_its_text(
+    make: Make, tmp_path: Path, rank: int, refused: Refused
+) -> None:
+    objective = {"kind": "hybrid", "block_length": 4, "blocks": 2}
+    recipe = make(objective=objective, training__steps=40, lora={"rank": rank, "alpha": 32.0})
+    folder = finetune(recipe, tmp_path / "run", console=QUIET)
+    lm = DiffusionLM.from_pretrained(folder, backend="torch")
+    assert (lm.config.layout, lm.config.block_length, lm.config.in_place) == ("causal_blocks", 4, True)
+    curve = losses(tmp_path / "run")
+    assert sum(curve[-5:]) < 0.8 * sum(curve[:5])
+    asked = [{"role": "user", "content": "the cat"}]
+    written = {mode: lm.generate(asked, 8, mode=mode, temperature=0.0) for mode in ("ar", "verify", "diffusion")}
+    assert written["ar"].token_ids == written["verify"].token_ids
+    assert written["verify"].steps < written["ar"].steps
+    assert finetune(make(base=str(folder), objective=objective), tmp_path / "on", console=QUIET)  # it goes on
+    with refused("layout 'causal_blocks'"):
+        open_base(make(base=str(folder)))
+
+
 @pytest.mark.parametrize("kind", ["distill", "certainty"])
 @pytest.mark.parametrize("rank", [0, 4])
 def test_a_base_is_distilled(make: Make, tmp_path: Path, kind: str, rank: int) -> None:

@@ -17,7 +17,7 @@ from unmask.checkpoints.open import Checkpoint
 from unmask.checkpoints.weights import weight_table
 from unmask.errors import UnmaskError
 from unmask.files import write_text
-from unmask.layout import GROUPED
+from unmask.layout import BEHIND_TEXT, GROUPED
 from unmask.lm import DiffusionLM
 from unmask.models.transformer import Transformer
 from unmask.objectives.distill import Distilled
@@ -96,40 +96,42 @@ def _settle(recipe: FinetuneRecipe, lm: DiffusionLM) -> tuple[Objective, dict[st
     """The objective with its head shift, and what it changes about the base's config."""
     config = lm.config
     objective = recipe.objective
-    if config.layout in GROUPED:
+    try:
+        settled = objective.network(asdict(config))
+    except ValueError as error:
+        raise UnmaskError(f"recipe: objective {error}; base '{recipe.base}' was not made for it") from None
+    wanted = settled["layout"]
+    if config.layout in GROUPED and config.layout != wanted:
         raise UnmaskError(f"base '{recipe.base}' has layout '{config.layout}', which is not fine-tuned; take its base")
     if config.max_length < recipe.data.length:
         raise UnmaskError(
             f"base '{recipe.base}' reads {config.max_length} tokens, less than data.length {recipe.data.length}"
         )
-    if not recipe.shift_is_given:
-        wanted = objective.network(asdict(config))["layout"]
+    if not recipe.shift_is_given and wanted not in BEHIND_TEXT:
         if config.layout == "causal" != wanted:
             raise UnmaskError(
                 f"base '{recipe.base}' is autoregressive: say objective.shift: true (its head goes on scoring the next "
                 "position) or false (it learns to score its own)"
             )
         objective = replace(objective, shift=config.shift)
-    try:
-        settled = objective.network(asdict(config))
-    except ValueError as error:
-        raise UnmaskError(f"recipe: objective {error}; base '{recipe.base}' was not made for it") from None
+        settled["shift"] = config.shift
     mask = settled.pop("mask_token_id", config.mask_token_id)
-    readings = {"layout", "block_length", "shift"}
+    readings = {"layout", "block_length", "shift", "in_place"}
     for name in settled.keys() - readings:
         if getattr(config, name) != settled[name]:
             raise UnmaskError(
                 f"base '{recipe.base}' has {name} {getattr(config, name)!r}, the objective needs {settled[name]!r}"
             )
-    if config.layout != "causal" and settled["layout"] == "causal":
+    if config.layout != "causal" == wanted:
         raise UnmaskError(
             f"base '{recipe.base}' is a diffusion model, which objective ar would unmake; use mdlm, bd3lm"
         )
     if mask is None and objective.needs_mask and config.corruption == "absorbing":
         raise UnmaskError(f"base '{recipe.base}' has no mask token, nor a control token to spare for one")
     block = settled.get("block_length", 0)
-    wanted = {**settled, "block_length": block if settled["layout"] == "block_causal" else 0}
-    return objective, {name: wanted[name] for name in readings if wanted[name] != getattr(config, name)}
+    has_blocks = wanted in ("block_causal", *BEHIND_TEXT)
+    reading = {"in_place": False, **settled, "block_length": block if has_blocks else 0}
+    return objective, {name: reading[name] for name in readings if reading[name] != getattr(config, name)}
 
 
 SAME = ("vocab_size", "mask_token_id", "corruption", "output", "layout", "block_length")  # of student and teacher

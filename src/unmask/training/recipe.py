@@ -19,6 +19,7 @@ from unmask.models.config import ModelConfig, build
 from unmask.objectives.consistency import DCD, SDTT, MaskedConsistency
 from unmask.objectives.distill import CertaintyForcing, Distilled
 from unmask.objectives.drafts import Drafts
+from unmask.objectives.hybrid import Hybrid
 from unmask.objectives.masked import AR, BD3LM, MDLM
 from unmask.objectives.objective import Objective
 from unmask.objectives.score import DUO, SEDD
@@ -30,6 +31,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "ar": AR,
     "mdlm": MDLM,
     "bd3lm": BD3LM,
+    "hybrid": Hybrid,
     "sedd": SEDD,
     "duo": DUO,
     "drafts": Drafts,

@@ -21,7 +21,7 @@ from unmask.decoding.methods.denoise import PROCESSORS, SAMPLING, Denoising, win
 from unmask.decoding.methods.draft import LeftToRight, accept
 from unmask.decoding.request import Asked, CacheKind, MethodOptions, Row, Scheme, Setting, StepResult
 from unmask.decoding.rules import RULES
-from unmask.decoding.sampling import Scores
+from unmask.decoding.sampling import Scores, draw
 from unmask.layout import BEHIND_TEXT
 from unmask.models.config import ModelConfig
 
@@ -134,8 +134,8 @@ class BehindText(Denoising):
 
 @dataclass(frozen=True)
 class SelfChecked(MethodOptions):
-    """Mode verify: a block is drafted behind the text in one forward, and checked by the next (linear self-speculation,
-    arXiv 2607.05722). The text is that of mode ar, token for token."""
+    """Mode verify: a block is drafted behind the text in one forward, and checked by the next (self-speculation, arXiv
+    2607.05722). The text is that of mode ar, token for token."""
 
     method: ClassVar[str] = "self_checked"
 
@@ -161,79 +161,93 @@ class SelfChecked(MethodOptions):
 
 
 class SelfChecking(LeftToRight):
-    """Reads text, and then by turns drafts and checks.
+    """Feeds drafts as text, and a block of masks that drafts anew: behind the last draft while all may hold, else behind
+    the text. So every forward checks and drafts at once, and one that comes after all drafts held has a block of new
+    ones to check.
 
     A draft is drawn by the uniform that the base's token will be drawn by, so that above temperature 0 as many hold as
-    can.
+    can. Drafts that stood behind one that failed are checked once more.
     """
 
     def __init__(self, row: Row, setting: Setting) -> None:
         super().__init__(row, setting)
         self.config = setting.config
+        self.eos_ids = setting.eos_ids if row.request.ends else frozenset()
         self.block = row.request.block_length or row.length
-        self.drafting = False
+        self.repeats = repeats(setting.config)
         self.drafts: list[int] = []  # guesses for the positions after the text
-        self.firsts: list[int] = []  # rows that are scored first of each block
-
-    def settle(self) -> bool:
-        going = super().settle()
-        if self.start < 2 or self.start + 1 >= self.row.length:  # no text before the last token, or nothing to guess
-            self.drafting = False
-        return going
+        self.fresh = True  # the drafts are all of one block, and none of them has failed
 
     def columns(self) -> Columns:
         row = self.row
         start = self.start
         low = row.cached if self.exact else 0
         drafts = np.array(self.drafts, np.int64)
-        if not self.drafting:
-            place = np.arange(low, start + len(drafts))
-            column = np.arange(start - 1 - low, len(place))
-            allowed = None if self.constraint is None else self.constraint.after(drafts, start)
-            ids = np.concatenate([row.canvas.ids[0, low:start], drafts])
-            return Columns(ids, place, np.full(len(place), TEXT), column, place[column] + 1, allowed=allowed)
-        text = np.arange(low, start - 1)
-        place = np.arange(start - 1, min(start - 1 + self.block, self.config.max_length))
+        known = np.concatenate([row.canvas.ids[0, :start], drafts])
+        text = np.arange(low, len(known))
+        column = np.arange(start - 1 - low, len(text))
+        anchor = (len(known) if self.fresh else start) - 1 - self.repeats
+        place = np.arange(anchor + 1, min(anchor + 1 + self.block, self.config.max_length))
+        target = place + self.repeats
+        useful = np.arange(len(place))[(target > anchor + self.repeats + 1) & (target < row.length)]
+        if anchor < 0 or self.eos_ids.intersection(self.drafts) or not len(useful):
+            place = target = useful = place[:0]
         block = np.full(len(place), row.canvas.mask_id)
-        block[0] = row.canvas.ids[0, start - 1]
-        skipped = 1 - repeats(self.config)  # the head of a block that is scored in place says nothing new
-        target = place + repeats(self.config)
-        useful = np.arange(skipped, len(place))
-        useful = useful[target[useful] < row.length - 1]
+        if self.repeats and len(place):
+            block[0] = known[anchor + 1]
         return Columns(
-            ids=np.concatenate([row.canvas.ids[0, text], block]),
+            ids=np.concatenate([known[text], block]),
             position=np.concatenate([text, place]),
-            anchor=np.concatenate([np.full(len(text), TEXT), np.full(len(place), start - 2)]),
-            column=len(text) + useful,
-            target=target[useful],
+            anchor=np.concatenate([np.full(len(text), TEXT), np.full(len(place), anchor)]),
+            column=np.concatenate([column, len(text) + useful]),
+            target=np.concatenate([low + column + 1, target[useful]]),
+            allowed=None if self.constraint is None else self.constraint.after(drafts, start),
         )
 
     def take(self, result: StepResult) -> list[Commit]:
         row = self.row
         start = self.start
         token = result.scores.token
-        if self.drafting:
-            self.drafts = self._fitting(token)
-            self.drafting = False
-            if self.exact:
-                row.cached = start - 1
-            return []
-        kept, sure = accept(np.array(self.drafts, np.int64) == token[: len(self.drafts)], token)
+        count = len(self.drafts)
+        kept, sure = accept(np.array(self.drafts, np.int64) == token[:count], token)
         made = [*self.drafts[:kept], sure][: row.length - start]
         row.accepted.append(kept)
-        self.drafts = []
-        self.drafting = True
         if self.exact:
             row.cached = start + kept
-        return [self.commit(slice(start, start + len(made)), made, result.scores.confidence[: len(made)])]
+        after = start + len(made)
+        if self.fresh and kept < count:
+            self.drafts = self._fitting(made, self.drafts[kept + 1 :])
+            self.fresh = False
+        else:
+            slots = count + 1 + np.flatnonzero(result.target[count + 1 :] >= after)
+            self.drafts = self._fitting(made, token[slots].tolist(), result, slots)
+            self.fresh = True
+        return [self.commit(slice(start, after), made, result.scores.confidence[: len(made)])]
 
-    def _fitting(self, token: Array) -> list[int]:
-        """Drafts [n] up to the first that the grammar forbids."""
-        drafts: list[int] = token.tolist()
+    def _fitting(
+        self, made: list[int], drafts: list[int], result: StepResult | None = None, rows: Array | None = None
+    ) -> list[int]:
+        """Drafts for what follows `made`, the tokens of this step: where the grammar forbids one, another by its row of
+        the result, or none from there on."""
+        drafts = drafts[: max(self.row.length - self.start - len(made) - 1, 0)]
         if self.constraint is None:
             return drafts
-        able = self.constraint.after(token, self.start)[np.arange(len(token)), token]
-        return drafts if able.all() else drafts[: int(able.argmin())]
+        grammar = self.constraint.grammar
+        state = self.constraint.read(made, self.start)
+        left = self.row.length - self.start - len(made)
+        out: list[int] = []
+        for place, token in enumerate(drafts):
+            if not grammar.allowed(state, left - place)[token]:
+                if result is None or rows is None:
+                    break
+                q = self.constraint.draft(result.probabilities(rows[place : place + 1])[0], state, left - place)
+                if q is None:
+                    break
+                warm = self.row.request.temperature > 0
+                token = draw(q, result.sampling.token_draw[rows[place]]) if warm else int(q.argmax())
+            out.append(token)
+            state = grammar.step(state, token)
+        return out
 
 
 @dataclass(frozen=True)
@@ -263,6 +277,10 @@ class SelfSpeculative(SelfChecked):
 
 class Speculating(SelfChecking):
     """Feeds the drafts as text, and a block behind the text and one behind each draft, which begins with that."""
+
+    def __init__(self, row: Row, setting: Setting) -> None:
+        super().__init__(row, setting)
+        self.firsts: list[int] = []  # rows that are scored first of each block
 
     def columns(self) -> Columns:
         row = self.row
@@ -313,6 +331,5 @@ class Speculating(SelfChecking):
         row.accepted.append(kept)
         ends = [*firsts[1:], len(token)]
         after = start + len(made)
-        fresh = token[firsts[kept] + 1 : ends[kept]][: row.length - after - 1]
-        self.drafts = self._fitting(np.concatenate([made, fresh]).astype(np.int64))[len(made) :]
+        self.drafts = self._fitting(made, token[firsts[kept] + 1 : ends[kept]].tolist())
         return [self.commit(slice(start, after), made, result.scores.confidence[firsts[: len(made)]])]
