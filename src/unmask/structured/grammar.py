@@ -155,8 +155,14 @@ class Grammar:
     def _kinds(self, state: int, left: int) -> tuple[Array, Array]:
         """Kinds of tokens that may come next with `left` positions left, and the states after them."""
         kinds, targets = self.automaton.following(state)
-        fits = self._completable(left - 1)[targets]
+        fits = self._fit(targets, left - 1)
         return kinds[fits], targets[fits]
+
+    def go(self, state: int, token: int, left: int) -> int:
+        """The state after a token that may come next with `left` positions left, this one included; 0 where it may
+        not."""
+        after = self.automaton.step(state, token)
+        return after if self._fit(after, left - 1) else DEAD
 
     def forced(self, state: int, left: int) -> list[int]:
         """The tokens that must come next, as long as there is just one that may, up to an end of text.
@@ -297,6 +303,12 @@ class Grammar:
         out = np.zeros(size or self.automaton.states, bool)
         out[places] = True
         return out
+
+    def _fit(self, states: Any, left: int) -> Any:
+        """Whether a text can be completed in the positions left from a state, or each of an array of them."""
+        if self._has_end:
+            return self.automaton.distance[states] <= left
+        return self._completable(left)[states]
 
     def _completable(self, left: int) -> Array:
         """States from which a text can be completed in the positions left, bool [S]."""

@@ -237,16 +237,18 @@ class SelfChecking(LeftToRight):
         left = self.row.length - self.start - len(made)
         out: list[int] = []
         for place, token in enumerate(drafts):
-            if not grammar.allowed(state, left - place)[token]:
-                if result is None or rows is None:
-                    break
-                q = self.constraint.draft(result.probabilities(rows[place : place + 1])[0], state, left - place)
+            after = grammar.go(state, token, left - place)
+            if not after:
+                q = None
+                if result is not None and rows is not None:
+                    q = self.constraint.draft(result.probabilities(rows[place : place + 1])[0], state, left - place)
                 if q is None:
                     break
                 warm = self.row.request.temperature > 0
                 token = draw(q, result.sampling.token_draw[rows[place]]) if warm else int(q.argmax())
+                after = grammar.step(state, token)
             out.append(token)
-            state = grammar.step(state, token)
+            state = after
         return out
 
 
