@@ -25,6 +25,7 @@ from unmask.backends.native import network as native
 from unmask.cli.options import Json, load, numbers, shares
 from unmask.cli.report import report
 from unmask.evaluation.figures import share as interval
+from unmask.layout import BEHIND_TEXT
 from unmask.picture import picture
 from unmask.structured.prompt_lists import answers_to
 
@@ -154,12 +155,15 @@ def command(
     assert spelled is not None
     ways = [Way("ar twin", twin, {}), Way("ar twin, verify", twin, {"mode": "verify"})]
     denoiser = load(diffusion, "cpu", None)
-    lengths: list[int | None] = [*numbers("--blocks", blocks)] if blocks else [None]
-    ways += [
-        Way(f"diffusion {t}" + (f", blocks of {n}" if n else ""), denoiser, {"threshold": t, "block_length": n})
-        for n in lengths
-        for t in shares("--thresholds", thresholds)
-    ]
+    if denoiser.config.layout in BEHIND_TEXT:  # it writes token by token as well
+        ways.append(Way("ar", denoiser, {"mode": "ar"}))
+    for n in [*numbers("--blocks", blocks)] if blocks else [None]:
+        of_blocks = f", blocks of {n}" if n else ""
+        if denoiser.config.layout in BEHIND_TEXT:
+            ways.append(Way(f"verify{of_blocks}", denoiser, {"mode": "verify", "block_length": n}))
+        for t in shares("--thresholds", thresholds):
+            options = {"mode": "diffusion", "threshold": t, "block_length": n}
+            ways.append(Way(f"diffusion {t}{of_blocks}", denoiser, options))
     if llama:
         whole = load(ar, "cpu", None, "torch")  # whose weights can be written
         made = write_gguf(whole, Path(tempfile.mkdtemp()) / "twin.gguf")

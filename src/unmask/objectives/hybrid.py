@@ -80,7 +80,8 @@ class Hybrid(Objective):
         document = at(rows.document, first)
         inside &= at(rows.document, index) == document
         begins = at(rows.position, first)
-        last = (torch.arange(rows.ids.shape[1], device=device) * (rows.document[:, None] == document[..., :1])).argmax(-1)
+        of_document = rows.document[:, None] == document[..., :1]  # [B, G, L]
+        last = (of_document * torch.arange(rows.ids.shape[1], device=device)).argmax(-1)
         tokens = torch.where(inside, at(rows.ids, index), rows.ids.gather(1, last)[..., None])
         t = clip_times(draws.strata(self.blocks), *self.clip).to(device)
         t = torch.where(draws.uniforms(self.blocks, purpose=5).to(device) < self.full, 1.0, t)

@@ -161,9 +161,8 @@ class SelfChecked(MethodOptions):
 
 
 class SelfChecking(LeftToRight):
-    """Feeds drafts as text, and a block of masks that drafts anew: behind the last draft while all may hold, else behind
-    the text. So every forward checks and drafts at once, and one that comes after all drafts held has a block of new
-    ones to check.
+    """Feeds drafts as text, and a block of masks that drafts anew: behind the last draft while all may hold, else
+    behind the text. So every forward checks and drafts at once, and where all drafts held the next ones are there.
 
     A draft is drawn by the uniform that the base's token will be drawn by, so that above temperature 0 as many hold as
     can. Drafts that stood behind one that failed are checked once more.
@@ -227,9 +226,10 @@ class SelfChecking(LeftToRight):
     def _fitting(
         self, made: list[int], drafts: list[int], result: StepResult | None = None, rows: Array | None = None
     ) -> list[int]:
-        """Drafts for what follows `made`, the tokens of this step: where the grammar forbids one, another by its row of
-        the result, or none from there on."""
-        drafts = drafts[: max(self.row.length - self.start - len(made) - 1, 0)]
+        """Drafts for what follows `made`, the tokens of this step, up to an end of text: where the grammar forbids one,
+        another by its row of the result, or none from there on."""
+        end = next((place + 1 for place, token in enumerate(drafts) if token in self.eos_ids), len(drafts))
+        drafts = drafts[: min(end, max(self.row.length - self.start - len(made) - 1, 0))]
         if self.constraint is None:
             return drafts
         grammar = self.constraint.grammar
