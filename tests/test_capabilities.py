@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from unmask.decoding.convention import CONVENTIONS
+from unmask.decoding.methods import DecodingDefaults
 from unmask.decoding.request import CacheKind
 from unmask.errors import UnmaskError
 from unmask.lm import DiffusionLM
@@ -136,3 +137,13 @@ def test_conventions_are_reached_by_name_and_by_the_old_names_of_their_fields(
     lm.save_pretrained(tmp_path)
     again = DiffusionLM.from_pretrained(tmp_path)
     assert again.prepare([5], 4).requests[0].convention == CONVENTIONS[name]
+
+
+def test_a_model_says_its_default_mode(tiny: Any) -> None:
+    network = tiny(shift=True, in_place=True, layout="causal_blocks", block_length=4)
+    lm = DiffusionLM(network, None, DecodingDefaults(mode="verify"))
+    assert list(lm.capabilities()["modes"]) == ["verify", "diffusion", "ar"]
+    options: dict[str, Any] = {"max_new_tokens": 6, "temperature": 0.0, "ignore_eos": True}
+    assert lm.generate([5, 6], **options).accepted == lm.generate([5, 6], mode="verify", **options).accepted != ()
+    with pytest.raises(UnmaskError, match="mode is 'verify'; this model has diffusion"):
+        DiffusionLM(tiny(), None, DecodingDefaults(mode="verify")).generate([5, 6], 4)

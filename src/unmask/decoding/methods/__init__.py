@@ -21,7 +21,7 @@ from unmask.decoding.methods import (
 from unmask.decoding.methods.ancestral import SAMPLER_NAMES, SamplerName
 from unmask.decoding.options import check_ranges, describe, is_off, option
 from unmask.decoding.processors import read_bias
-from unmask.decoding.request import MODES, Asked, CacheKind, MethodOptions, Request, RequestParameters
+from unmask.decoding.request import MODES, Asked, CacheKind, MethodOptions, Mode, Request, RequestParameters
 from unmask.decoding.rules import RULES, RuleName, RuleOptions, RuleParameters
 from unmask.errors import UnmaskError
 from unmask.layout import GROUPED, LayoutKind
@@ -64,6 +64,7 @@ class DecodingDefaults(
     stop_token_ids: tuple[int, ...] = option((), off=())  # tokens that end this text besides its ends
     ignore_eos: bool = option(False, off=False)  # an end of text does not end it
     layout: Literal["auto", "bidirectional", "block_causal"] = option("auto", off="auto")  # auto: the config's
+    mode: Literal["auto", "diffusion", "ar", "verify"] = option("auto", off="auto")  # auto: the first of its layout
 
     @staticmethod
     def read(values: dict[str, Any], source: str) -> DecodingDefaults:
@@ -89,7 +90,15 @@ class DecodingDefaults(
         return replace(chosen, convention=convention)
 
 
-OPTIONS = {declared.name: declared for declared in fields(DecodingDefaults)}
+OPTIONS = {declared.name: declared for declared in fields(DecodingDefaults) if declared.name != "mode"}
+
+
+def modes_of(config: ModelConfig, defaults: DecodingDefaults) -> list[Mode]:
+    """The modes of a model, its default first. Raises UnmaskError where the default is none of its layout's."""
+    modes = MODES[config.layout]
+    if defaults.mode not in ("auto", *modes):
+        raise UnmaskError(f"generation_config.json: mode is '{defaults.mode}'; this model has {', '.join(modes)}")
+    return sorted(modes, key=lambda mode: mode != defaults.mode)
 
 
 @dataclass(frozen=True)
@@ -186,13 +195,13 @@ def choose(name: str, config: ModelConfig, defaults: DecodingDefaults, mode: str
 
     Args:
         name: Of the model, for messages.
-        mode: None is the model's first.
+        mode: None is the model's default.
         given: Options by name; what is None comes from the defaults.
 
     Raises:
         UnmaskError: for an option that is unknown, out of range or not read, and where the model cannot decode so.
     """
-    modes = MODES[config.layout]
+    modes = modes_of(config, defaults)
     chosen = next((known for known in modes if known == (mode or modes[0])), None)
     if chosen is None:
         raise UnmaskError(f"model '{name}' decodes in mode {' or '.join(modes)}, not '{mode}'")
@@ -220,7 +229,7 @@ def ways(name: str, config: ModelConfig, defaults: DecodingDefaults) -> Iterator
         parts = [{**rule, **several} for rule in rules]
     if config.layout == "block_causal":
         parts += [{**rule, "sub_block_length": 1} for rule in rules]
-    for mode in MODES[config.layout]:
+    for mode in modes_of(config, defaults):
         for selection in ({}, *rules, *parts, *samplers):
             try:
                 way = choose(name, config, defaults, mode, selection)
@@ -237,11 +246,12 @@ def capabilities(name: str, config: ModelConfig, defaults: DecodingDefaults) -> 
     convention = defaults.convention
     shown = convention if isinstance(convention, str) else asdict(convention)
     parameters = describe(defaults)
+    del parameters["mode"]
     parameters["convention"] |= {"type": "string", "choices": list(CONVENTIONS), "default": shown}
     parameters["logit_bias"]["default"] = {str(token): value for token, value in defaults.logit_bias.items()}
     for name in ("eos_token_ids", "stop_token_ids"):
         parameters[name] |= {"default": list(getattr(defaults, name)), "off": []}
-    found: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES[config.layout]}
+    found: dict[str, list[dict[str, Any]]] = {mode: [] for mode in modes_of(config, defaults)}
     for selection, way in ways(name, config, defaults):
         kinds: tuple[CacheKind, ...] = way.method.caches(way.asked)
         found[way.asked.mode].append({

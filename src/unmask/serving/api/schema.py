@@ -23,7 +23,7 @@ from unmask.decoding.request import Mode
 
 LARGEST = 2**31  # whole number of any option
 ENTRIES = 4096  # of lists whose length nothing else bounds
-LIBRARY_ONLY = frozenset({"layout", "convention", "eos_token_ids", "cache", "cache_refresh"})
+LIBRARY_ONLY = frozenset({"layout", "mode", "convention", "eos_token_ids", "cache", "cache_refresh"})
 BOUNDS: dict[str, dict[str, Any]] = {"temperature": {"le": 2}}  # as OpenAI has them
 ABOUT = {
     "temperature": "0 takes the best token.",
