@@ -260,26 +260,18 @@ def written(net: Net, prompt: list[int], count: int) -> list[int]:
 
 
 def speculated(net: Net, prompt: list[int], count: int, repeats: bool) -> tuple[list[int], int]:
-    """Self-speculation at temperature 0 and its forwards, each of which checks drafts and drafts anew, behind them or,
-    where they were left by a draft that failed, behind the text."""
+    """Self-speculation at temperature 0 and its forwards, each of which checks drafts and has a block behind them."""
     text = list(prompt)
     drafts: list[int] = []
-    fresh = True
     forwards = 0
     while len(text) < len(prompt) + count:
         read = text + drafts
         checked = best(net(read, list(range(len(read))), causal(len(read))))[len(text) - 1 :].tolist()
-        seen = read if fresh else list(text)
-        block = [seen[-1]] + [MASK] * (BLOCK - 1) if repeats else [MASK] * BLOCK
-        guesses = best(behind(net, seen, block, len(seen) - repeats)).tolist() if len(seen) > repeats else []
+        block = [read[-1]] + [MASK] * (BLOCK - 1) if repeats else [MASK] * BLOCK
+        guesses = best(behind(net, read, block, len(read) - repeats)).tolist() if len(read) > repeats else []
         kept = next((i for i, draft in enumerate(drafts) if draft != checked[i]), len(drafts))
         text += [*drafts[:kept], checked[kept]]
-        if fresh and kept < len(drafts):
-            drafts = drafts[kept + 1 :]
-            fresh = False
-        else:
-            drafts = guesses[len(text) - len(seen) :]
-            fresh = True
+        drafts = guesses[1:] if kept == len(drafts) else []
         drafts = drafts[: max(len(prompt) + count - len(text) - 1, 0)]
         forwards += 1
     return text[len(prompt) : len(prompt) + count], forwards

@@ -161,11 +161,11 @@ class SelfChecked(MethodOptions):
 
 
 class SelfChecking(LeftToRight):
-    """Feeds drafts as text, and a block of masks that drafts anew: behind the last draft while all may hold, else
-    behind the text. So every forward checks and drafts at once, and where all drafts held the next ones are there.
+    """Feeds drafts as text, and behind the last of them a block of masks that drafts what follows if all hold. Where one
+    fails, the next forward drafts anew behind the text: what stood behind it hardly ever holds.
 
     A draft is drawn by the uniform that the base's token will be drawn by, so that above temperature 0 as many hold as
-    can. Drafts that stood behind one that failed are checked once more.
+    can.
     """
 
     def __init__(self, row: Row, setting: Setting) -> None:
@@ -175,7 +175,6 @@ class SelfChecking(LeftToRight):
         self.block = row.request.block_length or row.length
         self.repeats = repeats(setting.config)
         self.drafts: list[int] = []  # guesses for the positions after the text
-        self.fresh = True  # the drafts are all of one block, and none of them has failed
 
     def columns(self) -> Columns:
         row = self.row
@@ -185,15 +184,15 @@ class SelfChecking(LeftToRight):
         known = np.concatenate([row.canvas.ids[0, :start], drafts])
         text = np.arange(low, len(known))
         column = np.arange(start - 1 - low, len(text))
-        anchor = (len(known) if self.fresh else start) - 1 - self.repeats
+        anchor = len(known) - 1 - self.repeats
         place = np.arange(anchor + 1, min(anchor + 1 + self.block, self.config.max_length))
         target = place + self.repeats
-        useful = np.arange(len(place))[(target > anchor + self.repeats + 1) & (target < row.length)]
+        useful = np.arange(len(place))[(target > len(known)) & (target < row.length)]
         if anchor < 0 or self.eos_ids.intersection(self.drafts) or not len(useful):
             place = target = useful = place[:0]
         block = np.full(len(place), row.canvas.mask_id)
         if self.repeats and len(place):
-            block[0] = known[anchor + 1]
+            block[0] = known[-1]
         return Columns(
             ids=np.concatenate([known[text], block]),
             position=np.concatenate([text, place]),
@@ -213,21 +212,15 @@ class SelfChecking(LeftToRight):
         row.accepted.append(kept)
         if self.exact:
             row.cached = start + kept
-        after = start + len(made)
-        if self.fresh and kept < count:
-            self.drafts = self._fitting(made, self.drafts[kept + 1 :])
-            self.fresh = False
-        else:
-            slots = count + 1 + np.flatnonzero(result.target[count + 1 :] >= after)
-            self.drafts = self._fitting(made, token[slots].tolist(), result, slots)
-            self.fresh = True
-        return [self.commit(slice(start, after), made, result.scores.confidence[: len(made)])]
+        slots = np.arange(count + 1, len(token)) if kept == count else np.zeros(0, np.int64)
+        self.drafts = self._fitting(made, token[slots].tolist(), (result, slots.tolist()))
+        return [self.commit(slice(start, start + len(made)), made, result.scores.confidence[: len(made)])]
 
     def _fitting(
-        self, made: list[int], drafts: list[int], result: StepResult | None = None, rows: Array | None = None
+        self, made: list[int], drafts: list[int], scored: tuple[StepResult, list[int]] | None = None
     ) -> list[int]:
         """Drafts for what follows `made`, the tokens of this step, up to an end of text: where the grammar forbids one,
-        another by its row of the result, or none from there on."""
+        another by its scored row, or none from there on."""
         end = next((place + 1 for place, token in enumerate(drafts) if token in self.eos_ids), len(drafts))
         drafts = drafts[: min(end, max(self.row.length - self.start - len(made) - 1, 0))]
         if self.constraint is None:
@@ -239,9 +232,10 @@ class SelfChecking(LeftToRight):
         for place, token in enumerate(drafts):
             after = grammar.go(state, token, left - place)
             if not after:
-                q = None
-                if result is not None and rows is not None:
-                    q = self.constraint.draft(result.probabilities(rows[place : place + 1])[0], state, left - place)
+                if scored is None:
+                    break
+                result, rows = scored
+                q = self.constraint.draft(result.probabilities(np.array([rows[place]]))[0], state, left - place)
                 if q is None:
                     break
                 warm = self.row.request.temperature > 0
