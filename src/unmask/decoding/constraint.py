@@ -65,12 +65,7 @@ class Constraint:
 
     def after(self, drafts: Array, start: int) -> Array:
         """Tokens that may follow the text before `start` and each of its drafts in turn, bool [drafts + 1, V]."""
-        state = self.state(start)
-        rows = []
-        for place, token in enumerate([*drafts.tolist(), None]):
-            rows.append(self.grammar.allowed(state, self.row.length - start - place))
-            state = state if token is None else self.grammar.step(state, token)
-        return np.array(rows)
+        return self.grammar.allowed_after(drafts.tolist(), self.state(start), self.row.length - start)
 
     def read(self, written: list[int], start: int) -> int:
         """The automaton's state after text that ends with `written`, from `start` on."""

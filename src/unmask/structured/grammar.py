@@ -152,6 +152,15 @@ class Grammar:
         """Tokens that may come next with `left` positions left, this one included, bool [V]."""
         return self._marked(self._kinds(state, left)[0], self.automaton.kinds)[self.automaton.kind_of]
 
+    def allowed_after(self, tokens: Sequence[int], state: int, left: int) -> Array:
+        """Tokens that may come next with `left` positions left, and those after each token in turn with one fewer left
+        each time, bool [tokens + 1, V]."""
+        rows = np.zeros((len(tokens) + 1, self.automaton.kinds), bool)
+        for place, token in enumerate([*tokens, None]):
+            rows[place, self._kinds(state, left - place)[0]] = True
+            state = state if token is None else self.automaton.step(state, token)
+        return rows[:, self.automaton.kind_of]
+
     def _kinds(self, state: int, left: int) -> tuple[Array, Array]:
         """Kinds of tokens that may come next with `left` positions left, and the states after them."""
         kinds, targets = self.automaton.following(state)

@@ -161,8 +161,8 @@ class SelfChecked(MethodOptions):
 
 
 class SelfChecking(LeftToRight):
-    """Feeds drafts as text, and behind the last of them a block of masks that drafts what follows if all hold. Where one
-    fails, the next forward drafts anew behind the text: what stood behind it hardly ever holds.
+    """Feeds drafts as text, and behind the last of them a block of masks that drafts what follows if all hold. Where
+    one fails, the next forward drafts anew behind the text: what stood behind it hardly ever holds.
 
     A draft is drawn by the uniform that the base's token will be drawn by, so that above temperature 0 as many hold as
     can.
