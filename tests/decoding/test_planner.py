@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unmask.decoding.planner import BELIEF, LATER, MARGIN, SHARE, Costs, Odds, spend
+from unmask.decoding.planner import BELIEF, LATER, MARGIN, SHARE, Costs, Odds, block_length, spend
 
 
 @dataclass
@@ -108,3 +108,47 @@ def test_odds_are_counts_behind_a_belief() -> None:
     assert wider.of("a", 0.3) == Odds(wider).of("a", 0.3) == pytest.approx(shared)
     assert first.of("a", 0.3) == pytest.approx((shared * BELIEF + 2) / (BELIEF + 3))
     assert first.of("b", 0.3) == pytest.approx(0.3)
+
+
+# --- blocks behind text ----------------------------------------------------------------------------------------
+
+
+def expected(survival: list[float], columns: int) -> float:
+    """Tokens of a block's step and of the one that checks it, over every number of drafts that could hold."""
+    drafts = columns - 1
+    holds = [*survival[: drafts + 1], 0.0]
+    return 2 + sum(n * (holds[n] - holds[n + 1]) for n in range(drafts + 1))
+
+
+@given(falling.filter(lambda chances: len(chances) > 1), prices, st.floats(0, 2), st.integers(0, 2))
+def test_a_block_is_as_long_as_writes_most_for_its_time(
+    survival: list[float], price: dict[int, float], rest: float, others: int
+) -> None:
+    costs = Costs(price)
+    time = {n: float(costs.of(n)[0]) for n in range(1, 24)}
+    rates = {
+        k: expected(survival, k) / (time[others + 1 + k] + time[others + k] + 2 * rest)
+        for k in range(2, len(survival) + 1)
+    }
+    chosen = block_length(np.array(survival), 0, 1.0, costs, rest, others)
+    if chosen:
+        assert rates[chosen] == pytest.approx(max(rates.values()))
+        assert rates[chosen] >= MARGIN / (time[others + 1] + rest) - 1e-9
+    else:
+        assert max(rates.values()) <= MARGIN / (time[others + 1] + rest) + 1e-9
+
+
+def test_dear_columns_leave_a_block_out_and_cheap_ones_make_it_long() -> None:
+    survival = 0.9 ** np.arange(16)
+    assert block_length(survival, 0, 1.0, Costs({1: 1.0, 40: 40.0}), 0.0, 0) == 0
+    assert block_length(survival, 0, 1.0, Costs({1: 1.0, 80: 1.1}), 0.0, 0) == 16
+    middling = block_length(survival, 0, 1.0, Costs({1: 1.0, 40: 4.0}), 0.0, 0)
+    assert 2 < middling < 16
+    assert block_length(survival, 0, 1.0, Costs({1: 1.0, 40: 4.0}), 2.0, 0) > middling  # what else a step takes
+
+
+def test_behind_drafts_a_block_must_be_worth_its_columns() -> None:
+    survival = 0.95 ** np.arange(16)
+    costs = Costs({1: 1.0, 80: 3.0})
+    assert block_length(survival, 10, 0.9, costs, 0.0, 0) > 0
+    assert block_length(survival, 10, 0.1, costs, 0.0, 0) == 0

@@ -20,6 +20,7 @@ import numpy as np
 
 from unmask.canvas import NO_MASK, Array, Canvas, Frame
 from unmask.decoding.feed import Backend, Columns, Feed, Logits
+from unmask.decoding.methods.behind_text import SelfChecking
 from unmask.decoding.methods.draft import Verifying, draft
 from unmask.decoding.planner import Planner
 from unmask.decoding.prefixes import Remembering
@@ -124,6 +125,7 @@ class Decoder:
 
     def step(self) -> list[Frame]:
         """One forward for all requests and what it changes: at most a frame for each."""
+        first = time.perf_counter()
         self._join()
         if not self.active:
             return []
@@ -144,8 +146,7 @@ class Decoder:
         sampling = sampled([scheme for _, scheme in self.active], counts, feed.target)
         proposed = len(feed.target) > 0 and any(scheme.proposes for _, scheme in self.active)
         scores = logits.propose(sampling) if proposed else Scores.none(len(feed.target))
-        if drafting:
-            self.planner.observe(sum(len(own.ids) for own in columns), time.perf_counter() - began)
+        seconds = time.perf_counter() - began
         frames: list[Frame] = []
         slot = 0
         for (row, scheme), own, part, able in zip(self.active, columns, parts, possible, strict=True):
@@ -168,6 +169,7 @@ class Decoder:
                 frames += [replace(frame, row=row.number) for frame in made]
         draft(drafting, logits, self._blame)
         self._settle()
+        self.planner.observe(sum(len(own.ids) for own in columns), seconds, time.perf_counter() - first - seconds)
         return frames
 
     def _columns(self) -> list[Columns]:
@@ -199,6 +201,9 @@ class Decoder:
         drafting = [scheme for row, scheme in self.active if isinstance(scheme, Verifying) and row.prefill_end is None]
         if drafting:
             self.planner.plan(drafting, len(self.active) - len(drafting), self.backend.pass_costs)
+        checking = [scheme for row, scheme in self.active if type(scheme) is SelfChecking and row.prefill_end is None]
+        if checking:
+            self.planner.plan_blocks(checking, len(self.active) - len(checking), self.backend.pass_costs)
 
     def _asked(self, logits: Logits, active: tuple[Row, Scheme], own: Columns, part: slice) -> Array | None:
         """Leaves the logits of a request what its grammar allows (and says which scored columns have any of it), and

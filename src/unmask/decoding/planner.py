@@ -14,6 +14,7 @@ from unmask.decoding.feed import TEXT, Backend, Columns, Feed
 from unmask.layout import Layout
 
 if TYPE_CHECKING:
+    from unmask.decoding.methods.behind_text import SelfChecking
     from unmask.decoding.methods.draft import Verifying
 
 SHARE = 0.06  # of a pass of one column that another costs, where nothing is measured
@@ -97,6 +98,7 @@ class Planner:
         self.costs: Costs | None = None
         self.odds = Odds()
         self.seconds = 0.0  # that planning took so far
+        self.rest = 0.0  # seconds of a step besides its forward, of late
 
     @staticmethod
     def of(backend: Backend) -> Planner:
@@ -119,7 +121,21 @@ class Planner:
                 spend([scheme], NOMINAL, 0)
         self.seconds += time.perf_counter() - began
 
-    def observe(self, columns: int, seconds: float) -> None:
+    def plan_blocks(
+        self, schemes: Sequence[SelfChecking], others: int, measured: Callable[[], dict[int, float] | None]
+    ) -> None:
+        """Settles how long the block is that each of `schemes` feeds."""
+        if self.costs is None:
+            self.costs = Costs(measured())
+        for scheme in schemes:
+            beside = others + len(schemes) - 1
+            scheme.length = block_length(
+                scheme.survival(), len(scheme.drafts), scheme.holding, self.costs, self.rest, beside
+            )
+
+    def observe(self, columns: int, seconds: float, rest: float = 0.0) -> None:
+        """A step's forward of so many columns took so long, and the rest of the step so long."""
+        self.rest = rest if self.rest == 0 else 0.9 * self.rest + 0.1 * min(rest, 4 * self.rest)
         if self.costs is not None and self.costs.measured is None:
             self.costs.observe(columns, seconds)
 
@@ -154,6 +170,32 @@ def spend(schemes: Sequence[Verifying], costs: Costs, others: int) -> None:
         schemes[n].sizes[outcome] += 1
     for scheme in schemes:
         scheme.least = rate * later
+
+
+def block_length(survival: Array, drafts: int, holding: float, costs: Costs, rest: float, others: int) -> int:
+    """Columns of the block that drafts what follows `drafts` drafts, 0 where none pays.
+
+    A block of k columns and its check are two steps that write two tokens and what holds of k - 1 drafts. Behind
+    drafts a block spares the first of them where all hold.
+
+    Args:
+        survival: Chance that the first 0, 1, .. drafts of a block hold, [longest block].
+        holding: Chance that all drafts of this step hold.
+        rest: Time of a step besides its forward, in the unit of `costs`.
+        others: Columns of other requests.
+    """
+    longest = len(survival)
+    table = costs.of(others, drafts + 2 * longest + 2)
+    lengths = np.arange(2, longest + 1)
+    held = np.cumsum(survival)[lengths - 1] - 1
+    alone = table[1 + lengths] + rest
+    rates = (2 + held) / (alone + table[lengths] + rest)
+    best = int(rates.argmax())
+    if rates[best] < MARGIN / (table[1] + rest):
+        return 0
+    if drafts and holding * alone[best] < table[drafts + 1 + lengths[best]] - table[drafts + 1]:
+        return 0
+    return int(lengths[best])
 
 
 def _best(tokens: Array, times: Array, least: float) -> tuple[int, float]:

@@ -36,6 +36,9 @@ def slides(asked: Asked) -> bool:
     return asked.layout == "causal_window" or not asked.config.in_place
 
 
+BLOCK_ODDS = 0.9  # that a draft of a block holds, all before it holding, before counts say more
+
+
 @dataclass(frozen=True)
 class Options(denoise.Options):
     """A block of masks behind causal text is filled by a commit rule."""
@@ -162,10 +165,11 @@ class SelfChecked(MethodOptions):
 
 class SelfChecking(LeftToRight):
     """Feeds drafts as text, and behind the last of them a block of masks that drafts what follows if all hold. Where
-    one fails, the next forward drafts anew behind the text: what stood behind it hardly ever holds.
+    one fails, the next forward drafts anew behind the text: what stood behind it hardly ever holds. What a grammar
+    forces is drafted too.
 
     A draft is drawn by the uniform that the base's token will be drawn by, so that above temperature 0 as many hold as
-    can.
+    can. The planner says how long the block is, by how often drafts so deep held and what columns cost.
     """
 
     def __init__(self, row: Row, setting: Setting) -> None:
@@ -174,7 +178,20 @@ class SelfChecking(LeftToRight):
         self.eos_ids = setting.eos_ids if row.request.ends else frozenset()
         self.block = row.request.block_length or row.length
         self.repeats = repeats(setting.config)
+        self.odds = setting.odds
         self.drafts: list[int] = []  # guesses for the positions after the text
+        self.forced = 0  # of them, the last ones, that a grammar forces
+        self.length = self.block  # columns of the block that is fed
+
+    def survival(self) -> Array:
+        """The chance that the first 0, 1, .. drafts of a block hold, up to the longest block's [drafts + 1]."""
+        own = [self.odds.of(("block", depth // 4), BLOCK_ODDS) for depth in range(self.block - 1)]
+        return np.cumprod([1.0, *own])
+
+    @property
+    def holding(self) -> float:
+        """The chance that all drafts of this step hold, as far as a block drafted them."""
+        return float(self.survival()[len(self.drafts) - self.forced])
 
     def columns(self) -> Columns:
         row = self.row
@@ -185,7 +202,7 @@ class SelfChecking(LeftToRight):
         text = np.arange(low, len(known))
         column = np.arange(start - 1 - low, len(text))
         anchor = len(known) - 1 - self.repeats
-        place = np.arange(anchor + 1, min(anchor + 1 + self.block, self.config.max_length))
+        place = np.arange(anchor + 1, min(anchor + 1 + self.length, self.config.max_length))
         target = place + self.repeats
         useful = np.arange(len(place))[(target > len(known)) & (target < row.length)]
         if anchor < 0 or self.eos_ids.intersection(self.drafts) or not len(useful):
@@ -210,10 +227,15 @@ class SelfChecking(LeftToRight):
         kept, sure = accept(np.array(self.drafts, np.int64) == token[:count], token)
         made = [*self.drafts[:kept], sure][: row.length - start]
         row.accepted.append(kept)
+        for depth in range(min(kept + 1, count - self.forced)):
+            self.odds.note(("block", depth // 4), depth < kept)
         if self.exact:
             row.cached = start + kept
         slots = np.arange(count + 1, len(token)) if kept == count else np.zeros(0, np.int64)
         self.drafts = self._fitting(made, token[slots].tolist(), (result, slots.tolist()))
+        forced = self._forced(made + self.drafts)
+        self.drafts += forced
+        self.forced = len(forced)
         return [self.commit(slice(start, start + len(made)), made, result.scores.confidence[: len(made)])]
 
     def _fitting(
@@ -221,13 +243,13 @@ class SelfChecking(LeftToRight):
     ) -> list[int]:
         """Drafts for what follows `made`, the tokens of this step, up to an end of text: where the grammar forbids one,
         another by its scored row, or none from there on."""
+        left = self.row.length - self.start - len(made)
         end = next((place + 1 for place, token in enumerate(drafts) if token in self.eos_ids), len(drafts))
-        drafts = drafts[: min(end, max(self.row.length - self.start - len(made) - 1, 0))]
+        drafts = drafts[: min(end, max(left - 1, 0))]
         if self.constraint is None:
             return drafts
         grammar = self.constraint.grammar
         state = self.constraint.read(made, self.start)
-        left = self.row.length - self.start - len(made)
         out: list[int] = []
         for place, token in enumerate(drafts):
             after = grammar.go(state, token, left - place)
@@ -244,6 +266,13 @@ class SelfChecking(LeftToRight):
             out.append(token)
             state = after
         return out
+
+    def _forced(self, written: list[int]) -> list[int]:
+        """Drafts that the grammar forces behind `written`, the tokens of this step and other drafts."""
+        if self.constraint is None or not self.eos_ids.isdisjoint(written):
+            return []
+        run = self.constraint.grammar.run(self.constraint.read(written, self.start))
+        return list(run[: max(self.row.length - self.start - len(written) - 1, 0)])
 
 
 @dataclass(frozen=True)
