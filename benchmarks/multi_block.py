@@ -97,7 +97,7 @@ def bench(lm: DiffusionLM, ways: list[Tally], rows: list[Any], longest: int) -> 
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A model of household commands.")] = "assist",
+    model: Annotated[str, typer.Argument(help="A block-causal model of household commands.")],
     count: Annotated[int, typer.Option(help="Answers.")] = 40,
     thresholds: Annotated[str, typer.Option(help="Of the rule, separated by commas.")] = "0.7,0.9",
     skip_thresholds: Annotated[str, typer.Option(help="Of the blocks after the first.")] = "0.9,0.99",
@@ -107,7 +107,7 @@ def command(
 ) -> None:
     """Forwards, columns and CPU time of one, two and four active blocks on answers of four calls; ids compared.
 
-    Example: `unmask bench multi_block --count 40`
+    Example: `unmask bench multi_block runs/blocks/model --count 40`
     """
     lm = load(model)
     rows = prompts(count, seed)

@@ -1,6 +1,6 @@
-"""A conversation endpoint in the shape of Home Assistant's: text in, calls by `assist-ar`, handled by Home Assistant.
+"""A conversation endpoint in the shape of Home Assistant's: text in, calls by `assist`, handled by Home Assistant.
 
-    unmask serve assist-ar
+    unmask serve assist
     HA_URL=http://homeassistant.local:8123 HA_TOKEN=... python examples/home_assistant.py
     curl -d '{"text": "turn off the desk lamp"}' http://127.0.0.1:8900/api/conversation/process
 
@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 
 HA_URL = os.environ.get("HA_URL", "http://homeassistant.local:8123")
 UNMASK_URL = os.environ.get("UNMASK_URL", "http://127.0.0.1:8000")
-MODEL = os.environ.get("MODEL", "assist-ar")
+MODEL = os.environ.get("MODEL", "assist")
 PORT = int(os.environ.get("PORT", "8900"))
 # the names that a command may use, as it reads them: a line for the areas, one for the floors, one for each domain
 NAMES = """

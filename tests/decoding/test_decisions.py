@@ -43,10 +43,13 @@ KINDS: dict[str, tuple[dict[str, Any], DecodingDefaults]] = {
         {"layout": "block_causal", "block_length": 16},
         DecodingDefaults(convention=CONVENTIONS["dllm"]),
     ),
+    "behind text": (
+        {"layout": "causal_blocks", "block_length": 4, "shift": True, "in_place": True},
+        DecodingDefaults(),
+    ),
 }
 LEFT: dict[str, dict[str, Any]] = {
     "causal": {"layout": "causal", "shift": True},
-    "behind text": {"layout": "causal_blocks", "block_length": 4, "shift": True, "in_place": True},
     "a window behind text": {"layout": "causal_window", "block_length": 4, "shift": True, "in_place": True},
 }
 Make = Callable[..., Any]
@@ -61,6 +64,15 @@ def make(tiny: Make, options: dict[str, Any], defaults: DecodingDefaults | None 
 def log_p(lm: DiffusionLM, ids: Sequence[int], offset: int = 0) -> np.ndarray:
     """Log-probabilities [L, V] without the mask, by a plain forward under a dense mask of the predicate."""
     config = lm.config
+    if config.layout == "causal_blocks":  # the first mask and all behind it are a block
+        place = torch.arange(len(ids))[None]
+        start = list(ids).index(config.mask_token_id)
+        at = Coordinates.drafts(place, torch.where(place < start, -1, start - 1))
+        with torch.no_grad():
+            logits = lm.model.head(lm.model.hidden(torch.tensor([ids]), place, Layout("causal_blocks").dense(at, at)))
+            logits = logits[0].double()
+        logits[:, config.mask_token_id or 0] = -torch.inf
+        return np.asarray(logits.log_softmax(-1))
     kind = config.layout if config.layout in ("bidirectional", "block_causal") else "causal"
     layout = Layout(kind, config.block_length if kind == "block_causal" else 1)
     at = Coordinates.of(torch.arange(len(ids))[None] + offset)

@@ -92,7 +92,7 @@ ENTRIES = {
         _shipped("austen", "writes in Austen's manner"),
         _shipped("austen-ar", "its AR twin"),
         _shipped("assist", "household commands to Home Assistant's calls"),
-        _shipped("assist-ar", "its AR twin, more accurate today"),
+        _shipped("assist-ar", "its AR twin"),
         _shipped("sudoku", "fills Sudoku grids at once"),
         Entry(
             "smollm2-135m-instruct",

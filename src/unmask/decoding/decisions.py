@@ -1,6 +1,7 @@
 """Typed decisions: questions about one state, whose answers are distributions over labels, read off a form.
 
-A model that denoises masks reads all slots of one canvas in one forward. A model that reads from left to right has no
+A model that denoises masks reads all slots of one canvas in one forward, as a block where it has blocks behind its
+text. A model that reads from left to right has no
 slot in the middle of a text: it is asked each question alone, and scores what it would write.
 """
 
@@ -118,7 +119,7 @@ def prepare(model: Asked, state: Any, asked: Any, form: str | None, threshold: f
         raise UnmaskError(f"option threshold is out of range: {threshold}; it must be at least 0 and at most 1")
     if config.layout == "canvas" or config.output != "logits" or config.corruption == "uniform" or config.grid:
         raise UnmaskError(f"model '{model.name}' does not fill masks in text, so it has no slots to read answers from")
-    alone = config.layout in WRITES_BEHIND
+    alone = config.layout in WRITES_BEHIND and not (config.layout == "causal_blocks" and config.in_place)
     if alone and (threshold is not None or (form is not None and len(questions) > 1)):
         wrong = "form" if threshold is None else "threshold"
         raise UnmaskError(

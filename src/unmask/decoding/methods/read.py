@@ -32,8 +32,9 @@ class Options(denoise.Options):
 
 
 class Reading(Denoising):
-    """The window is all from the first wanted position on; where text is read from left to right, that is text too,
-    and each token is scored by those before it."""
+    """The window is all from the first wanted position on, or from the first mask on where it is a block behind text
+    that is scored in place; where text is read from left to right, it is text too, and each token is scored by those
+    before it."""
 
     proposes = False
 
@@ -46,6 +47,10 @@ class Reading(Denoising):
         if setting.layout.kind == "block_causal":
             self.offset = -options.begin % self.block if self.convention.blocks_from_prompt else 0
             self.start = (self.start + self.offset) // self.block * self.block - self.offset
+        elif setting.layout.kind == "causal_blocks" and setting.config.in_place:
+            self.start = int(row.masked.argmax())
+            self.slides = True
+            self.shift = 0
         elif setting.layout.kind != "bidirectional":
             self.slides = False
             self.shift = 1
