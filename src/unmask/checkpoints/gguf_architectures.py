@@ -154,7 +154,7 @@ def _gemma3(values: Values, raw: Raw, stored: Tensors) -> Raw:
     largest = raw["num_hidden_layers"] == LARGEST_GEMMA3
     window = values.number(WINDOW) if values.own(WINDOW) else None
     slides = values.own(PATTERN)  # of each layer, or how often one sees all
-    kinds = _kinds(slides) if isinstance(slides, tuple) else None
+    kinds = [SLIDING if slid else FULL for slid in slides] if isinstance(slides, tuple) else None
     local = {"rope_type": "default", "rope_theta": values.decimal(LOCAL_THETA, 10000.0)}
     return raw | {
         **GELU,
@@ -193,7 +193,7 @@ def _diffusion_gemma(values: Values, raw: Raw, stored: Tensors) -> Raw:
     text |= {
         **own[0],
         "hidden_activation": "gelu_pytorch_tanh",
-        "layer_types": _kinds(slides),
+        "layer_types": [SLIDING if slid else FULL for slid in slides],
         "per_layer_config": {str(layer): sizes for layer, sizes in enumerate(own) if sizes != own[0]},
         "rope_parameters": ropes,
         "sliding_window": values.number(WINDOW),
@@ -204,10 +204,6 @@ def _diffusion_gemma(values: Values, raw: Raw, stored: Tensors) -> Raw:
     }
     whole = {key: raw[key] for key in ("architectures", "model_type", "tie_word_embeddings")}
     return whole | {"canvas_length": values.all.get(CANVAS), "text_config": text}
-
-
-def _kinds(slides: tuple[Any, ...]) -> list[str]:
-    return [SLIDING if one else FULL for one in slides]
 
 
 ARCHITECTURES = {
@@ -307,13 +303,15 @@ def refuse_unread(values: Values, kind: Architecture) -> None:
     """Raises UnmaskError for a key of the architecture that says something which is not read."""
     name = values.architecture
     read = READ | kind.read
+    instead = "load the model's safetensors instead"
     for key, value in values.all.items():
         if key.startswith(f"{name}.") and key.removeprefix(f"{name}.") not in read and value not in (0, "none", ""):
-            raise UnmaskError(f"{values.path}: {key!r:.80} is {value!r:.40}, which cannot be read yet")
+            raise UnmaskError(f"{values.path}: {key!r:.80} is {value!r:.40}, which cannot be read yet; {instead}")
     expected = {f"{name}.attention.causal": kind.causal, "diffusion.shift_logits": kind.shift}
     for key, usual in expected.items():
-        if values.all.get(key, usual) is not usual:
-            raise UnmaskError(f"{values.path}: {key} is {values.all[key]!r:.40}, which no {name} model has")
+        value = values.all.get(key, usual)
+        if value is not usual:
+            raise UnmaskError(f"{values.path}: {key} is {value!r:.40}, which no {name} model has; {instead}")
 
 
 def _rope(values: Values, context: int, factors: list[float]) -> Raw:

@@ -92,9 +92,9 @@ class Text:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the file's own vocabulary and merges make.
 
-        Raises UnmaskError for one that is not BPE, of bytes with a splitting of SPLITTING or as Gemma 4's.
+        Raises UnmaskError for one that is neither BPE of bytes with a splitting of SPLITTING nor Gemma 4's.
         """
-        from tokenizers import AddedToken, Tokenizer, models, processors
+        from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
         model = self.values.all.get("tokenizer.ggml.model")
         pre = self.values.all.get("tokenizer.ggml.pre")
@@ -115,13 +115,22 @@ class Text:
             tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, **options))
         except Exception as error:  # the library raises bare Exception
             raise self.values.damaged(f"has merges that do not fit its vocabulary: {str(error)!r:.80}") from None
-        if model == "gemma4":
-            _cut_nowhere(tokenizer)
+        if model == "gemma4":  # of characters, with spaces as U+2581
+            tokenizer.normalizer = normalizers.Replace(" ", "▁")
+            back = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+            tokenizer.decoder = decoders.Sequence(back)
         else:
-            _cut_into_bytes(tokenizer, pre)
-        tokenizer.add_tokens(
-            [AddedToken(name, normalized=False) for name in self.special_tokens(USER_DEFINED).values()]
-        )
+            pattern = SPLITTING[pre]
+            cut: Any = pre_tokenizers.Digits(individual_digits=True)
+            if pattern is not None:
+                cut = pre_tokenizers.Split(Regex(pattern), "isolated")
+            if pre == "qwen2":
+                tokenizer.normalizer = normalizers.NFC()
+            level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None)
+            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, level])
+            tokenizer.decoder = decoders.ByteLevel()
+        plain = [AddedToken(name, normalized=False) for name in self.special_tokens(USER_DEFINED).values()]
+        tokenizer.add_tokens(plain)
         control = [AddedToken(name, normalized=False, special=True) for name in self.special_tokens().values()]
         tokenizer.add_special_tokens(control)
         start = self.special_ids.get("bos")
@@ -130,26 +139,3 @@ class Text:
                 single=[self.names[start], "$A"], special_tokens=[(self.names[start], start)]
             )
         return tokenizer
-
-
-def _cut_into_bytes(tokenizer: Any, pre: Any) -> None:
-    """Text is cut by a splitting of SPLITTING, and merged from its bytes."""
-    from tokenizers import Regex, decoders, normalizers, pre_tokenizers
-
-    pattern = SPLITTING[pre]
-    cut: Any = pre_tokenizers.Digits(individual_digits=True)
-    if pattern is not None:
-        cut = pre_tokenizers.Split(Regex(pattern), "isolated")
-    if pre == "qwen2":
-        tokenizer.normalizer = normalizers.NFC()
-    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, level])
-    tokenizer.decoder = decoders.ByteLevel()
-
-
-def _cut_nowhere(tokenizer: Any) -> None:
-    """Text is merged whole, from its characters, spaces written as U+2581."""
-    from tokenizers import decoders, normalizers
-
-    tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
