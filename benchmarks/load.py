@@ -271,7 +271,7 @@ def resident(key: str) -> int:
 def taken(name: str, began: tuple[float, float]) -> dict[str, float]:
     """Seconds since `clocks` were read, on the clock and of CPU."""
     wall, cpu = (now - then for now, then in zip(clocks(), began, strict=True))
-    return {f"{name}_seconds": round(wall, 3), f"{name}_cpu": round(cpu, 3)}
+    return {f"{name}_seconds": round(wall, 6), f"{name}_cpu": round(cpu, 6)}
 
 
 def clocks() -> tuple[float, float]:

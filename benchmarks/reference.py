@@ -245,6 +245,6 @@ def command(
         rows.append([f"{r.reference} {r.way}", r.backend, f"{r.parameters / 1e6:.0f}M", *speed, forwards, ids])
     columns = ["reference", "ours", "size", "ours s", "theirs s", "ratio", "of CPU", "forwards", "ids"]
     title = f"{max_new_tokens} new tokens after {prompt}, float32, {rounds} rounds; ratio: theirs over ours"
-    Console().print(table(title, columns, rows))
+    Console(width=max(120, Console().width)).print(table(title, columns, rows))
     for reference, version, replaced in dict.fromkeys((r.reference, r.version, r.replaced) for r in results):
         print(f"{reference}: {version}" + (f"; {replaced}" if replaced else ""))

@@ -240,8 +240,8 @@ def of(values: Values) -> Architecture:
         registry.recognise({"architectures": [REFUSED[name]]}, str(values.path))
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UnmaskError(
-            f"{values.path} is of architecture {name!r:.40}; {', '.join(ARCHITECTURES)} can be read from GGUF, "
-            "others from the model's safetensors"
+            f"{values.path} is of architecture {name!r:.40}; {', '.join(ARCHITECTURES)} can be read from GGUF; "
+            "docs/families.md lists what is read from safetensors"
         )
     return ARCHITECTURES[name]
 
