@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from unmask.checkpoints.families import diffusion_gemma, gemma, llada, llama, registry
@@ -14,7 +14,7 @@ from unmask.checkpoints.families.diffusion_gemma import FULL, SLIDING
 from unmask.checkpoints.families.family import Family, ends_of
 from unmask.checkpoints.gguf_header import Values, plain
 from unmask.checkpoints.gguf_text import Text
-from unmask.checkpoints.safetensors import Stored
+from unmask.checkpoints.safetensors import MOST_EXPERTS, Stored, slices
 from unmask.checkpoints.tokens import free_token
 from unmask.errors import UnmaskError
 
@@ -22,7 +22,6 @@ Raw = dict[str, Any]  # a config.json
 Tensors = Mapping[str, Stored]  # by Hugging Face name
 LONGEST_CONTEXT = 2**20  # more positions than any model reads
 WIDEST_HEAD = 2**12  # features
-MOST_EXPERTS = 4096
 READ = {  # keys of an architecture that are read; any other that says something is refused
     "context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size", "rope.freq_base",
     "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length",
@@ -96,11 +95,7 @@ class Architecture:
 
     def renamed(self, tensor: Stored) -> Iterator[Stored]:
         """A tensor under its Hugging Face name; several experts in one as those of each."""
-        names = self._theirs(tensor)
-        size = tensor.size // len(names)
-        for number, name in enumerate(names):
-            shape = tensor.shape if len(names) == 1 else tensor.shape[1:]
-            yield replace(tensor, name=name, shape=shape, start=tensor.start + number * size, size=size)
+        return slices(tensor, self._theirs(tensor))
 
     def _theirs(self, tensor: Stored) -> list[str]:
         found = re.fullmatch(r"(?:blk\.([0-9]{1,6})\.)?(\w+)\.(weight|bias|scale)", tensor.name)
