@@ -97,7 +97,7 @@ class Text:
         from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
         model = self.values.all.get("tokenizer.ggml.model")
-        pre = self.values.all.get("tokenizer.ggml.pre")
+        pre: Any = self.values.all.get("tokenizer.ggml.pre")
         if model != "gemma4" and (model != "gpt2" or pre not in SPLITTING):
             raise UnmaskError(
                 f"{self.values.path}: its tokenizer ({model!r:.40}, splitting {pre!r:.40}) is not one that can be "
