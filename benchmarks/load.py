@@ -136,7 +136,9 @@ class Load:
     imports: int
     peak: int
     load_seconds: float
+    load_cpu: float  # seconds of CPU, which other processes do not lengthen
     step_seconds: float
+    step_cpu: float
     canvas: int
     packing_seconds: float = 0.0
     packing_peak: int = 0
@@ -266,6 +268,16 @@ def resident(key: str) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), 0)
 
 
+def taken(name: str, began: tuple[float, float]) -> dict[str, float]:
+    """Seconds since `clocks` were read, on the clock and of CPU."""
+    wall, cpu = (now - then for now, then in zip(clocks(), began, strict=True))
+    return {f"{name}_seconds": round(wall, 6), f"{name}_cpu": round(cpu, 6)}
+
+
+def clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
 def measure(folder: str, dtype: str, canvas: int) -> dict[str, Any]:
     """Loads a checkpoint and makes one forward, in this process; returns the fields of `Load`."""
     import torch
@@ -275,9 +287,10 @@ def measure(folder: str, dtype: str, canvas: int) -> dict[str, Any]:
     from unmask.layout import Layout
 
     imports = resident("VmHWM")
-    began = time.perf_counter()
+    began = clocks()
     network = Checkpoint.open(folder, "cpu", dtype).network()
-    ready = time.perf_counter()
+    loaded = taken("load", began)
+    began = clocks()
     config = network.config
     ids = torch.full((1, min(canvas, config.max_length)), config.mask_token_id or 0)
     layout = Layout(config.layout, config.block_length or 1)
@@ -290,8 +303,8 @@ def measure(folder: str, dtype: str, canvas: int) -> dict[str, Any]:
         "weights": weights,
         "imports": imports,
         "peak": resident("VmHWM"),
-        "load_seconds": round(ready - began, 3),
-        "step_seconds": round(time.perf_counter() - ready, 3),
+        **loaded,
+        **taken("step", began),
     }
 
 
@@ -304,26 +317,27 @@ def measure_packed(folder: str, quantize: str, canvas: int) -> dict[str, Any]:
     from unmask.layout import Layout
 
     imports = resident("VmHWM")
-    began = time.perf_counter()
+    began = clocks()
     lm = DiffusionLM.from_pretrained(folder, quantize=quantize)
     backend: Any = lm.backend
     config = lm.config
-    loaded = time.perf_counter() - began
+    loaded = taken("load", began)
     backend.open(Layout(config.layout, config.block_length or 1), 1, TEXT + canvas, True)
     place = np.arange(TEXT, TEXT + canvas)
     masks = np.full(canvas, config.mask_token_id or 0)
     step = Feed.of([Columns(masks, place, np.full(canvas, -1), place - TEXT, place)], np.array([TEXT]))
     backend.forward(step)
-    began = time.perf_counter()
+    began = clocks()
     backend.forward(step)
+    step_taken = taken("step", began)
     return {
         "dtype": quantize,
         "parameters": parameters(config).total,
         "weights": sum(array.nbytes for array in backend.network.weights.values()),
         "imports": imports,
         "peak": resident("VmHWM"),
-        "load_seconds": round(loaded, 3),
-        "step_seconds": round(time.perf_counter() - began, 3),
+        **loaded,
+        **step_taken,
     }
 
 
@@ -353,8 +367,9 @@ def command(
     print(
         f"{shape}: {result.parameters / 1e9:.2f}B parameters, {result.weights / 1e9:.2f} GB as {result.dtype}; peak "
         f"{result.peak / 1e9:.2f} GB = {result.ratio:.2f} of the weights ({result.own_ratio:.2f} without the "
-        f"{result.imports / 1e9:.2f} GB of the process alone); loaded in {result.load_seconds:.1f} s, one forward over "
-        f"{result.canvas} tokens in {result.step_seconds:.2f} s"
+        f"{result.imports / 1e9:.2f} GB of the process alone); loaded in {result.load_seconds:.1f} s "
+        f"({result.load_cpu:.1f} of CPU), one forward over {result.canvas} tokens in {result.step_seconds:.2f} s "
+        f"({result.step_cpu:.2f} of CPU)"
     )
     if quantize is not None:
         print(f"packed before, once, in {result.packing_seconds:.0f} s with {result.packing_peak / 1e9:.2f} GB at most")

@@ -1,4 +1,4 @@
-"""`unmask bench reference`: our loop beside the references' own, on the same weights, in turns, ids compared.
+"""`unmask bench reference`: our loop and backends beside the references' own, same weights, in turns, ids compared.
 
 Random networks of LLaDA's and SDAR's shape are written as checkpoints of those families; both sides read them.
 """
@@ -6,6 +6,7 @@ Random networks of LLaDA's and SDAR's shape are written as checkpoints of those 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -21,14 +22,14 @@ import typer
 from benchmarks.cache import Size, Work, decode, prompt_of
 from benchmarks.references import Asked, Kind, Reference, Way, load
 
-from unmask.backends.torch import TorchBackend
+from unmask import DiffusionLM
+from unmask.backends import BACKENDS
 from unmask.checkpoints.folder import CONFIG
 from unmask.checkpoints.open import Checkpoint
 from unmask.checkpoints.save import write_checkpoint
 from unmask.checkpoints.weights import weights_to_save
 from unmask.cli.options import Json, Tokens
 from unmask.cli.report import print_record
-from unmask.decoding.loop import Decoder
 from unmask.errors import UnmaskError
 from unmask.files import write_text
 from unmask.models.transformer import Transformer
@@ -38,12 +39,13 @@ PER_STEP = 2  # tokens a step of SDAR, whose blocks are short
 
 @dataclass(frozen=True)
 class Beside:
-    """One way of one reference beside ours over all rounds: medians; the ratio is of the same round's seconds."""
+    """One way of one reference beside a backend of ours over all rounds: medians; ratios are of the same round."""
 
     reference: str
     version: str
     replaced: str
     way: str
+    backend: str
     parameters: int
     theirs_seconds: float
     seconds: float  # ours
@@ -98,7 +100,11 @@ def make(folder: Path, kind: Kind, size: Size, work: Work, seed: int = 0) -> Non
 
 
 def bench_reference(
-    checkouts: dict[str, Path], size: Size, work: Work, progress: Callable[[str], None] = lambda text: None
+    checkouts: dict[str, Path],
+    size: Size,
+    work: Work,
+    backends: list[str],
+    progress: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Beside]:
     """Each way of each named reference beside ours, in turns, after a round that is not counted.
 
@@ -109,72 +115,73 @@ def bench_reference(
         found = {name: load(name, checkouts) for name in checkouts}
     for name, reference in found.items():
         with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary)
+            folder = Path(temporary, "model")
+            folder.mkdir()
+            os.environ["UNMASK_CACHE"] = str(Path(temporary, "cache"))
             progress(f"{name}: making the network")
             make(folder, reference.kind, size, work)
             theirs = reference.load(folder)
-            ours = Checkpoint.open(folder).network()
+            ours = {backend: DiffusionLM.from_pretrained(folder, backend=backend).backend for backend in backends}
         for way in reference.ways:
-            yield _beside(name, reference, way, theirs, ours, work, progress)
+            yield from _beside(name, reference, way, theirs, ours, work, progress)
 
 
 def _beside(
-    name: str, reference: Reference, way: Way, theirs: Any, model: Transformer, work: Work, progress: Any
-) -> Beside:
+    name: str,
+    reference: Reference,
+    way: Way,
+    theirs: Any,
+    ours: dict[str, Any],
+    work: Work,
+    progress: Callable[[str], None],
+) -> Iterator[Beside]:
     blocks = reference.kind == "blocks"
     work = replace(work, per_step=PER_STEP) if blocks else work
     block = work.causal_block if blocks else work.block
-    mask = model.config.mask_token_id
-    assert mask is not None
+    mask = next(iter(ours.values())).config.mask_token_id
     asked = Asked(work.new, block, -(-block // work.per_step), mask)
     prompt = torch.tensor([prompt_of(work, mask)])
-    backend = TorchBackend(model)
     forwards = [0]
-    seconds: list[tuple[float, float]] = []  # theirs, ours
-    cpu: list[tuple[float, float]] = []
+    taken: dict[str, list[tuple[float, float]]] = {side: [] for side in (name, *ours)}  # seconds, and of CPU
+    made: dict[str, Any] = {}
     count = theirs.register_forward_pre_hook(lambda *_: forwards.__setitem__(0, forwards[0] + 1))
 
-    def run_theirs() -> tuple[float, float, Any]:
-        forwards[0], began, cpu_began = 0, time.perf_counter(), time.process_time()
-        with torch.inference_mode():
-            ids = way.generate(theirs, prompt, asked)
-        took = time.perf_counter() - began, time.process_time() - cpu_began
-        return *took, ids[0, work.prompt : work.prompt + work.new].numpy()
-
-    def run_ours() -> tuple[float, float, Decoder]:
+    def run(side: str) -> None:
+        forwards[0] = 0 if side == name else forwards[0]
         began = time.perf_counter()
-        cpu_began = time.process_time()
-        decoder = decode(backend, reference.kind, way.cache, work, way.rule)
-        return time.perf_counter() - began, time.process_time() - cpu_began, decoder
+        worked = time.process_time()
+        if side == name:
+            with torch.inference_mode():
+                made[side] = way.generate(theirs, prompt, asked)[0, work.prompt : work.prompt + work.new].numpy()
+        else:
+            made[side] = decode(ours[side], reference.kind, way.cache, work, way.rule)
+        taken[side].append((time.perf_counter() - began, time.process_time() - worked))
 
     for number in range(work.rounds + 1):
         progress(f"{name}, {way.name}: round {number} of {work.rounds}")
-        if number % 2:  # neither side is always the one that finds the machine as the other left it
-            (theirs_took, theirs_cpu, their_ids) = run_theirs()
-            (took, own_cpu, decoder) = run_ours()
-        else:
-            (took, own_cpu, decoder) = run_ours()
-            (theirs_took, theirs_cpu, their_ids) = run_theirs()
-        if number:
-            seconds.append((theirs_took, took))
-            cpu.append((theirs_cpu, own_cpu))
+        for side in list(taken)[:: 1 if number % 2 else -1]:  # none is always the one that comes first
+            run(side)
     count.remove()
-    same = decoder.canvas.ids[0, work.prompt :] == their_ids
-    return Beside(
-        name,
-        reference.version,
-        reference.replaced,
-        way.name,
-        sum(p.numel() for p in model.parameters()),
-        statistics.median(a for a, _ in seconds),
-        statistics.median(b for _, b in seconds),
-        statistics.median(a / b for a, b in seconds),
-        statistics.median(a / b for a, b in cpu),
-        forwards[0],
-        decoder.steps[0],
-        float(same.mean()),
-        None if same.all() else int(same.argmin()),
-    )
+    for backend in ours:
+        decoder = made[backend]
+        same = decoder.canvas.ids[0, work.prompt :] == made[name]
+        pairs = list(zip(taken[name][1:], taken[backend][1:], strict=True))
+        yield Beside(
+            name,
+            reference.version,
+            reference.replaced,
+            way.name,
+            backend,
+            sum(p.numel() for p in theirs.parameters()),
+            statistics.median(a[0] for a, _ in pairs),
+            statistics.median(b[0] for _, b in pairs),
+            statistics.median(a[0] / b[0] for a, b in pairs),
+            statistics.median(a[1] / b[1] for a, b in pairs),
+            forwards[0],
+            decoder.steps[0],
+            float(same.mean()),
+            None if same.all() else int(same.argmin()),
+        )
 
 
 def command(
@@ -190,6 +197,7 @@ def command(
     heads: Annotated[int, typer.Option(help="Their attention heads.")] = 12,
     vocabulary: Annotated[int, typer.Option(help="Their tokens.")] = 8192,
     rounds: Annotated[int, typer.Option(help="Timed rounds; medians are printed.")] = 3,
+    backends: Annotated[str, typer.Option(help=f"Ours: some of {', '.join(BACKENDS)}.")] = "torch,native-f32,native",
     as_json: Json = False,
 ) -> None:
     """Our loop beside the references' own generate functions: same random weights, in turns, ids compared.
@@ -212,6 +220,10 @@ def command(
         raise UnmaskError("--max-new-tokens must be whole blocks (of --block-length, and of 4), --prompt blocks of 4")
     if block_length % per_step:
         raise UnmaskError("--block-length must be a multiple of --per-step")
+    names = [name.strip() for name in backends.split(",")]
+    for name in names:
+        if name not in BACKENDS:
+            raise UnmaskError(f"there is no backend '{name}'; there are {', '.join(BACKENDS)}")
     folders = {}
     for given in checkout:
         name, _, path = given.partition("=")
@@ -221,7 +233,7 @@ def command(
     size = Size(hidden, layers, heads, vocabulary)
     work = Work(prompt, max_new_tokens, block_length, 4, per_step, rounds)
     with Console(stderr=True).status("running the code of the checkouts") as status:
-        results = list(bench_reference(folders, size, work, lambda text: status.update(text)))
+        results = list(bench_reference(folders, size, work, names, lambda text: status.update(text)))
     if as_json:
         print_record([r.to_dict() for r in results])
         return
@@ -230,9 +242,9 @@ def command(
         forwards = f"{r.forwards} / {r.theirs_forwards}"
         ids = "equal" if r.parts_at is None else f"part at token {r.parts_at}, {r.agreement:.1%} equal"
         speed = [f"{r.seconds:.2f}", f"{r.theirs_seconds:.2f}", f"{r.ratio:.2f}", f"{r.cpu_ratio:.2f}"]
-        rows.append([f"{r.reference} {r.way}", f"{r.parameters / 1e6:.0f}M", *speed, forwards, ids])
-    columns = ["reference", "size", "ours s", "theirs s", "ratio", "of CPU", "forwards", "ids"]
+        rows.append([f"{r.reference} {r.way}", r.backend, f"{r.parameters / 1e6:.0f}M", *speed, forwards, ids])
+    columns = ["reference", "ours", "size", "ours s", "theirs s", "ratio", "of CPU", "forwards", "ids"]
     title = f"{max_new_tokens} new tokens after {prompt}, float32, {rounds} rounds; ratio: theirs over ours"
-    Console().print(table(title, columns, rows))
+    Console(width=max(120, Console().width)).print(table(title, columns, rows))
     for reference, version, replaced in dict.fromkeys((r.reference, r.version, r.replaced) for r in results):
         print(f"{reference}: {version}" + (f"; {replaced}" if replaced else ""))

@@ -80,3 +80,18 @@ def test_a_mask_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "mask_token_id": 5000}))
     with pytest.raises(UnmaskError, match="mask_token_id 5000"):
         DiffusionLM.from_pretrained(folder)
+
+
+def test_what_llada2_leaves_unsaid_is_as_its_class_has_it(tmp_path: Path) -> None:
+    folder = copy("llada2_moe", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    bare = {
+        key: value for key, value in config.items() if key not in ("routed_scaling_factor", "partial_rotary_factor")
+    }
+    (folder / "config.json").write_text(json.dumps({**bare, "rotary_dim": 8, "router_dtype": "fp32"}))
+    ids = torch.arange(8)[None]
+    ours, whole = DiffusionLM.from_pretrained(folder), DiffusionLM.from_pretrained(FIXTURES / "llada2_moe")
+    assert torch.equal(ours.logits(ids), whole.logits(ids))
+    without = {key: value for key, value in bare.items() if key not in ("n_group", "topk_group")}
+    (folder / "config.json").write_text(json.dumps(without))
+    assert DiffusionLM.from_pretrained(folder).config.expert_groups == 8

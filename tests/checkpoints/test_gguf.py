@@ -23,11 +23,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
 
 from unmask import DiffusionLM
 from unmask.backends.native import network as native
 from unmask.backends.native.packing import blocks
 from unmask.checkpoints import gguf as gguf_file
+from unmask.checkpoints import gguf_architectures, gguf_text
 from unmask.checkpoints.families import registry
 from unmask.checkpoints.open import Checkpoint
 from unmask.checkpoints.rows import native_groups
@@ -100,7 +102,7 @@ def test_rows_of_queries_and_keys_are_moved_back(gguf_writer: Writer, weights: W
 
 def test_the_header_agrees_with_the_packages_own_reader(small: Path) -> None:
     read, theirs = gguf_file.read(small), gguf.GGUFReader(small)
-    for key, value in read.metadata.items():
+    for key, value in read.values.all.items():
         found = theirs.fields[key].contents()
         assert (list(value) if isinstance(value, tuple) else value) == found, key
     assert sorted(t.start for t in read.stored.values()) == sorted(t.data_offset for t in theirs.tensors)
@@ -147,7 +149,7 @@ def test_side_files_take_the_place_of_the_metadata(
     assert Checkpoint.open(tmp_path).raw_config == file.config()
     tokenizer = Checkpoint.open(tmp_path).tokenizer
     assert tokenizer is not None
-    assert tokenizer.to_str() == file.tokenizer().to_str()
+    assert tokenizer.to_str() == file.text.tokenizer().to_str()
     monkeypatch.setattr(gguf_file, "read", None)  # its header takes long to read, and is not needed
     found = Checkpoint.open(tmp_path)
     assert found.special_tokens["eos_token"] == "<|im_end|>"
@@ -425,9 +427,9 @@ def test_stacked_experts_keep_their_codes_in_the_native_forward(
 
 def test_keys_that_contradict_the_architecture_are_refused(converter: Writer, tmp_path: Path) -> None:
     for extra, words in ((diffuses(True), "shift_logits"), (lambda w: w.add_causal_attention(True), "causal")):
-        path = converter(tmp_path / "x.gguf", ARCH.LLADA, {}, extra)
+        file = gguf_file.read(converter(tmp_path / "x.gguf", ARCH.LLADA, {}, extra))
         with pytest.raises(UnmaskError, match=words):
-            gguf_file.read(path)._refuse_unread(gguf_file.ARCHITECTURES["llada"])
+            gguf_architectures.refuse_unread(file.values, file.architecture)
 
 
 def test_split_files(converter: Writer, weights: Weights, tmp_path: Path) -> None:
@@ -460,7 +462,7 @@ def test_ends_of_turns_end_answers(converter: Writer, weights: Weights, tmp_path
 
 
 def test_the_small_tokenizer(small: Path) -> None:
-    tokenizer = gguf_file.read(small).tokenizer()
+    tokenizer = gguf_file.read(small).text.tokenizer()
     assert tokenizer.encode("and the 12<|im_end|>").tokens == ["and", "Ġthe", "Ġ", "1", "2", "<|im_end|>"]
     text = "the cat\t½ 你好 😀\n"
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
@@ -471,7 +473,7 @@ def test_user_defined_tokens_are_never_split(gguf_writer: Writer, tmp_path: Path
         kinds = writer.kv_data[0]["tokenizer.ggml.token_type"].value
         kinds[-1] = 4  # "and"
 
-    tokenizer = gguf_file.read(gguf_writer(tmp_path / "x.gguf", extra=types)).tokenizer()
+    tokenizer = gguf_file.read(gguf_writer(tmp_path / "x.gguf", extra=types)).text.tokenizer()
     assert tokenizer.encode("sandy").tokens == ["s", "and", "y"]
     assert tokenizer.decode(tokenizer.encode("sandy").ids) == "sandy"
 
@@ -484,26 +486,57 @@ def recorded() -> tuple[list[str], list[list[int]]]:
 
 def test_smollm2_tokens_are_those_of_llama_cpp(smollm2: Path) -> None:
     lm_tokenizer = Tokenizer.from_file(str(smollm2 / "tokenizer.json"))
-    for tokenizer in (lm_tokenizer, gguf_file.read(gguf_file.find(smollm2) or smollm2).tokenizer()):
+    for tokenizer in (lm_tokenizer, gguf_file.read(gguf_file.find(smollm2) or smollm2).text.tokenizer()):
         for text, ids in zip(*recorded(), strict=True):
             assert tokenizer.encode(text, add_special_tokens=False).ids == ids, text
             if "\x04" not in text:  # two control characters are not in the vocabulary
                 assert tokenizer.decode(ids, skip_special_tokens=False) == text
 
 
-def test_the_recorded_tokens_are_still_those_of_llama_cpp(smollm2: Path) -> None:
+def llama_cpp_tokens(path: Path, texts: list[str]) -> list[list[int]]:
+    """What llama.cpp makes of texts with a file's tokenizer."""
     xllamacpp = pytest.importorskip("xllamacpp")
     parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(gguf_file.find(smollm2))
+    parameters.model.path = str(path)
     parameters.n_ctx, parameters.port, parameters.warmup = 64, 0, False
     parameters.cpuparams.n_threads = parameters.n_parallel = 1
     parameters.hostnames = ["127.0.0.1"]
     server = xllamacpp.Server(parameters)
-    for text, ids in zip(*recorded(), strict=True):
+    made = []
+    for text in texts:
         body = json.dumps({"content": text, "add_special": False, "parse_special": True}).encode()
         request = urllib.request.Request(f"{server.listening_address}/tokenize", body)
         with urllib.request.urlopen(request, timeout=60) as answer:
-            assert json.loads(answer.read())["tokens"] == ids, text
+            made.append(json.loads(answer.read())["tokens"])
+    return made
+
+
+def test_the_recorded_tokens_are_still_those_of_llama_cpp(smollm2: Path) -> None:
+    texts, ids = recorded()
+    assert llama_cpp_tokens(gguf_file.find(smollm2) or smollm2, texts) == ids
+
+
+@pytest.mark.parametrize("pre", [*gguf_text.SPLITTING, "gemma4"])
+def test_text_is_cut_as_llama_cpp_cuts_it(pre: str, gguf_writer: Writer, tmp_path: Path) -> None:
+    """With merges across digits, spaces, ends of lines and apostrophes, which a cut between the two forbids."""
+    space, line = ("▁", "\n") if pre == "gemma4" else ("Ġ", "Ċ")
+    merges = [("1", "2"), (line, line), (space, space), ("'", "s"), (space, line)]
+    first = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<spare>"]
+    if pre == "gemma4":
+        letters = [*"'\n▁", *map(chr, range(33, 39)), *map(chr, range(40, 127)), "é", "你"]
+        first += letters + [f"<0x{byte:02X}>" for byte in range(265 - 9 - len(letters))]
+    else:
+        first += sorted(ByteLevel.alphabet())
+    words = [*first, *(left + right for left, right in merges)]
+
+    def own(writer: gguf.GGUFWriter) -> None:
+        writer.add_token_merges([f"{left} {right}" for left, right in merges])
+        writer.add_tokenizer_model("gemma4" if pre == "gemma4" else "gpt2")
+
+    path = gguf_writer(tmp_path / "x.gguf", words=words, pre=pre, extra=own)
+    texts = ["12 123", "a \n\n  b", "  \n \n\n\nx", "it's 's\n\n", "12's  \n\n\n 1 2  ", "<|im_end|>\n\n12 é 你"]
+    ours = gguf_file.read(path).text.tokenizer()
+    assert [ours.encode(text, add_special_tokens=False).ids for text in texts] == llama_cpp_tokens(path, texts)
 
 
 # --- the mask -----------------------------------------------------------------------------------------------
@@ -547,7 +580,7 @@ def test_types_and_models_that_cannot_be_read_are_named(gguf_writer: Writer, wei
         assert kind.name in message
         assert "output.weight" in message
         assert "Q4_1" in message
-    for other_one in ("qwen35", "gemma4", "diffusion-gemma"):
+    for other_one in ("qwen35", "gemma4", "llada2"):
         gguf_writer(path, written, architecture=other_one)
         message = refused(lambda: gguf_file.read(path))
         assert f"'{other_one}'" in message
@@ -557,7 +590,7 @@ def test_types_and_models_that_cannot_be_read_are_named(gguf_writer: Writer, wei
     gguf_writer(path, written, extra=lambda w: w.add_tensor("blk.0.attn_sinks.weight", np.ones(8, np.float32)))
     assert "attn_sinks" in refused(lambda: gguf_file.read(path))
     gguf_writer(path, written, pre="tekken")
-    assert "tokenizer.json" in refused(gguf_file.read(path).tokenizer)
+    assert "tokenizer.json" in refused(gguf_file.read(path).text.tokenizer)
     gguf_writer(path, written, extra=lambda w: w.add_expert_count(8))
     assert "llama.expert_count" in refused(gguf_file.read(path).config)
     gguf_writer(path, written, extra=lambda w: w.add_string("llama.rope.scaling.type", "longrope"))

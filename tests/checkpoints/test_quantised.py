@@ -15,6 +15,9 @@ from torch import Tensor
 
 from unmask import DiffusionLM, UnmaskError
 from unmask.backends.native import network as native
+from unmask.checkpoints.families import registry
+from unmask.checkpoints.weights import expected_shapes
+from unmask.models.network import on_meta
 
 DREAM = Path(__file__).parents[1] / "conformance" / "dream"
 Packed = tuple[dict[str, Tensor], Tensor]  # the tensors of a module by their last name, and the values they stand for
@@ -202,3 +205,41 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     save_file(tensors, coded / "model.safetensors")
     with pytest.raises(UnmaskError, match=r"q_proj' do not fit each other"):
         DiffusionLM.from_pretrained(coded)
+
+
+@pytest.mark.parametrize("kind", ["coded", "plain"])
+def test_experts_that_mlx_stacked_are_those_of_each(kind: str, tmp_path: Path) -> None:
+    raw = json.loads((DREAM.parent / "llada_moe" / "config.json").read_text()) | {"expert_intermediate_size": 32}
+    family = registry.recognise(raw, "")
+    draw = torch.Generator().manual_seed(0)
+    shapes = expected_shapes(on_meta(family.config(raw, "")), family)
+    source = tmp_path / "source"
+    source.mkdir()
+    save_file({k: torch.randn(shape, generator=draw) for k, shape in shapes.items()}, source / "model.safetensors")
+    (source / "config.json").write_text(json.dumps(raw))
+    folder = dict(zip(("coded", "plain"), folders(tmp_path, "mlx-4", source), strict=True))[kind]
+    expected = DiffusionLM.from_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")
+    stacks: dict[str, list[Tensor]] = {}
+    for name in sorted(tensors, key=lambda name: [int(part) if part.isdigit() else 0 for part in name.split(".")]):
+        if ".experts." in name:
+            before, _, after = name.partition(".experts.")
+            stacks.setdefault(f"{before}.switch_mlp.{after.partition('.')[2]}", []).append(tensors.pop(name))
+    assert stacks
+    again = tmp_path / "stacked"
+    again.mkdir()
+    save_file(tensors | {name: torch.stack(parts) for name, parts in stacks.items()}, again / "model.safetensors")
+    (again / "config.json").write_text((folder / "config.json").read_text())
+    ids = torch.arange(12)[None]
+    assert torch.equal(DiffusionLM.from_pretrained(again).logits(ids), expected.logits(ids))
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (5000, 1), (2, 2)])
+def test_stacks_that_are_none_are_one_line(shape: tuple[int, int], tmp_path: Path) -> None:
+    _, plain = folders(tmp_path, "int8")
+    tensors = load_file(plain / "model.safetensors")
+    save_file(
+        {**tensors, "model.layers.0.mlp.switch_mlp.up_proj.weight": torch.ones(shape)}, plain / "model.safetensors"
+    )
+    with pytest.raises(UnmaskError, match=r"unknown \('model.layers.0.mlp"):
+        DiffusionLM.from_pretrained(plain).logits([[1, 2]])

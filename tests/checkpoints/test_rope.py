@@ -162,3 +162,13 @@ def test_scaling_is_never_left_out_in_silence() -> None:
 def test_impossible_values_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(UnmaskError, match="rope_"):
         ModelConfig(8, 8, 1, 1, 8, **fields)
+
+
+def test_a_rotated_size_that_is_said_twice_has_to_agree() -> None:
+    """LLaDA2 and others of Bailing's shape say rotary_dim beside partial_rotary_factor."""
+    both = {**RAW, "partial_rotary_factor": 0.5, "rotary_dim": 32}
+    assert llama.read(both, partial=True)["rope_fraction"] == 0.5
+    assert llama.read({**RAW, "rotary_dim": 64})["rope_fraction"] == 1.0
+    for wrong in ({**both, "rotary_dim": 64}, {**RAW, "rotary_dim": 32}, {**RAW, "rotary_dim": "64"}):
+        with pytest.raises(UnmaskError, match="rotary_dim"):
+            llama.read(wrong, partial=True)

@@ -57,5 +57,6 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path, monkeypatch: pytest.
 def test_weights_are_packed_once_and_mapped(tmp_path: Path) -> None:
     result = bench_load.bench_load("llada-tiny", "auto", 8, tmp_path, "q4")
     assert min(result.packing_seconds, result.load_seconds, result.packing_peak, result.step_seconds) > 0
+    assert min(result.load_cpu, result.step_cpu) > 0
     assert result.dtype == "q4"
     assert not list(tmp_path.iterdir())

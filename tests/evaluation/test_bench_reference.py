@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from unmask.backends.native.network import library
 from unmask.cli.main import main
 
 GENERATE = """
@@ -45,7 +46,7 @@ class LLaDAModelLM(torch.nn.Module):
         return self.network(ids)
 """
 Run = Callable[..., tuple[int, str, str]]
-SIZES = ("--hidden", "32", "--layers", "2", "--heads", "4", "--vocabulary", "50", "-n", "16", "--prompt", "8")
+SIZES = ("--hidden", "64", "--layers", "2", "--heads", "4", "--vocabulary", "50", "-n", "16", "--prompt", "8")
 
 
 @pytest.fixture
@@ -81,19 +82,24 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int],
 @pytest.mark.parametrize("wrong", [0, 1])
 def test_ids_and_forwards_are_compared(run: Run, checkout: Callable[[int], Path], wrong: int) -> None:
     options = ("--block-length", "8", "--per-step", "2", "--rounds", "1", "--json")
+    backends = ["torch"] if library() is None else ["torch", "native-f32"]
+    options = (*options, "--backends", ",".join(backends))
     code, out, _ = run("--checkout", f"fast-dllm={checkout(wrong)}", *SIZES, *options)
-    first = json.loads(out)[0]
+    told = json.loads(out)
     assert code == 0
-    assert first["forwards"] == first["theirs_forwards"] == 8
-    assert (first["parts_at"] is None) == (wrong == 0)
-    assert first["agreement"] == 1.0 if wrong == 0 else first["agreement"] < 0.5
-    assert first["ratio"] > 0
-    assert "SHA-256" in first["version"]
+    assert [one["backend"] for one in told] == 3 * backends  # of each way
+    for first in told[: len(backends)]:
+        assert first["forwards"] == first["theirs_forwards"] == 8
+        assert (first["parts_at"] is None) == (wrong == 0)
+        assert first["agreement"] == 1.0 if wrong == 0 else first["agreement"] < 0.5
+        assert first["ratio"] > 0
+        assert "SHA-256" in first["version"]
 
 
 def test_bad_input_gets_one_line(run: Run, tmp_path: Path) -> None:
     for options, said in (
         (("--checkout", "other=x"), "NAME of llada"),
+        (("--checkout", "llada=x", "--backends", "numpy"), "no backend 'numpy'"),
         (("--checkout", f"sdar={tmp_path}"), "has no generate.py"),
         (("--checkout", f"sdar={tmp_path}", "-n", "30"), "whole blocks"),
         (("--checkout", f"sdar={tmp_path}", "--per-step", "5"), "multiple of --per-step"),

@@ -88,6 +88,12 @@ class Folder:
             raise UnmaskError(f"{self.path / CONFIG} is not a file")
         raise foreign.unreadable(self.path, CONFIG)
 
+    @property
+    def generation(self) -> dict[str, Any]:
+        """generation_config.json, else what the GGUF file says; empty where neither does."""
+        gguf = None if self.has(CONFIG) or self.has(GENERATION) else self.gguf
+        return self.json(GENERATION) if gguf is None else gguf.generation()
+
     @cached_property
     def is_lora(self) -> bool:
         """Whether it holds a LoRA adapter in PEFT's layout, and no weights beside it that it would be merged into."""

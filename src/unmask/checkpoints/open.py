@@ -237,7 +237,7 @@ def _recognise(folder: Folder, raw: dict[str, Any]) -> Checkpoint:
     if scheme is None:
         refuse_quantised(raw, source)
     family = registry.recognise(raw, source, folder.path.absolute().name)
-    values = folder.json(GENERATION)
+    values = folder.generation
     notes: list[str] = []
     if family is None:
         if raw.get("backend") not in (None, "native", "native-q4", "native-f32", "torch"):
@@ -306,7 +306,7 @@ def _borrowed(folder: Folder, raw: dict[str, Any], files: tokens.TokenFiles) -> 
     """A control token for the mask of a vocabulary that has none; None where there is none to spare."""
     special = {token: name for token, name in files.added.items() if token in files.control}
     if not special and folder.gguf is not None:
-        special = folder.gguf.special_tokens()
+        special = folder.gguf.text.special_tokens()
     used = [raw.get(f"{name}_token_id") for name in ("bos", "eos", "pad")]
     flat = [i for ids in used for i in (ids if isinstance(ids, list) else [ids])]
     with suppress(UnmaskError, UnicodeDecodeError):  # it can score text without a mask, if not write

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedReader
 from itertools import groupby, islice
 from pathlib import Path
@@ -34,6 +34,8 @@ DTYPES = {  # torch's names
 }  # fmt: skip
 CHUNK = 2**24  # bytes read at a time where values are converted
 MOST_DIMENSIONS = 16
+MOST_EXPERTS = 4096
+STACKED = ".switch_mlp."  # MLX's name of a layer's experts, each matrix of all of them in one tensor
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,21 @@ class Stored:
 
         dtype: torch.dtype = getattr(torch, self.read_as)
         return dtype
+
+
+def slices(stored: Stored, names: list[str]) -> Iterator[Stored]:
+    """A tensor under its name, or under several its slices along the first axis."""
+    size = stored.size // len(names)
+    for number, name in enumerate(names):
+        shape = stored.shape if len(names) == 1 else stored.shape[1:]
+        yield replace(stored, name=name, shape=shape, start=stored.start + number * size, size=size)
+
+
+def _experts(stored: Stored) -> list[str]:
+    """Names of the experts' tensors in one that MLX stacked; its own name else."""
+    count = stored.shape[0] if STACKED in stored.name and stored.shape else 0
+    several = range(count) if 1 < count <= MOST_EXPERTS else range(0)
+    return [stored.name.replace(STACKED, f".experts.{number}.") for number in several] or [stored.name]
 
 
 class Weights:
@@ -264,6 +281,8 @@ class TensorFiles(Weights):
                 raise UnmaskError(
                     f"{index} says that {home} holds {name!r:.80}, which it does not; download both again"
                 )
+        parts = (part for one in self.stored.values() for part in slices(one, _experts(one)))
+        self.stored = {part.name: part for part in parts}
 
     def _indexed(self, index: Path) -> dict[str, str]:
         """The index's weight_map, with every shard there."""

@@ -105,7 +105,7 @@ def save_again(folder: Path, network: Transformer, checkpoint: Checkpoint, decod
     family = whole.family if same else None
     raw = whole.raw_config if same else network.config.to_dict()
     if family is not None:
-        decoding = whole.folder.json(GENERATION)
+        decoding = whole.folder.generation
         lost = [name for name in whole.folder.weights.shapes() if name.startswith(family.unread)]
         if lost:
             raise UnmaskError(

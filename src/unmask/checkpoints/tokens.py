@@ -176,7 +176,7 @@ def special_tokens(folder: Folder, config: ModelConfig, tokenizer: Tokenizer | N
     transformers reads them, by the GGUF file, or where neither names any by the config's ids."""
     named = {**_of_class(folder, tokenizer), **_named(folder)}
     if not named and not folder.has("config.json") and folder.gguf is not None:
-        named = folder.gguf.token_names()
+        named = folder.gguf.text.token_names()
     if named or tokenizer is None or folder.has("tokenizer_config.json"):
         return named
     return {role: text for role, text in tokens_of(config, tokenizer).items() if text}
@@ -207,7 +207,7 @@ def load_tokenizer(folder: Folder) -> Tokenizer | None:
     """The checkpoint's tokenizer; None where there is none (ids go in and come out)."""
     if folder.has("tokenizer.json"):
         return read_tokenizer(folder.path / "tokenizer.json")
-    return None if folder.gguf is None else folder.gguf.tokenizer()
+    return None if folder.gguf is None else folder.gguf.text.tokenizer()
 
 
 def chat_templates(folder: Folder) -> dict[str, str]:
@@ -219,7 +219,7 @@ def chat_templates(folder: Folder) -> dict[str, str]:
     for file in ("tokenizer_config.json", "chat_template.json"):
         templates = templates or _templates(folder.json(file).get("chat_template"))
     if not templates and folder.gguf is not None:
-        templates = folder.gguf.templates()
+        templates = folder.gguf.text.templates
     return {"default": next(iter(templates.values()))} if len(templates) == 1 else templates
 
 

@@ -61,7 +61,11 @@ LLADA = Family(
 )
 
 
+USUAL2 = {"partial_rotary_factor": 0.5, "routed_scaling_factor": 2.5, "n_group": 8, "topk_group": 4}  # where not said
+
+
 def read2(raw: dict[str, Any]) -> dict[str, Any]:
+    raw = {**USUAL2, **raw}
     bias = raw.get("use_bias", False)
     size = raw.get("moe_intermediate_size")
     shared = raw.get("num_shared_experts") or 0
@@ -79,9 +83,9 @@ def read2(raw: dict[str, Any]) -> dict[str, Any]:
         "router": raw.get("score_function", "sigmoid"),
         "router_bias": raw.get("moe_router_enable_expert_bias", True),
         "router_normalise": raw.get("norm_topk_prob", True),
-        "router_scale": raw.get("routed_scaling_factor", 1.0),
-        "expert_groups": raw.get("n_group", 1),
-        "expert_groups_kept": raw.get("topk_group", 1),
+        "router_scale": raw["routed_scaling_factor"],
+        "expert_groups": raw["n_group"],
+        "expert_groups_kept": raw["topk_group"],
         **llama.blocks(raw.get("block_size", 32)),
         "delete_token_id": raw.get("delete_token_id"),  # of LLaDA2.2
         "insert_token_id": raw.get("split_token_id"),

@@ -15,7 +15,7 @@ UNREAD: dict[str, Any] = {
     **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logits_scaling", "scale_emb"), (1, 1.0)),
     **dict.fromkeys(("rotary_pct", "rope_ratio"), (1, 1.0)),
     **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"), NOTHING),
-    **dict.fromkeys(("attention_multiplier", "scale_depth", "rotary_dim", "attention_chunk_size"), NOTHING),
+    **dict.fromkeys(("attention_multiplier", "scale_depth", "attention_chunk_size"), NOTHING),
     **dict.fromkeys(("use_logn_attn", "use_dynamic_ntk", "alibi", "use_parallel_residual", "parallel_attn"), False),
 }
 SIZES = {  # ours and theirs, read and written as they are

@@ -43,6 +43,9 @@ def read(raw: dict[str, Any], partial: bool = False) -> dict[str, Any]:
     share = 1.0 if share is None else share
     if share != 1 and not partial:
         raise UnmaskError(f"model config: partial_rotary_factor {share!r:.40} is not supported by this family")
+    turned = raw.get("rotary_dim")  # some say it twice
+    if turned is not None and turned != _rotated(raw, share):
+        raise UnmaskError(f"model config: rotary_dim {turned!r:.40} is not the share {share!r:.40} of a head")
     out = {"rope_theta": theta, "max_length": raw.get("max_position_embeddings"), "rope_fraction": share}
     if kind == "default":
         return out
