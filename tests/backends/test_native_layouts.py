@@ -143,8 +143,8 @@ def test_the_number_of_columns_changes_no_bit(
     def reading_by(widths: list[int]) -> np.ndarray:
         reader = lm.new_backend()
         reader.open(layout_of(lm), 1, 64, True)
-        ends = np.cumsum(widths)
-        return np.concatenate([logits(reader, [columns(2, high - w, high)]) for w, high in zip(widths, ends, strict=True)])
+        spans = zip(widths, np.cumsum(widths), strict=True)
+        return np.concatenate([logits(reader, [columns(2, high - width, high)]) for width, high in spans])
 
     alone = reading_by([1] * 64)
     for widths in ([1, 7, 16, 33, 7], [64], [10, 15, 9, 17, 13]):
