@@ -130,6 +130,27 @@ def test_company_changes_no_bit(folder: Path, backend: str) -> None:
             np.testing.assert_array_equal(one, all_rows[low : low + sizes[n]])
 
 
+@pytest.mark.parametrize("backend", ["native", "native-q4"])
+def test_the_number_of_columns_changes_no_bit(
+    backend: str, build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of weights in groups, whichever kernel takes that many; tiles take four groups at a time, and here are five."""
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("unmask.backends.native.backend.rows_pay", lambda: False)
+    sizes = {**SIZES, "hidden_size": 160, "layout": "causal", "max_length": 128}
+    lm = DiffusionLM.from_pretrained(saved(config_of(sizes), tmp_path / "model"), backend=backend)
+
+    def reading_by(widths: list[int]) -> np.ndarray:
+        reader = lm.new_backend()
+        reader.open(layout_of(lm), 1, 64, True)
+        spans = zip(widths, np.cumsum(widths), strict=True)
+        return np.concatenate([logits(reader, [columns(2, high - width, high)]) for width, high in spans])
+
+    alone = reading_by([1] * 64)
+    for widths in ([1, 7, 16, 33, 7], [64], [10, 15, 9, 17, 13]):
+        np.testing.assert_array_equal(reading_by(widths), alone)
+
+
 def test_text_in_portions_leaves_the_same_keys(folder: Path) -> None:
     lm = DiffusionLM.from_pretrained(folder, backend="native")
     if lm.config.layout == "bidirectional":  # nothing of it is final before all is read

@@ -32,6 +32,7 @@
 #define TILED 0
 #endif
 #define MANY 32   /* columns of one product of 32 outputs */
+#define SOME 64   /* columns that all of a thread's outputs are made of before the next: their inputs stay near */
 #define STEP 64   /* inputs of a tile, of weights that have one scale for all inputs */
 #define PART_BITS 4 /* a rounded input is 2^4 times one byte, and another byte */
 #if defined(__AVX512F__) || !defined(__AVX2__)
@@ -388,20 +389,23 @@ typedef struct { /* rows of out [.][stride] where a product goes */
 
 /* A product of columns first to last - 1, set or added. */
 static void project(const Matrix *m, const Rounded *x, int first, int last, Target to) {
-    EACH(tile, (m->rows + 2 * LANES - 1) / (2 * LANES)) {
-        for (int from = first; from < last; from += MANY) {
-            const int n = last - from < MANY ? last - from : MANY;
-            float y[2][MANY][LANES];
-            product(m, tile, x, from, n, y, from + MANY >= last);
-            for (int i = 0; i < 2; i++) {
-                const int row = (tile * 2 + i) * LANES, left = m->rows - row < LANES ? m->rows - row : LANES;
-                for (int t = 0; t < n; t++) {
-                    const int place = to.row ? to.row[from + t] : from + t;
-                    const float share = to.share ? to.share[from + t] : 1.f;
-                    const float *gate = to.gate ? to.gate + to.told[place] * to.step + row : NULL;
-                    float *p = to.out + (size_t)place * to.stride + row;
-                    for (int j = 0; j < left && gate; j++) y[i][t][j] *= gate[j];
-                    for (int j = 0; j < left; j++) p[j] = y[i][t][j] * share + (to.add ? p[j] : 0);
+    for (int some = first; some < last; some += SOME) {
+        const int end = last - some < SOME ? last : some + SOME;
+        EACH(tile, (m->rows + 2 * LANES - 1) / (2 * LANES)) {
+            for (int from = some; from < end; from += MANY) {
+                const int n = end - from < MANY ? end - from : MANY;
+                float y[2][MANY][LANES];
+                product(m, tile, x, from, n, y, from + MANY >= end);
+                for (int i = 0; i < 2; i++) {
+                    const int row = (tile * 2 + i) * LANES, left = m->rows - row < LANES ? m->rows - row : LANES;
+                    for (int t = 0; t < n; t++) {
+                        const int place = to.row ? to.row[from + t] : from + t;
+                        const float share = to.share ? to.share[from + t] : 1.f;
+                        const float *gate = to.gate ? to.gate + to.told[place] * to.step + row : NULL;
+                        float *p = to.out + (size_t)place * to.stride + row;
+                        for (int j = 0; j < left && gate; j++) y[i][t][j] *= gate[j];
+                        for (int j = 0; j < left; j++) p[j] = y[i][t][j] * share + (to.add ? p[j] : 0);
+                    }
                 }
             }
         }
@@ -425,21 +429,24 @@ static inline floats activated(floats x, int kind) {
    Of columns first to last - 1. What is rounded by whole columns is left in `unrounded` [.][out->columns]. */
 static void activate(
     const Matrix *m, const Rounded *x, int first, int last, const Rounded *out, float *unrounded, int gated, int kind) {
-    EACH(group, m->rows / (gated ? 2 * GROUP : GROUP)) {
-        for (int from = first; from < last; from += MANY) {
-            const int n = last - from < MANY ? last - from : MANY;
-            float y[2][MANY][LANES], up[2][MANY][LANES];
-            product(m, gated ? 2 * group : group, x, from, n, y, from + MANY >= last);
-            if (gated) product(m, 2 * group + 1, x, from, n, up, from + MANY >= last);
-            for (int t = 0; t < n; t++) {
-                float own[GROUP], *h = unrounded ? unrounded + (size_t)(from + t) * out->columns + group * GROUP : own;
-                for (int i = 0; i < GROUP; i += WIDE) {
-                    const int half = i / LANES, lane = i % LANES;
-                    floats v = activated(load(y[half][t] + lane), kind);
-                    if (gated) v = v * load(up[half][t] + lane);
-                    store(h + i, v);
+    for (int some = first; some < last; some += SOME) {
+        const int end = last - some < SOME ? last : some + SOME;
+        EACH(group, m->rows / (gated ? 2 * GROUP : GROUP)) {
+            for (int from = some; from < end; from += MANY) {
+                const int n = end - from < MANY ? end - from : MANY;
+                float y[2][MANY][LANES], up[2][MANY][LANES];
+                product(m, gated ? 2 * group : group, x, from, n, y, from + MANY >= end);
+                if (gated) product(m, 2 * group + 1, x, from, n, up, from + MANY >= end);
+                for (int t = 0; t < n; t++) {
+                    float own[GROUP], *h = unrounded ? unrounded + (size_t)(from + t) * out->columns + group * GROUP : own;
+                    for (int i = 0; i < GROUP; i += WIDE) {
+                        const int half = i / LANES, lane = i % LANES;
+                        floats v = activated(load(y[half][t] + lane), kind);
+                        if (gated) v = v * load(up[half][t] + lane);
+                        store(h + i, v);
+                    }
+                    if (!unrounded) round_off(h, out, from + t, group * GROUP, GROUP);
                 }
-                if (!unrounded) round_off(h, out, from + t, group * GROUP, GROUP);
             }
         }
     }

@@ -6,6 +6,8 @@ static inline floats scaled(floats sum, floats dots, const uint16_t *scale, cons
     return sum;
 }
 
+#define KEEP(v) __asm__("" : "+v"(v)) /* in its register: sums that the compiler reorders fall out of them */
+
 /* 32 outputs from 32 tile on, of up to FEW columns of x from `from` on. With the last columns, the weights of the next
    tile are sent for. */
 #if defined(__AVX512VNNI__)
@@ -53,8 +55,6 @@ static inline __attribute__((always_inline)) void multiply(
     for (int t = 0; t < count; t++) store(out[0][t], sum[0][t]), store(out[1][t], sum[1][t]);
 }
 #elif defined(__AVX2__) /* codes of 4 bits times bytes, whose sums over a group fit 16 bits; codes of 8 bits are split in two */
-#define KEEP(v) __asm__("" : "+x"(v)) /* in its register: sums that the compiler reorders fall out of them */
-
 static inline __attribute__((always_inline)) void multiply(
     const Matrix *m, int tile, const Rounded *x, int from, float (*out)[MANY][LANES], int last, const int count,
     const int bits) {
@@ -205,13 +205,13 @@ static inline void finish_row(const float *scale, int half, floats dots, float g
 }
 
 #if defined(__AMX_INT8__)
-static __thread int shaped; /* columns of this thread's tiles, or 0 */
+static __thread int shaped; /* 2 * columns of this thread's tiles, and 1 for groups; or 0 */
 
-/* Tiles: 0 and 1 sums of up to 8 columns, two rows each, and 16 outputs, 2 and 3 those of the next columns; 4 and 5 the
-   columns; 6 and 7 weights. */
-static void shape_tiles(int columns) {
-    if (shaped == columns) return;
-    shaped = columns;
+/* Tiles: 0 to 3 sums of 16 outputs, 4 and 5 columns, 6 and 7 weights. by_row: 0 and 1 of up to 8 columns, two rows each,
+   2 and 3 of the next columns. */
+static void shape_tiles(int columns, int by_row) {
+    if (shaped == 2 * columns + !by_row) return;
+    shaped = 2 * columns + !by_row;
     struct {
         uint8_t palette, start, reserved[14];
         uint16_t bytes[16];
@@ -219,7 +219,9 @@ static void shape_tiles(int columns) {
     } shape = {.palette = 1};
     for (int i = 0; i < 8; i++) {
         const int second = i == 2 || i == 3 || i == 5, own = columns > 8 ? (columns + !second) / 2 : columns;
-        shape.bytes[i] = STEP, shape.rows[i] = i < 6 ? 2 * own : STEP / 4;
+        const int inputs = by_row ? STEP : GROUP;
+        shape.bytes[i] = i == 4 || i == 5 ? inputs : 64;
+        shape.rows[i] = i > 5 ? inputs / 4 : by_row ? 2 * own : columns;
     }
     _tile_loadconfig(&shape);
 }
@@ -231,7 +233,7 @@ static void multiply_rows(const Matrix *m, int tile, const Rounded *x, int from,
     const uint8_t *w = m->blocks + tile * ROW_TILE(m->columns);
     const float *scale = (const float *)(w + (size_t)wide * 2 * LANES);
     int32_t dots[2][2 * LANES][LANES] __attribute__((aligned(64)));
-    shape_tiles(n);
+    shape_tiles(n, 1);
     for (int i = 0; i < pieces; i++) {
         const int begin = i * n + n < count ? i * n : count - n;
         const int8_t *a = x->code + (size_t)(from + begin) * 2 * wide, *b = a + (size_t)second * 2 * wide;
@@ -266,6 +268,98 @@ static void multiply_rows(const Matrix *m, int tile, const Rounded *x, int from,
                 finish_row(scale, half, sum, x->scale[from + begin + t], 0, out[half][begin + t]);
             }
     }
+}
+
+#define LEAST 9 /* columns up to which registers are faster than tiles */
+#define DEEP 4  /* groups that are unpacked, and their dots computed, before these are scaled */
+
+/* What `multiply` does, for 16 columns at a time, or for up to 16 where there are no more. Each tile's dots go through
+   memory, and the registers hold the sums of half its columns, `wide` of them: of an odd number one is computed twice. */
+static inline __attribute__((always_inline)) void multiply_groups(
+    const Matrix *m, int tile, const Rounded *x, int from, int count, float (*out)[MANY][LANES], int last, const int wide,
+    const int bits) {
+    const int groups = m->columns / GROUP, n = count < LANES ? count : LANES, pieces = count / n;
+    const uint8_t *block = m->blocks + (size_t)tile * groups * BLOCK(bits);
+    const uint8_t *next = block + (size_t)groups * BLOCK(bits); /* the tile after this one is on its way meanwhile */
+    const int lines = last ? (BLOCK(bits) / 64 + 2 * pieces - 1) / (2 * pieces) : 0;
+    const __m512i low = _mm512_set1_epi8(15), sign = _mm512_set1_epi8(-128);
+    uint8_t code[DEEP][2][LANES * GROUP] __attribute__((aligned(64)));
+    int32_t dots[DEEP][2][LANES][LANES] __attribute__((aligned(64)));
+    float sums[MANY / LANES][2][2][LANES / 2][LANES] __attribute__((aligned(64)));
+    shape_tiles(n, 0);
+    for (int first = 0; first < groups; first += DEEP, block += DEEP * BLOCK(bits)) {
+        const int deep = groups - first < DEEP ? groups - first : DEEP;
+        for (int g = 0; g < deep; g++)
+            for (int i = 0; i < 2 * CODES(bits) / 64; i++) {
+                const __m512i w = _mm512_loadu_si512(block + g * BLOCK(bits) + 64 * i);
+                uint8_t *to = code[g][0] + (bits == 4 ? i / 4 * 8 + i % 4 : i) * 64;
+                _mm512_store_si512(to, bits == 4 ? _mm512_and_si512(w, low) : _mm512_xor_si512(w, sign));
+                if (bits == 4) _mm512_store_si512(to + 4 * 64, _mm512_and_si512(_mm512_srli_epi16(w, 4), low));
+            }
+        for (int i = 0; i < pieces; i++) {
+            const size_t column = (size_t)first * x->lines + from + i * n;
+            for (int g = 0; g < deep; g++) {
+                _tile_loadd(4, x->code + (column + (size_t)g * x->lines) * GROUP, GROUP);
+                _tile_loadd(6, code[g][0], 64);
+                _tile_loadd(7, code[g][1], 64);
+                _tile_zero(0);
+                _tile_zero(1);
+                _tile_dpbssd(0, 4, 6);
+                _tile_dpbssd(1, 4, 7);
+                _tile_stored(0, dots[g][0], 64);
+                _tile_stored(1, dots[g][1], 64);
+            }
+            for (int part = 0; part < 2; part++) {
+                const int begin = part ? n - wide : 0;
+                size_t at = column + begin;
+                floats sum[2][LANES / 2];
+#pragma GCC unroll 8
+                for (int t = 0; t < wide; t++)
+#pragma GCC unroll 2
+                    for (int half = 0; half < 2; half++) sum[half][t] = first ? load(sums[i][part][half][t]) : (floats){0};
+                for (int g = 0; g < deep; g++, at += x->lines) {
+                    const uint16_t *scale = (const uint16_t *)(block + g * BLOCK(bits) + 2 * CODES(bits));
+                    const size_t soon = at + (size_t)DEEP * x->lines;
+                    for (int j = 0; j < wide; j += 64 / GROUP) _mm_prefetch(x->code + (soon + j) * GROUP, _MM_HINT_T0);
+                    _mm_prefetch(x->scale + soon, _MM_HINT_T0);
+                    _mm_prefetch(x->sum + soon, _MM_HINT_T0);
+                    for (int j = 0; j < lines; j++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+#pragma GCC unroll 8
+                    for (int t = 0; t < wide; t++)
+#pragma GCC unroll 2
+                        for (int half = 0; half < 2; half++) {
+                            const floats dot = (floats)_mm512_cvtepi32_ps(_mm512_load_si512(dots[g][half][begin + t]));
+                            sum[half][t] = scaled(sum[half][t], dot, scale + half * SCALES(bits), x, at + t, bits);
+                            KEEP(sum[half][t]);
+                        }
+                }
+#pragma GCC unroll 8
+                for (int t = 0; t < wide; t++)
+#pragma GCC unroll 2
+                    for (int half = 0; half < 2; half++)
+                        store(first + DEEP < groups ? sums[i][part][half][t] : out[half][i * n + begin + t], sum[half][t]);
+            }
+        }
+    }
+}
+
+/* As many columns as tiles are faster for than registers: all 16s, and of what is left more than LEAST. Returns how many. */
+static int multiply_many(const Matrix *m, int tile, const Rounded *x, int from, int count, float (*out)[MANY][LANES], int last) {
+    int done = 0;
+#define CASE(k) \
+    case k: \
+        if (m->bits == 4) multiply_groups(m, tile, x, from + done, n, to, last, k, 4); \
+        else multiply_groups(m, tile, x, from + done, n, to, last, k, 8); \
+        break;
+    for (int n; count - done > LEAST; done += n) {
+        float (*to)[MANY][LANES] = (void *)out[0][done];
+        n = count - done < LANES ? count - done : (count - done) / LANES * LANES;
+        switch (n < LANES ? (n + 1) / 2 : LANES / 2) {
+            CASE(5) CASE(6) CASE(7) CASE(8)
+        }
+    }
+#undef CASE
+    return done;
 }
 #endif
 
@@ -373,9 +467,10 @@ static inline __attribute__((always_inline)) void multiply_row_tile(
 
 /* The same for any number of columns up to MANY, with the bias. */
 static void product(const Matrix *m, int tile, const Rounded *x, int from, int count, float out[2][MANY][LANES], int last) {
+    int done = 0;
 #if TILED
-    if (m->by_row && count > FEW) multiply_rows(m, tile, x, from, count, out);
-    else
+    if (m->by_row && count > FEW) multiply_rows(m, tile, x, from, done = count, out);
+    if (!m->by_row && m->bits < 32) done = multiply_many(m, tile, x, from, count, out, last);
 #endif
 #define CASE(k) \
     case k: \
@@ -384,7 +479,7 @@ static void product(const Matrix *m, int tile, const Rounded *x, int from, int c
         else if (m->bits == 4) multiply(m, tile, x, from + done, to, last && done + n >= count, k, 4); \
         else multiply(m, tile, x, from + done, to, last && done + n >= count, k, 8); \
         break;
-    for (int done = 0, n; done < count; done += n) {
+    for (int n; done < count; done += n) {
         float (*to)[MANY][LANES] = (void *)out[0][done];
         n = count - done;
         if (x->whole && n > MOST - (from + done) % MOST) n = MOST - (from + done) % MOST; /* of one block */
