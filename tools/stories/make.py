@@ -88,6 +88,7 @@ def write(wanted: int, batch: int, seconds: float, path: Path) -> None:
     ends = {token for token, word in enumerate(words) if ENDING.search(word)}
     quotes = {token for token, word in enumerate(words) if len(QUOTE.findall(word)) % 2}
     none = {token: -100.0 for token, word in enumerate(words) if "\n" in word or token in lm.preparer.ends(lm.defaults)}
+    chat = lm.render_chat([{"role": "user", "content": TASK}])
     decoder: Decoder | None = None
     open_stories: dict[int, Story] = {}
     waiting = (begun(number) for number in count() if number not in done)
@@ -110,8 +111,7 @@ def write(wanted: int, batch: int, seconds: float, path: Path) -> None:
                 and sum(t in quotes for t in own) % 2 == 0
             )
 
-        prompt = lm.render_chat([{"role": "user", "content": story.task}]) + story.text
-        ids = tokenizer.encode(prompt, add_special_tokens=False).ids
+        ids = tokenizer.encode(chat.replace(TASK, story.task) + story.text, add_special_tokens=False).ids
         seed = SEED * 10**9 + len(SENTENCES) * story.number + story.stage
         one = lm.prepare(ids, MOST * sentences, seed=seed, logit_bias=none, **SAMPLING)
         if decoder is None:
