@@ -18,6 +18,7 @@ from unmask.backends.torch import TorchBackend
 from unmask.cli.options import Json, numbers
 from unmask.cli.report import report
 from unmask.decoding.feed import TEXT, Columns, Feed
+from unmask.errors import UnmaskError
 from unmask.layout import Layout
 from unmask.models.config import ModelConfig, StateSpace
 from unmask.models.network import fresh
@@ -98,13 +99,15 @@ class Stack:
 
 def command(
     contexts: Annotated[str, typer.Option(help="Tokens, separated by commas.")] = "512,2048,8192",
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds; medians are printed.", min=1)] = 3,
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds; medians are printed.")] = 3,
     as_json: Json = False,
 ) -> None:
     """Memory and CPU time a token by context: attention, Mamba-2 and both in one stack, on random weights of one size.
 
     Example: `unmask bench mixers --contexts 512,2048`
     """
+    if rounds < 1:
+        raise UnmaskError("--rounds must be at least 1")
     records = []
     for length in numbers("--contexts", contexts):
         stacks = [Stack(name, length) for name in STACKS]

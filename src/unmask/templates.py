@@ -16,7 +16,7 @@ from jinja2.compiler import CodeGenerator, Frame
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-SECONDS = 2.0  # that rendering may take
+SECONDS = 2.0  # of computing that rendering may take: a busy machine is not the template's fault
 CHARACTERS = 1 << 24  # of any text that a template makes
 NESTING = 4096  # of a number that a power is made of, in bits
 _clock = threading.local()
@@ -27,7 +27,7 @@ class OutOfBounds(TemplateError):
 
 
 def _check_time() -> None:
-    if time.monotonic() > getattr(_clock, "until", float("inf")):
+    if time.thread_time() > getattr(_clock, "until", float("inf")):
         raise OutOfBounds(f"it takes longer than {SECONDS:g} seconds")
 
 
@@ -249,7 +249,7 @@ def compiled(text: str) -> Template:
 
 def render(text: str, variables: dict[str, Any]) -> str:
     """What a template makes of variables; raises TemplateError where it is out of bounds."""
-    _clock.until = time.monotonic() + SECONDS
+    _clock.until = time.thread_time() + SECONDS
     parts = list[str]()
     size = 0
     for part in compiled(text).generate(variables):

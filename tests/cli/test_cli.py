@@ -207,6 +207,9 @@ def test_models_lists_and_inspects(run: Run, folders: dict[str, str], tmp_path: 
     assert len(err.strip().splitlines()) == 1
 
 
+SUDOKU = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
+
+
 def bad(folder: str, missing: str) -> list[list[str]]:
     return [
         ["generate", "x", "-m", missing],
@@ -243,6 +246,13 @@ def bad(folder: str, missing: str) -> list[list[str]]:
         ["pull", "no such model"],
         ["models", "inspect", missing],
         ["bench", "load", "--shape", "no such shape"],
+        ["bench", "mixers", "--rounds", "0"],
+        ["solve", "sudoku", "53..7"],
+        ["solve", "sudoku", "55" + SUDOKU[2:]],
+        ["solve", "sudoku", "." * 81],
+        ["solve", "sudoku", SUDOKU, "--attempts", "0"],
+        ["solve", "sudoku", SUDOKU, "-m", folder],
+        ["solve", "futoshiki", SUDOKU],
     ]
 
 
@@ -317,4 +327,5 @@ def test_records_as_tables() -> None:
     record = {"a": {"b": 1}, "rows": [{"x": 1}, {"x": 2, "ids": [3]}], "s": "t"}
     assert table_rows(record) == [{"x": 1, "a.b": 1, "s": "t"}, {"x": 2, "ids": "[3]", "a.b": 1, "s": "t"}]
     assert table_rows([{"x": 1}, {"y": 2}]) == [{"x": 1}, {"y": 2}]
+    assert table_rows({"gaps": ("a", "b's")}) == [{"gaps": '["a", "b\'s"]'}]
     assert table_rows([{"a": [{"b": [{"c": 1}]}, {"b": []}]}]) == [{"b": '[{"c": 1}]'}, {"b": "[]"}]

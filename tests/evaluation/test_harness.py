@@ -134,3 +134,7 @@ def test_what_is_refused_is_named(lm: DiffusionLM) -> None:
         model.generate_until(ask("generate_until", ("a", {"until": []}, {"visual": []})))
     with pytest.raises(UnmaskError, match="beams"):
         model.generate_until(ask("generate_until", ("a", {"until": [], "num_beams": 4})))
+    with pytest.raises(UnmaskError, match="'sampels' is unknown; use pretrained"):
+        UnmaskLM(lm, sampels=3)
+    with pytest.raises(UnmaskError, match="'samples' must be a whole number, got 'many'"):
+        UnmaskLM(lm, samples="many")  # type: ignore[arg-type]

@@ -7,6 +7,8 @@ import json
 import sys
 from typing import Any
 
+WIDE = 140  # columns of a table that goes to a file or a pipe, so that no heading is cut
+
 
 def print_record(record: Any) -> None:
     """One line of JSON; with --csv on the command line, which stands in for --json, a CSV table."""
@@ -41,7 +43,7 @@ def table_rows(record: Any, lists: int = 2) -> list[dict[str, Any]]:
         elif rows is None and holds_records(value):
             rows = [row for one in value for row in table_rows(one, lists - 1)]
         else:
-            flat[name] = json.dumps(value) if isinstance(value, list) else value
+            flat[name] = json.dumps(value) if isinstance(value, list | tuple) else value
     return [{**row, **flat} for row in rows or [{}]]
 
 
@@ -54,7 +56,7 @@ def report(record: Any, title: str, columns: list[str], rows: list[list[str]], a
 
     from unmask.cli.terminal import table
 
-    Console().print(table(title, columns, rows))
+    Console(width=None if sys.stdout.isatty() else WIDE).print(table(title, columns, rows))
 
 
 def print_output(output: Any, seconds: float, as_json: bool, drawn: bool, extra: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import typer
 from unmask.cli.options import Json, Threshold, load
 from unmask.cli.report import print_record
 from unmask.errors import UnmaskError
-from unmask.evaluation.sudoku import ATTEMPTS, Attempt, drawn, fill_grid, first_clash, read_grid, solutions
+from unmask.evaluation.sudoku import ATTEMPTS, GRID, Attempt, drawn, fill_grid, first_clash, read_grid, solutions
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -24,7 +24,7 @@ def solve(
     puzzle: Annotated[str, typer.Argument(help="81 digits and dots, row by row; '-' reads standard input.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A model that was trained on grids.")] = "sudoku",
     threshold: Threshold = 0.99,
-    attempts: Annotated[int, typer.Option(min=1, help="Tries, each with other names of the digits.")] = ATTEMPTS,
+    attempts: Annotated[int, typer.Option(help="Tries, each with other names of the digits.")] = ATTEMPTS,
     pause: Annotated[float, typer.Option(help="Seconds between drawn steps.")] = 0.4,
     as_json: Json = False,
 ) -> None:
@@ -34,6 +34,8 @@ def solve(
     """
     if kind != "sudoku":
         raise UnmaskError(f"puzzle '{kind}' is unknown; use sudoku")
+    if attempts < 1:
+        raise UnmaskError("--attempts must be at least 1")
     grid = read_grid(sys.stdin.read() if puzzle == "-" else puzzle)
     found = solutions(grid)
     if not found:
@@ -43,6 +45,10 @@ def solve(
     if "." not in grid:
         raise UnmaskError("this sudoku is solved already")
     lm = load(model)
+    if lm.config.grid != GRID:
+        raise UnmaskError(
+            f"model '{model}' was not made for the grid of a sudoku; use sudoku, or train recipes/sudoku.yaml"
+        )
     began = time.perf_counter()
     made = fill_grid(lm, grid, attempts, rule="threshold", threshold=threshold)
     seconds = time.perf_counter() - began

@@ -99,8 +99,7 @@ def adjustment(
     for place, token in enumerate(fed):
         counts[place + 1 :, token] += 1
     bias = (-request.frequency_penalty * counts - request.presence_penalty * (counts > 0)).astype(np.float32)
-    for token, value in request.logit_bias.items():
-        bias[:, token] += value
+    bias[:, list(request.logit_bias)] += np.array(list(request.logit_bias.values()), np.float32)
     if request.min_tokens > 0:
         early = target < request.given.index(False) + request.min_tokens
         bias[early.nonzero()[0][:, None], sorted(ends)] = -np.inf

@@ -26,6 +26,7 @@ except ImportError as missing:
     raise UnmaskError(f"lm-evaluation-harness is missing ({missing}); run: pip install 'unmask[harness]'") from None
 
 log = logging.getLogger(__name__)
+ARGUMENTS = ("pretrained", "device", "dtype", "backend", "method", "samples", "guidance", "seed", "max_gen_toks")
 
 
 class Asked(NamedTuple):
@@ -56,10 +57,16 @@ class UnmaskLM(LM):  # type: ignore[misc]
         guidance: float = 0.0,
         seed: int = 0,
         max_gen_toks: int = 256,
+        **unknown: Any,
     ) -> None:
         """pretrained, device, dtype, backend: as of `DiffusionLM.from_pretrained`. batch_size: a number, or auto for 8.
         method, samples, guidance, seed: as of `DiffusionLM.likelihood`. max_gen_toks: of a task that does not say."""
         super().__init__()
+        for name in unknown:
+            raise UnmaskError(f"model argument '{name}' is unknown; use {', '.join(ARGUMENTS)}")
+        for name, value in {"samples": samples, "seed": seed, "max_gen_toks": max_gen_toks}.items():
+            if not isinstance(value, int):
+                raise UnmaskError(f"model argument '{name}' must be a whole number, got {value!r:.40}")
         self.lm = (
             pretrained
             if isinstance(pretrained, DiffusionLM)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 DIGITS = "123456789"
 BLANKS = ".0_*?"
 ATTEMPTS = 8
+GRID = (9, 9, 3, 3)  # of a model's config: rows, columns, and those of a box
 MOST_STEPS = 20_000  # of a search, about three seconds
 UNITS = (
     [[9 * row + column for column in range(9)] for row in range(9)]
