@@ -153,13 +153,15 @@ def need(package: str, extra: str) -> None:
 
 
 def names(models: list[str]) -> dict[str, str]:
-    """What each model is called: NAME=MODEL, or a folder's own name."""
+    """What each model is called: NAME=MODEL, or as it is called everywhere."""
+    from unmask.checkpoints.hub import ENTRIES
+    from unmask.checkpoints.open import name_of
+
     out: dict[str, str] = {}
     for model in models:
         name, given, source = model.partition("=")
         if not given:
-            path = Path(model)
-            name = path.resolve().name if path.is_dir() and "/" in model else model
+            name = name_of(Path(model)) if model not in ENTRIES and Path(model).exists() else model
             source = model
         if not name or not source:
             raise UnmaskError(f"'{model}' names no model; write MODEL or NAME=MODEL")
