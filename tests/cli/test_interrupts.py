@@ -25,9 +25,16 @@ from unmask.training.tokenizer import train_tokenizer
 DECODES = "unmask.decoding.loop.Decoder.step"
 READS = "unmask.checkpoints.open.Checkpoint.open"
 WRITES = "unmask.checkpoints.save.write_tensors"
+GENERATE = ["generate", "the cat", "-m", "{m}", "-n", "8"]
 COMMANDS: dict[str, tuple[list[str], str]] = {
-    "generate": (["generate", "the cat", "-m", "{m}", "-n", "8", "--trace", "{new}/trace", "--picture", "{new}/a.svg"], DECODES),
-    "generate, being drawn": (["generate", "the cat", "-m", "{m}", "-n", "8"], "unmask.cli.terminal.CanvasView.advance"),
+    "generate": (
+        ["generate", "the cat", "-m", "{m}", "-n", "8", "--trace", "{new}/trace", "--picture", "{new}/a.svg"],
+        DECODES,
+    ),
+    "generate, being drawn": (
+        ["generate", "the cat", "-m", "{m}", "-n", "8"],
+        "unmask.cli.terminal.CanvasView.advance",
+    ),
     "generate json": (["generate", "the cat", "-m", "{m}", "-n", "8", "--json"], DECODES),
     "fill": (["fill", "the [[mask:2]] sat", "-m", "{m}"], DECODES),
     "race": (["race", "the cat", "--diffusion", "{m}", "--ar", "{ar}", "-n", "8"], DECODES),

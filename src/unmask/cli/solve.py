@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from unmask.cli.options import Json, Threshold, load
+from unmask.cli.options import Json, Threshold, check_least, load
 from unmask.cli.report import print_record
 from unmask.errors import UnmaskError
 from unmask.evaluation.sudoku import ATTEMPTS, Attempt, drawn, fill_grid, first_clash, read_grid, solutions
@@ -24,7 +24,7 @@ def solve(
     puzzle: Annotated[str, typer.Argument(help="81 digits and dots, row by row; '-' reads standard input.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A model that was trained on grids.")] = "sudoku",
     threshold: Threshold = 0.99,
-    attempts: Annotated[int, typer.Option(min=1, help="Tries, each with other names of the digits.")] = ATTEMPTS,
+    attempts: Annotated[int, typer.Option(help="Tries, each with other names of the digits.")] = ATTEMPTS,
     pause: Annotated[float, typer.Option(help="Seconds between drawn steps.")] = 0.4,
     as_json: Json = False,
 ) -> None:
@@ -34,6 +34,8 @@ def solve(
     """
     if kind != "sudoku":
         raise UnmaskError(f"puzzle '{kind}' is unknown; use sudoku")
+    check_least(1, attempts=attempts)
+    check_least(0, pause=pause)
     grid = read_grid(sys.stdin.read() if puzzle == "-" else puzzle)
     found = solutions(grid)
     if not found:
