@@ -21,7 +21,7 @@ from benchmarks.load import SHAPES, TEXT, cut, write
 
 from unmask import DiffusionLM
 from unmask.backends import BACKENDS
-from unmask.backends.native.network import cores, cpu, library
+from unmask.backends.native.network import cpu, library
 from unmask.checkpoints.families import registry
 from unmask.cli.options import Json, numbers
 from unmask.cli.report import print_record
@@ -30,6 +30,7 @@ from unmask.errors import UnmaskError
 from unmask.evaluation import roofline
 from unmask.evaluation.figures import median
 from unmask.layout import Layout
+from unmask.machine import cores
 
 LLAMA = "llama.cpp"
 FEW = 32  # columns of passes that are made once before any is timed

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -184,3 +186,36 @@ def test_a_new_folder_of_which_nothing_came_is_not_there(tmp_path: Path) -> None
     with pytest.raises(RuntimeError):
         write()
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", range(7))
+def test_a_process_that_dies_while_it_moves_a_set_leaves_none_that_looks_whole(
+    tmp_path: Path, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "set"
+    for name in ("config.json", "index.json", "part-1"):
+        write_text(folder / name, "old")
+    calls = 0
+
+    def dying(usual: Callable[..., None]) -> Callable[..., None]:
+        def move(*paths: Path, **options: bool) -> None:
+            nonlocal calls
+            if calls == call:
+                raise KeyboardInterrupt
+            calls += 1
+            usual(*paths, **options)
+
+        return move
+
+    def write() -> None:
+        with filling(folder, ["config.json", "index.json", "part-*"]) as made:
+            for name in ("config.json", "part-1", "part-2"):
+                (made / name).write_text("new")
+            monkeypatch.setattr(os, "replace", dying(os.replace))
+            monkeypatch.setattr(Path, "unlink", dying(Path.unlink))
+
+    with pytest.raises(KeyboardInterrupt) if call < 6 else nullcontext():
+        write()
+    held = {name: (folder / name).read_text() for name in names(folder)}
+    assert call == 0 or "config.json" not in held or held == dict.fromkeys(("config.json", "part-1", "part-2"), "new")
+    assert calls == call

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,15 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def filling(folder: Path, owned: Iterable[str] = ()) -> Iterator[Path]:
+def filling(folder: Path, owned: Sequence[str] = ()) -> Iterator[Path]:
     """Gives an empty folder to write, and moves its files into `folder` at the end, where others stay.
 
     If writing fails, `folder` is as it was, and the message as that of `replacing`.
 
     Args:
-        owned: Patterns of files that go together with the new ones: those of a former set that the new one lacks are
-            removed.
+        owned: Patterns of files that go together with the new ones, whose former set they replace. The first names a
+            file that is removed first and comes last: a process that is killed meanwhile leaves no set that looks
+            whole.
     """
     temporary = folder / f".{uuid.uuid4().hex[:8]}.tmp"
     is_new = not folder.exists()
@@ -58,12 +59,12 @@ def filling(folder: Path, owned: Iterable[str] = ()) -> Iterator[Path]:
             temporary.mkdir(parents=True)
             yield temporary
             names = [path.relative_to(temporary) for path in temporary.rglob("*") if path.is_file()]
-            for name in names:
+            for path in [path for pattern in owned for path in folder.glob(pattern)]:
+                path.unlink(missing_ok=True)
+            ranks = {name: [name.match(pattern) for pattern in owned] for name in names}
+            for name in sorted(names, key=ranks.__getitem__):
                 (folder / name).parent.mkdir(exist_ok=True)
                 os.replace(temporary / name, folder / name)
-            for path in [path for pattern in owned for path in folder.glob(pattern)]:
-                if path.relative_to(folder) not in names:
-                    path.unlink()
     finally:
         if is_new:
             with suppress(OSError):  # it holds something now

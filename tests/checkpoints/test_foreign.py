@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unmask.checkpoints.open import Checkpoint
+from unmask.cli.serve import names
 from unmask.errors import UnmaskError
 
 Writer = Callable[..., Path]
@@ -164,12 +165,30 @@ def test_an_adapter_of_an_adapter(tmp_path: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("place", "name"),
-    [("runs/mine/model", "mine"), ("runs/mine", "mine"), ("a/final", "a"), ("b/best/model", "b")],
+    [
+        *(("runs/mine/model", "mine"), ("runs/mine", "mine"), ("a/final", "a"), ("b/best/model", "b")),
+        *(("runs/mine/adapter", "mine"), ("runs/mine/checkpoint-0000100", "mine-checkpoint-0000100")),
+    ],
 )
 def test_models_are_named_by_what_says_something(
     place: str, name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = Path(shutil.copytree(folder, tmp_path / place))
     assert Checkpoint.open(target).name == name
+    assert names([str(target)]) == {name: str(target)}
     monkeypatch.chdir(target)
     assert Checkpoint.open(".").name == name
+    assert names(["."]) == {name: "."}
+    monkeypatch.chdir(target.parent)
+    assert names([target.name]) == {name: target.name}
+
+
+def test_files_and_names_are_called_alike_everywhere(gguf_writer: Writer, tmp_path: Path) -> None:
+    place = tmp_path / "mine"
+    place.mkdir()
+    for file, name in (("small-q4.gguf", "small-q4"), ("model.gguf", "mine")):
+        path = gguf_writer(place / file)
+        assert Checkpoint.open(path).name == name
+        assert names([str(path)]) == {name: str(path)}
+    asked = ["austen", "owner/name", "other=austen"]
+    assert names(asked) == {"austen": "austen", "owner/name": "owner/name", "other": "austen"}

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from unmask.checkpoints import foreign, memory
+from unmask.checkpoints import foreign
 from unmask.checkpoints import safetensors as tensor_files
 from unmask.checkpoints.safetensors import DTYPES, INDEX, TensorFiles, read_header, read_tensors
 from unmask.checkpoints.weights import compare
@@ -304,57 +304,3 @@ def test_the_report_counts_and_names() -> None:
     with pytest.raises(UnmaskError, match="missing"):
         fit.check("folder")
     assert compare(expected, expected).holds
-
-
-# --- memory -------------------------------------------------------------------------------------------------
-
-
-def system(root: Path, meminfo: str = "MemTotal: 9 kB\nMemAvailable:    1000 kB\n", **files: str) -> Path:
-    """A make-believe root of the file system; double underscores stand for slashes."""
-    for name, text in {"proc__meminfo": meminfo, **files}.items():
-        path = root / name.replace("__", "/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
-def test_free_memory_without_groups(tmp_path: Path) -> None:
-    assert memory.available(system(tmp_path)) == 1000 * 1024
-    assert memory.available(tmp_path / "nowhere") is None
-    assert memory.available(system(tmp_path / "odd", "MemAvailable: x")) is None
-
-
-def test_limits_of_groups_of_version_2(tmp_path: Path) -> None:
-    group = {"proc__self__cgroup": "0::/a/b\n", "sys__fs__cgroup__a__memory.max": "500000"}
-    group |= {"sys__fs__cgroup__a__memory.current": "300000", "sys__fs__cgroup__a__b__memory.max": "max"}
-    group |= {
-        "sys__fs__cgroup__a__b__memory.current": "7",
-        "sys__fs__cgroup__a__memory.stat": "anon 1\ninactive_file 50\n",
-    }
-    assert memory.available(system(tmp_path, **group)) == 200050
-    (tmp_path / "sys/fs/cgroup/a/memory.current").write_text("900000")
-    assert memory.available(tmp_path) == 0
-    (tmp_path / "proc/self/cgroup").write_text("0::/\n")  # a container sees its own group as the root
-    (tmp_path / "sys/fs/cgroup/memory.max").write_text("1000")
-    (tmp_path / "sys/fs/cgroup/memory.current").write_text("10")
-    assert memory.available(tmp_path) == 990
-
-
-def test_limits_of_groups_of_version_1(tmp_path: Path) -> None:
-    group = {
-        "proc__self__cgroup": "4:memory:/x\n3:cpu,cpuacct:/\n",
-        "sys__fs__cgroup__memory__x__memory.usage_in_bytes": "1",
-    }
-    group |= {"sys__fs__cgroup__memory__x__memory.limit_in_bytes": "4001"}
-    group |= {"sys__fs__cgroup__memory__memory.limit_in_bytes": str(2**63 - 4096)}
-    group |= {"sys__fs__cgroup__memory__memory.usage_in_bytes": "5"}
-    assert memory.available(system(tmp_path, **group)) == 4000
-
-
-@given(st.text(max_size=40), st.text(max_size=40))
-def test_whatever_the_system_says_is_no_error(tmp_path_factory: pytest.TempPathFactory, info: str, groups: str) -> None:
-    root = tmp_path_factory.mktemp("root")
-    for name, text in {"proc/meminfo": info, "proc/self/cgroup": groups}.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text, encoding="utf-8", errors="surrogatepass")
-    memory.available(root)

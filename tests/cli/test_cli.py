@@ -10,13 +10,21 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 from unmask.backends.native import network
 from unmask.canvas import Canvas, Frame
+from unmask.cli.batch import batch
+from unmask.cli.bench import speed
+from unmask.cli.eval import evaluate
+from unmask.cli.generate import generate
 from unmask.cli.main import main
+from unmask.cli.race import race
 from unmask.cli.report import table_rows
+from unmask.cli.serve import serve
+from unmask.cli.solve import solve
 from unmask.decoding.methods import DecodingDefaults
 from unmask.lm import DiffusionLM
 from unmask.models.transformer import Transformer
@@ -329,3 +337,55 @@ def test_records_as_tables() -> None:
     assert table_rows([{"x": 1}, {"y": 2}]) == [{"x": 1}, {"y": 2}]
     assert table_rows({"gaps": ("a", "b's")}) == [{"gaps": '["a", "b\'s"]'}]
     assert table_rows([{"a": [{"b": [{"c": 1}]}, {"b": []}]}]) == [{"b": '[{"c": 1}]'}, {"b": "[]"}]
+
+
+NUMBERS: dict[str, list[str]] = {  # options with numbers, of commands with what they need besides
+    "generate the": ["--pause", "--max-new-tokens"],
+    "race the --diffusion {toy}": ["--slowdown", "--max-new-tokens"],
+    f"solve sudoku {'.' * 81}": ["--pause", "--attempts"],
+    "eval {toy} {text}": ["--characters", "--samples", "--limit", "--generate", "--max-new-tokens"],
+    "bench speed {toy}": ["--quality", "--max-new-tokens"],
+    "batch {text} {text}.out": ["--max-concurrent", "--cache-gb", "--workers"],
+    "serve": [
+        *(
+            "--max-concurrent",
+            "--queue",
+            "--cache-gb",
+            "--prefill-chunk",
+            "--prefix-mb",
+            "--grace",
+            "--timeout",
+            "--port",
+        ),
+        *("--max-body", "--max-prompt", "--max-n", "--max-schema", "--max-schema-depth", "--schema-seconds"),
+    ],
+}
+
+
+def test_every_number_of_an_option_is_checked() -> None:
+    commands = {"bench speed": speed, "solve": solve, "generate": generate, "race": race, "eval": evaluate}
+    commands |= {"batch": batch, "serve": serve}
+    of_ray = {"min_replicas", "max_replicas", "replica_cpus", "worker_cpus"}
+    for name, command in commands.items():
+        hints = get_type_hints(command)
+        numbers = (
+            {n for n, kind in hints.items() if {int, float} & {kind, *get_args(kind)}} - of_ray - {"seed", "threshold"}
+        )
+        (tested,) = [options for given, options in NUMBERS.items() if given.startswith(name)]
+        assert {f"--{n.replace('_', '-')}" for n in numbers} == set(tested), name
+
+
+@pytest.mark.parametrize("value", ["-1", "-0.5", "nan", "inf", "1e30"])
+@pytest.mark.parametrize(("command", "option"), [(c, option) for c, options in NUMBERS.items() for option in options])
+def test_an_impossible_number_is_one_line(
+    command: str, option: str, value: str, run: Run, folders: dict[str, str], tmp_path: Path
+) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text("the cat sat")
+    given = [part.format(**folders, text=text) for part in command.split()]
+    given += ["-m", folders["toy"]] if given[0] == "generate" else []
+    code, out, err = run(*given, f"{option}={value}")
+    assert code == 2
+    assert not out
+    usage = "Invalid value" in err  # a float where a whole number is asked for: the parser's own words
+    assert usage or (err.count("\n") == 1 and option.removeprefix("--").replace("-", "_") in err.replace("-", "_"))

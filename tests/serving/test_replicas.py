@@ -119,11 +119,25 @@ def wanted(number: int, **more: Any) -> dict[str, Any]:
     return {"prompt": f"the cat {number}", "max_tokens": WORK, "max_denoising_steps": WORK, "seed": number, **more}
 
 
-def kill_one_in(seconds: float) -> threading.Timer:
+def worked(process: int) -> float:
+    """Seconds of CPU time that a process has had."""
+    ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
+def kill_one_at_work() -> threading.Thread:
+    """Kills a replica once it has begun to compute what is asked."""
     victim = wait_for_two()[0]
-    timer = threading.Timer(seconds, os.kill, (victim, signal.SIGKILL))
-    timer.start()
-    return timer
+    before = worked(victim)
+
+    def kill() -> None:
+        while worked(victim) < before + 0.06:
+            time.sleep(0.002)
+        os.kill(victim, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    return thread
 
 
 def test_same_surface_and_same_answers(fleet: tuple[Any, Any], port: int, alone: Callable[..., Any]) -> None:
@@ -136,7 +150,7 @@ def test_same_surface_and_same_answers(fleet: tuple[Any, Any], port: int, alone:
     assert (status, json.loads(text)["error"]["param"]) == (400, "threshhold")
     status, text = post(port, wanted(1, stream=True))
     assert (status, text.rstrip().endswith("data: [DONE]")) == (200, True)
-    assert "unmask_useful_tokens_total" in fleet[1].metrics.render(None)
+    assert b"unmask_useful_tokens_total" in fleet[1].metrics.render(None)
 
 
 def test_every_port_is_on_loopback(fleet: tuple[Any, Any]) -> None:
@@ -154,15 +168,15 @@ def test_batch_survives_a_kill(fleet: tuple[Any, Any], alone: Callable[..., Any]
     source.write_text("".join(json.dumps(each) + "\n" for each in lines))
     answers = batch.Answers(target, batch.survey(source))
     retried = value(fleet[1].metrics.retries, "_total")
-    timer: list[threading.Timer] = []
+    killing: list[threading.Thread] = []
 
     def told() -> None:
         if len(answers.done) == 5:
-            timer.append(kill_one_in(0.0))
+            killing.append(kill_one_at_work())
 
     asyncio.run(batch.run(fleet[1], batch.read(source), answers, 16, told))
     answers.close()
-    assert timer
+    assert killing
     assert value(fleet[1].metrics.retries, "_total") > retried  # it was killed while it worked
     records = [json.loads(each) for each in target.read_text().splitlines()]
     assert sorted(record["custom_id"] for record in records) == sorted(bodies)  # each once
@@ -175,8 +189,8 @@ def test_requests_survive_a_kill(fleet: tuple[Any, Any], port: int, alone: Calla
     wait_for_two()
     retried = value(fleet[1].metrics.retries, "_total")
     with ThreadPoolExecutor(12) as pool:
+        kill_one_at_work()
         asked = [pool.submit(post, port, wanted(number)) for number in range(12)]
-        kill_one_in(0.3)
         answers = [future.result() for future in asked]
     assert [status for status, _ in answers] == [200] * 12
     assert value(fleet[1].metrics.retries, "_total") > retried
@@ -187,8 +201,8 @@ def test_requests_survive_a_kill(fleet: tuple[Any, Any], port: int, alone: Calla
 def test_streams_that_have_begun_end_with_an_error_event(fleet: tuple[Any, Any], port: int) -> None:
     wait_for_two()
     with ThreadPoolExecutor(8) as pool:
+        kill_one_at_work()
         asked = [pool.submit(post, port, wanted(n, stream=True, diffusing=True)) for n in range(8)]
-        kill_one_in(0.3)
         texts = [future.result()[1] for future in asked]
     ends = [text.rstrip().rpartition("data: ")[2] for text in texts]
     cut = [json.loads(end)["error"]["message"] for end in ends if end != "[DONE]"]

@@ -1,4 +1,4 @@
-"""Compiling lets other threads run: whatever a rule or a vocabulary is, nobody waits long for the interpreter."""
+"""Compiling and packing let other threads run: whatever a rule, a vocabulary or a model is, nobody waits long."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders
 from tokenizers.models import WordLevel
 
+from unmask import DiffusionLM
+from unmask.backends import refusal
 from unmask.serving.server import SWITCH_SECONDS
 from unmask.structured.effort import Effort, TooLarge
 from unmask.structured.grammars import Grammars, RegexRule, Rule, SchemaRule
@@ -100,3 +103,21 @@ def test_a_rule_is_compiled_or_refused(name: str) -> None:
             assert Grammars(lambda: vocabulary).get(RULES[name], lambda: Effort(seconds=2.0)).size
 
     assert any(held(compiled) < MOST_SECONDS for _ in range(3))
+
+
+@pytest.mark.parametrize("backend", ["torch", "native", "native-q4", "native-f32"])
+def test_a_model_is_read_and_packed(
+    backend: str, tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"hidden_size": 512, "num_layers": 3, "num_heads": 8, "intermediate_size": 1536, "vocab_size": 8000}
+    network = tiny(0, layout="causal", shift=True, **sizes)
+    if (reason := refusal(backend, network.config)) is not None:
+        pytest.skip(reason)
+    DiffusionLM(network, None).save_pretrained(tmp_path / "model")
+    kept = iter(range(9))
+
+    def read() -> None:
+        monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / str(next(kept))))  # it is packed each time
+        DiffusionLM.from_pretrained(tmp_path / "model", backend=backend).load_backend()
+
+    assert any(held(read) < MOST_SECONDS for _ in range(3))

@@ -1,7 +1,8 @@
 """Training runs in a process of their own, for tests that kill one or start two.
 
 python run_recipe.py RECIPE.yaml FOLDER [RECIPE.yaml FOLDER ...], one run after another; with DIE_AT=STEP in the
-environment the process that writes kills itself at that step, in the middle of saving.
+environment the process that writes kills itself at that step, in the middle of saving; with STOP_AT=STEP the last rank
+gets the SIGTERM of a launcher, and again.
 """
 
 from __future__ import annotations
@@ -30,6 +31,16 @@ def run(recipe_file: str, folder: str) -> None:
             write_text(*args)
 
         checkpointer_module.write_text = write_or_die
+    if "STOP_AT" in os.environ and os.environ.get("RANK") == "1":
+        told, train_step = int(os.environ["STOP_AT"]), trainer._train_step
+
+        def stop_or_train() -> Any:
+            if trainer.step == told:
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGTERM)
+            return train_step()
+
+        trainer._train_step = stop_or_train
     trainer.run()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -391,6 +392,84 @@ def test_peft_and_transformers_load_what_is_saved(make: Make, llama: Path, tmp_p
     torch.testing.assert_close(causal[:, 1:], expected[:, :-1], atol=2e-2, rtol=0)  # saved in bfloat16
     whole = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     torch.testing.assert_close(whole(ids).logits[:, :-1], causal[:, 1:], atol=1e-4, rtol=1e-4)
+
+
+GEMMAS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma": ("Gemma", {}),
+    "gemma 3": (
+        "Gemma3Text",
+        {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 100, "final_logit_softcapping": 4.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("rank", [0, 4], ids=["all weights", "lora"])
+@pytest.mark.parametrize(
+    "objective", [{"kind": "ar"}, {"kind": "bd3lm", "shift": True}, {"kind": "mdlm", "shift": False}], ids=str
+)
+@pytest.mark.parametrize("kind", GEMMAS)
+def test_gemma_is_a_base(
+    kind: str, objective: dict[str, Any], rank: int, make: Make, chat_base: Path, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    name, options = GEMMAS[kind]
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=32, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, head_dim=16,
+        num_key_value_heads=1, max_position_embeddings=128, bos_token_id=1, eos_token_id=2, pad_token_id=2, **options,
+    )  # fmt: skip
+    base = tmp_path / "gemma"
+    getattr(transformers, f"{name.removesuffix('Text')}ForCausalLM")(config).save_pretrained(base)
+    for file in ("tokenizer.json", "chat_template.jinja"):
+        (base / file).write_bytes((chat_base / file).read_bytes())
+    trainer = Finetuner(make(base=str(base), objective=objective, lora={"rank": rank}), tmp_path / "run", QUIET)
+    before = {name: tensor.clone() for name, tensor in trainer.trained.items()}
+    folder = trainer.run()
+    assert all(not torch.equal(before[name], tensor) for name, tensor in trainer.ema.values.items())
+    lm = DiffusionLM.from_pretrained(folder, backend="torch")
+    ids = torch.randint(4, 32, (2, 24), generator=torch.Generator().manual_seed(0))
+    logits = lm.logits(ids)
+    torch.testing.assert_close(logits, trainer.decode.logits(ids).float(), atol=0.05, rtol=0.05)  # bfloat16
+    assert lm.generate("the", 8, seed=0).token_ids
+    if objective["kind"] == "ar":
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        torch.testing.assert_close(logits[:, 1:], theirs(ids).logits[:, :-1], atol=1e-4, rtol=1e-4)
+
+
+def test_an_adapter_takes_the_place_of_a_model_and_the_other_way_round(make: Make, llama: Path, tmp_path: Path) -> None:
+    """What a former run left beside it is never read in its place."""
+    ids = torch.randint(4, 32, (1, 12), generator=torch.Generator().manual_seed(0))
+    for merge, seed in ((True, 1), (False, 2), (True, 3)):
+        shutil.rmtree(tmp_path / "run" / "checkpoint-0000004", ignore_errors=True)
+        shutil.rmtree(tmp_path / "run" / "checkpoint-0000002", ignore_errors=True)
+        recipe = make(base=str(llama), lora={"rank": 2, "merge": merge}, seed=seed)
+        trainer = Finetuner(recipe, tmp_path / "run", QUIET)
+        folder = trainer.run()
+        assert Checkpoint.open(folder).folder.is_lora is not merge
+        lm = DiffusionLM.from_pretrained(folder, backend="torch")
+        torch.testing.assert_close(lm.logits(ids), trainer.decode.logits(ids).float(), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("window", ["save_peft", "write_json"])
+def test_an_adapter_is_written_whole_or_not_at_all(
+    window: str, make: Make, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unmask.training import finetune as module
+
+    folder = tmp_path / "run" / "model"
+    recipe = make(base=str(llama), lora={"rank": 2, "merge": False}, objective={"kind": "mdlm", "shift": True})
+    finetune(recipe, tmp_path / "run", console=QUIET)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    home, usual = (lora, lora.save_peft) if window == "save_peft" else (module, module.write_json)
+
+    def interrupted(*args: Any) -> None:
+        usual(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(home, window, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(recipe, tmp_path / "run", console=QUIET)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_an_adapter_of_peft_is_a_base(make: Make, llama: Path, tmp_path: Path, refused: Refused) -> None:

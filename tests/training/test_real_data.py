@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from rich.console import Console
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -338,49 +336,6 @@ def test_fields_are_checked_before_any_work(make_tree: MakeTree, refused: Refuse
         parse_recipe({**tree, "training": {}}, "recipe")
     del tree["seed"]
     assert parse_recipe(tree, "recipe").seed == 0
-
-
-# 32: signals and a second start
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_says_where(make_tree: MakeTree, tmp_path: Path, number: int, code: int) -> None:
-    path, folder = tmp_path / "r.yaml", tmp_path / "run"
-    path.write_text(yaml.safe_dump(make_tree(training__steps=100_000, training__save_every=90_000)))
-    command = [sys.executable, str(Path(__file__).with_name("run_recipe.py")), str(path), str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("step "):
-                break
-        second = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert "in use by another run" in second.stdout + second.stderr
-        process.send_signal(number)
-        rest = process.stdout.read()
-        assert process.wait(60) == code
-    finally:
-        process.kill()
-    (saved,) = folder.glob("checkpoint-*")
-    assert f"saved in {saved}" in rest.replace("\n", "")
-    assert json.loads((saved / "state.json").read_text())["step"] == int(saved.name[-7:]) >= 20
-
-
-def test_a_stopped_run_continues_its_own_curve(make_recipe: MakeRecipe, finished: Path, tmp_path: Path) -> None:
-    class Stopping(Trainer):
-        def _train_step(self) -> dict[str, float]:
-            if self.step == 6:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return super()._train_step()
-
-    with pytest.raises(SystemExit) as left:
-        Stopping(make_recipe(), tmp_path, QUIET).run()
-    assert left.value.code == 143
-    Trainer(make_recipe(), tmp_path, QUIET).run()
-    for file in (tmp_path, finished):
-        assert (file / "model" / "curve.jsonl").is_file()
-    losses = [[json.loads(line)["loss"] for line in (f / "model/curve.jsonl").open()] for f in (tmp_path, finished)]
-    assert losses[0] == losses[1]
 
 
 def test_data_that_changed_since_is_refused(make_tree: MakeTree, refused: Refused, tmp_path: Path) -> None:

@@ -91,7 +91,11 @@ def test_two_processes_give_the_curve_of_one(
     make_tree: Callable[..., Any], finished: Path, tmp_path: Path, free_port: int
 ) -> None:
     folder = tmp_path / "two"
-    codes, outputs = start_two({folder: make_tree(training__micro_batch_size=1)}, free_port)  # and each accumulates
+    tree = {folder: make_tree(training__micro_batch_size=1)}  # and each accumulates
+    codes, outputs = start_two(tree, free_port, STOP_AT="6")  # one is told to stop, and both do
+    assert codes == [143, 143], "\n".join(outputs)
+    assert "stopped at step 6, saved in" in outputs[0]
+    codes, outputs = start_two(tree, free_port)
     assert codes == [0, 0], "\n".join(outputs)
     assert "step 12/12" in outputs[0]
     assert "step" not in outputs[1]  # one process speaks for both

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
-from unmask.checkpoints import memory, weights
+from unmask import machine
+from unmask.checkpoints import weights
 from unmask.checkpoints.open import Checkpoint
 from unmask.checkpoints.tokens import ROLES
 from unmask.decoding.methods import DecodingDefaults
@@ -53,7 +54,7 @@ def inspect(name: str) -> Inspection:
         "tokenizer_size": None if tokenizer is None else tokenizer.get_vocab_size(),
         "chat_template": checkpoint.chat_template is not None,
         "decoding": asdict(checkpoint.defaults),
-        "memory_available": memory.available(),
+        "memory_available": machine.available(),
         "notes": list(checkpoint.notes) + _tokenizer_notes(checkpoint),
         "limits": "" if family is None else family.limits,
     }

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 DTYPES = ("float32", "bfloat16", "float16", "auto")
-UNNAMED = ("model", "final", "best", "last", "")  # folders that say nothing of what is in them
+UNNAMED = ("model", "adapter", "final", "best", "last", "")  # names that say nothing of what is in there
+STATE = re.compile(r"checkpoint-\d+")  # the state of a run
 # fields of a config that no tensor depends on: how a network is read may change, what it is may not
 READINGS = ("layout", "block_length", "shift", "corruption", "noise_schedule", "noise_range", "mask_in_softmax",
             "mask_token_id", "eos_token_id", "bos_token_id", "pad_token_id", "max_length")  # fmt: skip
@@ -82,7 +83,7 @@ class Checkpoint:
                 raise UnmaskError(f"{path}: its base '{folder.base}' is an adapter itself; it must be a whole model")
             base = cls.open(folder.base, device, dtype)
         if base is not None and folder.is_lora and not folder.has(CONFIG):
-            found = replace(base, path=path, name=_name(path), folder=folder)
+            found = replace(base, path=path, name=name_of(path), folder=folder)
         else:
             try:
                 found = _recognise(folder, folder.config)
@@ -274,7 +275,7 @@ def _recognise(folder: Folder, raw: dict[str, Any]) -> Checkpoint:
         config = replace(config, tie_embeddings=False)
         notes.append("tie_word_embeddings is true, but a head of other values is stored; it is used, and not tied")
     defaults = DecodingDefaults.read(decoding, str(folder.path / GENERATION))
-    return Checkpoint(folder.path, _name(folder.path), folder, raw, family, config, origins, tuple(notes), defaults)
+    return Checkpoint(folder.path, name_of(folder.path), folder, raw, family, config, origins, tuple(notes), defaults)
 
 
 def _has_own_head(folder: Folder, family: Family | None) -> bool:
@@ -294,12 +295,14 @@ def _has_own_head(folder: Folder, family: Family | None) -> bool:
     return False
 
 
-def _name(path: Path) -> str:
-    """What to call a model: its file or folder, or the folder around one that is only called `model`."""
-    if path.is_file():
-        return path.stem
+def name_of(path: Path) -> str:
+    """What to call a model: its file or folder, with the folder around one whose name says nothing of its own."""
     whole = path.absolute()
-    return next((part for part in (whole.name, *(p.name for p in whole.parents)) if part not in UNNAMED), "model")
+    own = whole.stem if path.is_file() else whole.name
+    names = [name for name in (own, *(p.name for p in whole.parents)) if name not in UNNAMED]
+    if not names:
+        return "model"
+    return "-".join(names[1::-1]) if STATE.fullmatch(names[0]) else names[0]
 
 
 def _borrowed(folder: Folder, raw: dict[str, Any], files: tokens.TokenFiles) -> int | None:

@@ -20,6 +20,8 @@ from unmask.checkpoints.folder import (
     ADAPTER,
     CONFIG,
     GENERATION,
+    LORA,
+    LORA_WEIGHTS,
     TEMPLATE,
     TEXT_FILES,
     TOKENIZER,
@@ -46,7 +48,10 @@ SGLANG_MASK = 151669  # id of the mask that SGLang 0.5.23 takes every SDAR to ha
 FIRST = ("adapter_rank", "adapter_width", "corruption", "layout", "shift")  # differences that say most
 CLASS = "configuration_sdar"
 # what a checkpoint in a folder may consist of
-OWNED = (CONFIG, GENERATION, ADAPTER, *TEXT_FILES, INDEX, "model*.safetensors", f"{TEMPLATES}/*.jinja")
+OWNED = (
+    *(CONFIG, GENERATION, ADAPTER, LORA, LORA_WEIGHTS, *TEXT_FILES, INDEX, "model*.safetensors"),
+    f"{TEMPLATES}/*.jinja",
+)
 # transformers knows no SDAR: its folders bring their config class along
 CODE = """from transformers import PretrainedConfig
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unmask.checkpoints import memory
+from unmask import machine
 from unmask.checkpoints.families.family import Family, Table, ends_of
 from unmask.checkpoints.folder import CONFIG
 from unmask.checkpoints.foreign import quantised_by
@@ -200,7 +200,7 @@ def read_network(
     needed = needed_bytes(model, weights, weight_table(model, checkpoint.family), dtype)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
     half = "" if dtype is not None and dtype.itemsize <= 2 else "take dtype bfloat16, or "
-    memory.require(needed, str(checkpoint.path), f"{half}free some, or use a machine with more", free)
+    machine.require(needed, str(checkpoint.path), f"{half}free some, or use a machine with more", free)
     fill(model, read_parameters(model, weights, checkpoint.family, dtype, device), trained=True)
     model.make_rotary_tables()
     return model.to(device).eval()

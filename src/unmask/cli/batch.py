@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from unmask.cli.options import Backend, Device, Dtype, Json, Quantize
+from unmask.cli.options import Backend, Device, Dtype, Json, Quantize, check_least
 from unmask.cli.report import print_record
 from unmask.cli.serve import fleet_of, names, need, running
 from unmask.errors import UnmaskError
@@ -43,10 +43,8 @@ def batch(
 
     Example: `unmask batch requests.jsonl answers.jsonl -m austen`
     """
-    if max_concurrent < 1 or workers < 0 or not 0 < cache_gb < 1e9 or not 0 < worker_cpus < 1e6:
-        raise UnmaskError(
-            "--max-concurrent must be at least 1, --workers at least 0, --cache-gb and --worker-cpus more"
-        )
+    check_least(1, max_concurrent=max_concurrent)
+    check_least(0, workers=workers, cache_gb=cache_gb)
     need("uvicorn", "serve")
     fleet = fleet_of(True, workers, workers, worker_cpus) if workers else None
     from rich.console import Console

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from unmask.cli.options import Backend, Dtype, Json, Quantize, Tokens, load, numbers, shares
+from unmask.cli.options import Backend, Dtype, Json, Quantize, Tokens, check_least, load, numbers, shares
 from unmask.cli.report import print_record
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def speed(
     from unmask.evaluation import speed as bench
     from unmask.evaluation.figures import Figure
 
+    check_least(0, quality=quality)
+    check_least(1, max_new_tokens=max_new_tokens)
     lm = load(model, "cpu", dtype, backend, quantize)
     windows = numbers("--blocks", blocks), numbers("--verify-blocks", verify_blocks)
     chosen = [rule.strip() for rule in rules.split(",")] if rules else [lm.defaults.rule]

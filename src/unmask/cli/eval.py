@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.cli.options import Device, Dtype, Json, Seed, Tokens, decodes, load, shares, text_of
+from unmask.cli.options import Device, Dtype, Json, Seed, Tokens, check_least, decodes, load, shares, text_of
 from unmask.cli.report import report
 from unmask.errors import UnmaskError
 
@@ -56,8 +56,8 @@ def evaluate(
     Example: `unmask eval austen data/austen/persuasion.txt --samples 8`, `unmask eval default --modes ar,diffusion`,
     `unmask eval assist test.jsonl --limit 200`, `unmask eval austen --generate 64 --judge austen-ar -n 200`
     """
-    if generate < 0 or (limit is not None and limit < 1):
-        raise UnmaskError("--generate and --limit must be at least 1")
+    check_least(0, generate=generate, characters=characters)
+    check_least(1, limit=limit, samples=samples, max_new_tokens=max_new_tokens)
     seed = seed or 0
     lm = load(model, device, dtype)
     options = {name: value for name, value in decoding.items() if value is not None}

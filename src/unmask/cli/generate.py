@@ -21,6 +21,7 @@ from unmask.cli.options import (
     Plain,
     Quantize,
     Tokens,
+    check_least,
     decodes,
     decoding_options,
     load,
@@ -68,6 +69,7 @@ def generate(
     from unmask.cli.terminal import CanvasView, filmstrip, watch
     from unmask.files import write_text
 
+    check_least(0, pause=pause)
     lm = load(model, device, dtype, backend, quantize)
     began = time.perf_counter()
     schema = None if json_schema is None else text_of(json_schema)

@@ -41,6 +41,7 @@ Json = Annotated[
     bool, typer.Option("--json", "--csv", help="Print one JSON object and nothing else; --csv: the same as a table.")
 ]
 Plain = Annotated[bool, typer.Option("--plain", help="Text only, no drawing (the default in a pipe).")]
+MOST = 10**9  # of any number that an option takes
 RULES = "quota, threshold, factor, entropy_bound, margin, entropy, random, sequential, token_edit"
 SAMPLERS = "ancestral, ddpm, ddpm_cache, psi, analytic, euler, first_hitting, or none"
 
@@ -124,6 +125,13 @@ def load(
 
         lm.load_backend(progress)
     return lm
+
+
+def check_least(least: float, **given: float | None) -> None:
+    """Refuses options, by their names, that are below a number, no number or beyond all use; None is not given."""
+    for name, value in given.items():
+        if value is not None and not least <= value <= MOST:
+            raise UnmaskError(f"--{name.replace('_', '-')} must be {least:g} to {MOST:,}, got {value}")
 
 
 def text_of(path: Path) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unmask.cli.options import Dtype, Json, Plain, Seed, Tokens, decodes, load
+from unmask.cli.options import Dtype, Json, Plain, Seed, Tokens, check_least, decodes, load
 from unmask.cli.report import print_record
 
 
@@ -34,6 +34,7 @@ def race(
     from unmask.cli.terminal import CanvasView, replay_side_by_side, table
     from unmask.evaluation.speed import timed, warm_up
 
+    check_least(0, slowdown=slowdown)
     laps = []
     views = []
     first = load(diffusion, "cpu", dtype)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unmask.cli.options import Backend, Device, Dtype, Quantize
+from unmask.cli.options import Backend, Device, Dtype, Quantize, check_least
 from unmask.errors import UnmaskError
 
 if TYPE_CHECKING:
@@ -67,19 +67,10 @@ def serve(
 
     Example: `unmask serve default austen --port 8000`, then point a client at http://127.0.0.1:8000/v1
     """
-    sizes = {"max-schema": max_schema, "max-schema-depth": max_schema_depth, "max-body": max_body}
-    for name, value in {**sizes, "max-concurrent": max_concurrent, "prefill-chunk": prefill_chunk}.items():
-        if value < 1:
-            raise UnmaskError(f"--{name} must be at least 1, got {value}")
-    for name, least in {
-        "queue": queue,
-        "grace": grace,
-        "timeout": timeout,
-        "cache-gb": cache_gb,
-        "prefix-mb": prefix_mb,
-    }.items():
-        if not 0 <= least < 1e9:
-            raise UnmaskError(f"--{name} must be at least 0, got {least}")
+    check_least(1, max_schema=max_schema, max_schema_depth=max_schema_depth, max_body=max_body, max_prompt=max_prompt)
+    check_least(1, max_concurrent=max_concurrent, prefill_chunk=prefill_chunk)
+    check_least(0, queue=queue, grace=grace, timeout=timeout, cache_gb=cache_gb, prefix_mb=prefix_mb)
+    check_least(0, schema_seconds=schema_seconds)
     if not 1 <= max_n <= max_concurrent + queue:
         raise UnmaskError(f"--max-n must be 1 to {max_concurrent + queue}, what the server holds, got {max_n}")
     need("uvicorn", "serve")
@@ -153,13 +144,15 @@ def need(package: str, extra: str) -> None:
 
 
 def names(models: list[str]) -> dict[str, str]:
-    """What each model is called: NAME=MODEL, or a folder's own name."""
+    """What each model is called: NAME=MODEL, or as it is called everywhere."""
+    from unmask.checkpoints.hub import ENTRIES
+    from unmask.checkpoints.open import name_of
+
     out: dict[str, str] = {}
     for model in models:
         name, given, source = model.partition("=")
         if not given:
-            path = Path(model)
-            name = path.resolve().name if path.is_dir() and "/" in model else model
+            name = name_of(Path(model)) if model not in ENTRIES and Path(model).exists() else model
             source = model
         if not name or not source:
             raise UnmaskError(f"'{model}' names no model; write MODEL or NAME=MODEL")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from unmask.cli.options import Json, Threshold, load
+from unmask.cli.options import Json, Threshold, check_least, load
 from unmask.cli.report import print_record
 from unmask.errors import UnmaskError
 from unmask.evaluation.sudoku import ATTEMPTS, GRID, Attempt, drawn, fill_grid, first_clash, read_grid, solutions
@@ -34,8 +34,8 @@ def solve(
     """
     if kind != "sudoku":
         raise UnmaskError(f"puzzle '{kind}' is unknown; use sudoku")
-    if attempts < 1:
-        raise UnmaskError("--attempts must be at least 1")
+    check_least(1, attempts=attempts)
+    check_least(0, pause=pause)
     grid = read_grid(sys.stdin.read() if puzzle == "-" else puzzle)
     found = solutions(grid)
     if not found:

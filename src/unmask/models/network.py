@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from unmask import machine
 from unmask.models.config import ModelConfig
 from unmask.models.diffusion_gemma import DiffusionGemma
 from unmask.models.transformer import Transformer
@@ -36,7 +37,15 @@ def fill(network: Transformer, tensors: Iterable[tuple[str, Tensor]], trained: b
 
 
 def _class(config: ModelConfig) -> type[Transformer]:
+    within_quota()
     return DiffusionGemma if config.layout == "canvas" else Transformer
+
+
+def within_quota() -> None:
+    """No more threads of torch than the control group leaves CPUs: it counts those of the machine."""
+    most = machine.quota()
+    if torch.get_num_threads() > most:
+        torch.set_num_threads(max(1, int(most)))
 
 
 class _NoInitialisation(TorchFunctionMode):

@@ -34,6 +34,7 @@ if not os.environ.get("RAY_ADDRESS"):  # Ray's word for: listen on the loopback 
 import ray
 from grpc.aio._server import Server
 from ray import serve
+from ray._private import ray_constants
 from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError
 from starlette.types import ASGIApp, Message
@@ -151,6 +152,8 @@ def _run(application: Any, name: str) -> Any:
 def _connect(size: Fleet) -> bool:
     """Joins the cluster of RAY_ADDRESS, or starts one: whether it is our own."""
     address = os.environ.get("RAY_ADDRESS")
+    # others may have imported Ray before us, as if a cluster were wanted
+    ray_constants.ENABLE_RAY_CLUSTER = os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR) != "0"
     local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE}
     try:
         ray.init(address or "local", logging_level=logging.ERROR, **({} if address else local))

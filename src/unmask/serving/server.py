@@ -98,6 +98,8 @@ class ServerConfig:
         """Reads the models; the application that answers for them, and its engine, which the caller closes."""
         how = (self.device, self.dtype, self.backend, self.quantize)
         lms = {name: DiffusionLM.from_pretrained(source, *how) for name, source in self.models.items()}
+        for name, lm in lms.items():
+            lm.name = name  # clients know no other
         return make_app(lms, self.limits, self.settings)
 
 

@@ -21,6 +21,7 @@ from unmask.training.shard import split_like, whole
 from unmask.training.token_file import locked
 
 KEPT = 2
+HALF_WRITTEN = (".checkpoint-*.tmp", ".checkpoint-*.old", f"*/.{'[0-9a-f]' * 8}.tmp")  # by `files`
 EXTRA = ("best", "teacher")  # tensors of Progress, where it has them
 
 
@@ -73,8 +74,9 @@ class Checkpointer:
             ) from None
         except OSError as error:
             raise UnmaskError(f"cannot write to {self.folder}: {error.strerror}; choose another --output") from None
-        for stale in self.folder.glob(".checkpoint-*.tmp"):
-            shutil.rmtree(stale, ignore_errors=True)
+        for pattern in HALF_WRITTEN:
+            for stale in self.folder.glob(pattern):
+                shutil.rmtree(stale, ignore_errors=True)
 
     def release(self) -> None:
         """Gives the folder free; the end of the process does so too."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from unmask.checkpoints import lora
 from unmask.checkpoints.folder import CONFIG, GENERATION, write_json
 from unmask.checkpoints.open import Checkpoint
+from unmask.checkpoints.save import checkpoint_at
 from unmask.checkpoints.weights import weight_table
 from unmask.errors import UnmaskError
 from unmask.files import write_text
@@ -239,7 +240,8 @@ class Finetuner(Trainer):
             for number, document in enumerate(asked):
                 prompt, expected = question(document)
                 longest = max(8, self.recipe.data.length // 2)
-                written = self.decode.generate(prompt, longest, temperature=0.0, seed=0).text
+                with self._interruptible():
+                    written = self.decode.generate(prompt, longest, temperature=0.0, seed=0).text
                 right += written.strip() == expected.strip()
                 if number == 0:
                     self.console.print(
@@ -270,10 +272,11 @@ class Finetuner(Trainer):
     def _save_adapter(self, folder: Path, finished: dict[str, Tensor], names: dict[str, str]) -> None:
         """The adapter in PEFT's layout; beside it how the base is read with it, where that is another way."""
         loaded = cast(Checkpoint, self.base.lm.loaded)
-        lora.save_peft(folder, finished, self.lora, names, loaded.base_name or self.base_name)
-        if self.network.config != loaded.whole.config:
-            write_json(folder / CONFIG, self.network.config.to_dict())
-            write_json(folder / GENERATION, asdict(self._defaults()))
+        with checkpoint_at(folder) as made:
+            lora.save_peft(made, finished, self.lora, names, loaded.base_name or self.base_name)
+            if self.network.config != loaded.whole.config:
+                write_json(made / CONFIG, self.network.config.to_dict())
+                write_json(made / GENERATION, asdict(self._defaults()))
 
     def _save_whole(self, finished: dict[str, Tensor]) -> None:
         """The base with the finished weights; a network that is split is loaded anew for it."""

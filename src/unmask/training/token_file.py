@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,8 @@ def tokenise(documents: Documents, framing: Framing) -> Tokens:
 
 
 def _write(folder: Path, pieces: Iterator[tuple[Ids, Learned]]) -> None:
+    for stale in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a run that was killed
+        shutil.rmtree(stale, ignore_errors=True)
     with replacing(folder) as made:
         made.mkdir(parents=True)
         starts = [0]

@@ -12,7 +12,8 @@ import math
 import os
 import signal
 import time
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -51,6 +52,8 @@ from unmask.training.token_file import tokenise
 from unmask.training.tokenizer import MASK, begin_with_eos, special_tokens, train_tokenizer
 
 VALIDATION_SEED = 2**31 - 1  # validation noise is the same at every check and in every run
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+PATIENCE = 2.0  # seconds after a signal within which others are taken for the same request
 
 
 @dataclass
@@ -197,7 +200,8 @@ class Trainer:
     def run(self) -> Path:
         """Trains to the last step and returns the folder of the finished model.
 
-        A SIGTERM or Ctrl-C saves a checkpoint after the step at hand and leaves with 143 or 130.
+        A SIGTERM, a Ctrl-C or a terminal that closes saves a checkpoint of the last whole step and leaves with 128 and
+        the signal's number; one that comes while the finished model is written lets it be finished.
         """
         main = self.accelerator.is_main_process
         if self.device.type == "cpu":
@@ -210,10 +214,10 @@ class Trainer:
             self._renew_teacher()
             with self.stopped:
                 self._train()
-            weights = self.finished_weights()
-            if main:
-                self._save_model(weights)
-            self.accelerator.wait_for_everyone()
+                weights = self.finished_weights()
+                if main:
+                    self._save_model(weights)
+                self.accelerator.wait_for_everyone()
         finally:
             self.checkpointer.release()
         return self.model_folder
@@ -224,23 +228,53 @@ class Trainer:
         main = self.accelerator.is_main_process
         with TrainingProgress(self.folder, steps, self.step, tokens_per_step, self.console, main) as shown:
             saved = self.step
-            while self.step < steps:
-                record = self._train_step()
-                if self.held_out and (self.step % self.config.validate_every == 0 or self.step == steps):
-                    record |= self._validate()
-                    at = self.recipe.objective.held_out().at  # losses of other rounds do not compare
-                    rivals = [r for r in self.history if at(int(r["step"]) - 1) == at(self.step - 1)]
-                    if record["validation"] <= min(r.get("validation", math.inf) for r in [*rivals, record]):
-                        self.progress.best = {n: t.clone() for n, t in self.ema.values.items()}
-                self.history.append(record)
-                shown.show(record)
-                if self.step % self.config.save_every == 0 or self.step == steps or self.stopped.everywhere:
+            while True:
+                with suppress(Stopped):
+                    self._check()
+                stopped = self._stopping()
+                if self.step > saved and (stopped or self.step % self.config.save_every == 0 or self.step == steps):
                     self._save_checkpoint()
                     saved = self.step
-                if self.stopped.everywhere and self.step < steps:
-                    where = self.checkpointer.path(saved)
-                    self.console.print(f"stopped at step {self.step}, saved in {where}; start again to go on")
-                    raise SystemExit(128 + self.stopped.everywhere)
+                if stopped:
+                    where = f", saved in {self.checkpointer.path(saved)}" if saved else ""
+                    self.console.print(f"stopped at step {saved}{where}; start again to go on")
+                    raise SystemExit(128 + stopped)
+                if self.history:
+                    shown.show(self.history[-1])
+                if self.step == steps:
+                    return
+                with suppress(Stopped):
+                    self.history.append(self._train_step())
+
+    def _check(self) -> None:
+        """Validates after the steps for which that is due; where a stop cuts it short, the run that goes on does it."""
+        due = self.step % self.config.validate_every == 0 or self.step == self.config.steps
+        if not self.held_out or not self.history or not due or "validation" in self.history[-1]:
+            return
+        record = self._validate()
+        self.history[-1] |= record
+        at = self.recipe.objective.held_out().at  # losses of other rounds do not compare
+        rivals = [r for r in self.history if at(int(r["step"]) - 1) == at(self.step - 1)]
+        if record["validation"] <= min(r.get("validation", math.inf) for r in rivals):
+            self.progress.best = {n: t.clone() for n, t in self.ema.values.items()}
+
+    def _stopping(self) -> int:
+        """The signal with which this process, or another of the run, was told to stop; 0 for none."""
+        (signals,) = self._sum_over_ranks(float(self.stopped.number))
+        return int(signals) and (self.stopped.number or int(signal.SIGTERM))
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Work that is done again where a stop cuts it short: Stopped before it, or where it fails for the signal took
+        with it what it needs, such as a compiler."""
+        if self._stopping():
+            raise Stopped
+        try:
+            yield
+        except Exception:
+            if self.accelerator.num_processes == 1 and self.stopped.number:
+                raise Stopped from None
+            raise
 
     def _save_checkpoint(self) -> None:
         """Saves where this process has a part in it; where the disk is full, all processes end."""
@@ -284,7 +318,7 @@ class Trainer:
         total = 0.0
         for start in range(0, count, micro):
             last = start + micro >= count
-            with self.accelerator.no_sync(self.model) if not last else nullcontext():
+            with self._interruptible(), self.accelerator.no_sync(self.model) if not last else nullcontext():
                 part = noised.slice(start, start + micro)
                 with self._autocast():
                     loss = self.model(objective, self._taught(objective, part))
@@ -299,8 +333,7 @@ class Trainer:
             optimizer.zero_grad()
         self.ema.update(self.step)
         self.progress.step += 1
-        summed, signals = self._sum_over_ranks(total, float(self.stopped.number))
-        self.stopped.everywhere = int(signals) and (self.stopped.number or signal.SIGTERM)
+        (summed,) = self._sum_over_ranks(total)
         if not math.isfinite(summed):
             raise UnmaskError(
                 f"the loss is {summed / normaliser} at step {self.step}; lower training.learning_rate and start again"
@@ -347,10 +380,11 @@ class Trainer:
         sums: dict[str, float] = {}
         with self.ema.in_place(), self._autocast():
             for start in range(0, noised.inputs.shape[0], micro):
-                part = self._taught(objective, noised.slice(start, start + micro))
-                total += float(self.scored(objective, part))
-                for name, value in objective.report(self.network, part).items():
-                    sums[name] = sums.get(name, 0.0) + value
+                with self._interruptible():
+                    part = self._taught(objective, noised.slice(start, start + micro))
+                    total += float(self.scored(objective, part))
+                    for name, value in objective.report(self.network, part).items():
+                        sums[name] = sums.get(name, 0.0) + value
         groups = sums.pop("count", 1.0)
         return {"validation": total / noised.normaliser, **{name: value / groups for name, value in sums.items()}}
 
@@ -386,16 +420,21 @@ class Trainer:
         plot_loss(self.history, folder / "curve.png", title)
 
 
-class StopSignal:
-    """A request to stop after the step at hand: the signal's number, 0 for none, here and on any rank.
+class Stopped(Exception):
+    """A stop was asked for: what is under way is given up, to be done by the run that goes on."""
 
-    Within its context the first SIGTERM or Ctrl-C is one; a second acts as usual.
+
+class StopSignal:
+    """A request to stop: the number of the signal that came first, 0 for none.
+
+    Within its context SIGTERM, SIGHUP and Ctrl-C are one. A launcher passes on what its workers got as well, so those
+    that follow change nothing, but for a Ctrl-C after `PATIENCE` seconds, which ends the process at once.
     """
 
     def __init__(self) -> None:
         self.usual: dict[int, Any] = {}
         self.received = 0
-        self.everywhere = 0
+        self.since = 0.0
         self.parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
     @property
@@ -406,13 +445,20 @@ class StopSignal:
         return self.received
 
     def _receive(self, number: int, frame: Any) -> None:
-        self.received = number
-        self.__exit__()
+        if not self.received:
+            self.received = number
+            self.since = time.monotonic()
+            if os.environ.get("RANK", "0") == "0":
+                with suppress(OSError):  # the terminal is gone
+                    os.write(2, b"\nstopping, saves first; another Ctrl-C ends it at once\n")
+        elif number == signal.SIGINT and time.monotonic() > self.since + PATIENCE:
+            raise KeyboardInterrupt
 
     def __enter__(self) -> None:
         with suppress(ValueError):  # not in the main thread: signals go elsewhere
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self.usual[number] = signal.signal(number, self._receive)
+            for number in STOPS:
+                if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+                    self.usual[number] = signal.signal(number, self._receive)
 
     def __exit__(self, *error: Any) -> None:
         for number, handler in self.usual.items():

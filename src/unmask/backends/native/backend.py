@@ -23,7 +23,6 @@ from unmask.backends.native.network import (
     Address,
     Batch,
     CompiledNetwork,
-    cores,
     cpu,
     needed_library,
     rows_pay,
@@ -38,6 +37,7 @@ from unmask.decoding.planner import passes
 from unmask.decoding.prefixes import Prefixes
 from unmask.errors import UnmaskError
 from unmask.layout import BEHIND_TEXT, PADDING, Layout
+from unmask.machine import cores
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 from contextlib import suppress
 from functools import cache, cached_property
 from importlib.util import find_spec
@@ -15,7 +14,6 @@ import numpy as np
 from unmask.backends.native.modulation import Modulation
 from unmask.backends.native.packing import GATED, NORMS
 from unmask.canvas import Array
-from unmask.checkpoints.memory import control_groups
 from unmask.decoding.prefixes import Prefixes
 from unmask.errors import UnmaskError
 from unmask.files import read_json, write_text
@@ -116,15 +114,6 @@ def rows_pay() -> bool:
     return build is not None and ("_amx." in build._name or "_avx2." in build._name)
 
 
-def cores() -> int:
-    """Cores that this process may use: OMP_NUM_THREADS, or its affinity within the CPU quota of its control group."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked) > 0:
-        return int(asked)
-    have = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, int(min(have, _quota())))
-
-
 @cache
 def cpu() -> str:
     """The CPU's name."""
@@ -132,18 +121,6 @@ def cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
     return ""
-
-
-def _quota(root: Path = Path("/")) -> float:
-    """CPUs that the control groups above this process leave it; infinite where none limits it."""
-    limits = [float("inf")]
-    for version, folder in control_groups(root, "cpu"):
-        names = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-        with suppress(OSError, ValueError):
-            quota, period = " ".join((folder / name).read_text() for name in names).split()
-            if quota not in ("max", "-1"):
-                limits.append(int(quota) / int(period))
-    return min(limits)
 
 
 def aligned(arrays: dict[str, Array]) -> dict[str, Array]:

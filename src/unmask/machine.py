@@ -1,8 +1,10 @@
-"""How much memory is free, without asking for any: /proc/meminfo and the limits of control groups."""
+"""What this process may use of the machine: free memory, without asking for any, and cores, by its control groups."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from unmask.errors import UnmaskError
@@ -26,6 +28,27 @@ def require(needed: int, what: str, remedy: str, free: int | None = None) -> Non
     free = available() if free is None else free
     if free is not None and needed > free:
         raise UnmaskError(f"{what} needs {needed / 1e9:.2f} GB of memory and {free / 1e9:.2f} GB is free; {remedy}")
+
+
+def cores() -> int:
+    """Cores that this process may use: OMP_NUM_THREADS, or its affinity within the CPU quota of its control group."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    have = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(have, quota())))
+
+
+def quota(root: Path = Path("/")) -> float:
+    """CPUs that the control groups above this process leave it; infinite where none limits it."""
+    limits = [float("inf")]
+    for version, folder in control_groups(root, "cpu"):
+        names = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        with suppress(OSError, ValueError, ZeroDivisionError):
+            most, period = " ".join((folder / name).read_text() for name in names).split()
+            if most not in ("max", "-1"):
+                limits.append(int(most) / int(period))
+    return min(limits)
 
 
 def control_groups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
