@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,7 +69,13 @@ class Way:
 
     def grammar(self, prompt: str) -> Any:
         """What answers to a prompt of this home are held to."""
-        return self.lm.grammar(answers_to(self.lm.answer_schema, prompt))
+        return compiled(self.lm, prompt)
+
+
+@cache
+def compiled(lm: DiffusionLM, prompt: str) -> Any:
+    """The grammar of a home, compiled once for all ways of a model."""
+    return lm.grammar(answers_to(lm.answer_schema, prompt))
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from unmask.models import adapter
 from unmask.models.config import ModelConfig
 from unmask.models.transformer import Transformer
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 settings.register_profile("unmask", derandomize=True, deadline=None, max_examples=30, database=None)
 settings.load_profile("unmask")

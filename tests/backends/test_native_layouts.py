@@ -261,21 +261,3 @@ def test_auto_is_what_is_fast_and_writes_the_same_ids() -> None:
     assert DiffusionLM.from_pretrained("austen").computes == "native-f32"
     assert DiffusionLM.from_pretrained("austen", dtype="float32").computes == "torch"
     assert DiffusionLM.from_pretrained("default").computes == "native"
-
-
-@pytest.mark.parametrize(
-    ("lines", "files", "cpus"),
-    [
-        ("0::/job", {"job/cpu.max": "150000 100000"}, 1.5),
-        ("0::/job/part", {"job/cpu.max": "200000 100000", "job/part/cpu.max": "max 100000"}, 2.0),
-        ("4:cpu:/job", {"cpu/job/cpu.cfs_quota_us": "50000", "cpu/job/cpu.cfs_period_us": "100000"}, 0.5),
-        ("4:memory:/job", {}, float("inf")),
-        ("0::/", {}, float("inf")),
-    ],
-)
-def test_the_quota_of_control_groups_is_read(lines: str, files: dict[str, str], cpus: float, tmp_path: Path) -> None:
-    for name, text in {"proc/self/cgroup": lines, **{f"sys/fs/cgroup/{k}": v for k, v in files.items()}}.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-    assert native._quota(tmp_path) == cpus
