@@ -218,7 +218,7 @@ def test_command(served_models: dict[str, DiffusionLM], tmp_path: Path) -> None:
     assert RUN.invoke(cli, [*command[:2], str(tmp_path / "new"), *command[3:]]).exit_code == 0
     for bad, words in (
         (["batch", str(source), str(source)], "holds the requests"),
-        ([*command, "--workers", "-1"], "--workers at least 0"),
+        ([*command, "--workers", "-1"], "--workers must be 0 to"),
         (["batch", str(tmp_path / "none"), str(target)], "cannot be read"),
         (["batch", str(source), str(tmp_path / "nothing"), "-m", "nonesuch"], "'nonesuch' is neither"),
     ):
