@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from unmask import DiffusionLM
+from unmask import DiffusionLM, machine
 from unmask.backends import refusal
 from unmask.checkpoints import folder as folders
-from unmask.checkpoints import gguf, memory, safetensors, weights
+from unmask.checkpoints import gguf, safetensors, weights
 from unmask.checkpoints import inspect as inspection
 from unmask.checkpoints.families import registry
 from unmask.checkpoints.folder import CONFIG
@@ -119,7 +119,7 @@ def test_each_header_is_read_once(
 def test_weights_that_do_not_fit_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = copy("llada", tmp_path / "model")
     monkeypatch.setattr(TensorFiles, "tensors", None)  # reading would raise a TypeError
-    monkeypatch.setattr(memory, "available", lambda: 1000)
+    monkeypatch.setattr(machine, "available", lambda: 1000)
     assert "0.00 GB is free; take dtype bfloat16" in refused(folder)
     with pytest.raises(UnmaskError, match=r"is free; free some") as caught:
         Checkpoint.open(folder, dtype="bfloat16").network()
