@@ -23,7 +23,7 @@ from unmask.structured.effort import Effort, TooLarge
 from unmask.structured.grammars import Grammars, RegexRule, Rule, SchemaRule
 from unmask.structured.vocabulary import Vocabulary, byte_letters
 
-MOST_SECONDS = 0.05
+MOST_SECONDS = 0.1
 SIZE = 150_000
 NAMES = [f"n{i}" for i in range(5000)]
 BOUNDED = {"type": "string", "maxLength": 400}
