@@ -135,3 +135,12 @@ def test_tokens_right_in_a_row_are_counted(network: Transformer) -> None:
     told = objective.report(network, noised)
     assert told["count"] == 6
     assert told["accepted"] == by_hand
+
+
+def test_rows_shorter_than_their_blocks_have_fewer() -> None:
+    rows = Rows.of(torch.randint(1, MASK, (3, 4)))
+    noised = corrupt(Hybrid(block_length=BLOCK, blocks=6), rows)
+    assert noised.position.shape == (3, 4 * BLOCK)
+    begins = (noised.anchor + 1).view(3, 4, BLOCK)[..., 0]
+    assert {tuple(sorted(row)) for row in begins.tolist()} == {(0, 1, 2, 3)}
+    assert not noised.weights.view(3, -1)[:, : 4 * BLOCK].view(3, 4, BLOCK)[begins == 0].any()  # nothing is before it

@@ -1,8 +1,8 @@
 """Typed decisions: questions about one state, whose answers are distributions over labels, read off a form.
 
 A model that denoises masks reads all slots of one canvas in one forward, as a block where it has blocks behind its
-text. A model that reads from left to right has no
-slot in the middle of a text: it is asked each question alone, and scores what it would write.
+text. A model that reads from left to right has no slot in the middle of a text: it is asked each question alone, and
+scores what it would write.
 """
 
 from __future__ import annotations

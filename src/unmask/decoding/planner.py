@@ -128,14 +128,14 @@ class Planner:
         if self.costs is None:
             self.costs = Costs(measured())
         for scheme in schemes:
+            survival = scheme.survival()
+            holding = float(survival[len(scheme.drafts) - scheme.forced])
             beside = others + len(schemes) - 1
-            scheme.length = block_length(
-                scheme.survival(), len(scheme.drafts), scheme.holding, self.costs, self.rest, beside
-            )
+            scheme.length = block_length(survival, len(scheme.drafts), holding, self.costs, self.rest, beside)
 
     def observe(self, columns: int, seconds: float, rest: float = 0.0) -> None:
         """A step's forward of so many columns took so long, and the rest of the step so long."""
-        self.rest = rest if self.rest == 0 else 0.9 * self.rest + 0.1 * min(rest, 4 * self.rest)
+        self.rest = 0.9 * self.rest + 0.1 * rest
         if self.costs is not None and self.costs.measured is None:
             self.costs.observe(columns, seconds)
 

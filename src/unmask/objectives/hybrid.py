@@ -83,8 +83,9 @@ class Hybrid(Objective):
         of_document = rows.document[:, None] == document[..., :1]  # [B, G, L]
         last = (of_document * torch.arange(rows.ids.shape[1], device=device)).argmax(-1)
         tokens = torch.where(inside, at(rows.ids, index), rows.ids.gather(1, last)[..., None])
-        t = clip_times(draws.strata(self.blocks), *self.clip).to(device)
-        t = torch.where(draws.uniforms(self.blocks, purpose=5).to(device) < self.full, 1.0, t)
+        blocks = place.shape[1]
+        t = clip_times(draws.strata(blocks), *self.clip).to(device)
+        t = torch.where(draws.uniforms(blocks, purpose=5).to(device) < self.full, 1.0, t)
         masked = draws.uniforms(tokens[0].numel(), purpose=6).to(device).view(tokens.shape) < t[..., None]
         if self.eos == "ignore":
             masked |= ~inside
@@ -108,7 +109,7 @@ class Hybrid(Objective):
         opens = able.clone()
         opens[:, 1:] &= ~rows.supervised[:, :-1] | (rows.document[:, 1:] != rows.document[:, :-1])
         drawn = draws.uniforms(rows.ids.shape[1]).to(rows.ids.device)
-        best = torch.where(able, drawn + opens.float(), -1.0).topk(self.blocks, -1)
+        best = torch.where(able, drawn + opens.float(), -1.0).topk(min(self.blocks, able.shape[1]), -1)
         return best.indices, best.values >= 0
 
     def states(self, model: Transformer, noised: Behind) -> Tensor:

@@ -188,11 +188,6 @@ class SelfChecking(LeftToRight):
         own = [self.odds.of(("block", depth // 4), BLOCK_ODDS) for depth in range(self.block - 1)]
         return np.cumprod([1.0, *own])
 
-    @property
-    def holding(self) -> float:
-        """The chance that all drafts of this step hold, as far as a block drafted them."""
-        return float(self.survival()[len(self.drafts) - self.forced])
-
     def columns(self) -> Columns:
         row = self.row
         start = self.start
