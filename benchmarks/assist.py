@@ -25,12 +25,14 @@ from unmask import DiffusionLM
 from unmask.backends.native import network as native
 from unmask.cli.options import Json, load, numbers, shares
 from unmask.cli.report import report
+from unmask.errors import UnmaskError
 from unmask.evaluation.figures import share as interval
 from unmask.layout import BEHIND_TEXT
 from unmask.picture import picture
 from unmask.structured.prompt_lists import answers_to
 
 Calls = list[dict[str, Any]]
+KEPT = 1 << 30  # bytes of homes' keys and values
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ def command(
     longest: Annotated[int, typer.Option(help="New tokens at most.")] = 192,
     build: Annotated[str, typer.Option(help="Of the native forward: amx, vnni, avx2; else this CPU's fastest.")] = "",
     llama: Annotated[bool, typer.Option(help="llama.cpp on the AR twin too (`pip install xllamacpp gguf`).")] = False,
+    read: Annotated[bool, typer.Option("--home-read", help="Each home's text was read before, as in a server.")] = False,
     picture: Annotated[Path | None, typer.Option(help="Draw score over speed (PNG) here.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -182,6 +185,13 @@ def command(
             way.tokens.append(len(spelled.encode(answer.text, add_special_tokens=False).ids))
             way.steps.append(answer.steps)
     asked = {way.name: [(prompt, way.grammar(prompt)) for prompt in prompts[:timed]] for way in ways}
+    if read:
+        if llama:
+            raise UnmaskError("--home-read is not for llama.cpp, which would read a home anew: leave out --llama")
+        for way in ways:
+            way.lm.keep_prefixes(KEPT)
+            for prompt, grammar in asked[way.name]:
+                way.answer(prompt[: prompt.rindex("> ")] + "> wait\n", 1, grammar)
     for _ in range(rounds):
         for way in ways:
             way.seconds.append([way.answer(prompt, longest, grammar).seconds for prompt, grammar in asked[way.name]])
