@@ -132,6 +132,16 @@ def score(answers: list[str], expected: list[Calls]) -> dict[str, str]:
     return {"exact %": percent(exact, count), "intents %": percent(intents, count), "slot F1": f"{100 * f1:.1f}"}
 
 
+def read_homes(ways: list[Way], asked: dict[str, list[tuple[str, Any]]]) -> None:
+    """Lets every way answer another command of each home, and keeps what it read."""
+    for way in ways:
+        if isinstance(way, LlamaWay):
+            raise UnmaskError("--home-read is not for llama.cpp, which would read a home anew: leave out --llama")
+        way.lm.keep_prefixes(KEPT)
+        for prompt, grammar in asked[way.name]:
+            way.answer(prompt[: prompt.rindex("> ")] + "> wait\n", 1, grammar)
+
+
 def command(
     rows: Annotated[Path, typer.Argument(help="Rows of tools/assist/make.py.")],
     diffusion: Annotated[str, typer.Option(help="The model that denoises.")] = "assist",
@@ -144,7 +154,7 @@ def command(
     longest: Annotated[int, typer.Option(help="New tokens at most.")] = 192,
     build: Annotated[str, typer.Option(help="Of the native forward: amx, vnni, avx2; else this CPU's fastest.")] = "",
     llama: Annotated[bool, typer.Option(help="llama.cpp on the AR twin too (`pip install xllamacpp gguf`).")] = False,
-    read: Annotated[bool, typer.Option("--home-read", help="Each home's text was read before, as in a server.")] = False,
+    read: Annotated[bool, typer.Option("--home-read", help="Each home was read before, as in a server.")] = False,
     picture: Annotated[Path | None, typer.Option(help="Draw score over speed (PNG) here.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -186,12 +196,7 @@ def command(
             way.steps.append(answer.steps)
     asked = {way.name: [(prompt, way.grammar(prompt)) for prompt in prompts[:timed]] for way in ways}
     if read:
-        if llama:
-            raise UnmaskError("--home-read is not for llama.cpp, which would read a home anew: leave out --llama")
-        for way in ways:
-            way.lm.keep_prefixes(KEPT)
-            for prompt, grammar in asked[way.name]:
-                way.answer(prompt[: prompt.rindex("> ")] + "> wait\n", 1, grammar)
+        read_homes(ways, asked)
     for _ in range(rounds):
         for way in ways:
             way.seconds.append([way.answer(prompt, longest, grammar).seconds for prompt, grammar in asked[way.name]])

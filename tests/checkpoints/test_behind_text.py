@@ -19,7 +19,10 @@ from torch import Tensor
 
 from unmask import DiffusionLM, UnmaskError
 from unmask.backends.native import network as native
+from unmask.canvas import Commit
+from unmask.decoding.methods.behind_text import SelfChecking
 from unmask.decoding.planner import Planner
+from unmask.decoding.request import StepResult
 
 VOCABULARY, SIZE, HEADS, KEY_HEADS, WIDTH, INNER, MASK, BLOCK = 40, 32, 4, 2, 16, 64, 39, 8
 SIZES: dict[str, Any] = {
@@ -36,6 +39,8 @@ SDLM = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "text_mask
         "causal_attn": False, "use_sliding_window": False, "sliding_window": 32}  # fmt: skip
 WEDLM = {"architectures": ["WeDLMForCausalLM"], "model_type": "wedlm", "mask_token_id": MASK, "attention_bias": False,
          "qk_norm": True, "use_sliding_window": False}  # fmt: skip
+I_DLM = {"architectures": ["SDARForCausalLM"], "model_type": "sdar", "use_regular_causal": True, "block_size": 3,
+         "mask_token_id": MASK}  # fmt: skip
 PROMPT = [5, 17, 3, 28, 9, 11]
 Net = Callable[[list[int], list[int], Tensor], Tensor]
 
@@ -165,7 +170,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     return str(request.param)
 
 
-@pytest.mark.parametrize("name", ["nemotron", "ministral", "sdlm", "wedlm"])
+@pytest.mark.parametrize("name", ["nemotron", "ministral", "sdlm", "wedlm", "i-dlm"])
 def test_logits_are_the_plain_networks(name: str, tmp_path: Path) -> None:
     """At positions far behind the length of the first training as well; and the folder is written again as it was."""
     made: dict[str, dict[str, Any]] = {
@@ -174,6 +179,7 @@ def test_logits_are_the_plain_networks(name: str, tmp_path: Path) -> None:
                       "model_type": "ministral_dlm"},
         "sdlm": {"bias": True, **SDLM},
         "wedlm": {"norms": True, **WEDLM},
+        "i-dlm": {"norms": True, **I_DLM},
     }  # fmt: skip
     folder = saved(tmp_path / name, **made[name])
     lm = DiffusionLM.from_pretrained(folder)
@@ -411,6 +417,70 @@ def test_wedlm_reads_what_is_written_before_the_masks(tmp_path: Path, backend: s
     assert ar.token_ids == written(net, PROMPT, 9)
     checked = lm.generate(PROMPT, max_new_tokens=9, mode="verify", temperature=0.0, ignore_eos=True)
     assert checked.token_ids == ar.token_ids
+
+
+def strides(net: Net, prompt: list[int], count: int, first: int, masks: int) -> tuple[list[int], list[list[int]]]:
+    """The text of strided decoding at temperature 0, and what each forward drafts by masks that see those before them.
+    first: 1 where the first mask scores the token that the text gives already, else 0."""
+    text = list(prompt)
+    drafts: list[int] = []
+    drafted = list[list[int]]()
+    while len(text) < len(prompt) + count:
+        read = [*text, *drafts, *[MASK] * masks]
+        guesses = best(net(read, list(range(len(read))), causal(len(read))))[len(text) - 1 :].tolist()
+        kept = next((i for i, draft in enumerate(drafts) if draft != guesses[i]), len(drafts))
+        text += [*drafts[:kept], guesses[kept]]
+        drafts = guesses[kept + 1 + first :] if kept == len(drafts) else []
+        drafts = drafts[: max(len(prompt) + count - len(text) - 1, 0)]
+        drafted.append(drafts)
+    return text[len(prompt) : len(prompt) + count], drafted
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize(("name", "block", "first", "masks"), [("i-dlm", 4, 0, 3), ("wedlm", 6, 1, 6)])
+def test_strides_write_what_mode_ar_writes(
+    name: str,
+    block: int,
+    first: int,
+    masks: int,
+    temperature: float,
+    tmp_path: Path,
+    backend: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Planner, "plan_blocks", lambda *asked: None)  # every block is as long as can be
+    drafted: dict[int, list[list[int]]] = {}
+    take = SelfChecking.take
+
+    def noting(scheme: SelfChecking, result: StepResult) -> list[Commit]:
+        made = take(scheme, result)
+        drafted.setdefault(scheme.row.number, []).append(list(scheme.drafts))
+        return made
+
+    monkeypatch.setattr(SelfChecking, "take", noting)
+    folder = saved(tmp_path / "model", norms=True, **(I_DLM if name == "i-dlm" else WEDLM))
+    lm = DiffusionLM.from_pretrained(folder, backend=backend)
+    prompts = [PROMPT, [7], [30, 31, 2, 4]]
+    options: dict[str, Any] = {"max_new_tokens": 25, "temperature": temperature, "seed": 5, "ignore_eos": True}
+    options |= {"top_k": 0, "top_p": 1.0}
+    ar = lm.generate(prompts, mode="ar", **options)
+    together = lm.generate(prompts, mode="verify", block_length=block, **options)
+    assert [out.token_ids for out in together] == [out.token_ids for out in ar]
+    if temperature == 0:
+        net = network(folder)
+        for prompt, out, drafts in zip(prompts, together, drafted.values(), strict=True):
+            assert (out.token_ids, drafts) == strides(net, prompt, 25, first, masks)
+            assert max(map(len, drafts)) == block - 1
+    assert lm.generate(PROMPT, mode="verify", cache="none", **options).token_ids == ar[0].token_ids
+
+
+def test_i_dlm_is_told_from_sdar_and_writes_in_strides(tmp_path: Path) -> None:
+    lm = DiffusionLM.from_pretrained(saved(tmp_path / "model", norms=True, **I_DLM))
+    assert (lm.config.layout, lm.config.block_length, lm.defaults.mode) == ("causal_window", 4, "verify")
+    with pytest.raises(UnmaskError, match="use mode 'verify' or 'ar'"):
+        lm.generate([PROMPT], mode="diffusion")
+    sdar = saved(tmp_path / "sdar", norms=True, **{**I_DLM, "use_regular_causal": False})
+    assert DiffusionLM.from_pretrained(sdar).config.layout == "block_causal"
 
 
 def test_scores_of_drawn_tokens_are_those_at_temperature_one(tmp_path: Path, backend: str) -> None:

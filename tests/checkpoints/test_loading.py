@@ -200,7 +200,6 @@ def test_an_unknown_family_says_what_was_looked_at(tmp_path: Path) -> None:
         ("dream", {"hidden_act": "gelu"}),
         ("dream", {"rope_scaling": {"type": "su", "factor": 2.0}}),
         ("llada_moe", {"moe_router_score_function": "sigmoid"}),
-        ("sdar", {"use_regular_causal": True}),
         ("diffugpt", {"activation_function": "relu"}),
         ("diffugpt", {"scale_attn_by_inverse_layer_idx": True}),
         ("sedd_absorb", {"graph": {"type": "roulette"}}),

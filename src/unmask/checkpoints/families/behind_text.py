@@ -56,6 +56,13 @@ def _wedlm(raw: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _idlm(raw: dict[str, Any]) -> dict[str, Any]:
+    """Of Qwen3, read causally, masks too; it is trained on one token fewer than it writes in a stride."""
+    length = (raw.get("block_size") or 3) + 1
+    behind = _behind(length, in_place=False, layout="causal_window")
+    return {**read(raw), "qk_norm": True, "mask_in_softmax": True, **behind}
+
+
 NEMOTRON = Family(
     name="Nemotron-Labs-Diffusion",  # arXiv 2607.05722: Ministral 3
     model_types=("nemotron_labs_diffusion", "ministral_dlm"),
@@ -94,4 +101,18 @@ WEDLM = Family(
     mask=151665,
     eos=151643,
     turn=151645,  # <|im_end|>
+)
+I_DLM = Family(
+    name="I-DLM",  # SDAR's names and model_type
+    model_types=(),
+    architectures=(),
+    read=_idlm,
+    names=NAMES,
+    recognises=lambda raw, hint: raw.get("model_type") == "sdar" and bool(raw.get("use_regular_causal")),
+    kind="B",
+    defaults={"mode": "verify", "temperature": 1.0, "top_k": 50, "top_p": 0.95},
+    mask=151669,
+    eos=151643,
+    turn=151645,  # <|im_end|>
+    limits="it writes what mode ar writes, in strides (verify); its lossy ways (verify_alpha below 1) are not there",
 )

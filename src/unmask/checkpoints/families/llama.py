@@ -116,12 +116,6 @@ def _llada_moe(raw: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sdar(raw: dict[str, Any]) -> dict[str, Any]:
-    # I-DLM reads text causally, and its head scores the next token
-    require(raw, "SDAR", use_regular_causal=False)
-    return {**_qwen3(raw), **blocks(raw.get("block_size") or 4)}
-
-
 def _qwen3(raw: dict[str, Any]) -> dict[str, Any]:
     """Of Qwen3, dense or with experts."""
     fields = {**read(raw), "qk_norm": True}
@@ -200,7 +194,7 @@ SDAR = _family(
     name="SDAR",  # also TraDo: Qwen3, dense and with experts, block-causal, no shift
     model_types=("sdar", "sdar_moe"),
     architectures=("SDARForCausalLM", "SDARMoeForCausalLM"),
-    read=_sdar,
+    read=lambda raw: {**_qwen3(raw), **blocks(raw.get("block_size") or 4)},
     kind="B",
     defaults={"rule": "threshold", "threshold": 0.9, "schedule": "block", "convention": "sdar"},
     mask=151669,

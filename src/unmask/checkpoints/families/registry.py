@@ -22,6 +22,7 @@ FAMILIES = [
     behind_text.NEMOTRON,
     behind_text.SDLM,
     behind_text.WEDLM,
+    behind_text.I_DLM,
     llama.RND1,
     llama.DREAM_REASONER,
     dit.SEDD,

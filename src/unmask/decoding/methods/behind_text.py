@@ -51,6 +51,12 @@ class Options(denoise.Options):
         return asked.mode == "diffusion" and asked.layout in BEHIND_TEXT and not others
 
     @classmethod
+    def suits(cls, asked: Asked) -> str | None:
+        if asked.layout == "causal_window" and not asked.config.in_place:  # I-DLM
+            return f"model '{asked.name}' drafts by its masks and checks what it drafts; use mode 'verify' or 'ar'"
+        return super().suits(asked)
+
+    @classmethod
     def reads(cls, asked: Asked) -> set[str]:
         return (windowed(asked) | PROCESSORS) - ({"max_denoising_steps"} if slides(asked) else set())
 
@@ -138,13 +144,13 @@ class BehindText(Denoising):
 @dataclass(frozen=True)
 class SelfChecked(MethodOptions):
     """Mode verify: a block is drafted behind the text in one forward, and checked by the next (self-speculation, arXiv
-    2607.05722). The text is that of mode ar, token for token."""
+    2607.05722; of I-DLM the strided decoding). The text is that of mode ar, token for token."""
 
     method: ClassVar[str] = "self_checked"
 
     @classmethod
     def claims(cls, asked: Asked) -> bool:
-        return asked.mode == "verify" and asked.layout == "causal_blocks"
+        return asked.mode == "verify" and asked.layout in BEHIND_TEXT
 
     @classmethod
     def suits(cls, asked: Asked) -> str | None:
@@ -178,6 +184,7 @@ class SelfChecking(LeftToRight):
         self.eos_ids = setting.eos_ids if row.request.ends else frozenset()
         self.block = row.request.block_length or row.length
         self.repeats = repeats(setting.config)
+        self.ordered = setting.layout.kind == "causal_window"
         self.odds = setting.odds
         self.drafts: list[int] = []  # guesses for the positions after the text
         self.forced = 0  # of them, the last ones, that a grammar forces
@@ -196,19 +203,20 @@ class SelfChecking(LeftToRight):
         known = np.concatenate([row.canvas.ids[0, :start], drafts])
         text = np.arange(low, len(known))
         column = np.arange(start - 1 - low, len(text))
-        anchor = len(known) - 1 - self.repeats
-        place = np.arange(anchor + 1, min(anchor + 1 + self.length, self.config.max_length))
+        again = 0 if self.ordered else self.repeats  # masks that see those before them see the text's last token too
+        anchor = len(known) - 1 - again
+        place = np.arange(anchor + 1, min(anchor + 1 + self.length - self.repeats + again, self.config.max_length))
         target = place + self.repeats
         useful = np.arange(len(place))[(target > len(known)) & (target < row.length)]
         if anchor < 0 or self.eos_ids.intersection(self.drafts) or not len(useful):
             place = target = useful = place[:0]
         block = np.full(len(place), row.canvas.mask_id)
-        if self.repeats and len(place):
+        if again and len(place):
             block[0] = known[-1]
         return Columns(
             ids=np.concatenate([known[text], block]),
             position=np.concatenate([text, place]),
-            anchor=np.concatenate([np.full(len(text), TEXT), np.full(len(place), anchor)]),
+            anchor=np.concatenate([np.full(len(text), TEXT), anchor + self.ordered * np.arange(len(place))]),
             column=np.concatenate([column, len(text) + useful]),
             target=np.concatenate([low + column + 1, target[useful]]),
             allowed=None if self.constraint is None else self.constraint.after(drafts, start),
