@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unmask.decoding.planner import BELIEF, LATER, MARGIN, SHARE, Costs, Odds, block_length, spend
+from unmask.decoding.methods.behind_text import SelfChecking
+from unmask.decoding.planner import BELIEF, LATER, MARGIN, SHARE, TRIED, Costs, Odds, Planner, block_length, spend
 
 
 @dataclass
@@ -145,6 +148,16 @@ def test_dear_columns_leave_a_block_out_and_cheap_ones_make_it_long() -> None:
     middling = block_length(survival, 0, 1.0, Costs({1: 1.0, 40: 4.0}), 0.0, 0)
     assert 2 < middling < 16
     assert block_length(survival, 0, 1.0, Costs({1: 1.0, 40: 4.0}), 2.0, 0) > middling  # what else a step takes
+
+
+def test_every_request_begins_with_a_block_so_that_a_bad_belief_can_mend() -> None:
+    planner = Planner()
+    planner.costs = Costs({1: 1.0, 80: 20.0})
+    hopeless = SimpleNamespace(survival=lambda: 0.1 ** np.arange(8), drafts=[], forced=0, block=8)
+    for forwards, length in ((0, TRIED), (1, 0)):
+        hopeless.row = SimpleNamespace(forwards=forwards)
+        planner.plan_blocks([cast(SelfChecking, hopeless)], 0, lambda: None)
+        assert hopeless.length == length
 
 
 def test_behind_drafts_a_block_must_be_worth_its_columns() -> None:

@@ -21,6 +21,7 @@ SHARE = 0.06  # of a pass of one column that another costs, where nothing is mea
 MEMORY = 0.98  # share of what was observed that the next pass leaves
 MARGIN = 1.03  # times the tokens for a step's time without drafts that they must bring: planning has its price too
 LATER = 8  # columns over which the price of a slot's draft, a column of the next pass, is averaged
+TRIED = 4  # columns of the block that a request begins with, whatever its drafts are believed to come to
 BELIEF = 8  # observations that an earlier belief counts for
 
 
@@ -131,7 +132,10 @@ class Planner:
             survival = scheme.survival()
             holding = float(survival[len(scheme.drafts) - scheme.forced])
             beside = others + len(schemes) - 1
-            scheme.length = block_length(survival, len(scheme.drafts), holding, self.costs, self.rest, beside)
+            length = block_length(survival, len(scheme.drafts), holding, self.costs, self.rest, beside)
+            if not scheme.row.forwards:  # drafts that nobody feeds are not counted: a request might be of another kind
+                length = max(length, min(TRIED, scheme.block))
+            scheme.length = length
 
     def observe(self, columns: int, seconds: float, rest: float = 0.0) -> None:
         """A step's forward of so many columns took so long, and the rest of the step so long."""
