@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from benchmarks import roofline
 from benchmarks.llama_twin import LlamaTwin, write_random
 from benchmarks.load import SHAPES, TEXT, cut, write
 
@@ -27,7 +28,6 @@ from unmask.cli.options import Json, numbers
 from unmask.cli.report import print_record
 from unmask.decoding.feed import Columns, Feed
 from unmask.errors import UnmaskError
-from unmask.evaluation import roofline
 from unmask.evaluation.figures import median
 from unmask.layout import Layout
 from unmask.machine import cores

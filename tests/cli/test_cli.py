@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
+from benchmarks.speed import command as speed
 
 from unmask.backends.native import network
 from unmask.canvas import Canvas, Frame
 from unmask.cli.batch import batch
-from unmask.cli.bench import speed
 from unmask.cli.eval import evaluate
 from unmask.cli.generate import generate
 from unmask.cli.main import main
