@@ -58,7 +58,7 @@ def choices(lm: DiffusionLM, items: list[tasks.Choice], progress: Callable[[str]
     given, texts = [context for context, _ in pairs], [text for _, text in pairs]
     scores = lm.likelihood(texts, given=given, progress=lambda done: progress(f"{done:.0%}"))
     costs = dict(zip(pairs, (one.nats for one in scores), strict=True))
-    return tasks.evaluate_choices(lambda *pair: costs[pair], items, lambda text: None)
+    return tasks.evaluate_choices(lambda *pair: costs[pair], items)
 
 
 def judged(judge: DiffusionLM, texts: list[str], given: list[Any]) -> Figure:
