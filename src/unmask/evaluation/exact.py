@@ -63,20 +63,16 @@ def _row(record: Any, where: str) -> Row:
 
 def _parsed(path: Path) -> Iterator[tuple[int, Any]]:
     """Row numbers, from 1 with empty ones, and values."""
-    for number, line in enumerate(_lines(path), 1):
-        try:
-            if line.strip():
-                yield number, json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UnmaskError(f"{path}: row {number} is not JSON ({error})") from None
-
-
-def _lines(path: Path) -> Iterator[str]:
+    number = 0
     try:
         with path.open(encoding="utf-8-sig") as file:
-            yield from file
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, json.loads(line)
     except (OSError, UnicodeDecodeError) as error:
         raise UnmaskError(f"{path} cannot be read: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UnmaskError(f"{path}: row {number} is not JSON ({error})") from None
 
 
 def likelihood(
