@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_server import Live
+from live_server import Live, value
 
 from unmask.errors import UnmaskError
 from unmask.serving.api import openapi
 from unmask.serving.api.access import local_hosts, read_keys
 from unmask.serving.api.settings import Settings
 from unmask.serving.engine import Limits
-from unmask.serving.metrics import value
 
 TEXT: dict[str, Any] = {"model": "canvas", "prompt": "the cat", "max_tokens": 4}
 LONG: dict[str, Any] = {

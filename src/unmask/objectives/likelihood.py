@@ -56,17 +56,6 @@ class Likelihood:
     method: Method
     greedy: bool | None = None  # whether greedy decoding would write it; None where that is not defined
 
-    @staticmethod
-    def total(parts: list[Likelihood]) -> Likelihood:
-        """Of independent texts together."""
-        return Likelihood(
-            nats=sum(part.nats for part in parts),
-            tokens=sum(part.tokens for part in parts),
-            std_error=math.sqrt(sum(part.std_error**2 for part in parts)),
-            num_bytes=sum(part.num_bytes for part in parts),
-            method=parts[0].method,
-        )
-
     @property
     def bits_per_byte(self) -> float:
         return self.nats / math.log(2) / max(1, self.num_bytes)
