@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from benchmarks.speed import PROMPTS
 
 from unmask.cli.options import Json, Tokens, load, numbers
 from unmask.cli.report import report
-from unmask.evaluation.speed import PROMPTS, chat
+from unmask.evaluation.speed import chat
 from unmask.lm import DiffusionLM
 
 LOOP = "while True: pass"

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 from benchmarks.own_server import Answer, own_server
 from benchmarks.serve import crowd
+from benchmarks.speed import PROMPTS
 
 from unmask.cli.options import Dtype, Json, Length, Served
 from unmask.cli.report import print_record
 from unmask.decoding.request import MODES
 from unmask.errors import UnmaskError
-from unmask.evaluation.speed import PROMPTS
 from unmask.lm import DiffusionLM
 
 

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from benchmarks.forward import feed
-from benchmarks.load import PUBLIC, TEXT, alone, cut, resident, write
+from benchmarks.load import PUBLIC, TEXT, alone, cut, feed, network_config, resident, write
 
 from unmask.cli.options import Json
 from unmask.cli.report import report
@@ -24,7 +23,6 @@ from unmask.cli.report import report
 if TYPE_CHECKING:
     from unmask import DiffusionLM
     from unmask.backends.native.backend import NativeBackend
-    from unmask.models.config import ModelConfig
 
 CANVAS = 256  # columns of a step that reads a whole canvas
 SCORED = 32  # of them at most: a block
@@ -92,15 +90,6 @@ class Cost:
         if at_once > block:
             return None
         return block / (self.seconds[self.released.first] + (block / at_once - 1) * self.seconds[block])
-
-
-def network_config(raw: dict[str, Any]) -> ModelConfig:
-    """What a released config.json describes."""
-    from unmask.checkpoints.families import registry
-
-    family = registry.recognise(raw, "")
-    assert family is not None
-    return family.config(raw, "")
 
 
 def widths(released: Released) -> list[int]:

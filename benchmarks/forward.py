@@ -16,18 +16,16 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from benchmarks import roofline
 from benchmarks.llama_twin import LlamaTwin, write_random
-from benchmarks.load import SHAPES, TEXT, cut, write
+from benchmarks.load import SHAPES, TEXT, cut, feed, network_config, write
 
 from unmask import DiffusionLM
 from unmask.backends import BACKENDS
 from unmask.backends.native.network import cpu, library
-from unmask.checkpoints.families import registry
 from unmask.cli.options import Json, numbers
 from unmask.cli.report import print_record
-from unmask.decoding.feed import Columns, Feed
 from unmask.errors import UnmaskError
-from unmask.evaluation import roofline
 from unmask.evaluation.figures import median
 from unmask.layout import Layout
 from unmask.machine import cores
@@ -35,15 +33,6 @@ from unmask.machine import cores
 LLAMA = "llama.cpp"
 FEW = 32  # columns of passes that are made once before any is timed
 FEWEST = 3  # rounds that are made however long they take
-
-
-def feed(ids: np.ndarray, first: int, scored: int) -> Feed:
-    """The columns of a text from `first` on, those before them cached; the last of them are scored."""
-    count = len(ids) - first
-    asked = np.arange(max(0, count - scored), count)
-    place = np.arange(first, len(ids))
-    columns = Columns(ids[first:], place, np.full(count, -1), asked, place[asked])
-    return Feed.of([columns], np.array([first]))
 
 
 @dataclass
@@ -160,9 +149,7 @@ def command(
             os.environ["UNMASK_CACHE"] = str(Path(temporary, "cache"))
             path = Path(temporary, "model")
             if LLAMA in names:
-                family = registry.recognise(raw, shape)
-                assert family is not None
-                path = write_random(family.config(raw, shape), path.with_suffix(".gguf"))
+                path = write_random(network_config(raw), path.with_suffix(".gguf"))
             else:
                 path.mkdir()
                 write(path, raw, shape)

@@ -10,13 +10,13 @@ from typing import Annotated
 
 import torch
 import typer
+from benchmarks.roofline import forward_operations, gemm_rate
 
 from unmask.cli.options import Backend, Dtype, Json, load, numbers
 from unmask.cli.report import print_record
 from unmask.errors import UnmaskError
 from unmask.evaluation.answers import entropies, judged
 from unmask.evaluation.figures import Figure, median
-from unmask.evaluation.roofline import forward_operations, gemm_rate
 from unmask.evaluation.speed import Lap, timed, warm_up
 from unmask.lm import DiffusionLM
 from unmask.picture import picture

@@ -14,13 +14,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
+from unmask.checkpoints.families import registry
 from unmask.checkpoints.inspect import parameters
 from unmask.cli.options import Json, Quantize
 from unmask.cli.report import print_record
+from unmask.decoding.feed import Columns, Feed
 from unmask.errors import UnmaskError
 from unmask.files import write_text
+from unmask.layout import Layout
+from unmask.models.config import ModelConfig
 
 SHARD = 5_000_000_000  # bytes, as the hub has them
 TEXT = 256  # cached tokens before a step
@@ -124,6 +129,22 @@ def cut(shape: str, layers: int | None = None, part: int = 1) -> dict[str, Any]:
     return raw
 
 
+def network_config(raw: dict[str, Any]) -> ModelConfig:
+    """What a released config.json describes."""
+    family = registry.recognise(raw, "")
+    assert family is not None
+    return family.config(raw, "")
+
+
+def feed(ids: np.ndarray, first: int, scored: int) -> Feed:
+    """The columns of a text from `first` on, those before them cached; the last of them are scored."""
+    count = len(ids) - first
+    asked = np.arange(max(0, count - scored), count)
+    place = np.arange(first, len(ids))
+    columns = Columns(ids[first:], place, np.full(count, -1), asked, place[asked])
+    return Feed.of([columns], np.array([first]))
+
+
 @dataclass(frozen=True)
 class Load:
     """What one load took. Bytes; seconds. `imports` is the process before it loads anything; weights that are packed
@@ -210,17 +231,14 @@ def write(folder: Path, raw: dict[str, Any], shape: str, shard: int = SHARD) -> 
     import torch
 
     from unmask.checkpoints import weights as checkpoint
-    from unmask.checkpoints.families import registry
     from unmask.models.network import on_meta
 
-    family = registry.recognise(raw, shape)
-    assert family is not None
-    config = family.config(raw, shape)
+    config = network_config(raw)
     needed = 2 * parameters(config).total
     free = shutil.disk_usage(folder).free
     if needed * 1.05 > free:
         raise UnmaskError(f"shape '{shape}' takes {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free")
-    shapes = checkpoint.expected_shapes(on_meta(config), family)
+    shapes = checkpoint.expected_shapes(on_meta(config), registry.recognise(raw, shape))
     generator = torch.Generator().manual_seed(0)
     noise = (torch.randn(2**21, generator=generator) * 0.02).bfloat16().view(torch.int16).numpy().tobytes()
     ones = torch.ones(2**12, dtype=torch.bfloat16).view(torch.int16).numpy().tobytes()
@@ -284,7 +302,6 @@ def measure(folder: str, dtype: str, canvas: int) -> dict[str, Any]:
 
     from unmask.attention import plain_mask
     from unmask.checkpoints.open import Checkpoint
-    from unmask.layout import Layout
 
     imports = resident("VmHWM")
     began = clocks()
@@ -310,11 +327,7 @@ def measure(folder: str, dtype: str, canvas: int) -> dict[str, Any]:
 
 def measure_packed(folder: str, quantize: str, canvas: int) -> dict[str, Any]:
     """As `measure`, by the native forward, whose step denoises masks behind cached text."""
-    import numpy as np
-
     from unmask import DiffusionLM
-    from unmask.decoding.feed import Columns, Feed
-    from unmask.layout import Layout
 
     imports = resident("VmHWM")
     began = clocks()
@@ -323,9 +336,7 @@ def measure_packed(folder: str, quantize: str, canvas: int) -> dict[str, Any]:
     config = lm.config
     loaded = taken("load", began)
     backend.open(Layout(config.layout, config.block_length or 1), 1, TEXT + canvas, True)
-    place = np.arange(TEXT, TEXT + canvas)
-    masks = np.full(canvas, config.mask_token_id or 0)
-    step = Feed.of([Columns(masks, place, np.full(canvas, -1), place - TEXT, place)], np.array([TEXT]))
+    step = feed(np.full(TEXT + canvas, config.mask_token_id or 0), TEXT, canvas)
     backend.forward(step)
     began = clocks()
     backend.forward(step)

@@ -7,12 +7,13 @@ import time
 from typing import Annotated, Any
 
 import typer
+from benchmarks.speed import PROMPTS
 
 from unmask.cli.options import Json, Tokens, load
 from unmask.cli.report import report
 from unmask.decoding.suffixes import LONGEST, Suffixes
 from unmask.errors import UnmaskError
-from unmask.evaluation.speed import PROMPTS, chat
+from unmask.evaluation.speed import chat
 
 TEXT = (
     "The Harrow bridge was built in 1887 by Thomas Ellery for the Northern Railway. It is 214 metres long and has "

@@ -13,12 +13,12 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from benchmarks.load import feed
 
 from unmask.backends import Source, create
 from unmask.backends.native import network as native
 from unmask.cli.options import Json, decoding_options
 from unmask.cli.report import report
-from unmask.decoding.feed import Columns, Feed
 from unmask.layout import Layout
 from unmask.models.config import ModelConfig
 from unmask.models.transformer import Transformer
@@ -44,10 +44,8 @@ def forwards(backend: Any, width: int) -> Callable[[], Any]:
     """A forward of `width` columns behind cached text, all of them scored; it begins a block, as decoding does."""
     backend.open(Layout("block_causal", 32), 1, BEFORE + width, True)
     ids = np.random.default_rng(0).integers(2, 4000, BEFORE + width)
-    backend.forward(Feed.of([Columns.text(ids, 0, BEFORE)], np.zeros(1, np.int64)))
-    place = np.arange(BEFORE, BEFORE + width)
-    columns = Columns(ids[BEFORE:], place, np.full(width, -1), place - BEFORE, place)
-    return lambda: backend.forward(Feed.of([columns], np.array([BEFORE])))
+    backend.forward(feed(ids[:BEFORE], 0, 0))
+    return lambda: backend.forward(feed(ids, BEFORE, width))
 
 
 def median(run: Callable[[], Any]) -> float:

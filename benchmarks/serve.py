@@ -14,11 +14,11 @@ from typing import Annotated, Any
 
 import typer
 from benchmarks.own_server import Answer, OwnServer, own_server
+from benchmarks.speed import PROMPTS
 
 from unmask.cli.options import Dtype, Json, Length, Mode, Served, numbers
 from unmask.cli.report import print_record
 from unmask.errors import UnmaskError
-from unmask.evaluation.speed import PROMPTS
 from unmask.picture import picture
 
 

@@ -17,11 +17,11 @@ from typing import Annotated, Any
 
 import typer
 from benchmarks.own_server import OwnServer, own_server
+from benchmarks.speed import PROMPTS
 
 from unmask.cli.options import Json, Length, Served
 from unmask.cli.report import print_record
 from unmask.errors import UnmaskError
-from unmask.evaluation.speed import PROMPTS
 
 GRACE = 30  # seconds that requests have to finish after SIGTERM
 WARM_UP = 15.0  # seconds of the same load before anything is counted: caches grow to their size

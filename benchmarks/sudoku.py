@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from tools.sudoku.entries import entered
 
 from unmask.cli.options import Json, Threshold, load
 from unmask.cli.report import report
 from unmask.decoding.infill import parse_template
 from unmask.evaluation.figures import share as interval
-from unmask.evaluation.sudoku import ATTEMPTS, entered, fill_grid
+from unmask.evaluation.sudoku import ATTEMPTS, fill_grid
 from unmask.lm import DiffusionLM
 
 Solved = tuple[str, int, int]  # a grid, its steps and attempts

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import torch
 import typer
+from benchmarks.roofline import forward_operations, gemm_rate
 from rich.console import Console
 
 from unmask.cli.options import Json
 from unmask.cli.report import print_record
-from unmask.evaluation.roofline import forward_operations, gemm_rate
 from unmask.objectives.masked import BD3LM
 from unmask.training.recipe import Recipe
 from unmask.training.trainer import Trainer

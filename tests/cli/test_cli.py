@@ -7,20 +7,18 @@ import io
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
+from benchmarks.speed import command as speed
 
 from unmask.backends.native import network
 from unmask.canvas import Canvas, Frame
 from unmask.cli.batch import batch
-from unmask.cli.bench import speed
 from unmask.cli.eval import evaluate
 from unmask.cli.generate import generate
-from unmask.cli.main import main
 from unmask.cli.race import race
 from unmask.cli.report import table_rows
 from unmask.cli.serve import serve
@@ -46,18 +44,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Transf
         lm.save_pretrained(folder)
         out[name] = str(folder)
     return out
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["unmask", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-        out, err = capfd.readouterr()
-        return int(left.value.code or 0), out, err
-
-    return call
 
 
 def test_generate_in_a_pipe_prints_text_only(run: Run, folders: dict[str, str]) -> None:

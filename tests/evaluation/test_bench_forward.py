@@ -30,8 +30,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNMASK_CACHE", "")  # which the command sets; put back behind the test
     for name, raw in TINY.items():
         monkeypatch.setitem(load.SHAPES, name, raw)
-    monkeypatch.setattr("unmask.evaluation.roofline.product_rate", lambda: 1e9)
-    monkeypatch.setattr("unmask.evaluation.roofline.read_rate", lambda: 1e6)
+    monkeypatch.setattr("benchmarks.roofline.product_rate", lambda: 1e9)
+    monkeypatch.setattr("benchmarks.roofline.read_rate", lambda: 1e6)
 
 
 def run(capsys: pytest.CaptureFixture[str], shape: str, backends: str) -> Any:

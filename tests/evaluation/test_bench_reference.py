@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from unmask.backends.native.network import library
-from unmask.cli.main import main
 
 GENERATE = """
 import torch
@@ -50,21 +49,6 @@ SIZES = ("--hidden", "64", "--layers", "2", "--heads", "4", "--vocabulary", "50"
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["unmask", "bench", "reference", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as exit:
-            code = int(exit.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Path]:
     for name in ("model", "model.modeling_llada"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -84,7 +68,7 @@ def test_ids_and_forwards_are_compared(run: Run, checkout: Callable[[int], Path]
     options = ("--block-length", "8", "--per-step", "2", "--rounds", "1", "--json")
     backends = ["torch"] if library() is None else ["torch", "native-f32"]
     options = (*options, "--backends", ",".join(backends))
-    code, out, _ = run("--checkout", f"fast-dllm={checkout(wrong)}", *SIZES, *options)
+    code, out, _ = run("bench", "reference", "--checkout", f"fast-dllm={checkout(wrong)}", *SIZES, *options)
     told = json.loads(out)
     assert code == 0
     assert [one["backend"] for one in told] == 3 * backends  # of each way
@@ -104,13 +88,13 @@ def test_bad_input_gets_one_line(run: Run, tmp_path: Path) -> None:
         (("--checkout", f"sdar={tmp_path}", "-n", "30"), "whole blocks"),
         (("--checkout", f"sdar={tmp_path}", "--per-step", "5"), "multiple of --per-step"),
     ):
-        code, _, err = run(*options)
+        code, _, err = run("bench", "reference", *options)
         assert code != 0
         assert said in err
         assert err.count("\n") == 1
     (tmp_path / "generate.py").write_text("")
-    assert "holds no network" in run("--checkout", f"llada={tmp_path}")[2]
+    assert "holds no network" in run("bench", "reference", "--checkout", f"llada={tmp_path}")[2]
     broken = tmp_path / "training/model/SDAR-4B-Chat/modeling_sdar.py"
     broken.parent.mkdir(parents=True)
     broken.write_text("import a_library_that_is_not_there")
-    assert "cannot be imported here" in run("--checkout", f"sdar={tmp_path}")[2]
+    assert "cannot be imported here" in run("bench", "reference", "--checkout", f"sdar={tmp_path}")[2]

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from benchmarks.roofline import forward_operations, gemm_rate
 
 from unmask import DiffusionLM, UnmaskError
 from unmask.evaluation.answers import distinct, entropies, judged
-from unmask.evaluation.roofline import forward_operations, gemm_rate
 from unmask.models.transformer import Transformer
 from unmask.training.tokenizer import train_tokenizer
 

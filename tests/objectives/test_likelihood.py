@@ -32,6 +32,7 @@ Tiny = Callable[..., Transformer]
 SUBS = -torch.inf
 GIVEN = torch.tensor([[True, True, False, True, False, False]] * 2)  # not only before
 WINDOW = torch.tensor([[0, 3, 1, 4, 1, 5], [2, 2, 7, 1, 8, 2]])
+REST = torch.arange(WINDOW.shape[1]).expand_as(WINDOW) > 0  # all but the first token
 
 
 def silent(share: float) -> None:
@@ -66,7 +67,7 @@ def enumerated(model: Transformer, window: torch.Tensor, places: Sequence[int], 
 def test_bound_agrees_with_enumeration(tiny: Tiny) -> None:
     """Law 1: unbiased within its standard error, and within 1% of the bound."""
     model = tiny()
-    mean, error = nelbo(model, WINDOW, Estimation(4000, 1, 500, silent))
+    mean, error = nelbo(model, WINDOW, Estimation(4000, 1, 500, silent), REST)
     for row in range(2):
         exact = enumerated_bound(model, WINDOW[row])
         assert abs(float(mean[row]) - exact) < 3 * float(error[row])
@@ -80,9 +81,9 @@ def test_bound_is_the_likelihood_of_a_model_that_ignores_its_input(tiny: Tiny) -
     model.embedding.weight.zero_()
     for block in model.blocks:
         block.mixer.o_proj.weight.zero_()  # type: ignore[union-attr, operator]
-    mean, error = nelbo(model, WINDOW, Estimation(64, 0, 64, silent))
+    mean, error = nelbo(model, WINDOW, Estimation(64, 0, 64, silent), REST)
     # every draw has weight n/k on k equal-in-law terms; the mean over all draws is what must agree
-    exact = exact_sequential(model, WINDOW)[0]
+    exact = exact_sequential(model, WINDOW, REST)[0]
     assert torch.all((mean - exact).abs() <= 4 * error + 1e-6)
 
 
@@ -99,7 +100,7 @@ def test_causal_likelihood_is_the_sum_of_its_conditionals(tiny: Tiny) -> None:
             total -= float(logits.log_softmax(-1)[window[i]])
         by_hand.append(total)
     torch.testing.assert_close(
-        exact_causal(model, WINDOW)[0], torch.tensor(by_hand, dtype=torch.float64), rtol=0, atol=1e-5
+        exact_causal(model, WINDOW, REST)[0], torch.tensor(by_hand, dtype=torch.float64), rtol=0, atol=1e-5
     )
 
 
@@ -107,18 +108,18 @@ def test_causal_likelihood_is_the_sum_of_its_conditionals(tiny: Tiny) -> None:
 def test_blocks_of_one_are_exact(tiny: Tiny) -> None:
     """Block length 1: every block has one mask pattern, so there is no error and it is the chain rule."""
     model = tiny(layout="block_causal", block_length=1)
-    mean, error = blockwise(model, WINDOW, 1, Estimation(3, 0, 4, silent))
+    mean, error = blockwise(model, WINDOW, 1, Estimation(3, 0, 4, silent), REST)
     assert float(error.max()) < 1e-6
     shifted = tiny(layout="block_causal", block_length=1, shift=True)
-    mean, _ = blockwise(shifted, WINDOW, 1, Estimation(2, 0, 4, silent))
-    torch.testing.assert_close(mean, exact_causal(shifted, WINDOW)[0], rtol=0, atol=1e-5)
+    mean, _ = blockwise(shifted, WINDOW, 1, Estimation(2, 0, 4, silent), REST)
+    torch.testing.assert_close(mean, exact_causal(shifted, WINDOW, REST)[0], rtol=0, atol=1e-5)
 
 
 @torch.inference_mode()
 def test_one_block_is_the_full_canvas_bound(tiny: Tiny) -> None:
     model = tiny(layout="block_causal", block_length=16)
-    whole, error_whole = nelbo(model, WINDOW, Estimation(3000, 3, 500, silent))
-    block, error_block = blockwise(model, WINDOW, 16, Estimation(3000, 4, 500, silent))
+    whole, error_whole = nelbo(model, WINDOW, Estimation(3000, 3, 500, silent), REST)
+    block, error_block = blockwise(model, WINDOW, 16, Estimation(3000, 4, 500, silent), REST)
     assert torch.all((whole - block).abs() < 3 * (error_whole**2 + error_block**2).sqrt())
 
 
@@ -143,13 +144,13 @@ def test_windows_score_every_id_once(ids: list[int], length: int) -> None:
 
 def test_more_samples_mean_a_smaller_error(tiny: Tiny) -> None:
     with torch.inference_mode():
-        errors = [float(nelbo(tiny(), WINDOW[:1], Estimation(n, 0, 500, silent))[1]) for n in (50, 2000)]
+        errors = [float(nelbo(tiny(), WINDOW[:1], Estimation(n, 0, 500, silent), REST[:1])[1]) for n in (50, 2000)]
     assert errors[1] < 0.3 * errors[0]
 
 
 def test_one_sample_has_no_error_estimate(tiny: Tiny) -> None:
     with torch.inference_mode():
-        assert math.isinf(float(nelbo(tiny(), WINDOW[:1], Estimation(1, 0, 8, silent))[1]))
+        assert math.isinf(float(nelbo(tiny(), WINDOW[:1], Estimation(1, 0, 8, silent), REST[:1])[1]))
 
 
 @torch.inference_mode()
@@ -175,7 +176,7 @@ def test_conditional_causal_likelihood_is_a_difference(tiny: Tiny) -> None:
     """log p(b | a) = log p(a b) - log p(a), and padding behind a row changes nothing."""
     model = tiny(layout="causal", shift=True)
     scored = torch.arange(6).expand(2, 6) >= 3
-    both, given = exact_causal(model, WINDOW)[0], exact_causal(model, WINDOW[:, :3])[0]
+    both, given = exact_causal(model, WINDOW, REST)[0], exact_causal(model, WINDOW[:, :3], REST[:, :3])[0]
     torch.testing.assert_close(exact_causal(model, WINDOW, scored, rows=2)[0], both - given, rtol=0, atol=1e-5)
     padded = torch.nn.functional.pad(WINDOW, (0, 3)), torch.nn.functional.pad(scored, (0, 3))
     torch.testing.assert_close(exact_causal(model, *padded)[0], both - given, rtol=0, atol=1e-5)

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from prometheus_client.metrics import MetricWrapperBase
+
 from unmask.lm import DiffusionLM
 from unmask.serving.engine import Batch
 from unmask.serving.server import Server
@@ -78,3 +80,10 @@ class Live:
             yield gate
         finally:
             engine._step = step  # type: ignore[method-assign]
+
+
+def value(metric: MetricWrapperBase, sample: str, **labels: str) -> float:
+    """The value of one sample of a metric: `_total`, `_sum`, `_count` or `_bucket`."""
+    samples = [one for family in metric.collect() for one in family.samples]
+    found = [one.value for one in samples if one.name.endswith(sample) and one.labels == labels]
+    return found[0] if found else 0.0

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from live_server import value
 
 from unmask.backends.torch import TorchBackend, TorchLogits
 from unmask.decoding.feed import Backend, Feed
@@ -21,7 +22,6 @@ from unmask.decoding.rules import RuleOptions
 from unmask.layout import Layout
 from unmask.models.transformer import Transformer
 from unmask.serving.engine import Done, Engine, Event, Failed, Job, Limits, Refused, Step
-from unmask.serving.metrics import value
 
 MASK = {"canvas": 12, "blocks": 12, "drafts": 8}
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from live_server import value
 
 from unmask.lm import DiffusionLM
 from unmask.serving import batch
@@ -22,7 +23,6 @@ from unmask.serving.api.access import local_hosts
 from unmask.serving.api.settings import Settings
 from unmask.serving.asgi import Asked, whole
 from unmask.serving.engine import Limits
-from unmask.serving.metrics import value
 from unmask.serving.server import Server, ServerConfig, bind
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]

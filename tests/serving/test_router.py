@@ -11,12 +11,13 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+from live_server import value
 from starlette.types import Message, Receive, Scope, Send
 
 from unmask.lm import DiffusionLM
 from unmask.serving.asgi import NOTES, Asked, messages, whole
 from unmask.serving.engine import Limits, Refused
-from unmask.serving.metrics import Metrics, value
+from unmask.serving.metrics import Metrics
 from unmask.serving.router import ReplicaDied, Router, _asked
 from unmask.serving.server import make_app
 

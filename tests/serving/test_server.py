@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_server import Live
+from live_server import Live, value
 
 from unmask.errors import UnmaskError
 from unmask.serving.api import openapi
 from unmask.serving.api.access import local_hosts, read_keys
 from unmask.serving.api.settings import Settings
 from unmask.serving.engine import Limits
-from unmask.serving.metrics import value
 
 TEXT: dict[str, Any] = {"model": "canvas", "prompt": "the cat", "max_tokens": 4}
 LONG: dict[str, Any] = {
@@ -287,15 +286,8 @@ def test_the_command_serves_and_leaves_with_status_0(process_environment: dict[s
         (["=austen"], "names no model"),
     ],
 )
-def test_the_command_refuses_in_one_line(
-    arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from unmask.cli.main import main
-
-    monkeypatch.setattr(sys, "argv", ["unmask", "serve", *arguments])
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == 2
-    err = capsys.readouterr().err.strip()
+def test_the_command_refuses_in_one_line(arguments: list[str], says: str, run: Any) -> None:
+    code, _, err = run("serve", *arguments)
+    assert code == 2
     assert says in err
-    assert err.count("\n") == 0
+    assert err.count("\n") == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from trees import change
 
 from unmask import DiffusionLM
 from unmask.checkpoints import adapter_files
-from unmask.cli.main import main
 from unmask.models import adapter
 from unmask.objectives.drafts import Drafts
 from unmask.training.adapt import AdapterTrainer, adapt
@@ -61,18 +59,6 @@ def tree(chat_base: Path) -> MakeTree:
 @pytest.fixture
 def recipe(tree: MakeTree) -> Callable[..., Recipe]:
     return lambda output, **changes: parse_recipe(tree(**changes), "recipe", output)
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["unmask", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-        out, err = capfd.readouterr()
-        return int(left.value.code or 0), out, err
-
-    return call
 
 
 def losses(output: Path) -> list[float]:

@@ -20,7 +20,6 @@ from unmask import DiffusionLM
 from unmask.checkpoints import lora
 from unmask.checkpoints.inspect import inspect
 from unmask.checkpoints.open import Checkpoint
-from unmask.cli.main import main
 from unmask.training.data import DataConfig
 from unmask.training.documents import Document, Documents
 from unmask.training.finetune import Finetuner, finetune, make_framing, open_base, shown_example
@@ -543,18 +542,6 @@ def test_unknown_targets_are_named(make: Make, refused: Refused) -> None:
 
 
 # the command line
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["unmask", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-        out, err = capfd.readouterr()
-        return int(left.value.code or 0), out, err
-
-    return call
 
 
 def test_a_dry_run_says_what_a_run_would_do(run: Any, make: Make, chat_base: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sys
 
-from unmask.evaluation.sudoku import entries
+from entries import entries
 
 form = "".join(sys.argv[1:])
 for line in sys.stdin:

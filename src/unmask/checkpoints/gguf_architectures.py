@@ -221,9 +221,6 @@ ARCHITECTURES = {
         names=CANVAS_TENSORS,
     ),
 }
-REFUSED = {  # as the folder of such a model is, in the words of that refusal
-    "gemma2": "Gemma2ForCausalLM",
-}
 
 
 def of(values: Values) -> Architecture:
@@ -231,8 +228,8 @@ def of(values: Values) -> Architecture:
     name = values.architecture
     if values.all.get("general.type") == "adapter":
         raise UnmaskError(f"{values.path} is an adapter, not a model; merge it into its base with: llama-export-lora")
-    if name in REFUSED:
-        registry.recognise({"architectures": [REFUSED[name]]}, str(values.path))
+    if name == "gemma2":  # refused as the folder of such a model is
+        registry.recognise({"model_type": name}, str(values.path))
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UnmaskError(
             f"{values.path} is of architecture {name!r:.40}; {', '.join(ARCHITECTURES)} can be read from GGUF; "

@@ -123,11 +123,6 @@ def need(name: str) -> Entry:
     return entry
 
 
-def shipped() -> list[str]:
-    """Names of the models in the package."""
-    return sorted(p.name for p in SHIPPED.iterdir() if (p / CONFIG).is_file()) if SHIPPED.is_dir() else []
-
-
 def cache() -> Path:
     """The cache folder: UNMASK_CACHE, else unmask in XDG_CACHE_HOME, else ~/.cache/unmask."""
     own = os.environ.get("UNMASK_CACHE")

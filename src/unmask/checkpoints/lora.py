@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from unmask.canvas import Array
 from unmask.checkpoints.folder import LORA as CONFIG
 from unmask.checkpoints.folder import LORA_WEIGHTS as WEIGHTS
+from unmask.checkpoints.folder import write_json
 from unmask.checkpoints.rows import Groups, Matrix, not_finite
 from unmask.checkpoints.safetensors import read_tensors, write_tensors
 from unmask.decoding.options import option
 from unmask.errors import UnmaskError
-from unmask.files import write_text
 from unmask.models.network import fill
 from unmask.models.transformer import Transformer
 
@@ -153,7 +153,7 @@ def save_peft(
         "inference_mode": True,
         "target_modules": sorted({names[name.rpartition(".")[0]] for name in tensors}),
     }
-    write_text(folder / CONFIG, json.dumps(raw, indent=2) + "\n")
+    write_json(folder / CONFIG, raw)
 
 
 def peft_names(paths: list[str], table: Mapping[str, list[str]]) -> dict[str, str]:

@@ -222,7 +222,7 @@ def _quality(
             results[name] = quality(lm, items, {**options, **way}, show)
         by_likelihood = choices(lm, likely, lambda text: status.update(f"likelihood: {text}")) if likely else None
     first = next(iter(results.values()))
-    compared = {name: tasks.paired(first, result)["all"] for name, result in results.items()}
+    compared = {name: tasks.paired(first, result) for name, result in results.items()}
     kept = {n: {k: v for k, v in r.items() if k not in ("answers", "passed", "items")} for n, r in results.items()}
     kinds = by_likelihood and by_likelihood["kinds"]
     area = aup_of_items([result["items"] for result in results.values()]) if len(results) > 1 else None

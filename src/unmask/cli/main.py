@@ -7,7 +7,7 @@ import sys
 import typer
 
 from unmask.cli.batch import batch
-from unmask.cli.bench import BenchGroup, speed
+from unmask.cli.bench import BenchGroup
 from unmask.cli.cache import cache
 from unmask.cli.chat import chat
 from unmask.cli.eval import evaluate
@@ -36,8 +36,7 @@ app.command("eval")(evaluate)
 app.add_typer(models, name="models")
 app.add_typer(recipes, name="recipes")
 app.add_typer(cache, name="cache")
-bench = typer.Typer(cls=BenchGroup, no_args_is_help=True, help="Measure speed and quality on this machine.")
-bench.command("speed")(speed)
+bench = typer.Typer(cls=BenchGroup, no_args_is_help=True, help="Measure this machine, in a checkout.")
 app.add_typer(bench, name="bench")
 
 

@@ -58,7 +58,7 @@ def choices(lm: DiffusionLM, items: list[tasks.Choice], progress: Callable[[str]
     given, texts = [context for context, _ in pairs], [text for _, text in pairs]
     scores = lm.likelihood(texts, given=given, progress=lambda done: progress(f"{done:.0%}"))
     costs = dict(zip(pairs, (one.nats for one in scores), strict=True))
-    return tasks.evaluate_choices(lambda *pair: costs[pair], items, lambda text: None)
+    return tasks.evaluate_choices(lambda *pair: costs[pair], items)
 
 
 def judged(judge: DiffusionLM, texts: list[str], given: list[Any]) -> Figure:
@@ -117,16 +117,18 @@ def mauve(judge: DiffusionLM, texts: list[str], documents: list[str]) -> float:
     import torch
     from mauve import compute_mauve
 
+    from unmask.attention import plain_mask
+    from unmask.layout import Layout
+
+    device = judge.model.embedding.weight.device
+    layout = Layout("causal")
+
     @torch.inference_mode()
     def features(rows: list[str]) -> Any:
         ids = [lm_ids[-judge.config.max_length :] for lm_ids in (judge.encode(row)[0] for row in rows)]
-        states = [judge.model.hidden(torch.tensor([row]), None, causal(len(row)))[0, -1] for row in ids]
+        masks = [plain_mask(layout, len(row), device, judge.config.windows) for row in ids]
+        pairs = zip(ids, masks, strict=True)
+        states = [judge.model.hidden(torch.tensor([row]), None, mask)[0, -1] for row, mask in pairs]
         return torch.stack(states).float().numpy()
-
-    def causal(length: int) -> Any:
-        from unmask.attention import plain_mask
-        from unmask.layout import Layout
-
-        return plain_mask(Layout("causal"), length, judge.model.embedding.weight.device, judge.config.windows)
 
     return float(compute_mauve(p_features=features(documents), q_features=features(texts), verbose=False).mauve)

@@ -13,7 +13,7 @@ from typing import Any
 from unmask.errors import UnmaskError
 from unmask.evaluation.figures import ratio, share
 from unmask.lm import DiffusionLM
-from unmask.objectives.likelihood import Likelihood, Window, score_texts
+from unmask.objectives.likelihood import Window, score_texts
 from unmask.output import Output
 from unmask.prompts import encode_text
 
@@ -63,20 +63,16 @@ def _row(record: Any, where: str) -> Row:
 
 def _parsed(path: Path) -> Iterator[tuple[int, Any]]:
     """Row numbers, from 1 with empty ones, and values."""
-    for number, line in enumerate(_lines(path), 1):
-        try:
-            if line.strip():
-                yield number, json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UnmaskError(f"{path}: row {number} is not JSON ({error})") from None
-
-
-def _lines(path: Path) -> Iterator[str]:
+    number = 0
     try:
         with path.open(encoding="utf-8-sig") as file:
-            yield from file
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, json.loads(line)
     except (OSError, UnicodeDecodeError) as error:
         raise UnmaskError(f"{path} cannot be read: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UnmaskError(f"{path}: row {number} is not JSON ({error})") from None
 
 
 def likelihood(
@@ -92,23 +88,24 @@ def likelihood(
     else:
         prompts = [row.prompt for row in rows]
         scores = lm.likelihood([row.text for row in rows], method, samples, seed, progress=progress, given=prompts)
-    whole = Likelihood.total(scores)
     nats = [one.nats for one in scores]
+    tokens = [one.tokens for one in scores]
+    error = math.sqrt(sum(one.std_error**2 for one in scores))
     characters = [row.given.count(".") if row.given else len(row.text) for row in rows]
     sizes = [row.given.count(".") if row.given else len(row.text.encode()) for row in rows]
-    a_token = ratio(nats, [one.tokens for one in scores], whole.std_error)
-    a_character = ratio(nats, characters, whole.std_error).map(_bits)
+    a_token = ratio(nats, tokens, error)
+    a_character = ratio(nats, characters, error).map(_bits)
     known = [one for one, row in zip(scores, rows, strict=True) if row.asks and one.greedy is not None]
     return {
-        "method": whole.method,
-        "nats": whole.nats,
-        "std_error": whole.std_error,
-        "tokens": whole.tokens,
+        "method": scores[0].method,
+        "nats": sum(nats),
+        "std_error": error,
+        "tokens": sum(tokens),
         "characters": sum(characters),
         **a_token.named("nats_per_token"),
         **a_character.named("bits_per_character"),
-        "bits_per_character_error": whole.std_error / math.log(2) / max(1, sum(characters)),
-        **ratio(nats, sizes, whole.std_error).map(_bits).named("bits_per_byte"),
+        "bits_per_character_error": error / math.log(2) / max(1, sum(characters)),
+        **ratio(nats, sizes, error).map(_bits).named("bits_per_byte"),
         **a_token.map(_perplexity).named("perplexity"),
         **(share(sum(bool(one.greedy) for one in known), len(known)).named("greedy") if known else {}),
     }

@@ -56,17 +56,6 @@ class Likelihood:
     method: Method
     greedy: bool | None = None  # whether greedy decoding would write it; None where that is not defined
 
-    @staticmethod
-    def total(parts: list[Likelihood]) -> Likelihood:
-        """Of independent texts together."""
-        return Likelihood(
-            nats=sum(part.nats for part in parts),
-            tokens=sum(part.tokens for part in parts),
-            std_error=math.sqrt(sum(part.std_error**2 for part in parts)),
-            num_bytes=sum(part.num_bytes for part in parts),
-            method=parts[0].method,
-        )
-
     @property
     def bits_per_byte(self) -> float:
         return self.nats / math.log(2) / max(1, self.num_bytes)
@@ -77,37 +66,31 @@ class Likelihood:
         return math.exp(min(700.0, self.nats / max(1, self.tokens)))
 
 
-def exact_causal(
-    model: Transformer, window_RT: Tensor, open_RT: Tensor | None = None, rows: int = 1024
-) -> tuple[Tensor, Tensor]:
+def exact_causal(model: Transformer, window_RT: Tensor, open_RT: Tensor, rows: int = 1024) -> tuple[Tensor, Tensor]:
     """-log p of the open tokens of a causal model in one forward, and whether each is the likeliest, both [R].
 
     rows: of logits held at once.
     """
-    scored = _all_but_first(window_RT, open_RT)
     mask = plain_mask(Layout("causal"), window_RT.shape[1], window_RT.device, model.config.windows)
-    states = model.unshift(model.hidden(window_RT, None, mask))[scored]
+    states = model.unshift(model.hidden(window_RT, None, mask))[open_RT]
     log_p = []
     best = []
-    for part, target in zip(torch.split(states, rows), torch.split(window_RT[scored], rows), strict=True):
+    for part, target in zip(torch.split(states, rows), torch.split(window_RT[open_RT], rows), strict=True):
         scores = _log_softmax(model, model.head(part))
         log_p.append(scores.gather(-1, target[:, None])[:, 0].double())
         best.append(scores.argmax(-1) == target)
-    nats = torch.zeros(scored.shape, dtype=torch.float64, device=window_RT.device)
-    nats[scored] = -torch.cat(log_p)
-    missed = torch.zeros_like(scored)
-    missed[scored] = ~torch.cat(best)
+    nats = torch.zeros(open_RT.shape, dtype=torch.float64, device=window_RT.device)
+    nats[open_RT] = -torch.cat(log_p)
+    missed = torch.zeros_like(open_RT)
+    missed[open_RT] = ~torch.cat(best)
     return nats.sum(1), ~missed.any(1)
 
 
-def exact_sequential(
-    model: Transformer, window_RT: Tensor, open_RT: Tensor | None = None, batch: int = 16
-) -> tuple[Tensor, Tensor]:
+def exact_sequential(model: Transformer, window_RT: Tensor, open_RT: Tensor, batch: int = 16) -> tuple[Tensor, Tensor]:
     """Chain rule from left to right on a masked model: the open tokens to the right masked, one forward a token; and
     its error, 0; both [R]."""
-    scored = _all_but_first(window_RT, open_RT)
     totals = []
-    for window, some in zip(window_RT, scored, strict=True):
+    for window, some in zip(window_RT, open_RT, strict=True):
         total = 0.0
         for here in some.nonzero()[:, 0].split(batch):
             hidden_part = some & (torch.arange(len(window), device=window.device) >= here[:, None])
@@ -193,7 +176,7 @@ def nelbo(
     model: Transformer,
     window_RT: Tensor,
     how: Estimation,
-    open_RT: Tensor | None = None,
+    open_RT: Tensor,
     guidance: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Continuous-time NELBO of the open tokens given the others and its standard error, each [R] float64.
@@ -203,11 +186,10 @@ def nelbo(
     classifier-free guidance of this strength, 0 for none.
     """
     generator = torch.Generator().manual_seed(how.seed)
-    scored = _all_but_first(window_RT, open_RT)
     draw = exact_k_masks if guidance is None else systematic_masks
-    masked_rows = _scattered(scored, how.samples, lambda count: draw(count, how.samples, generator))
+    masked_rows = _scattered(open_RT, how.samples, lambda count: draw(count, how.samples, generator))
     rows = window_RT.repeat_interleave(how.samples, 0)
-    given = ~scored.repeat_interleave(how.samples, 0)
+    given = ~open_RT.repeat_interleave(how.samples, 0)
 
     def estimate(part: slice) -> Tensor:
         masked = masked_rows[part].to(rows.device)
@@ -216,9 +198,7 @@ def nelbo(
     return _mean_and_error(estimate, len(window_RT), how)
 
 
-def told_nelbo(
-    model: Transformer, window_RT: Tensor, how: Estimation, open_RT: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def told_nelbo(model: Transformer, window_RT: Tensor, how: Estimation, open_RT: Tensor) -> tuple[Tensor, Tensor]:
     """The same of a network of uniform noise, or that gives log scores: the integral of the score entropy (SEDD, arXiv
     2310.16834; of logits it is DUO's NELBO, arXiv 2506.10892), and the divergence of what its schedule ends with from
     what it begins with. Mean and standard error, each [R] float64.
@@ -234,20 +214,19 @@ def told_nelbo(
     config = model.config
     mask_id = config.mask_token_id if config.corruption == "absorbing" else None
     level = NoiseSchedule.of_network(config.noise_schedule, *config.noise_range)
-    scored = _all_but_first(window_RT, open_RT)
     end = float(level.alpha(np.float64(1.0)))
-    counts = scored.sum(1).tolist()
+    counts = open_RT.sum(1).tolist()
     draws = [_moves(count, samples, generator, rng) for count in counts]
     p = torch.cat([share for _, share, _ in draws])
     weight = torch.cat([of_loss for _, _, of_loss in draws])
     each = iter(draws)
-    moved = _scattered(scored, samples, lambda count: next(each)[0]).cpu()
+    moved = _scattered(open_RT, samples, lambda count: next(each)[0]).cpu()
     clean = window_RT.repeat_interleave(samples, 0).cpu()
     drawn = torch.randint(config.vocab_size, moved.shape, generator=generator)
     canvas = torch.where(moved, drawn if mask_id is None else torch.full_like(drawn, mask_id), clean)
     weight = torch.where(1 - p >= end, weight, 0.0)
     sigma = -torch.log1p(-p.clamp(max=1 - end))
-    open_rows = scored.repeat_interleave(samples, 0)
+    open_rows = open_RT.repeat_interleave(samples, 0)
 
     def estimate(part: slice) -> Tensor:
         x, x0, noise = (each[part].to(window_RT.device) for each in (canvas, clean, sigma))
@@ -260,7 +239,7 @@ def told_nelbo(
     mean, error = _mean_and_error(estimate, len(window_RT), how)
     prior = absorbing_prior if mask_id is not None else uniform_prior
     missing = float(prior(torch.tensor(end, dtype=torch.float64), config.vocab_size))
-    return mean + missing * scored.sum(1).to(mean.device), error
+    return mean + missing * open_RT.sum(1).to(mean.device), error
 
 
 def _moves(count: int, samples: int, generator: torch.Generator, rng: np.random.Generator) -> tuple[Tensor, ...]:
@@ -275,7 +254,7 @@ def _moves(count: int, samples: int, generator: torch.Generator, rng: np.random.
 
 
 def blockwise(
-    model: Transformer, window_RT: Tensor, block_length: int, how: Estimation, open_RT: Tensor | None = None
+    model: Transformer, window_RT: Tensor, block_length: int, how: Estimation, open_RT: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Sum over blocks of each block's NELBO given the clean blocks before it and what is given in it, in one pass over
     [x_t ; x_0] per sample. Block length 1 is exact. Mean and standard error, each [R]."""
@@ -283,7 +262,6 @@ def blockwise(
     generator = torch.Generator().manual_seed(how.seed)
     length = window_RT.shape[1]
     objective = BD3LM(block_length=block_length, shift=model.config.shift)
-    scored = _all_but_first(window_RT, open_RT)
     rows = window_RT.repeat_interleave(samples, 0)
     masks = torch.zeros(rows.shape, dtype=torch.bool, device=rows.device)
     weights = torch.zeros(rows.shape, dtype=torch.float64, device=rows.device)
@@ -294,8 +272,8 @@ def blockwise(
 
     for start in range(0, length, block_length):
         block = slice(start, start + block_length)
-        masks[:, block] = _scattered(scored[:, block], samples, drawn)
-        counts = scored[:, block].sum(1).repeat_interleave(samples)
+        masks[:, block] = _scattered(open_RT[:, block], samples, drawn)
+        counts = open_RT[:, block].sum(1).repeat_interleave(samples)
         weights[:, block] = (counts / masks[:, block].sum(1).clamp(min=1))[:, None]
 
     def estimate(part: slice) -> Tensor:
@@ -322,15 +300,6 @@ def windows(ids: list[int], given: list[int], length: int) -> list[Window]:
         ids = ids[len(piece) :]
         given = piece[-1:] if length > 1 else []
     return out
-
-
-def _all_but_first(window_RT: Tensor, open_RT: Tensor | None) -> Tensor:
-    """What is scored: all tokens but the first, where nothing else is said."""
-    if open_RT is not None:
-        return open_RT
-    scored = torch.ones_like(window_RT, dtype=torch.bool)
-    scored[:, 0] = False
-    return scored
 
 
 def _scattered(open_RT: Tensor, samples: int, draw: Callable[[int], Tensor]) -> Tensor:

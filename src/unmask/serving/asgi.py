@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp, Message, Receive
 
 JSON = ((b"content-type", b"application/json"),)
 NOTES = "unmask.notes"  # type of a message of our own, before the last one: what the application notes for the log
@@ -31,21 +31,30 @@ class Asked:
         return {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "root_path": "", **about, **there}
 
 
+def replaying(body: bytes, receive: Receive) -> Receive:
+    """Gives a body that is there already, then whatever comes after it."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if not given:
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return again
+
+
+async def _hung_up() -> Message:
+    await asyncio.Event().wait()  # hanging up cancels it
+    return {"type": "http.disconnect"}
+
+
 async def messages(app: ASGIApp, asked: Asked) -> AsyncGenerator[Message, None]:
     """What an application sends, and before the last message its notes. Closing this is hanging up."""
     sent: asyncio.Queue[Message | None] = asyncio.Queue()
     scope = asked.scope()
-    given = False
-
-    async def receive() -> Message:
-        nonlocal given
-        if not given:
-            given = True
-            return {"type": "http.request", "body": asked.body, "more_body": False}
-        await asyncio.Event().wait()  # hanging up cancels it
-        return {"type": "http.disconnect"}
-
-    running = asyncio.ensure_future(app(scope, receive, sent.put))
+    running = asyncio.ensure_future(app(scope, replaying(asked.body, _hung_up), sent.put))
     running.add_done_callback(lambda _: sent.put_nowait(None))
     last: Message | None = None
     try:

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.metrics import MetricWrapperBase
 
 from unmask.canvas import Frame
 
@@ -99,10 +98,3 @@ class Metrics(Figures):
         """Everything; without an engine, what is known in front of replicas."""
         own = generate_latest(self.registry)
         return own if engine is None else own + generate_latest(engine.registry)
-
-
-def value(metric: MetricWrapperBase, sample: str, **labels: str) -> float:
-    """The value of one sample of a metric: `_total`, `_sum`, `_count` or `_bucket`."""
-    samples = [one for family in metric.collect() for one in family.samples]
-    found = [one.value for one in samples if one.name.endswith(sample) and one.labels == labels]
-    return found[0] if found else 0.0

@@ -42,11 +42,6 @@ class TokenAutomaton:
     def states(self) -> int:
         return len(self.final)
 
-    @property
-    def ended(self) -> int:
-        """The state after an end of text."""
-        return self.states - 1
-
     @cached_property
     def rows(self) -> list[int]:
         """Where the steps from each state begin, and where the last ones end."""

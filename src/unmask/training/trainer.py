@@ -27,7 +27,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from unmask.checkpoints.folder import GENERATION
+from unmask.checkpoints.folder import GENERATION, write_json
 from unmask.checkpoints.safetensors import WEIGHTS, write_tensors
 from unmask.checkpoints.save import checkpoint_at, describe_checkpoint
 from unmask.checkpoints.tokens import read_tokenizer
@@ -412,7 +412,7 @@ class Trainer:
         describe_checkpoint(folder, self.network.config.to_dict(), self.tokenizer)
         # how it decodes where nobody says: by the objective for free text, greedily for answers
         own = self.recipe.objective.decoding() if self.corpus.tokens.learned.all() else {}
-        write_text(folder / GENERATION, json.dumps({**own, **self.recipe.decoding}, indent=2) + "\n")
+        write_json(folder / GENERATION, {**own, **self.recipe.decoding})
 
     def _save_curve(self, folder: Path, title: str) -> None:
         lines = "".join(json.dumps(record) + "\n" for record in self.history)

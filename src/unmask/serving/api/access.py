@@ -25,6 +25,7 @@ from unmask.errors import UnmaskError
 from unmask.serving.api import errors
 from unmask.serving.api.errors import APIError
 from unmask.serving.api.settings import Settings
+from unmask.serving.asgi import replaying
 from unmask.serving.metrics import Metrics
 
 log = logging.getLogger("unmask.serving")
@@ -108,7 +109,7 @@ class AccessControl:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             self._check_head(scope, headers)
             body = await self._body(scope, headers, receive)
-            await self.app(scope, _replaying(body, receive), noting)
+            await self.app(scope, replaying(body, receive), noting)
         except BaseException as error:
             answer = errors.of(error)
             if type(error).__name__ == "PanicException":  # of a library in Rust; no Exception to Python
@@ -192,20 +193,6 @@ class AccessControl:
         if not reader.eof:
             raise APIError(400, f"the body's {coding} ends early")
         return body
-
-
-def _replaying(body: bytes, receive: Receive) -> Receive:
-    """Gives a body that was read already, then whatever comes after it."""
-    given = False
-
-    async def again() -> Message:
-        nonlocal given
-        if not given:
-            given = True
-            return {"type": "http.request", "body": body, "more_body": False}
-        return await receive()
-
-    return again
 
 
 def note(scope: Scope, **what: Any) -> None:

@@ -122,15 +122,12 @@ class Service:
         if self.settings.log_prompts:
             note(request.scope, body=json.dumps(body.model_dump(mode="json", exclude_none=True)))
         answer = Answer(endpoint.format, plan)
-        try:
-            async with asyncio.timeout(self.settings.seconds):
-                if body.stream:
-                    return await self._streamed(request, dialect, body, answer)
-                whole = await execution.unless_gone(request, self._whole(answer))
-                self._used(request, plan.name, whole["usage"])
-                return JSONResponse(dialect.whole(whole))
-        except execution.ClientGone:
-            return APIError(499, "the client has gone").response()
+        async with asyncio.timeout(self.settings.seconds):
+            if body.stream:
+                return await self._streamed(request, dialect, body, answer)
+            whole = await execution.unless_gone(request, self._whole(answer))
+        self._used(request, plan.name, whole["usage"])
+        return JSONResponse(dialect.whole(whole))
 
     async def _decide(self, request: Request) -> Response:
         """Reads distributions over answers."""
@@ -140,10 +137,7 @@ class Service:
                 lambda: decisions.plan(self.planner, read_body(raw, decisions.DecisionRequest)), len(raw)
             )
             note(request.scope, model=plan.name, prompt=plan.prompt_tokens)
-            try:
-                reply = await execution.unless_gone(request, decisions.run(self.engine, self.workers, plan))
-            except execution.ClientGone:
-                return APIError(499, "the client has gone").response()
+            reply = await execution.unless_gone(request, decisions.run(self.engine, self.workers, plan))
         usage = {"prompt_tokens": plan.prompt_tokens, "completion_tokens": 0, "steps": reply["usage"]["canvases"]}
         self._used(request, plan.name, usage)
         return JSONResponse(reply)

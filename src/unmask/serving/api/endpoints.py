@@ -21,15 +21,15 @@ from unmask.serving.api.schema import ChatRequest, CompletionRequest, EditReques
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One address. `plan` is given what the dialect made of a body."""
+    """One address, by default as that of a dialogue. `plan` is given what the dialect made of a body."""
 
     path: str
     summary: str
     body: type[BaseModel]
-    reply: type[BaseModel]
-    plan: Callable[[Planner, Any], Plan]
-    format: AnswerFormat
     example: dict[str, Any]
+    reply: type[BaseModel] = ChatReply
+    plan: Callable[[Planner, Any], Plan] = Planner.dialogue
+    format: AnswerFormat = CHAT
     dialect: type[Dialect] = Dialect
 
 
@@ -41,9 +41,6 @@ ENDPOINTS = (
         path="/v1/chat/completions",
         summary="Answer a dialogue",
         body=ChatRequest,
-        reply=ChatReply,
-        plan=Planner.dialogue,
-        format=CHAT,
         example={"messages": HELLO, "max_tokens": 64},
     ),
     Endpoint(
@@ -77,7 +74,6 @@ ENDPOINTS = (
         path="/v1/edit/completions",
         summary="Rewrite the marked region of a file",
         body=EditRequest,
-        reply=ChatReply,
         plan=edits.plan_edit,
         format=EDIT,
         example={"messages": [{"role": "user", "content": EDITED}]},
@@ -86,7 +82,6 @@ ENDPOINTS = (
         path="/v1/apply/completions",
         summary="Merge an update into a file",
         body=EditRequest,
-        reply=ChatReply,
         plan=edits.plan_apply,
         format=APPLY,
         example={"messages": [{"role": "user", "content": APPLIED}]},
@@ -96,8 +91,6 @@ ENDPOINTS = (
         summary="Answer a dialogue, as OpenAI's Responses API; nothing is stored",
         body=openai_responses.ResponsesRequest,
         reply=openai_responses.ResponsesReply,
-        plan=Planner.dialogue,
-        format=CHAT,
         example={"input": "Why is the sky blue?", "max_output_tokens": 64},
         dialect=openai_responses.Responses,
     ),
@@ -106,8 +99,6 @@ ENDPOINTS = (
         summary="Answer a dialogue, as Anthropic's API",
         body=anthropic.MessagesRequest,
         reply=anthropic.MessagesReply,
-        plan=Planner.dialogue,
-        format=CHAT,
         example={"messages": HELLO, "max_tokens": 64},
         dialect=anthropic.Messages,
     ),
@@ -116,8 +107,6 @@ ENDPOINTS = (
         summary="Answer a dialogue, as Ollama's API; streams unless told not to",
         body=ollama.ChatBody,
         reply=ollama.Reply,
-        plan=Planner.dialogue,
-        format=CHAT,
         example={"messages": HELLO, "stream": False, "options": {"num_predict": 64}},
         dialect=ollama.Chat,
     ),

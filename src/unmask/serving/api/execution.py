@@ -25,8 +25,11 @@ T = TypeVar("T")
 BACKLOG = 4096  # events that a client may be behind before it is given up
 
 
-class ClientGone(Exception):
+class ClientGone(APIError):
     """Whoever asked has hung up."""
+
+    def __init__(self) -> None:
+        super().__init__(499, "the client has gone")
 
 
 class Execution:
