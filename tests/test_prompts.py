@@ -189,12 +189,42 @@ def test_templates_get_what_transformers_gives_them() -> None:
         ("{% generation %}{{ messages[0].content }}{% endgeneration %}!", "hello!"),
         ("{{ {'a': 'é', 'b': [1]} | tojson }}", '{"a": "é", "b": [1]}'),
         ("{{ {'a': 1} | tojson(indent=2) }}", '{\n  "a": 1\n}'),
+        ("{{ {'é': 1} | tojson(true, 1) }}", '{\n "\\u00e9": 1\n}'),
         ("{{ strftime_now('%Y') | length }}", "4"),
         ("{{ documents is none }} {{ enable_thinking }}", "True False"),
     ):
         assert render_chat(HELLO, template, "toy", enable_thinking=False) == written
     with pytest.raises(UnmaskError, match=r"refuses these messages \(no system role\)"):
         render_chat(HELLO, "{{ raise_exception('no system role') }}", "toy")
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": None}}}
+ODD_MESSAGES: list[dict[str, Any]] = [
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "assistant", "tool_calls": [CALL]},
+    {"role": "assistant", "content": "so", "tool_calls": None, "refusal": None, "reasoning_content": None},
+    *(
+        {"role": "assistant", "content": "so", name: "because"}
+        for name in ("reasoning_content", "reasoning", "thinking")
+    ),
+    {"role": "assistant", "content": "so", "reasoning": "because", "thinking": "since"},
+]
+
+
+@pytest.mark.parametrize("message", ODD_MESSAGES, ids=repr)
+def test_templates_get_messages_as_transformers_hands_them_over(message: dict[str, Any]) -> None:
+    """What is null is not there, and reasoning has the names that templates know it by."""
+    from transformers import PreTrainedTokenizerFast
+
+    template = (
+        "{% for m in messages %}{{ m.content }}{{ m['content'] ~ m.tool_calls | length }}{{ m | tojson }}"
+        "{{ 'refusal' in m }}{{ m.thinking }}{{ m.reasoning_content is defined }}{% endfor %}"
+    )
+    theirs = PreTrainedTokenizerFast(tokenizer_object=train_tokenizer("bpe", ["hello " * 5], 280))
+    chat = [*HELLO, message]
+    written = theirs.apply_chat_template(chat, chat_template=template, tokenize=False)
+    assert render_chat(chat, template, "toy") == written
+    assert "None" not in written
 
 
 def test_a_template_of_several_is_taken_by_its_name() -> None:

@@ -23,6 +23,9 @@ else:
     Prompt = Any
 
 
+REASONING = ("reasoning_content", "thinking", "reasoning")  # names of what an assistant thought before it answered
+
+
 def is_single(prompt: Prompt) -> bool:
     """Whether a prompt asks for one text."""
     if hasattr(prompt, "ndim"):
@@ -117,21 +120,27 @@ def render_chat(
         template = (tools and template.get("tool_use")) or template.get("default")
     if template is None:
         raise UnmaskError(f"model '{name}' has no chat template; give it plain text")
-    for message in messages:
-        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise UnmaskError("a chat message needs 'role' and 'content'")
-        called = message["content"] is None and message.get("tool_calls")
-        if not isinstance(message["role"], str) or not (isinstance(message["content"], str) or called):
-            raise UnmaskError("a chat message's 'role' and 'content' must be text")
+    said = list(map(_said, messages))
     from unmask import templates  # Jinja takes a while to import
 
     known = {**(special_tokens or {}), "documents": None, **variables}
     try:
-        own = {"messages": messages, "tools": tools, "add_generation_prompt": add_generation_prompt}
+        own = {"messages": said, "tools": tools, "add_generation_prompt": add_generation_prompt}
         return templates.render(template, {**known, **own})
     except Exception as error:  # a template is foreign code: it can raise whatever Python can
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnmaskError(f"model '{name}': its chat template refuses these messages ({reason})") from None
+
+
+def _said(message: Any) -> dict[str, Any]:
+    """A message as transformers hands it to templates: without what is None, its reasoning by both of its names."""
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise UnmaskError("a chat message needs 'role' and 'content', and its role is text")
+    said = {name: value for name, value in message.items() if value is not None}
+    if not isinstance(said.get("content", "" if said.get("tool_calls") else None), str):
+        raise UnmaskError("a chat message's 'role' and 'content' must be text")
+    reasoning = next((said[name] for name in REASONING if name in said), None)
+    return said if reasoning is None else {"thinking": reasoning, **said, "reasoning_content": reasoning}
 
 
 def _plain(prompt: Any) -> Any:

@@ -91,7 +91,7 @@ def _check_made(name: str, value: Any, arguments: tuple[Any, ...], options: dict
     elif name == "sum" and any(not isinstance(one, int | float) for one in [*arguments[1:], options.get("start", 0)]):
         raise OutOfBounds("it adds up what are no numbers")
     elif name == "tojson":
-        indent = options.get("indent", arguments[0] if arguments else None) or 0
+        indent = options.get("indent", arguments[1] if len(arguments) > 1 else None) or 0
         _check_size(_written_size(value) * (1 + (indent if isinstance(indent, int) else _size(indent))))
     elif name in ("batch", "slice"):
         _check_size(16 * number)
@@ -217,8 +217,8 @@ def _raise(message: str) -> None:
     raise TemplateError(message)
 
 
-def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
-    return json.dumps(value, **{"ensure_ascii": False, "indent": indent, **options})
+def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
 
 def _finalised(value: Any) -> Any:

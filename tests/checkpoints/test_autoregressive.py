@@ -109,6 +109,19 @@ def test_a_gemma_of_another_build_is_refused(kind: str, changed: dict[str, Any],
         Checkpoint.open(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["Llama", "Qwen2", "Qwen3", "Mistral", "Gemma"])
+def test_an_encoder_made_of_an_ar_network_is_refused(kind: str, tmp_path: Path) -> None:
+    """transformers lets every token see all where config.json says so."""
+    for said in (True, False):
+        config = {"architectures": [f"{kind}ForCausalLM"], **SIZES, "max_position_embeddings": 64, "is_causal": said}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        if said:
+            assert Checkpoint.open(tmp_path).config.layout == "causal"
+        else:
+            with pytest.raises(UnmaskError, match="is_causal False"):
+                Checkpoint.open(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

@@ -138,6 +138,7 @@ def test_the_newer_place_of_theta_wins_and_nested_kinds_are_read() -> None:
         ({"rope_type": "yarn", "factor": 4.0, "truncate": 3}, "truncate"),
         ({"rope_type": "yarn", "factor": 4.0, "beta_fast": 1.0, "beta_slow": 2.0}, "beta_fast"),
         ({"rope_type": "yarn", "factor": 4.0, "novel": 3}, "'novel'"),
+        ({"rope_type": "yarn", "factor": 4.0, "attention_factor": 0.0}, "attention_factor"),
         ({"rope_type": "default", "mrope_section": [1, 2]}, "'mrope_section'"),
         ({"rope_type": "linear"}, "factor"),
         ({"rope_type": "linear", "factor": 2.0, "beta_fast": 32}, "'beta_fast'"),

@@ -228,6 +228,48 @@ def test_an_added_token_beyond_the_embedding_is_one_line(folder: Path) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("place", ["tokenizer_config.json", "added_tokens.json"])
+@pytest.mark.parametrize("name", ["<|im_end|>", "hello"], ids=["new", "of the vocabulary"])
+def test_tokens_that_only_files_beside_the_tokenizer_add(place: str, name: str, folder: Path, tmp_path: Path) -> None:
+    """A text that holds one has its id, as in transformers; it ends an answer, and comes back when saved."""
+    id = make_tokenizer().token_to_id(name) or len(WORDS)
+    raw = json.loads((folder / "config.json").read_text())
+    weights = load_file(folder / "model.safetensors")
+    for key in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[key] = torch.cat([weights[key], weights[key][:1]])
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    write(folder, "config.json", {**raw, "vocab_size": len(WORDS) + 1})
+    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **NAMED, "eos_token": name}
+    if place == "tokenizer_config.json":
+        config["added_tokens_decoder"] = {str(id): {"content": name, "special": True, "normalized": False}}
+    else:
+        write(folder, place, {name: id})
+    write(folder, "tokenizer_config.json", config)
+    write(folder, "chat_template.jinja", "{{ messages[0].content }}{{ eos_token }}a")
+    lm = DiffusionLM.from_pretrained(folder)
+    theirs = AutoTokenizer.from_pretrained(folder)
+    assert lm.encode(f"ab{name} c") == [theirs(f"ab{name} c")["input_ids"]]
+    assert lm.encode([{"role": "user", "content": "b"}])[0][1] == id == lm.config.eos_token_id
+    assert lm.tokenizer is not None
+    assert lm.tokenizer.decode([id, 40]) == theirs.decode([id, 40], skip_special_tokens=True) == WORDS[40]
+    lm.save_pretrained(tmp_path / "again")
+    assert described(DiffusionLM.from_pretrained(tmp_path / "again")) == described(lm)
+
+
+def test_a_named_token_that_no_id_says_is_added_is_special(folder: Path) -> None:
+    write(folder, "special_tokens_map.json", {"additional_special_tokens": [], "eos_token": "world"})
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **NAMED})
+    lm = DiffusionLM.from_pretrained(folder)
+    assert lm.encode("aworld") == [AutoTokenizer.from_pretrained(folder)("aworld")["input_ids"]]
+    assert lm.encode("aworld")[0][-1] == WORDS.index("world")
+
+
+def test_an_added_token_with_an_id_that_it_cannot_have_is_refused(folder: Path) -> None:
+    write(folder, "added_tokens.json", {"<|im_end|>": len(WORDS) + 3})
+    with pytest.raises(UnmaskError, match=r"'<\|im_end\|>' has id 105 .* where it would be 102"):
+        _ = DiffusionLM.from_pretrained(folder).tokenizer
+
+
 # --- absent ids, ends ---------------------------------------------------------------------------------------
 
 

@@ -132,9 +132,8 @@ def token_files(folder: Folder) -> TokenFiles:
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     size = len(vocabulary) if isinstance(vocabulary, dict | list) else 0
     listed = tokenizer.get("added_tokens")
-    entries = [e for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
-    entries += [{"content": name, "id": i} for name, i in folder.json("added_tokens.json").items()]
-    sound = [e for e in entries if _is_id(e.get("id")) and isinstance(e.get("content"), str)]
+    own = [e for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
+    sound = [e for e in [*own, *_added_beside(folder)] if _is_id(e.get("id")) and isinstance(e.get("content"), str)]
     added = {e["id"]: e["content"] for e in sound}
     ids = {name: i for name, i in vocabulary.items() if _is_id(i)} if isinstance(vocabulary, dict) else {}
     ids |= {name: i for i, name in added.items()}
@@ -144,6 +143,16 @@ def token_files(folder: Folder) -> TokenFiles:
     ends = tuple(i for i in (ends if isinstance(ends, list) else [ends]) if _is_id(i))
     control = frozenset(e["id"] for e in sound if e.get("special") is True)
     return TokenFiles(added, control, named, ends, size)
+
+
+def _added_beside(folder: Folder) -> list[dict[str, Any]]:
+    """Tokens that files beside tokenizer.json add, by id; it may not hold them."""
+    more = folder.json("tokenizer_config.json").get("added_tokens_decoder")
+    entries = [{"content": name, "id": i} for name, i in folder.json("added_tokens.json").items()]
+    for i, token in more.items() if isinstance(more, dict) else ():
+        if i.isdecimal() and isinstance(token, dict):
+            entries.append({**token, "id": int(i)})
+    return sorted((e for e in entries if _is_id(e["id"])), key=lambda e: int(e["id"]))
 
 
 def _named(folder: Folder) -> dict[str, str]:
@@ -206,8 +215,31 @@ def read_tokenizer(path: Path) -> Tokenizer:
 def load_tokenizer(folder: Folder) -> Tokenizer | None:
     """The checkpoint's tokenizer; None where there is none (ids go in and come out)."""
     if folder.has("tokenizer.json"):
-        return read_tokenizer(folder.path / "tokenizer.json")
+        return _completed(read_tokenizer(folder.path / "tokenizer.json"), folder)
     return None if folder.gguf is None else folder.gguf.text.tokenizer()
+
+
+def _completed(tokenizer: Tokenizer, folder: Folder) -> Tokenizer:
+    """A tokenizer with the tokens that only the files beside it add, or name as special; UnmaskError for an id that one
+    cannot have."""
+    from tokenizers import AddedToken
+
+    named = {name: tokenizer.token_to_id(name) for name in _named(folder).values()}
+    known = [{"content": name, "id": id} for name, id in named.items() if id is not None]
+    there = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    for entry in [*_added_beside(folder), *known]:
+        content = entry.get("content")
+        if isinstance(content, str) and content and content not in there:
+            flags = {flag: entry.get(flag) is True for flag in ("lstrip", "rstrip", "single_word", "normalized")}
+            token = AddedToken(content, special=entry.get("special") is True or content in named, **flags)
+            tokenizer.add_tokens([token])
+            there.add(content)
+            if tokenizer.token_to_id(content) != entry["id"]:
+                raise UnmaskError(
+                    f"{folder.path}: token {content!r:.60} has id {entry['id']} by the files beside tokenizer.json, "
+                    f"where it would be {tokenizer.token_to_id(content)}; save the tokenizer again"
+                )
+    return tokenizer
 
 
 def chat_templates(folder: Folder) -> dict[str, str]:

@@ -55,6 +55,8 @@ class Family:
     ) -> tuple[ModelConfig, Tokens]:
         """Our config of theirs and where its special tokens come from; impossible values raise UnmaskError."""
         raw = without_absent_ids(raw)
+        if self.kind == "AR":  # encoders made of such networks, which transformers reads by this key
+            require(raw, f"{self.name}, an autoregressive model,", is_causal=True)
         fields = self.read(raw)
         tokens = resolve(raw, fields, files or TokenFiles(), (self.mask, self.eos, self.turn), source)
         fields |= {f"{role}_token_id": getattr(tokens, role) for role in ROLES}

@@ -102,7 +102,7 @@ def _stretched(kind: str, said: dict[str, Any], key: str, theta: float, size: in
     factors = rope.yarn(
         theta, size, factor=factor, trained=trained, fast=fast, slow=slow, truncate=truncate is not False
     )
-    return {"rope_factors": factors, "rope_scale": number("attention_factor", 0.0) or scale}
+    return {"rope_factors": factors, "rope_scale": number("attention_factor", scale)}
 
 
 def _rotated(raw: dict[str, Any], share: Any) -> int:
