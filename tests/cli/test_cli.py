@@ -16,6 +16,7 @@ from benchmarks.speed import command as speed
 
 from unmask.backends.native import network
 from unmask.canvas import Canvas, Frame
+from unmask.cli import bench
 from unmask.cli.batch import batch
 from unmask.cli.eval import evaluate
 from unmask.cli.generate import generate
@@ -82,6 +83,14 @@ def test_generate_with_caches_guidance_and_schedules(run: Run, folders: dict[str
         code, out, _ = run(*common, *options)
         assert code == 0
         assert json.loads(out)["token_ids"] != plain["token_ids"], options
+
+
+def test_an_installed_package_says_where_benches_are(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "OUR_BENCHES", tmp_path / "benchmarks")
+    code, _, err = run("bench", "speed")
+    assert code == 2
+    assert "checkout" in err
+    assert len(err.splitlines()) == 1
 
 
 def test_bench_cache(run: Run) -> None:

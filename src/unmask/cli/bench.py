@@ -10,6 +10,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from unmask.errors import UnmaskError
+
 OUR_BENCHES = Path(__file__).parents[3] / "benchmarks"  # in a checkout
 
 
@@ -21,6 +23,8 @@ class BenchGroup(TyperGroup):
         return sorted(path.stem for path in paths if "def command(" in path.read_text(encoding="utf-8"))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if not OUR_BENCHES.is_dir():
+            raise UnmaskError("benches are part of the repository and run in a checkout of it; see the README")
         if not (OUR_BENCHES / f"{cmd_name}.py").is_file():
             return None
         if str(OUR_BENCHES.parent) not in sys.path:
