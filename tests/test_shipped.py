@@ -54,6 +54,7 @@ def test_assist_decides_by_its_own_form(backend: str) -> None:
 def test_assist_can_be_taught_conversations(name: str) -> None:
     lm = DiffusionLM.from_pretrained(name)
     assert lm.tokenizer is not None
+    assert lm.config.eos_token_id is not None
     answer = '[{"name":"HassNevermind","arguments":{}}]'
     asked = [{"role": "system", "content": "light: Desk Lamp"}, {"role": "user", "content": "never mind"}]
     turns = (*asked, {"role": "assistant", "content": answer})
