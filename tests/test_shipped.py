@@ -9,6 +9,8 @@ import pytest
 
 from unmask import DiffusionLM
 from unmask.checkpoints import hub
+from unmask.training.documents import Document
+from unmask.training.framing import Framing
 
 HELD_OUT = Path(__file__).parent.parent / "data" / "austen" / "persuasion.txt"
 
@@ -46,6 +48,20 @@ def test_assist_decides_by_its_own_form(backend: str) -> None:
     decisions = lm.decide(state, questions, form='[{"name":"[[intent]]","arguments":{"name":"[[device]]"}}]')
     assert [decision.answer for decision in decisions] == ["HassTurnOff", "Desk Lamp"]
     assert all(decision.confidence > 0.9 for decision in decisions)
+
+
+@pytest.mark.parametrize("name", ["assist", "assist-ar"])
+def test_assist_can_be_taught_conversations(name: str) -> None:
+    lm = DiffusionLM.from_pretrained(name)
+    assert lm.tokenizer is not None
+    assert lm.config.eos_token_id is not None
+    answer = '[{"name":"HassNevermind","arguments":{}}]'
+    asked = [{"role": "system", "content": "light: Desk Lamp"}, {"role": "user", "content": "never mind"}]
+    turns = (*asked, {"role": "assistant", "content": answer})
+    framing = Framing(lm.tokenizer, lm.config.eos_token_id, template=lm.templates, special_tokens=lm.special_tokens)
+    ((ids, learned),) = framing.pieces([Document(messages=turns)])
+    assert ids[~learned].tolist() == lm.encode(asked)[0]
+    assert lm.tokenizer.decode(ids[learned].tolist()) == answer
 
 
 def test_the_twins_are_one_network_and_one_tokenizer() -> None:

@@ -195,7 +195,9 @@ def test_models_lists_and_inspects(run: Run, folders: dict[str, str], tmp_path: 
     assert code == 0
     assert "austen-ar" in out
     code, out, _ = run("models", "--json")
-    assert {record["name"] for record in json.loads(out)} >= {"default", "austen"}
+    sizes = {record["name"]: record["bytes"] for record in json.loads(out)}
+    assert sizes.keys() >= {"default", "austen"}
+    assert sizes["default"] > 2e7  # of two files
     code, out, _ = run("models", "inspect", folders["toy"])
     assert code == 0
     assert "unmask, class A (full canvas)" in out

@@ -188,8 +188,18 @@ def test_a_conversation_that_teaches_nothing_is_named(
 
 def test_a_template_that_hides_where_answers_begin_is_refused(make: Make, refused: Refused) -> None:
     backwards = "{% for m in messages | reverse %}{{ m['content'] }}{% endfor %}"
-    with refused("row 7", "hides where answer"):
+    with refused("row 7", "hides where turn 2"):
         pieces(make(), [Document(messages=TURNS, source="corpus x: row 7")], backwards)
+
+
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]}
+
+
+@pytest.mark.parametrize("answer", [{"role": "assistant", "content": "yes"}, CALL], ids=["text", "call"])
+def test_a_template_that_leaves_answers_out_is_refused(make: Make, refused: Refused, answer: dict[str, Any]) -> None:
+    questions = "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}"
+    with refused("row 7", "leaves turn 2 out"):
+        pieces(make(), [Document(messages=(TURNS[0], answer), source="corpus x: row 7")], questions)
 
 
 def test_a_template_of_another_tokenizer_is_refused(make: Make, refused: Refused) -> None:

@@ -29,8 +29,7 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
 
     records: list[dict[str, Any]] = []
     for entry in hub.ENTRIES.values():
-        weights = hub.place(entry) / "model.safetensors"
-        size = sum(f.size for f in entry.files) or (weights.stat().st_size if weights.is_file() else 0)
+        size = sum(f.size for f in entry.files) or sum(f.stat().st_size for f in hub.place(entry).glob("*.safetensors"))
         records.append(
             {
                 "name": entry.name,

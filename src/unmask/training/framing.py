@@ -105,8 +105,13 @@ class Framing:
             answered = self._render(messages[: number + 1], tools, False, document.source)
             if not opened.startswith(done) or not answered.startswith(opened):
                 raise UnmaskError(
-                    f"{document.source}: the chat template hides where answer {number + 1} begins or ends, so it "
+                    f"{document.source}: the chat template hides where turn {number + 1} begins or ends, so it "
                     "cannot be learned; take a template that writes turns one after another"
+                )
+            if answered == opened and (message.get("content") or message.get("tool_calls")):
+                raise UnmaskError(
+                    f"{document.source}: the chat template leaves turn {number + 1} out, so it cannot be learned; "
+                    "take a template that writes answers, or rows of prompt and response"
                 )
             for name in self._unknown:
                 if name in answered:
