@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import openai
@@ -11,7 +12,8 @@ import torch
 from live_server import Live
 
 from unmask.lm import DiffusionLM
-from unmask.serving.api.schema import NEUTRAL
+from unmask.serving.api.planner import Models, Planner
+from unmask.serving.api.schema import NEUTRAL, ChatRequest
 from unmask.serving.engine import Limits
 
 HELLO: list[Any] = [{"role": "user", "content": "the cat"}]
@@ -324,6 +326,25 @@ def test_what_other_servers_clients_send_and_what_is_null_changes_nothing(live: 
         status, reply = live.send("/v1/chat/completions", {**body, name: "odd"})
         assert (status, reply["error"]["param"]) == (400, name)
     assert live.send("/v1/chat/completions", {**body, "tools": [], "tool_choice": "auto"})[0] == 200
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_templates_get_what_a_history_says(name: str, live: Live) -> None:
+    """Reasoning, names and calls without arguments, for a template that reads them, with or without tools."""
+    lm = live.models["talker"]
+    assert lm.tokenizer is not None
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "null"}}
+    history: list[Any] = [
+        {"role": "user", "content": "a", "name": "Ann"},
+        {"role": "assistant", "content": "b", name: "because"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+    ]
+    template = "{% for m in messages %}{{ m.name }}{{ m.content }}{{ m.reasoning_content }}{% endfor %}"
+    body = ChatRequest.model_validate({"model": "talker", "messages": history})
+    for tools in ("", "{{ tools }}"):
+        described: Any = SimpleNamespace(templates={"default": template + tools}, special_tokens={}, answer_schema=None)
+        read = Planner(Models({"talker": DiffusionLM(lm.model, lm.tokenizer, None, "talker", described)}))
+        assert lm.tokenizer.decode(read.prompt_of(body)).startswith("Annabbecause")
 
 
 def test_answers_go_back_as_clients_dump_them(live: Live, client: openai.OpenAI) -> None:

@@ -335,6 +335,8 @@ def plain(message: Message) -> dict[str, Any]:
     plain: dict[str, Any] = {"role": role, "content": text_of(message.content)}
     if message.name is not None:
         plain["name"] = message.name
+    if message.role == "assistant" and (message.reasoning_content or message.reasoning):
+        plain["reasoning_content"] = message.reasoning_content or message.reasoning
     if (message.tool_call_id is not None) != (message.role == "tool"):
         raise refuse("messages", "need a tool_call_id where the role is tool, and nowhere else")
     if message.tool_call_id is not None:
@@ -352,6 +354,7 @@ def _called(call: ToolCall) -> dict[str, Any]:
     """A call as templates read it: its arguments are an object."""
     try:
         arguments = json.loads(call.function.arguments or "{}")
+        arguments = {} if arguments is None else arguments
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):

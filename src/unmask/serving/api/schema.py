@@ -152,13 +152,17 @@ class StreamOptions(Strict):
 
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {  # fields of other servers, at the values that change nothing
-    "add_generation_prompt": (True,), "best_of": (1,), "continue_final_message": (False,), "early_stopping": (False,),
-    "echo": (False,), "function_call": ("none", "auto"), "functions": ([],), "include_stop_str_in_output": (False,),
-    "length_penalty": (1,), "metadata": ({},), "mirostat": (0,), "modalities": (["text"],), "priority": (0,),
-    "reasoning_summary": (False,), "reasoning_summary_wait": (False,), "return_tokens_as_token_ids": (False,),
+    "add_generation_prompt": (True,), "add_special_tokens": (False,), "bad_words": ([],), "best_of": (1,),
+    "cache_prompt": (True, False), "continue_final_message": (False,), "detokenize": (True,), "dry_multiplier": (0,),
+    "dynatemp_range": (0,), "early_stopping": (False,), "echo": (False,), "epsilon_cutoff": (0,), "eta_cutoff": (0,),
+    "function_call": ("none", "auto"), "functions": ([],), "grammar": ("",), "include_stop_str_in_output": (False,),
+    "length_penalty": (1,), "metadata": ({},), "min_keep": (0,), "mirostat": (0,), "modalities": (["text"],),
+    "n_probs": (0,), "no_repeat_ngram_size": (0,), "num_beams": (1,), "plugins": ([],), "priority": (0,),
+    "reasoning_summary": (False,), "reasoning_summary_wait": (False,), "repeat_penalty": (1,),
+    "return_token_ids": (False,), "return_tokens_as_token_ids": (False,), "separate_reasoning": (True,),
     "service_tier": ("auto", "default"), "skip_special_tokens": (True,), "spaces_between_special_tokens": (True,),
-    "store": (False,), "tfs": (1,), "top_a": (0,), "typical_p": (1,), "use_beam_search": (False,),
-    "verbosity": ("medium",),
+    "store": (False,), "stream_reasoning": (True,), "tfs": (1,), "tfs_z": (1,), "top_a": (0,), "transforms": ([],),
+    "typical": (1,), "typical_p": (1,), "use_beam_search": (False,), "verbosity": ("medium",), "xtc_probability": (0,),
 }  # fmt: skip
 NEUTRAL_FIELDS: dict[str, Any] = {name: (Annotated[Any, _only(*values)], None) for name, values in NEUTRAL.items()}
 NeutralFields: Any = create_model("NeutralFields", __base__=DecodingFields, **NEUTRAL_FIELDS)
@@ -319,8 +323,8 @@ class Message(Strict):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[TextPart], Field(fail_fast=True, max_length=ENTRIES)] | None = None
     name: str | None = Field(default=None, max_length=256, description="Of whoever speaks, for templates that read it.")
-    reasoning_content: str | None = Field(default=None, description="Taken, and not read.")
-    reasoning: str | None = Field(default=None, description="Taken, and not read.")
+    reasoning_content: str | None = Field(default=None, description="Before an answer, for templates that read it.")
+    reasoning: str | None = Field(default=None, description="Another name of reasoning_content.")
     refusal: Annotated[str | None, _only()] = None
     annotations: Annotated[list[Any] | None, _only([])] = None
     tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=128)] | None = Field(

@@ -89,7 +89,8 @@ def as_plain_messages(messages: list[Delta], tools: list[Delta]) -> list[Delta]:
             for call in message.get("tool_calls", ())
         ]
         role = "user" if message["role"] == "tool" else message["role"]
-        out.append({"role": role, "content": "\n".join([*([text] if text or not calls else []), *calls])})
+        rest = {name: part for name, part in message.items() if name not in ("tool_calls", "tool_call_id")}
+        out.append({**rest, "role": role, "content": "\n".join([*([text] if text or not calls else []), *calls])})
     if tools:
         listed = "\n".join(json.dumps(tool["function"]) for tool in tools)
         if out[0]["role"] != "system":
