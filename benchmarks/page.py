@@ -11,12 +11,12 @@ from typing import Annotated, Any
 
 import typer
 from benchmarks.own_server import OwnServer, own_server
+from benchmarks.speed import PROMPTS
 from rich.console import Console
 
 from unmask.cli.options import Json, Served
 from unmask.cli.report import report
 from unmask.errors import UnmaskError
-from unmask.evaluation.speed import PROMPTS
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DONE = "n => [...document.querySelectorAll('.state')].filter(s => s.dataset.state === 'done').length >= n"
