@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -91,6 +92,11 @@ def test_an_installed_package_says_where_benches_are(run: Run, tmp_path: Path, m
     assert code == 2
     assert "checkout" in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in bench.OUR_BENCHES.glob("*.py")))
+def test_every_bench_imports_what_there_is(name: str) -> None:
+    import_module(f"benchmarks.{name}")
 
 
 def test_bench_cache(run: Run) -> None:
