@@ -479,6 +479,10 @@ def test_i_dlm_is_told_from_sdar_and_writes_in_strides(tmp_path: Path) -> None:
     assert (lm.config.layout, lm.config.block_length, lm.defaults.mode) == ("causal_window", 4, "verify")
     with pytest.raises(UnmaskError, match="use mode 'verify' or 'ar'"):
         lm.generate([PROMPT], mode="diffusion")
+    odd = {"block_size": "abc"}, {"model_type": "sdar_moe", "architectures": ["SDARMoeForCausalLM"], "num_experts": 8}
+    for number, change in enumerate(odd):
+        with pytest.raises(UnmaskError, match=r"block_length must be int|num_experts 8 is not supported"):
+            DiffusionLM.from_pretrained(saved(tmp_path / f"odd{number}", norms=True, **{**I_DLM, **change}))
     sdar = saved(tmp_path / "sdar", norms=True, **{**I_DLM, "use_regular_causal": False})
     assert DiffusionLM.from_pretrained(sdar).config.layout == "block_causal"
 

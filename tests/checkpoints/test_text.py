@@ -256,6 +256,14 @@ def test_tokens_that_only_files_beside_the_tokenizer_add(place: str, name: str, 
     assert described(DiffusionLM.from_pretrained(tmp_path / "again")) == described(lm)
 
 
+def test_an_added_token_whose_id_is_no_number_of_a_vocabulary_is_left_out(folder: Path) -> None:
+    odd = {"9" * 5000: {"content": "<|odd|>"}, "-1": {"content": "<|less|>"}}
+    write(folder, "tokenizer_config.json", {"added_tokens_decoder": odd, **NAMED})
+    tokenizer = DiffusionLM.from_pretrained(folder).tokenizer
+    assert tokenizer is not None
+    assert tokenizer.token_to_id("<|odd|>") is tokenizer.token_to_id("<|less|>") is None
+
+
 def test_a_named_token_that_no_id_says_is_added_is_special(folder: Path) -> None:
     write(folder, "special_tokens_map.json", {"additional_special_tokens": [], "eos_token": "world"})
     write(folder, "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **NAMED})

@@ -150,7 +150,7 @@ def _added_beside(folder: Folder) -> list[dict[str, Any]]:
     more = folder.json("tokenizer_config.json").get("added_tokens_decoder")
     entries = [{"content": name, "id": i} for name, i in folder.json("added_tokens.json").items()]
     for i, token in more.items() if isinstance(more, dict) else ():
-        if i.isdecimal() and isinstance(token, dict):
+        if i.isdecimal() and len(i) < 20 and isinstance(token, dict):
             entries.append({**token, "id": int(i)})
     return sorted((e for e in entries if _is_id(e["id"])), key=lambda e: int(e["id"]))
 

@@ -58,7 +58,9 @@ def _wedlm(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _idlm(raw: dict[str, Any]) -> dict[str, Any]:
     """Of Qwen3, read causally, masks too; it is trained on one token fewer than it writes in a stride."""
-    length = (raw.get("block_size") or 3) + 1
+    require(raw, "I-DLM", num_experts=0)
+    trained = raw.get("block_size") or 3
+    length = trained + 1 if isinstance(trained, int) else trained  # anything else is refused as no length
     behind = _behind(length, in_place=False, layout="causal_window")
     return {**read(raw), "qk_norm": True, "mask_in_softmax": True, **behind}
 
@@ -108,7 +110,7 @@ I_DLM = Family(
     architectures=(),
     read=_idlm,
     names=NAMES,
-    recognises=lambda raw, hint: raw.get("model_type") == "sdar" and bool(raw.get("use_regular_causal")),
+    recognises=lambda raw, hint: raw.get("model_type") in ("sdar", "sdar_moe") and bool(raw.get("use_regular_causal")),
     kind="B",
     defaults={"mode": "verify", "temperature": 1.0, "top_k": 50, "top_p": 0.95},
     mask=151669,
